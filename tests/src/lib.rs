@@ -1,1 +1,11 @@
-//! Dunlin tests.
+//! The world that end-to-end tests and the demonstration share: real controller and agent processes on
+//! loopback ports they pick themselves, in a folder of their own, ended by their own handles.
+//!
+//! Nothing here reaches into a process: everything goes through command lines, HTTP, MQTT and, for accounting,
+//! the files that the programs leave on disk.
+
+pub mod agent;
+pub mod attacker;
+pub mod controller;
+pub mod digits;
+pub mod process;

@@ -1,2 +1,48 @@
-//! agent
-fn main() {}
+//! The project's only automation: `cargo xtask {demo, test, bench, tidy, docs, cross}`.
+#![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
+
+mod bench;
+mod command;
+mod cross;
+mod demo;
+mod docs;
+mod install;
+mod layers;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Dunlin's automation")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build everything and watch a fleet do the whole loop
+    Demo(demo::Options),
+    /// Set up and run every check and test, with minutes per stage
+    Test(test::Options),
+    /// Measure sizes, speeds and memory; print them and write JSON
+    Bench(bench::Options),
+    /// Check layering, lints, boards and texts without building
+    Tidy,
+    /// Write the generated pages of docs/, or check that they are current
+    Docs(docs::Options),
+    /// Build for other machines
+    Cross(cross::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Tidy => tidy::run(),
+        Task::Docs(options) => docs::run(&options),
+        Task::Cross(options) => cross::run(&options),
+    }
+}

@@ -5,11 +5,11 @@ use alloc::string::String;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+    ($(#[doc = $doc:literal] $variant:ident = $text:literal,)*) => {
         /// Why something happened, as it crosses the wire: stable, documented, one word per cause.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum ReasonCode {
-            $($(#[$doc])* $variant,)*
+            $(#[doc = $doc] $variant,)*
             /// A code of a newer release than this one.
             Unknown,
         }
@@ -24,6 +24,15 @@ macro_rules! reasons {
                     $(Self::$variant => $text,)*
                     Self::Unknown => "unknown",
                 }
+            }
+
+            /// What the code means, in one sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $doc,)*
+                    Self::Unknown => " A code of a newer release than this one.",
+                }
+                .trim_ascii()
             }
         }
     };

@@ -1,0 +1,1 @@
+//! Resident models and the answers they give.

@@ -1,0 +1,1 @@
+//! Installing what the controller assigned.

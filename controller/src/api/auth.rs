@@ -1,0 +1,113 @@
+//! Who asks: operators by bearer token, devices by client certificate.
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use dunlin_protocol::DeviceId;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{ApiError, ApiResult, AppState};
+
+/// What a token allows. `admin` contains all others; every token may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Read.
+    Viewer,
+    /// Devices, groups, claims, labels, pause and abort of roll-outs.
+    Operator,
+    /// Models, policies, roll-outs, retraining.
+    Releaser,
+    /// Tokens, audit, and everything else.
+    Admin,
+}
+
+impl Scope {
+    const ALL: [Self; 4] = [Self::Viewer, Self::Operator, Self::Releaser, Self::Admin];
+
+    /// The scope as text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Releaser => "releaser",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scope| scope.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is no scope; use viewer, operator, releaser or admin"))
+    }
+}
+
+/// An operator, known by a token. As an extractor it refuses requests without a valid one.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Name of the token; what the audit log calls them.
+    pub name: String,
+    /// What the token allows.
+    pub scopes: BTreeSet<Scope>,
+}
+
+impl Caller {
+    /// Refuses the request if the token does not allow `scope`.
+    pub fn require(&self, scope: Scope) -> ApiResult<()> {
+        if scope == Scope::Viewer || self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
+            return Ok(());
+        }
+        let hint = format!("ask an administrator for a token with the scope {scope}: dunlin token create --scope {scope}");
+        Err(ApiError::forbidden(format!("the token {:?} does not have the scope {scope}", self.name)).hint(hint))
+    }
+}
+
+impl FromRequestParts<AppState> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
+        let token = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let hint = "give a token: --token or DUNLIN_TOKEN; `dunlin init` printed the first one";
+        let token = token.ok_or_else(|| ApiError::unauthorised("this request needs a token").hint(hint))?;
+        let found = state.store.caller(token, crate::clock::wall_ms()).await?;
+        found.ok_or_else(|| ApiError::unauthorised("the token is unknown, revoked or expired").hint(hint))
+    }
+}
+
+/// The device whose certificate the TLS handshake verified, put into the request by the accept loop.
+#[derive(Debug, Clone, Default)]
+pub struct Peer(pub Option<DeviceId>);
+
+impl Peer {
+    /// The device, or a refusal.
+    pub fn device(self) -> ApiResult<DeviceId> {
+        let hint = "devices come with the certificate they were given at enrolment";
+        self.0.ok_or_else(|| ApiError::unauthorised("this request needs a device certificate").hint(hint))
+    }
+}
+
+impl FromRequestParts<AppState> for Peer {
+    type Rejection = ApiError;
+
+    /// A revoked or retired device's certificate counts as none.
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
+        let Some(Self(Some(device))) = parts.extensions.get::<Self>().cloned() else {
+            return Ok(Self(None));
+        };
+        let active = state.store.device_key(&device).await?.is_some();
+        if active { Ok(Self(Some(device))) } else { Err(ApiError::forbidden(format!("the device {device} is revoked or unknown"))) }
+    }
+}

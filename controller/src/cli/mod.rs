@@ -1,0 +1,197 @@
+//! The command line. Verbs talk to the HTTP API with a token, so that they work from any machine; only
+//! `init`, `serve`, `key`, `doctor`, `openapi`, `audit verify` and the workers touch files.
+//!
+//! Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused or unauthorised, 10 roll-out stopped,
+//! 11 timed out.
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+pub mod audit;
+mod client;
+pub mod device;
+pub mod doctor;
+pub mod group;
+pub mod key;
+pub mod model;
+mod output;
+pub mod rollout;
+pub mod run;
+pub mod setup;
+pub mod task;
+pub mod token;
+
+pub use client::{ApiClient, ApiFailure};
+pub use output::Output;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Ok,
+    /// 1: something failed.
+    Error,
+    /// 2: the command line makes no sense.
+    Usage,
+    /// 3: what was named does not exist.
+    NotFound,
+    /// 4: the controller refused, or does not know the caller.
+    Refused,
+    /// 10: the roll-out was stopped by its gate or an operator.
+    Stopped,
+    /// 11: the time given to wait was over.
+    TimedOut,
+}
+
+impl Exit {
+    /// The number a shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Error => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Refused => 4,
+            Self::Stopped => 10,
+            Self::TimedOut => 11,
+        }
+    }
+
+    /// What an error that ended a verb stands for.
+    pub fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<ApiFailure>().map(|failure| failure.status) {
+            Some(404) => Self::NotFound,
+            Some(400) => Self::Usage,
+            Some(401 | 403 | 409 | 412 | 422 | 428) => Self::Refused,
+            Some(_) | None => Self::Error,
+        }
+    }
+}
+
+/// Fleet control for machine-learning models on small devices.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    access: Access,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Where the controller is and who asks.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
+    /// Base URL of the controller.
+    #[arg(long, global = true, env = "DUNLIN_SERVER", default_value = "https://127.0.0.1:8443")]
+    server: String,
+    /// Operator token.
+    #[arg(long, global = true, env = "DUNLIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The controller's certificate authority, PEM file (`ca.pem` of the data folder).
+    #[arg(long, global = true, env = "DUNLIN_CA")]
+    ca: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a data folder: online keys, certificate authority, configuration.
+    Init(setup::Init),
+    /// Run the controller.
+    Serve(setup::Serve),
+    /// Keys and offline signatures.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Devices.
+    #[command(subcommand)]
+    Device(device::DeviceCommand),
+    /// Groups of devices.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
+    /// Models and their releases.
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    /// Tasks and their policies.
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Roll-outs.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// Retraining runs.
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Operator tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// The audit log.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Examine a data folder and say what is wrong with it.
+    Doctor(doctor::Doctor),
+    /// Print the OpenAPI document of this build.
+    Openapi,
+}
+
+impl Cli {
+    /// Runs the verb and reports how it went.
+    pub fn execute(self) -> ExitCode {
+        let out = Output::new(self.json);
+        let exit = match self.verb.run(&self.access, &out) {
+            Ok(exit) => exit,
+            Err(error) => {
+                out.error(&error);
+                Exit::of(&error)
+            }
+        };
+        ExitCode::from(exit.code())
+    }
+}
+
+impl Verb {
+    fn run(self, access: &Access, out: &Output) -> Result<Exit> {
+        let verb = match self {
+            Self::Init(init) => return init.run(out),
+            Self::Serve(serve) => return serve.run(out.is_json()),
+            Self::Key(key) => return key.run(out),
+            Self::Doctor(doctor) => return doctor.run(out),
+            Self::Openapi => {
+                out.text(&crate::api::document().to_pretty_json()?)?;
+                return Ok(Exit::Ok);
+            }
+            Self::Audit(audit::AuditCommand::Verify(verify)) => return verify.run(out),
+            online => online,
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb.online(access, out))
+    }
+
+    async fn online(self, access: &Access, out: &Output) -> Result<Exit> {
+        let client = ApiClient::new(&access.server, access.token.as_deref(), access.ca.as_deref())?;
+        match self {
+            Self::Device(verb) => verb.run(&client, out).await,
+            Self::Group(verb) => verb.run(&client, out).await,
+            Self::Model(verb) => verb.run(&client, out).await,
+            Self::Task(verb) => verb.run(&client, out).await,
+            Self::Rollout(verb) => verb.run(&client, out).await,
+            Self::Run(verb) => verb.run(&client, out).await,
+            Self::Token(verb) => verb.run(&client, out).await,
+            Self::Audit(verb) => verb.run(&client, out).await,
+            Self::Init(_) | Self::Serve(_) | Self::Key(_) | Self::Doctor(_) | Self::Openapi => {
+                unreachable!("verbs on files have run before a client is made")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! The planner loop.
+use crate::api::AppState;
+use crate::serve::Shutdown;
+
+/// Runs until shutdown.
+pub async fn run(_state: AppState, mut shutdown: Shutdown) {
+    shutdown.requested().await;
+}

@@ -1,0 +1,5 @@
+//! Models and their blobs.
+
+/// The registry.
+#[derive(Debug, Default)]
+pub struct Registry;

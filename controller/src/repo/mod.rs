@@ -1,0 +1,5 @@
+//! TUF repositories on disk.
+
+/// The repositories.
+#[derive(Debug, Default)]
+pub struct Repos;

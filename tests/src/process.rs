@@ -1,0 +1,97 @@
+//! Child processes that end with their handle, with their output in a file.
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+/// The program `name`, which lies beside (or one folder above) the running test.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let here = std::env::current_exe()?;
+    here.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("{name} is not built; run `cargo build -p dunlin-agent -p dunlin-controller` first"))
+}
+
+/// A running program; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `name` with its standard output and error appended to `log`.
+    pub fn start<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>, log: &Path) -> Result<Self> {
+        let file = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let child = Command::new(program(name)?)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        Ok(Self { child, log: log.into() })
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.context("killing a process")
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    pub async fn stop(mut self, limit: Duration) -> Result<()> {
+        let Some(pid) = self.child.id() else { return Ok(()) };
+        let sent = std::process::Command::new("kill").arg(pid.to_string()).status()?;
+        if !sent.success() {
+            bail!("process {pid} could not be told to end");
+        }
+        match tokio::time::timeout(limit, self.child.wait()).await {
+            Ok(status) => {
+                let status = status?;
+                if !status.success() {
+                    bail!("process {pid} ended with {status}; its log is {}", self.log.display());
+                }
+                Ok(())
+            }
+            Err(_) => bail!("process {pid} did not end in {limit:?}; its log is {}", self.log.display()),
+        }
+    }
+
+    /// Fails if it has ended by itself.
+    pub fn alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let end: Vec<_> = log.lines().rev().take(15).collect();
+            let end: Vec<_> = end.into_iter().rev().collect();
+            bail!("a process ended with {status}; the end of {}:\n{}", self.log.display(), end.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+}
+
+/// Asks again and again until `probe` gives an answer, at most for `limit`.
+pub async fn wait_for<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe().await? {
+            return Ok(found);
+        }
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} in vain for {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}

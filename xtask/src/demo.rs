@@ -1,0 +1,28 @@
+//! `cargo xtask demo`: builds the programs, then hands over to the demonstration in the tests package.
+use anyhow::Result;
+use clap::Args;
+
+use crate::command::{cargo, run as execute, target_dir};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Number of agents (at least 3)
+    #[arg(long, default_value_t = 24)]
+    devices: usize,
+    /// Folder for the report and every program's logs and state
+    #[arg(long, default_value = "out/demo")]
+    out: std::path::PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    println!("building the controller, the agent and the demonstration");
+    execute(&mut cargo(&["build", "--locked", "-p", "dunlin-agent", "-p", "dunlin-controller", "-p", "dunlin-tests", "--bins"]))?;
+    execute(
+        std::process::Command::new(target_dir().join("debug/dunlin-demo"))
+            .current_dir(crate::command::root())
+            .arg("--devices")
+            .arg(options.devices.to_string())
+            .arg("--out")
+            .arg(&options.out),
+    )
+}
