@@ -10,11 +10,14 @@ use sqlx::{Sqlite, Transaction};
 
 mod audit;
 mod devices;
+mod plans;
+mod registry;
+mod runs;
 mod samples;
 mod telemetry;
 mod tokens;
 
-pub use devices::{Claim, DeviceRow, DeviceState};
+pub use devices::{Claim, DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
 pub use tokens::TokenRow;
 
 /// Parallel readers. Reads are short; four of them saturate the cores of the machines this runs on.

@@ -44,16 +44,7 @@ pub(super) fn tensor(tensor: &pb::TensorProto, at: &str) -> Result<(), EngineErr
         return Err(too_large(&format!("the element count of tensor {at:?}"), elements, ELEMENTS_MAX));
     }
     let kind = DataType::try_from(tensor.data_type).map_err(|_| malformed(&format!("tensor {at:?} has an unknown type")))?;
-    let width = match kind {
-        DataType::Bool | DataType::Uint8 | DataType::Int8 => 1,
-        DataType::Uint16 | DataType::Int16 | DataType::Float16 => 2,
-        DataType::Uint32 | DataType::Int32 | DataType::Float => 4,
-        DataType::Uint64 | DataType::Int64 | DataType::Double => 8,
-        DataType::String => return Err(unsupported("a string tensor", at, "encode categories as numbers")),
-        DataType::Undefined | DataType::Complex64 | DataType::Complex128 | DataType::Bfloat16 => {
-            return Err(unsupported("the element type of a tensor", at, "use float32"));
-        }
-    };
+    let width = width(kind).ok_or_else(|| unsupported(&format!("the element type {} of a tensor", kind.as_str_name()), at, "use float32; encode categories as numbers"))?;
     let held = if tensor.raw_data.is_empty() {
         let typed = [
             tensor.float_data.len(),
@@ -94,64 +85,58 @@ pub(super) fn bombs(graph: &pb::GraphProto, initialisers: &BTreeMap<&str, &pb::T
             constants.insert(name, value);
         }
     }
-    let ints = |node: &pb::NodeProto, index: usize| -> Option<Vec<i64>> {
-        node.input.get(index).and_then(|name| constants.get(name.as_str())).and_then(|t| integers(t))
-    };
     for node in &graph.node {
-        let at = node_name(node);
-        match node.op_type.as_str() {
-            "ConstantOfShape" => extent(at, product(&ints(node, 0).unwrap_or_default()), ELEMENTS_MAX)?,
-            "Expand" => {
-                let known: Vec<i64> = ints(node, 1).unwrap_or_default().into_iter().map(|d| d.max(1)).collect();
-                extent(at, product(&known), ELEMENTS_MAX)?;
-            }
-            "Reshape" => {
-                let known: Vec<i64> = ints(node, 1).unwrap_or_default().into_iter().map(|d| d.max(1)).collect();
-                extent(at, product(&known), ELEMENTS_MAX)?;
-            }
-            "Tile" => {
-                let repeats = ints(node, 1).unwrap_or_default();
-                let held = node.input.first().and_then(|n| constants.get(n.as_str())).and_then(|t| product(&t.dims)).unwrap_or(1);
-                extent(at, product(&repeats).and_then(|r| r.checked_mul(held)), ELEMENTS_MAX)?;
-            }
-            "Range" => {
-                if let (Some(start), Some(limit), Some(delta)) = (ints(node, 0), ints(node, 1), ints(node, 2))
-                    && let (Some(&start), Some(&limit), Some(&delta)) = (start.first(), limit.first(), delta.first())
-                {
-                    if delta == 0 {
-                        return Err(malformed(&format!("node {at:?} counts in steps of zero")));
-                    }
-                    let steps = (i128::from(limit) - i128::from(start)) / i128::from(delta);
-                    extent(at, u64::try_from(steps.max(0)).ok(), EXTENT_MAX)?;
-                }
-            }
-            "Pad" | "OneHot" => {
-                for n in ints(node, 1).unwrap_or_default() {
-                    extent(at, Some(n.unsigned_abs()), EXTENT_MAX)?;
-                }
-            }
-            _ => {}
+        arguments(node, &constants)?;
+        attributes(node)?;
+    }
+    Ok(())
+}
+
+fn arguments(node: &pb::NodeProto, constants: &BTreeMap<&str, &pb::TensorProto>) -> Result<(), EngineError> {
+    let at = node_name(node);
+    let constant = |index: usize| node.input.get(index).and_then(|name| constants.get(name.as_str())).copied();
+    let given = |index: usize| constant(index).and_then(numbers).unwrap_or_default();
+    match node.op_type.as_str() {
+        "ConstantOfShape" => extent(at, given(0).iter().product(), ELEMENTS_MAX),
+        // 0 and -1 stand for dimensions of the data.
+        "Expand" | "Reshape" => extent(at, given(1).iter().map(|d| d.max(1.0)).product(), ELEMENTS_MAX),
+        "Tile" => {
+            let held = constant(0).and_then(|t| product(&t.dims)).unwrap_or(1);
+            extent(at, given(1).iter().product::<f64>() * held as f64, ELEMENTS_MAX)
         }
-        for attribute in &node.attribute {
-            let max = match attribute.name.as_str() {
-                "kernel_shape" | "strides" | "dilations" => KERNEL_MAX,
-                "pads" | "output_shape" | "output_padding" | "hidden_size" | "num_outputs" => EXTENT_MAX,
-                _ => continue,
-            };
-            for n in attribute.ints.iter().chain(Some(&attribute.i)) {
-                extent(at, Some(n.unsigned_abs()), max)?;
-            }
-            if attribute.name == "kernel_shape" {
-                extent(at, product(&attribute.ints), KERNEL_MAX * KERNEL_MAX)?;
-            }
+        "Range" => match (given(0).first(), given(1).first(), given(2).first()) {
+            (Some(start), Some(limit), Some(delta)) => extent(at, ((limit - start) / delta).max(0.0), EXTENT_MAX),
+            _ => Ok(()),
+        },
+        "Pad" | "OneHot" => given(1).iter().try_for_each(|n| extent(at, n.abs(), EXTENT_MAX)),
+        _ => Ok(()),
+    }
+}
+
+fn attributes(node: &pb::NodeProto) -> Result<(), EngineError> {
+    let at = node_name(node);
+    for attribute in &node.attribute {
+        let max = match attribute.name.as_str() {
+            "kernel_shape" | "strides" | "dilations" => KERNEL_MAX,
+            "pads" | "output_shape" | "output_padding" | "hidden_size" | "num_outputs" => EXTENT_MAX,
+            _ => continue,
+        };
+        for n in attribute.ints.iter().chain(Some(&attribute.i)) {
+            extent(at, n.unsigned_abs() as f64, max)?;
+        }
+        if attribute.name == "kernel_shape" {
+            extent(at, attribute.ints.iter().map(|&n| n as f64).product(), KERNEL_MAX * KERNEL_MAX)?;
         }
     }
     Ok(())
 }
 
-fn extent(at: &str, got: Option<u64>, max: u64) -> Result<(), EngineError> {
-    let got = got.unwrap_or(u64::MAX);
-    if got > max { Err(too_large(&format!("what node {at:?} asks for"), got, max)) } else { Ok(()) }
+/// Sizes are compared as f64: exact up to 2^53, far above every limit, and nothing overflows.
+fn extent(at: &str, got: f64, max: u64) -> Result<(), EngineError> {
+    if got.is_nan() {
+        return Err(malformed(&format!("node {at:?} asks for a size that is no number")));
+    }
+    if got > max as f64 { Err(too_large(&format!("what node {at:?} asks for"), got as u64, max)) } else { Ok(()) }
 }
 
 /// The product of dimensions; `None` if one is negative or it does not fit.
@@ -159,33 +144,32 @@ fn product(dims: &[i64]) -> Option<u64> {
     dims.iter().try_fold(1_u64, |all, &d| all.checked_mul(u64::try_from(d).ok()?))
 }
 
-/// The values of an integer tensor of at most [`RANK_MAX`] squared elements; floats are rounded towards zero,
-/// as `Range` may count in them.
-fn integers(tensor: &pb::TensorProto) -> Option<Vec<i64>> {
+/// Bytes of one element, if this engine takes the type.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's and grows; what is not named is refused")]
+fn width(kind: DataType) -> Option<u64> {
+    Some(match kind {
+        DataType::Bool | DataType::Uint8 | DataType::Int8 => 1,
+        DataType::Uint16 | DataType::Int16 | DataType::Float16 => 2,
+        DataType::Uint32 | DataType::Int32 | DataType::Float => 4,
+        DataType::Uint64 | DataType::Int64 | DataType::Double => 8,
+        _ => return None,
+    })
+}
+
+/// The values of a small numeric tensor, such as a shape.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's; sizes come in no other type")]
+fn numbers(tensor: &pb::TensorProto) -> Option<Vec<f64>> {
     if product(&tensor.dims)? > (RANK_MAX * RANK_MAX) as u64 {
         return None;
     }
     let raw = &tensor.raw_data;
     Some(match DataType::try_from(tensor.data_type).ok()? {
-        DataType::Int64 if raw.is_empty() => tensor.int64_data.clone(),
-        DataType::Int64 => raw.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
-        DataType::Int32 if raw.is_empty() => tensor.int32_data.iter().map(|&n| i64::from(n)).collect(),
-        DataType::Int32 => raw.as_chunks::<4>().0.iter().map(|b| i64::from(i32::from_le_bytes(*b))).collect(),
-        DataType::Float if raw.is_empty() => tensor.float_data.iter().map(|&x| x as i64).collect(),
-        DataType::Float => raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b) as i64).collect(),
-        DataType::Undefined
-        | DataType::Uint8
-        | DataType::Int8
-        | DataType::Uint16
-        | DataType::Int16
-        | DataType::String
-        | DataType::Bool
-        | DataType::Float16
-        | DataType::Double
-        | DataType::Uint32
-        | DataType::Uint64
-        | DataType::Complex64
-        | DataType::Complex128
-        | DataType::Bfloat16 => return None,
+        DataType::Int64 if raw.is_empty() => tensor.int64_data.iter().map(|&n| n as f64).collect(),
+        DataType::Int64 => raw.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+        DataType::Int32 if raw.is_empty() => tensor.int32_data.iter().map(|&n| f64::from(n)).collect(),
+        DataType::Int32 => raw.as_chunks::<4>().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
+        DataType::Float if raw.is_empty() => tensor.float_data.iter().map(|&x| f64::from(x)).collect(),
+        DataType::Float => raw.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        _ => return None,
     })
 }

@@ -1,0 +1,90 @@
+use super::*;
+
+fn refused(text: &str) -> ConfigError {
+    Settings::from_texts(&[("site.toml", text)]).expect_err(text)
+}
+
+#[test]
+fn the_shipped_file_alone_is_a_valid_configuration() {
+    let settings = Settings::from_texts(&[]).unwrap();
+    assert_eq!(settings.telemetry.window, Duration::from_secs(60));
+    assert_eq!(settings.mqtt.auth, MqttAuth::Challenge);
+    assert_eq!(settings.device.arch, crate::device::ARCH);
+    assert!(settings.device.cores > 0 && settings.device.ram_bytes > 0);
+}
+
+#[test]
+fn a_complaint_names_file_key_and_remedy() {
+    let table = [
+        ("[telemetry]\nwindow = 60\n", "telemetry.window", "units are part of the key"),
+        ("[telemetry]\nwindow_s = \"60s\"\n", "telemetry.window_s", "seconds"),
+        ("[telemetry]\nwindow_s = 0\n", "telemetry.window_s", "1 to 3600"),
+        ("[spool]\nbytes_max = \"64 MB\"\n", "spool.bytes_max", "bytes"),
+        ("[spool]\nbytes_max = 5\n", "spool.bytes_max", "1048576"),
+        ("[mqtt]\nauth = \"password\"\n", "mqtt.auth", "certificate"),
+        ("[api]\nlisten = \"0.0.0.0:80\"\n", "api.listen", "allow_remote"),
+        ("[api]\nlisten = \"localhost\"\n", "api.listen", "127.0.0.1"),
+        ("state_dir = \"var\"\n", "state_dir", "/"),
+        ("[device]\nclass = \"Pi 4\"\n", "device.class", "raspberry-pi-4"),
+        ("[update]\nretry_min_s = 60\nretry_max_s = 5\n", "update.retry_max_s", "at least"),
+        ("[nonsense]\nx = 1\n", "nonsense", "shipped agent.toml"),
+    ];
+    for (text, key, remedy) in table {
+        let error = refused(text);
+        assert_eq!((error.file.as_str(), error.key.as_str()), ("site.toml", key), "{text}\n{error}");
+        assert!(error.remedy.contains(remedy), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn a_remote_address_is_taken_when_it_was_asked_for() {
+    let text = "[api]\nlisten = \"0.0.0.0:80\"\nallow_remote = true\n";
+    assert!(Settings::from_texts(&[("site.toml", text)]).is_ok());
+}
+
+#[test]
+fn drop_ins_win_in_name_order_and_the_environment_wins_over_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("agent.toml");
+    let drop = dir.path().join("agent.d");
+    std::fs::create_dir(&drop).unwrap();
+    std::fs::write(&main, "[telemetry]\nwindow_s = 10\nreport_s = 11\n").unwrap();
+    std::fs::write(drop.join("20-b.toml"), "[telemetry]\nwindow_s = 30\n").unwrap();
+    std::fs::write(drop.join("10-a.toml"), "[telemetry]\nwindow_s = 20\nreport_s = 21\n").unwrap();
+    std::fs::write(drop.join("ignored.txt"), "not toml").unwrap();
+    let settings = Settings::load(Some(&main), &[]).unwrap();
+    assert_eq!((settings.telemetry.window.as_secs(), settings.telemetry.report.as_secs()), (30, 21));
+
+    let env = [("DUNLIN_TELEMETRY__WINDOW_S", "40"), ("DUNLIN_STATE_DIR", "/srv/x"), ("DUNLIN_TOKEN", "other program's")];
+    let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = Settings::load(Some(&main), &env).unwrap();
+    assert_eq!(settings.telemetry.window.as_secs(), 40);
+    assert_eq!(settings.state_dir, Path::new("/srv/x"));
+
+    let env = [("DUNLIN_TELEMETRY__WINDOW".to_owned(), "40".to_owned())];
+    assert!(Settings::load(Some(&main), &env).unwrap_err().file.contains("environment"));
+}
+
+#[test]
+fn a_named_file_that_is_absent_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(Settings::load(Some(&dir.path().join("agent.toml")), &[]).is_err());
+}
+
+#[test]
+fn a_board_file_ranks_between_defaults_and_site_and_never_sets_the_architecture() {
+    let dir = tempfile::tempdir().unwrap();
+    let board = dir.path().join("board.toml");
+    let other = if crate::device::ARCH == dunlin_protocol::Arch::Armv7 { "aarch64" } else { "armv7" };
+    let text = format!(
+        "[device]\nclass = \"some-board\"\narch = \"{other}\"\ncores = 3\nram_bytes = 1000000\n[device.budgets]\nmodel_bytes_max = 49152\nlatency_us_max = 20000\n[build]\ntriple = \"x\"\n"
+    );
+    std::fs::write(&board, text).unwrap();
+    let site = format!("board = {:?}\n[device]\ncores = 2\n", board.display().to_string());
+    let settings = Settings::from_texts(&[("site.toml", &site)]).unwrap();
+    let device = &settings.device;
+    assert_eq!((device.class.as_str(), device.cores, device.ram_bytes), ("some-board", 2, 1_000_000));
+    assert_eq!(device.budgets.model_bytes_max, 49152);
+    assert_eq!(device.arch, crate::device::ARCH);
+    assert_eq!(settings.warnings.len(), 1);
+}

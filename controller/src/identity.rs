@@ -1,0 +1,5 @@
+//! Who this controller is.
+
+/// Certificates and addresses.
+#[derive(Debug)]
+pub struct Identity;

@@ -1,0 +1,1 @@
+//! What devices send, on its way into the database.

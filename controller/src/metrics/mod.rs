@@ -1,0 +1,5 @@
+//! Counters for `/metrics`.
+
+/// The counters.
+#[derive(Debug, Default)]
+pub struct Metrics;

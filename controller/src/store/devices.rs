@@ -1,0 +1,430 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_protocol::{DeviceId, DeviceProfile, Digest, GroupId, Installed, Phase, Status, TaskId};
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row};
+use utoipa::ToSchema;
+
+use super::{Attempt, Result, Store, StoreError, int, uint};
+
+/// Where a device stands with the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// Part of the fleet.
+    Active,
+    /// Taken out of service; its data is kept.
+    Retired,
+    /// Its key counts for nothing from now on.
+    Revoked,
+}
+
+impl DeviceState {
+    /// The state as text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Active, Self::Retired, Self::Revoked].into_iter().find(|state| state.as_str() == text)
+    }
+}
+
+/// A device as the controller knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeviceRow {
+    /// Id.
+    #[schema(value_type = String)]
+    pub id: DeviceId,
+    /// Where it stands.
+    pub state: DeviceState,
+    /// What it is and can do.
+    #[schema(value_type = Object)]
+    pub profile: DeviceProfile,
+    /// Groups it belongs to.
+    #[schema(value_type = Vec<String>)]
+    pub groups: BTreeSet<GroupId>,
+    /// Lower-case hex SHA-256 of its public key.
+    pub key_id: String,
+    /// Unix milliseconds.
+    pub enrolled_ms: u64,
+    /// Whether its session is up, as far as the broker told.
+    pub online: bool,
+    /// Epoch of its last session.
+    pub epoch: u64,
+    /// Release of its agent.
+    pub agent: String,
+    /// When something of it was last stored, Unix milliseconds; 0 means never.
+    pub seen_ms: u64,
+    /// Generation it last said it verified.
+    pub generation: u64,
+}
+
+/// Admission of one device, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Claim {
+    /// Id of the claim.
+    pub id: String,
+    /// Id the device will get; absent means that it may choose.
+    #[schema(value_type = Option<String>)]
+    pub device: Option<DeviceId>,
+    /// Groups the device will belong to.
+    #[schema(value_type = Vec<String>)]
+    pub groups: BTreeSet<GroupId>,
+    /// Who made it.
+    pub created_by: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Unix milliseconds.
+    pub expires_ms: u64,
+    /// When it was used, Unix milliseconds.
+    pub used_ms: Option<u64>,
+    /// The device that used it.
+    #[schema(value_type = Option<String>)]
+    pub used_by: Option<DeviceId>,
+}
+
+/// What enrolment stores about a device.
+#[derive(Debug, Clone)]
+pub struct NewDevice<'a> {
+    /// Public key, SubjectPublicKeyInfo in DER.
+    pub spki: &'a [u8],
+    /// Certificate, PEM.
+    pub certificate_pem: &'a str,
+    /// What it is.
+    pub profile: &'a DeviceProfile,
+}
+
+fn corrupt(table: &'static str, row: &str, what: impl std::fmt::Display) -> StoreError {
+    StoreError::Corrupt { table, row: row.to_owned(), what: what.to_string() }
+}
+
+fn device(row: &SqliteRow, groups: BTreeSet<GroupId>) -> Result<DeviceRow> {
+    let id: String = row.try_get("id")?;
+    let bad = |what: String| corrupt("devices", &id, what);
+    let state: String = row.try_get("state")?;
+    Ok(DeviceRow {
+        state: DeviceState::parse(&state).ok_or_else(|| bad(format!("unknown state {state:?}")))?,
+        profile: serde_json::from_str(row.try_get("profile")?).map_err(|error| bad(format!("profile: {error}")))?,
+        groups,
+        key_id: row.try_get("key_id")?,
+        enrolled_ms: uint(row.try_get("enrolled_ms")?),
+        online: row.try_get("online")?,
+        epoch: uint(row.try_get("epoch")?),
+        agent: row.try_get("agent")?,
+        seen_ms: uint(row.try_get("seen_ms")?),
+        generation: uint(row.try_get("generation")?),
+        id: id.parse().map_err(|error| bad(format!("{error}")))?,
+    })
+}
+
+fn claim(row: &SqliteRow) -> Result<Claim> {
+    let id: String = row.try_get("id")?;
+    let id_of = |column| -> Result<Option<DeviceId>> {
+        let text: Option<String> = row.try_get(column)?;
+        text.map(|text| text.parse()).transpose().map_err(|error| corrupt("claims", &id, error))
+    };
+    Ok(Claim {
+        device: id_of("device")?,
+        used_by: id_of("used_by")?,
+        groups: serde_json::from_str(row.try_get("groups")?).map_err(|error| corrupt("claims", &id, error))?,
+        created_by: row.try_get("created_by")?,
+        created_ms: uint(row.try_get("created_ms")?),
+        expires_ms: uint(row.try_get("expires_ms")?),
+        used_ms: row.try_get::<Option<i64>, _>("used_ms")?.map(uint),
+        id,
+    })
+}
+
+impl Store {
+    /// Every device that can be read, by id. A damaged row is logged and left out, so that it costs one
+    /// device and not the fleet.
+    pub async fn devices(&self) -> Result<Vec<DeviceRow>> {
+        let mut groups: BTreeMap<String, BTreeSet<GroupId>> = BTreeMap::new();
+        let rows = sqlx::query("SELECT device, grp FROM device_groups").fetch_all(self.readers()).await.attempt("listing groups of devices")?;
+        for row in rows {
+            let (device, group): (String, String) = (row.try_get("device")?, row.try_get("grp")?);
+            match group.parse() {
+                Ok(group) => {
+                    groups.entry(device).or_default().insert(group);
+                }
+                Err(error) => tracing::error!(%error, device, "a row of device_groups is damaged"),
+            }
+        }
+        let rows = sqlx::query("SELECT * FROM devices ORDER BY id").fetch_all(self.readers()).await.attempt("listing devices")?;
+        let mut devices = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id: String = row.try_get("id")?;
+            match device(row, groups.remove(&id).unwrap_or_default()) {
+                Ok(device) => devices.push(device),
+                Err(error) => tracing::error!(%error, "a device is left out"),
+            }
+        }
+        Ok(devices)
+    }
+
+    /// One device.
+    pub async fn device(&self, id: &DeviceId) -> Result<DeviceRow> {
+        let row = sqlx::query("SELECT * FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(self.readers()).await;
+        let row = row.attempt("reading a device")?.ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
+        let groups = sqlx::query_scalar::<_, String>("SELECT grp FROM device_groups WHERE device = ?")
+            .bind(id.as_str())
+            .fetch_all(self.readers())
+            .await
+            .attempt("reading the groups of a device")?;
+        let groups: std::result::Result<_, _> = groups.iter().map(|group| group.parse()).collect();
+        device(&row, groups.map_err(|error| corrupt("device_groups", id.as_str(), error))?)
+    }
+
+    /// The public key (SubjectPublicKeyInfo, DER) of a device, if it is active.
+    pub async fn device_key(&self, id: &DeviceId) -> Result<Option<Vec<u8>>> {
+        sqlx::query_scalar("SELECT spki FROM devices WHERE id = ? AND state = 'active'")
+            .bind(id.as_str())
+            .fetch_optional(self.readers())
+            .await
+            .attempt("reading the key of a device")
+    }
+
+    /// Retires, revokes or reinstates a device; returns the state before.
+    pub async fn device_set_state(&self, id: &DeviceId, state: DeviceState) -> Result<DeviceState> {
+        let before = self.device(id).await?.state;
+        if before == DeviceState::Revoked && state != DeviceState::Revoked {
+            return Err(StoreError::Conflict(format!("the device {id} is revoked for good; enrol it again under a new claim")));
+        }
+        sqlx::query("UPDATE devices SET state = ? WHERE id = ?")
+            .bind(state.as_str())
+            .bind(id.as_str())
+            .execute(self.writer())
+            .await
+            .attempt("changing the state of a device")?;
+        Ok(before)
+    }
+
+    /// Makes the groups of a device exactly these; groups come to be when first named.
+    pub async fn device_set_groups(&self, id: &DeviceId, groups: &BTreeSet<GroupId>, now_ms: u64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        set_groups(&mut tx, id, groups, now_ms).await?;
+        tx.commit().await.attempt("committing the groups of a device")
+    }
+
+    /// Every group with its devices.
+    pub async fn groups(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        let rows = sqlx::query("SELECT g.id AS grp, d.device AS device FROM groups g LEFT JOIN device_groups d ON d.grp = g.id ORDER BY 1, 2")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing groups")?;
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for row in rows {
+            let members = groups.entry(row.try_get("grp")?).or_default();
+            members.extend(row.try_get::<Option<String>, _>("device")?);
+        }
+        Ok(groups)
+    }
+
+    /// Makes an empty group.
+    pub async fn group_add(&self, id: &GroupId, now_ms: u64) -> Result<()> {
+        sqlx::query("INSERT INTO groups (id, created_ms) VALUES (?, ?) ON CONFLICT DO NOTHING")
+            .bind(id.as_str())
+            .bind(int(now_ms))
+            .execute(self.writer())
+            .await
+            .attempt("making a group")?;
+        Ok(())
+    }
+
+    /// Removes a group and nothing else.
+    pub async fn group_remove(&self, id: &GroupId) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("DELETE FROM device_groups WHERE grp = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("emptying a group")?;
+        let gone = sqlx::query("DELETE FROM groups WHERE id = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("removing a group")?;
+        if gone.rows_affected() == 0 {
+            return Err(StoreError::NotFound { what: "group", key: id.to_string() });
+        }
+        tx.commit().await.attempt("committing the removal of a group")
+    }
+
+    /// Notes a session's status. A status of an older epoch is late and changes nothing; returns the epoch
+    /// known before.
+    pub async fn device_status(&self, id: &DeviceId, status: &Status, now_ms: u64) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        let before: Option<i64> = sqlx::query_scalar("SELECT epoch FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
+        sqlx::query("UPDATE devices SET online = ?, epoch = ?, agent = ?, seen_ms = max(seen_ms, ?) WHERE id = ? AND epoch <= ?")
+            .bind(status.online)
+            .bind(int(status.epoch))
+            .bind(&status.agent)
+            .bind(int(now_ms))
+            .bind(id.as_str())
+            .bind(int(status.epoch))
+            .execute(&mut *tx)
+            .await
+            .attempt("noting the status of a device")?;
+        tx.commit().await.attempt("committing the status of a device")?;
+        Ok(before.map(uint).unwrap_or(0))
+    }
+
+    /// What a device runs, by task.
+    pub async fn installed(&self, id: &DeviceId) -> Result<BTreeMap<TaskId, Installed>> {
+        let rows = sqlx::query("SELECT * FROM installed WHERE device = ?").bind(id.as_str()).fetch_all(self.readers()).await;
+        let rows = rows.attempt("reading what a device runs")?;
+        rows.iter().map(|row| installed(row).map(|(_, task, installed)| (task, installed))).collect()
+    }
+
+    /// What every device runs, by device and task.
+    pub async fn installed_all(&self) -> Result<BTreeMap<DeviceId, BTreeMap<TaskId, Installed>>> {
+        let rows = sqlx::query("SELECT * FROM installed").fetch_all(self.readers()).await.attempt("reading what devices run")?;
+        let mut all: BTreeMap<DeviceId, BTreeMap<TaskId, Installed>> = BTreeMap::new();
+        for row in &rows {
+            match installed(row) {
+                Ok((device, task, installed)) => {
+                    all.entry(device).or_default().insert(task, installed);
+                }
+                Err(error) => tracing::error!(%error, "a row of installed is left out"),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Reserves counters for down messages: returns the last one that was reserved before, and makes
+    /// `ceiling` the new one if it is higher.
+    pub async fn reserve_down_seq(&self, id: &DeviceId, ceiling: u64) -> Result<u64> {
+        let mut tx = self.begin().await?;
+        let before: Option<i64> = sqlx::query_scalar("SELECT down_seq FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
+        let before = before.map(uint).ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
+        if ceiling > before {
+            sqlx::query("UPDATE devices SET down_seq = ? WHERE id = ?").bind(int(ceiling)).bind(id.as_str()).execute(&mut *tx).await?;
+            tx.commit().await.attempt("reserving down counters")?;
+        }
+        Ok(before)
+    }
+
+    /// Stores a claim by the hash of its secret.
+    pub async fn claim_add(&self, claim: &Claim, secret_hash: &Digest) -> Result<()> {
+        sqlx::query("INSERT INTO claims (id, secret_hash, device, groups, created_by, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?)")
+            .bind(&claim.id)
+            .bind(secret_hash.0.as_slice())
+            .bind(claim.device.as_ref().map(DeviceId::as_str))
+            .bind(serde_json::to_string(&claim.groups).expect("a list of ids is JSON"))
+            .bind(&claim.created_by)
+            .bind(int(claim.created_ms))
+            .bind(int(claim.expires_ms))
+            .execute(self.writer())
+            .await
+            .attempt("storing a claim")?;
+        Ok(())
+    }
+
+    /// Every claim, newest first.
+    pub async fn claims(&self) -> Result<Vec<Claim>> {
+        let rows = sqlx::query("SELECT * FROM claims ORDER BY created_ms DESC, id").fetch_all(self.readers()).await.attempt("listing claims")?;
+        rows.iter().map(claim).collect()
+    }
+
+    /// The claim a secret belongs to, used or not.
+    pub async fn claim_of(&self, secret_hash: &Digest) -> Result<Option<Claim>> {
+        let row = sqlx::query("SELECT * FROM claims WHERE secret_hash = ?").bind(secret_hash.0.to_vec()).fetch_optional(self.readers()).await;
+        row.attempt("looking a claim up")?.as_ref().map(claim).transpose()
+    }
+
+    /// Uses a claim and adds its device, both or neither.
+    pub async fn enrol(&self, claim: &Claim, id: &DeviceId, new: &NewDevice<'_>, now_ms: u64) -> Result<()> {
+        let mut tx = self.begin().await?;
+        let used = sqlx::query("UPDATE claims SET used_ms = ?, used_by = ? WHERE id = ? AND used_ms IS NULL AND expires_ms > ?")
+            .bind(int(now_ms))
+            .bind(id.as_str())
+            .bind(&claim.id)
+            .bind(int(now_ms))
+            .execute(&mut *tx)
+            .await
+            .attempt("using a claim")?;
+        if used.rows_affected() == 0 {
+            return Err(StoreError::Conflict("the claim was used or is expired".into()));
+        }
+        let known: Option<String> =
+            sqlx::query_scalar("SELECT state FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
+        // A claim that names the device replaces its key (a board that was wiped); one that does not, never.
+        if known.is_some() && claim.device.as_ref() != Some(id) {
+            return Err(StoreError::Conflict(format!("there is a device {id} already")));
+        }
+        sqlx::query(
+            "INSERT INTO devices (id, spki, key_id, certificate_pem, profile, class, enrolled_ms) VALUES (?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (id) DO UPDATE SET spki = excluded.spki, key_id = excluded.key_id, certificate_pem = excluded.certificate_pem, \
+             profile = excluded.profile, class = excluded.class, enrolled_ms = excluded.enrolled_ms, state = 'active', online = 0, epoch = 0",
+        )
+        .bind(id.as_str())
+        .bind(new.spki)
+        .bind(key_id(new.spki))
+        .bind(new.certificate_pem)
+        .bind(serde_json::to_string(new.profile).expect("a profile is JSON"))
+        .bind(new.profile.class.as_str())
+        .bind(int(now_ms))
+        .execute(&mut *tx)
+        .await
+        .attempt("storing a device")?;
+        set_groups(&mut tx, id, &claim.groups, now_ms).await?;
+        tx.commit().await.attempt("committing an enrolment")
+    }
+}
+
+/// Lower-case hex SHA-256 of a SubjectPublicKeyInfo, as envelopes name device keys.
+pub fn key_id(spki: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, spki).as_ref())
+}
+
+async fn set_groups(tx: &mut sqlx::SqliteConnection, id: &DeviceId, groups: &BTreeSet<GroupId>, now_ms: u64) -> Result<()> {
+    sqlx::query("DELETE FROM device_groups WHERE device = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("clearing the groups of a device")?;
+    if groups.is_empty() {
+        return Ok(());
+    }
+    QueryBuilder::new("INSERT INTO groups (id, created_ms) ")
+        .push_values(groups, |mut row, group| {
+            row.push_bind(group.as_str()).push_bind(int(now_ms));
+        })
+        .push(" ON CONFLICT DO NOTHING")
+        .build()
+        .execute(&mut *tx)
+        .await
+        .attempt("making groups")?;
+    QueryBuilder::new("INSERT INTO device_groups (device, grp) ")
+        .push_values(groups, |mut row, group| {
+            row.push_bind(id.as_str()).push_bind(group.as_str());
+        })
+        .build()
+        .execute(&mut *tx)
+        .await
+        .attempt("setting the groups of a device")?;
+    Ok(())
+}
+
+/// Text form of a phase in the database: the one of the protocol.
+pub fn phase_text(phase: Phase) -> String {
+    let value = serde_json::to_value(phase).expect("a phase is JSON");
+    value.as_str().expect("a phase is a JSON string").to_owned()
+}
+
+/// The other way.
+pub fn phase_of(text: &str) -> Option<Phase> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
+}
+
+fn installed(row: &SqliteRow) -> Result<(DeviceId, TaskId, Installed)> {
+    let (device, task): (String, String) = (row.try_get("device")?, row.try_get("task")?);
+    let key = format!("{device}/{task}");
+    let bad = |what: String| corrupt("installed", &key, what);
+    let release: Option<String> = row.try_get("release")?;
+    let phase: String = row.try_get("phase")?;
+    let manifest: Option<Vec<u8>> = row.try_get("manifest")?;
+    let installed = Installed {
+        release: release.map(|text| text.parse()).transpose().map_err(|error| bad(format!("{error}")))?,
+        manifest: manifest.map(|bytes| bytes.try_into().map(Digest)).transpose().map_err(|_| bad("manifest digest".into()))?,
+        phase: phase_of(&phase).ok_or_else(|| bad(format!("unknown phase {phase:?}")))?,
+        proof_us: row.try_get::<Option<i64>, _>("proof_us")?.map(uint),
+        proof_bytes: row.try_get::<Option<i64>, _>("proof_bytes")?.map(uint),
+    };
+    let device = device.parse().map_err(|error| bad(format!("{error}")))?;
+    Ok((device, task.parse().map_err(|error| bad(format!("{error}")))?, installed))
+}

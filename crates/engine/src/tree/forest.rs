@@ -1,0 +1,399 @@
+//! The nodes of an ensemble and the walk through them.
+
+use crate::EngineError;
+use crate::check::{malformed, too_large, unsupported};
+
+/// Most nodes of one ensemble: 1,000 trees of 4,096 leaves, or half a GiB of attributes.
+const NODES_MAX: usize = 1 << 23;
+/// Most classes or targets: what a scores row may hold.
+pub(super) const TARGETS_MAX: usize = 1 << 16;
+/// Walks that go on in step. Eight independent chains of loads hide the latency of one another on every core
+/// this runs on.
+const LANES: usize = 8;
+/// Marks a node whose missing value takes the `low` child.
+const MISSING_LOW: u32 = 1 << 31;
+
+/// `x[feature] <= threshold` leads to `low`, all else to `high`; a leaf leads to itself.
+#[derive(Debug, Clone, Copy)]
+struct Node {
+    threshold: f32,
+    /// The feature, with [`MISSING_LOW`] in the top bit.
+    feature: u32,
+    low: u32,
+    high: u32,
+}
+
+/// How the values of the leaves that a row reaches are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Aggregate {
+    Sum,
+    Average,
+    Min,
+    Max,
+}
+
+/// A validated ensemble: every index is in range, every tree is a tree.
+#[derive(Debug, Clone)]
+pub(crate) struct Forest {
+    nodes: Vec<Node>,
+    roots: Vec<u32>,
+    /// By node: where its values begin in `values`; only a leaf has any.
+    first: Vec<u32>,
+    /// `(target, value)` of all leaves, leaf after leaf.
+    values: Vec<(u32, f32)>,
+    /// Every leaf holds a value for each target, in order: they can be added as a row.
+    dense: bool,
+    aggregate: Aggregate,
+    missing_low: bool,
+    features: usize,
+    targets: usize,
+}
+
+/// One node as the file has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawNode {
+    pub(super) tree: i64,
+    pub(super) id: i64,
+    pub(super) mode: Mode,
+    pub(super) feature: i64,
+    pub(super) value: f32,
+    pub(super) yes: i64,
+    pub(super) no: i64,
+    pub(super) missing_yes: bool,
+}
+
+/// Branch modes of the operator set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Leq,
+    Lt,
+    Gte,
+    Gt,
+    Eq,
+    Neq,
+    Leaf,
+}
+
+/// One value of a leaf as the file has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawValue {
+    pub(super) tree: i64,
+    pub(super) node: i64,
+    pub(super) target: i64,
+    pub(super) value: f32,
+}
+
+impl Forest {
+    /// Builds and validates; `at` names the node in errors.
+    pub(super) fn build(
+        at: &str,
+        raw: &[RawNode],
+        raw_values: &[RawValue],
+        targets: usize,
+        aggregate: Aggregate,
+    ) -> Result<Self, EngineError> {
+        let bad = |what: String| malformed(&format!("tree ensemble {at:?}: {what}"));
+        if raw.is_empty() {
+            return Err(bad("it has no nodes".into()));
+        }
+        if raw.len() > NODES_MAX {
+            return Err(too_large(&format!("nodes of tree ensemble {at:?}"), raw.len() as u64, NODES_MAX as u64));
+        }
+        if targets == 0 || targets > TARGETS_MAX {
+            return Err(bad(format!("{targets} classes or targets")));
+        }
+        let mut order: Vec<usize> = (0..raw.len()).collect();
+        order.sort_by_key(|&i| (raw[i].tree, raw[i].id));
+        let place = |tree: i64, id: i64| order.binary_search_by_key(&(tree, id), |&i| (raw[i].tree, raw[i].id)).ok();
+        if let Some(pair) = order.windows(2).find(|p| (raw[p[0]].tree, raw[p[0]].id) == (raw[p[1]].tree, raw[p[1]].id)) {
+            return Err(bad(format!("tree {} has node {} twice", raw[pair[0]].tree, raw[pair[0]].id)));
+        }
+        let mut nodes = Vec::with_capacity(raw.len());
+        let mut features = 0;
+        // The parents each node has; a root has none.
+        let mut parents = vec![0_u8; raw.len()];
+        for (at_place, &i) in order.iter().enumerate() {
+            let node = raw[i];
+            let here = at_place as u32;
+            if node.mode == Mode::Leaf {
+                nodes.push(Node { threshold: 0.0, feature: 0, low: here, high: here });
+                continue;
+            }
+            let child = |id: i64| {
+                place(node.tree, id)
+                    .filter(|&p| p != at_place)
+                    .ok_or_else(|| bad(format!("node {} of tree {} has the child {id}, which there is not", node.id, node.tree)))
+            };
+            let (yes, no) = (child(node.yes)?, child(node.no)?);
+            for child in [yes, no] {
+                parents[child] = parents[child].saturating_add(1);
+            }
+            let feature = u32::try_from(node.feature)
+                .ok()
+                .filter(|&f| f < MISSING_LOW)
+                .ok_or_else(|| bad(format!("node {} of tree {} looks at feature {}", node.id, node.tree, node.feature)))?;
+            if node.value.is_nan() {
+                return Err(bad(format!("node {} of tree {} compares with no number", node.id, node.tree)));
+            }
+            features = features.max(feature as usize + 1);
+            nodes.push(Node { threshold: node.value, feature, low: yes as u32, high: no as u32 });
+        }
+        if let Some(shared) = parents.iter().position(|&p| p > 1) {
+            let node = raw[order[shared]];
+            return Err(bad(format!("node {} of tree {} has two parents", node.id, node.tree)));
+        }
+        let roots = roots(raw, &order, &parents).map_err(bad)?;
+        reach(&nodes, &roots).map_err(bad)?;
+        let (first, values) = values(raw, &order, raw_values, targets, place).map_err(bad)?;
+        let mut forest =
+            Self { nodes, roots, first, values, dense: false, aggregate, missing_low: false, features, targets };
+        forest.normalise(raw, &order);
+        forest.dense = forest.is_dense();
+        if forest.features > MISSING_LOW as usize || forest.nodes.len() > u32::MAX as usize {
+            return Err(unsupported("a tree ensemble of this size", at, "use fewer trees"));
+        }
+        Ok(forest)
+    }
+
+    /// Turns each branch mode into `x <= t`. For any f32 `x` that is a number, `x < t` is `x <= pred(t)`; `>` and
+    /// `>=` are their opposites, so children and the way of a missing value swap; `==` is two nodes in a row.
+    fn normalise(&mut self, raw: &[RawNode], order: &[usize]) {
+        for (place, &i) in order.iter().enumerate() {
+            let RawNode { mode, missing_yes, .. } = raw[i];
+            let Node { threshold, low: yes, high: no, feature } = self.nodes[place];
+            let node = match mode {
+                Mode::Leaf => continue,
+                Mode::Leq => Node { threshold, feature: flag(feature, missing_yes), low: yes, high: no },
+                Mode::Lt => Node { threshold: pred(threshold), feature: flag(feature, missing_yes), low: yes, high: no },
+                // A missing value is not above anything: without the flag it takes `no`, here the low child.
+                Mode::Gt => Node { threshold, feature: flag(feature, !missing_yes), low: no, high: yes },
+                Mode::Gte => Node { threshold: pred(threshold), feature: flag(feature, !missing_yes), low: no, high: yes },
+                // A missing value is not equal to anything: `==` sends it to `no`, `!=` to `yes`.
+                Mode::Eq | Mode::Neq => {
+                    let (same, other) = if mode == Mode::Eq { (yes, no) } else { (no, yes) };
+                    let missing_same = mode == Mode::Eq && missing_yes;
+                    let second = self.nodes.len() as u32;
+                    self.nodes.push(Node { threshold: pred(threshold), feature, low: other, high: same });
+                    self.first.push(u32::MAX);
+                    Node { threshold, feature: flag(feature, missing_same), low: second, high: other }
+                }
+            };
+            self.nodes[place] = node;
+        }
+        self.missing_low = self.nodes.iter().any(|n| n.feature & MISSING_LOW != 0);
+        // The end of the last leaf's values.
+        self.first.push(self.values.len() as u32);
+        // Values lie in place order and nodes without any keep the start of the next.
+        let mut next = self.values.len() as u32;
+        for start in self.first.iter_mut().rev() {
+            if *start == u32::MAX {
+                *start = next;
+            }
+            next = *start;
+        }
+    }
+
+    fn is_dense(&self) -> bool {
+        self.nodes.iter().enumerate().filter(|(i, n)| n.low == *i as u32).all(|(i, _)| {
+            let own = &self.values[self.first[i] as usize..self.first[i + 1] as usize];
+            own.len() == self.targets && own.iter().enumerate().all(|(k, (t, _))| *t as usize == k)
+        })
+    }
+
+    /// Least number of columns a row must have.
+    pub(crate) fn features(&self) -> usize {
+        self.features
+    }
+
+    /// Number of classes or targets.
+    pub(crate) fn targets(&self) -> usize {
+        self.targets
+    }
+
+    /// Adds up the leaves of `rows` (`columns` values each) into `out`, `targets` values a row, which starts
+    /// out as zeros. `reached` says for each of them whether any leaf spoke about it. The result of a row does
+    /// not depend on what rows it comes with.
+    pub(crate) fn eval(&self, rows: &[f32], columns: usize, out: &mut [f32], reached: &mut [bool]) {
+        let count = rows.len() / columns.max(1);
+        reached.fill(self.dense);
+        if self.missing_low { self.walk::<true>(rows, columns, count, out, reached) } else { self.walk::<false>(rows, columns, count, out, reached) }
+        if self.aggregate == Aggregate::Average {
+            out.iter_mut().for_each(|x| *x /= self.roots.len() as f32);
+        }
+    }
+
+    fn walk<const MISSING: bool>(&self, rows: &[f32], columns: usize, count: usize, out: &mut [f32], reached: &mut [bool]) {
+        if count >= LANES {
+            // Row blocks outside, trees inside: a block's rows and scores stay in the first-level cache.
+            let blocks = count / LANES * LANES;
+            for block in (0..blocks).step_by(LANES) {
+                let lanes: [&[f32]; LANES] = std::array::from_fn(|l| &rows[(block + l) * columns..][..columns]);
+                for &root in &self.roots {
+                    let leaves = descend::<MISSING, LANES>(&self.nodes, [root; LANES], lanes);
+                    for (l, leaf) in leaves.into_iter().enumerate() {
+                        self.collect(leaf, block + l, out, reached);
+                    }
+                }
+            }
+            for row in blocks..count {
+                self.walk_row::<MISSING>(&rows[row * columns..][..columns], row, out, reached);
+            }
+        } else {
+            for row in 0..count {
+                self.walk_row::<MISSING>(&rows[row * columns..][..columns], row, out, reached);
+            }
+        }
+    }
+
+    /// One row: the lanes are trees.
+    fn walk_row<const MISSING: bool>(&self, x: &[f32], row: usize, out: &mut [f32], reached: &mut [bool]) {
+        let (blocks, rest) = self.roots.as_chunks::<LANES>();
+        for roots in blocks {
+            for leaf in descend::<MISSING, LANES>(&self.nodes, *roots, [x; LANES]) {
+                self.collect(leaf, row, out, reached);
+            }
+        }
+        for &root in rest {
+            let [leaf] = descend::<MISSING, 1>(&self.nodes, [root], [x]);
+            self.collect(leaf, row, out, reached);
+        }
+    }
+
+    #[inline]
+    fn collect(&self, leaf: u32, row: usize, out: &mut [f32], reached: &mut [bool]) {
+        let own = &self.values[self.first[leaf as usize] as usize..self.first[leaf as usize + 1] as usize];
+        let out = &mut out[row * self.targets..][..self.targets];
+        match self.aggregate {
+            Aggregate::Sum | Aggregate::Average if self.dense => {
+                for (x, (_, value)) in out.iter_mut().zip(own) {
+                    *x += value;
+                }
+            }
+            Aggregate::Sum | Aggregate::Average => {
+                for &(target, value) in own {
+                    out[target as usize] += value;
+                    reached[row * self.targets + target as usize] = true;
+                }
+            }
+            Aggregate::Min | Aggregate::Max => {
+                for &(target, value) in own {
+                    let seen = &mut reached[row * self.targets + target as usize];
+                    let x = &mut out[target as usize];
+                    let better = if self.aggregate == Aggregate::Min { value < *x } else { value > *x };
+                    if !*seen || better {
+                        *x = value;
+                    }
+                    *seen = true;
+                }
+            }
+        }
+    }
+
+    /// Whether all targets of all leaves are the same one, and it; the one-score layout of two classes.
+    pub(crate) fn only_target(&self) -> Option<u32> {
+        let (first, _) = self.values.first()?;
+        self.values.iter().all(|(t, _)| t == first).then_some(*first)
+    }
+
+    /// Whether no leaf value is negative.
+    pub(crate) fn is_non_negative(&self) -> bool {
+        self.values.iter().all(|(_, v)| *v >= 0.0)
+    }
+}
+
+/// Walks every lane down to its leaf. Lanes that have arrived stay where they are until the last one has.
+#[inline]
+fn descend<const MISSING: bool, const N: usize>(nodes: &[Node], mut at: [u32; N], rows: [&[f32]; N]) -> [u32; N] {
+    loop {
+        let mut moved = 0;
+        for (here, row) in at.iter_mut().zip(rows) {
+            let node = nodes[*here as usize];
+            let x = row[(node.feature & !MISSING_LOW) as usize];
+            let mut low = x <= node.threshold;
+            if MISSING {
+                low |= x.is_nan() & (node.feature & MISSING_LOW != 0);
+            }
+            let next = if low { node.low } else { node.high };
+            moved |= next ^ *here;
+            *here = next;
+        }
+        if moved == 0 {
+            return at;
+        }
+    }
+}
+
+fn flag(feature: u32, missing_low: bool) -> u32 {
+    if missing_low { feature | MISSING_LOW } else { feature }
+}
+
+/// The largest f32 below `t`. Nothing lies below minus infinity: then the result is not a number, which no `<=`
+/// holds for.
+fn pred(t: f32) -> f32 {
+    if t == f32::NEG_INFINITY { f32::NAN } else { t.next_down() }
+}
+
+/// The one parentless node of each tree.
+fn roots(raw: &[RawNode], order: &[usize], parents: &[u8]) -> Result<Vec<u32>, String> {
+    let mut roots = Vec::new();
+    let mut start = 0;
+    for tree in order.chunk_by(|&a, &b| raw[a].tree == raw[b].tree) {
+        let mut free = (start..start + tree.len()).filter(|&place| parents[place] == 0);
+        let number = raw[tree[0]].tree;
+        match (free.next(), free.next()) {
+            (Some(root), None) => roots.push(root as u32),
+            (None, _) => return Err(format!("tree {number} goes round in a circle")),
+            (Some(_), Some(_)) => return Err(format!("tree {number} has two roots")),
+        }
+        start += tree.len();
+    }
+    Ok(roots)
+}
+
+/// Checks that every node hangs below a root. With one parent a node at most, no walk can then go in a circle.
+fn reach(nodes: &[Node], roots: &[u32]) -> Result<(), String> {
+    let mut open = roots.to_vec();
+    let mut seen = 0;
+    while let Some(here) = open.pop() {
+        seen += 1;
+        let node = nodes[here as usize];
+        if node.low != here {
+            open.extend([node.low, node.high]);
+        }
+    }
+    if seen == nodes.len() { Ok(()) } else { Err(format!("{} nodes go round in a circle", nodes.len() - seen)) }
+}
+
+/// By node the start of its values, `u32::MAX` where it has none, and the values in node order.
+type Values = (Vec<u32>, Vec<(u32, f32)>);
+
+fn values(
+    raw: &[RawNode],
+    order: &[usize],
+    raw_values: &[RawValue],
+    targets: usize,
+    place: impl Fn(i64, i64) -> Option<usize>,
+) -> Result<Values, String> {
+    let mut placed = Vec::with_capacity(raw_values.len());
+    for value in raw_values {
+        let at = place(value.tree, value.node)
+            .ok_or_else(|| format!("a leaf value belongs to node {} of tree {}, which there is not", value.node, value.tree))?;
+        if raw[order[at]].mode != Mode::Leaf {
+            return Err(format!("node {} of tree {} branches and has a leaf value", value.node, value.tree));
+        }
+        let target = u32::try_from(value.target)
+            .ok()
+            .filter(|&t| (t as usize) < targets)
+            .ok_or_else(|| format!("a leaf value is for class or target {} of {targets}", value.target))?;
+        if !value.value.is_finite() {
+            return Err(format!("node {} of tree {} holds a value that is not finite", value.node, value.tree));
+        }
+        placed.push((at, target, value.value));
+    }
+    placed.sort_by_key(|&(at, target, _)| (at, target));
+    let mut first = vec![u32::MAX; raw.len()];
+    for (i, &(at, ..)) in placed.iter().enumerate().rev() {
+        first[at] = i as u32;
+    }
+    Ok((first, placed.into_iter().map(|(_, target, value)| (target, value)).collect()))
+}

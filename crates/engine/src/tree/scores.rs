@@ -1,0 +1,129 @@
+//! From sums over trees to scores, as ONNX Runtime does it where the specification is vague.
+
+use super::Forest;
+
+/// What is done to a row of scores at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PostTransform {
+    None,
+    Softmax,
+    Logistic,
+    /// Softmax over the scores that are not zero.
+    SoftmaxZero,
+}
+
+/// How sums become columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One column a target or class.
+    Targets,
+    /// Two classes, scores for one of them only, none negative: they are probabilities, and the first column is
+    /// the complement.
+    OneProbability,
+    /// Two classes, scores for one of them only: a margin, and the first column is its negative.
+    OneMargin,
+}
+
+impl Layout {
+    pub(super) fn of_classifier(forest: &Forest) -> Self {
+        match forest.only_target() {
+            Some(_) if forest.targets() != 2 => Self::Targets,
+            Some(_) if forest.is_non_negative() => Self::OneProbability,
+            Some(_) => Self::OneMargin,
+            None => Self::Targets,
+        }
+    }
+}
+
+/// An ensemble with what follows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Scores {
+    pub(super) forest: Forest,
+    /// Empty, one value a target, or a single one for two classes.
+    pub(super) base: Vec<f32>,
+    pub(super) post: PostTransform,
+    pub(super) layout: Layout,
+}
+
+impl Scores {
+    /// Least number of columns a row must have.
+    pub(crate) fn features(&self) -> usize {
+        self.forest.features()
+    }
+
+    /// Columns of the scores.
+    pub(crate) fn width(&self) -> usize {
+        self.forest.targets()
+    }
+
+    /// Scores of `rows`, row after row.
+    pub(crate) fn eval(&self, rows: &[f32], columns: usize) -> Vec<f32> {
+        let width = self.width();
+        let count = rows.len() / columns.max(1);
+        let mut out = vec![0.0; count * width];
+        let mut reached = vec![false; count * width];
+        self.forest.eval(rows, columns, &mut out, &mut reached);
+        for row in out.chunks_exact_mut(width) {
+            match self.layout {
+                Layout::Targets => self.finish(row),
+                Layout::OneProbability | Layout::OneMargin => self.finish_one(row),
+            }
+        }
+        out
+    }
+
+    fn finish(&self, row: &mut [f32]) {
+        // A single base value of two classes belongs to the first.
+        for (x, base) in row.iter_mut().zip(&self.base) {
+            *x += base;
+        }
+        transform(self.post, row);
+    }
+
+    /// Only one class has sums; the other column holds zero.
+    fn finish_one(&self, row: &mut [f32]) {
+        let sum = row[0] + row[1];
+        match self.base.as_slice() {
+            [_, base] => {
+                row[1] = sum + base;
+                row[0] = -row[1];
+                transform(self.post, row);
+            }
+            rest => {
+                let s = sum + rest.first().copied().unwrap_or(0.0);
+                (row[0], row[1]) = match (self.layout, self.post) {
+                    (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
+                    (Layout::OneMargin, PostTransform::Logistic) => (logistic(-s), logistic(s)),
+                    (Layout::OneMargin, PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero) => (-s, s),
+                };
+            }
+        }
+    }
+}
+
+fn transform(post: PostTransform, row: &mut [f32]) {
+    match post {
+        PostTransform::None => {}
+        PostTransform::Logistic => row.iter_mut().for_each(|x| *x = logistic(*x)),
+        PostTransform::Softmax => softmax(row, |_| true),
+        PostTransform::SoftmaxZero => softmax(row, |x| x.abs() > f32::EPSILON),
+    }
+}
+
+/// Written so that neither branch overflows; libm, so that the bits are the same on every device.
+fn logistic(x: f32) -> f32 {
+    let v = 1.0 / (1.0 + libm::expf(-x.abs()));
+    if x < 0.0 { 1.0 - v } else { v }
+}
+
+fn softmax(row: &mut [f32], counts: impl Fn(f32) -> bool) {
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for x in row.iter_mut() {
+        *x = if counts(*x) { libm::expf(*x - most) } else { 0.0 };
+        sum += *x;
+    }
+    if sum > 0.0 {
+        row.iter_mut().for_each(|x| *x /= sum);
+    }
+}

@@ -1,0 +1,535 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dunlin_protocol::{Bytes, Now, RepoFiles, RepoVersions};
+use serde_json::Value;
+
+use crate::document::{Authority, Document, Signed, Verified};
+use crate::metadata::{Kind, MetaFile, RoleKeys, Root, RootRoles, Snapshot, Targets, Timestamp};
+use crate::{Key, StoredFiles, TrustError};
+
+/// Roots that are followed in one update. A root lasts a year, so even a device from a drawer needs few.
+pub const ROOTS_MAX: usize = 256;
+/// Delegated roles that are visited for one target, and held at all.
+pub const DELEGATIONS_MAX: usize = 32;
+/// The delegated role whose key lives on the controller.
+pub const RETRAINED: &str = "retrained";
+/// Name of the top-level targets role.
+pub(crate) const TARGETS: &str = "targets";
+
+/// Which of the two repositories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepoKind {
+    /// What exists and is approved.
+    Image,
+    /// What one device shall run; may not delegate.
+    Director,
+}
+
+type Trusted<T> = Arc<Verified<Document<T>>>;
+
+/// The verified state of one TUF repository, and the client workflow of the specification (§5) over it,
+/// without any input or output: the caller fetches, this decides.
+///
+/// [`TrustedRepo::update`] runs the whole workflow and changes nothing if any step fails. The single steps are
+/// public for clients that fetch file by file; each checks all that stands before it.
+#[derive(Debug, Clone)]
+pub struct TrustedRepo {
+    kind: RepoKind,
+    root: Trusted<Root>,
+    timestamp: Option<Trusted<Timestamp>>,
+    snapshot: Option<Trusted<Snapshot>>,
+    pub(crate) targets: Option<Trusted<Targets>>,
+    pub(crate) delegated: BTreeMap<String, Delegated>,
+    floors: RepoVersions,
+    judged_ms: u64,
+}
+
+/// A delegated role, and by which delegating roles' keys it was verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Delegated {
+    pub(crate) document: Trusted<Targets>,
+    pub(crate) trusted_by: BTreeSet<String>,
+}
+
+impl TrustedRepo {
+    /// Begins with a root that the caller compared with its pin (see [`crate::pin`]).
+    ///
+    /// # Errors
+    /// The file is no root, or not signed by its own threshold.
+    pub fn pinned(kind: RepoKind, root: &[u8]) -> Result<Self, TrustError> {
+        let root = Signed::<Root>::parse("root", root)?;
+        root.signed_by(Authority { name: "itself", ..root_authority(root.unverified(), |roles| &roles.root) })?;
+        let own = root.unverified().clone();
+        let root = Arc::new(root.verify(root_authority(&own, |roles| &roles.root))?);
+        let floors = RepoVersions { root: root.head.version, ..RepoVersions::default() };
+        Ok(Self { kind, root, timestamp: None, snapshot: None, targets: None, delegated: BTreeMap::new(), floors, judged_ms: 0 })
+    }
+
+    /// Takes up stored files. Files that do not parse, do not verify or lie below the floors are dropped, and
+    /// fetched again by the next update. A root below its floor is kept, but then an update has to lead back
+    /// to the floor before anything is trusted.
+    ///
+    /// # Errors
+    /// The root is damaged; the caller falls back to the root it pinned.
+    pub fn restore(kind: RepoKind, stored: &StoredFiles, floors: &RepoVersions) -> Result<Self, TrustError> {
+        let mut repo = Self::pinned(kind, stored.root.as_slice())?;
+        let root_is_current = repo.root.head.version >= floors.root;
+        repo.floors = RepoVersions { root: floors.root.max(repo.root.head.version), ..*floors };
+        if root_is_current {
+            repo.load(stored);
+        }
+        Ok(repo)
+    }
+
+    /// Loads what verifies under the present root and is not below the floors.
+    fn load(&mut self, stored: &StoredFiles) {
+        let floors = self.floors;
+        let root = Arc::clone(&self.root);
+        let whole = |bytes: &Option<Bytes>| bytes.clone().unwrap_or_default();
+        self.timestamp = reload("timestamp", &whole(&stored.timestamp), &root, |r| &r.timestamp, floors.timestamp);
+        self.snapshot = reload("snapshot", &whole(&stored.snapshot), &root, |r| &r.snapshot, floors.snapshot);
+        self.targets = reload(TARGETS, &whole(&stored.targets), &root, |r| &r.targets, floors.targets)
+            .filter(|targets: &Trusted<Targets>| self.may_delegate(&targets.body).is_ok());
+        self.delegated.clear();
+        self.raise_floors();
+        for (delegator, role) in self.edges() {
+            let floor = if role == RETRAINED { floors.retrained } else { 0 };
+            if let Some(bytes) = stored.delegated.get(&role)
+                && let Ok(document) = self.verify_delegated(&delegator, &role, bytes.as_slice())
+                && document.head.version >= floor
+            {
+                self.adopt_delegated(&delegator, &role, document);
+            }
+        }
+    }
+
+    /// The whole client workflow (§5.3–5.6) with files that were fetched beforehand. All or nothing: on an
+    /// error the repository is as it was.
+    ///
+    /// # Errors
+    /// The first rule that is broken.
+    pub fn update(&mut self, files: &RepoFiles, now: Now) -> Result<(), TrustError> {
+        let mut next = self.clone();
+        next.apply(files, now)?;
+        *self = next;
+        Ok(())
+    }
+
+    fn apply(&mut self, files: &RepoFiles, now: Now) -> Result<(), TrustError> {
+        let missing = |role: &str| TrustError::Missing { role: role.to_owned() };
+        if files.roots.len() > ROOTS_MAX {
+            return Err(TrustError::RootChain { at: self.root.head.version, what: "it is too long" });
+        }
+        for bytes in &files.roots {
+            // Files may have been put together for a client that held an older root.
+            let known = Signed::<Root>::parse("root", bytes.as_slice())?.head().version <= self.root.head.version;
+            if !known {
+                self.step_root(bytes.as_slice())?;
+            }
+        }
+        self.step_timestamp(files.timestamp.as_slice(), now)?;
+        match self.snapshot_wanted() {
+            Some(_) => {
+                let bytes = files.snapshot.as_ref().ok_or_else(|| missing("snapshot"))?;
+                self.step_snapshot(bytes.as_slice(), now)?;
+            }
+            None => self.check_snapshot(now)?,
+        }
+        match self.targets_wanted() {
+            Some(_) => {
+                let bytes = files.targets.as_ref().ok_or_else(|| missing(TARGETS))?;
+                self.step_targets(bytes.as_slice(), now)?;
+            }
+            None => self.check_targets(now)?,
+        }
+        self.apply_delegated(files, now)?;
+        self.judged_ms = wall(now)?;
+        Ok(())
+    }
+
+    /// Every delegated role that the snapshot lists, each verified by each role that delegates to it.
+    fn apply_delegated(&mut self, files: &RepoFiles, now: Now) -> Result<(), TrustError> {
+        let (mut open, mut done) = (self.edges(), BTreeSet::new());
+        while let Some((delegator, role)) = open.pop() {
+            if !done.insert((delegator.clone(), role.clone())) {
+                continue;
+            }
+            if done.len() > DELEGATIONS_MAX {
+                return Err(TrustError::malformed(&delegator, "the repository delegates too much"));
+            }
+            let Some(meta) = self.snapshot_meta(&role).cloned() else { continue };
+            let held = self.delegated.get(&role).filter(|held| held.document.head.version == meta.version);
+            match held {
+                Some(held) if held.trusted_by.contains(&delegator) => not_expired(&role, &held.document, now)?,
+                Some(held) => {
+                    let bytes = held.document.bytes.clone();
+                    self.step_delegated(&delegator, &role, &bytes, now)?;
+                }
+                None => {
+                    let bytes = files.delegated.get(&role);
+                    let bytes = bytes.ok_or_else(|| TrustError::Missing { role: role.clone() })?;
+                    self.step_delegated(&delegator, &role, bytes.as_slice(), now)?;
+                }
+            }
+            open.extend(self.edges_of(&role));
+        }
+        self.delegated.retain(|name, _| done.iter().any(|(_, role)| role == name));
+        Ok(())
+    }
+
+    /// Step §5.3: the next root, signed by the threshold of the present one and by its own.
+    ///
+    /// # Errors
+    /// It is not the direct successor, or lacks signatures.
+    pub fn step_root(&mut self, bytes: &[u8]) -> Result<(), TrustError> {
+        let at = self.root.head.version;
+        let next = Signed::<Root>::parse("root", bytes)?;
+        next.signed_by(Authority {
+            name: "the root before it",
+            ..root_authority(&self.root.body, |roles| &roles.root)
+        })?;
+        next.signed_by(Authority { name: "itself", ..root_authority(next.unverified(), |roles| &roles.root) })?;
+        if Some(next.head().version) != at.checked_add(1) {
+            return Err(TrustError::RootChain { at, what: "the next file is not the next version" });
+        }
+        let own = next.unverified().clone();
+        let next = Arc::new(next.verify(root_authority(&own, |roles| &roles.root))?);
+        self.recover_from_fast_forward(&next.body);
+        self.root = next;
+        let stored = self.stored();
+        self.load(&stored);
+        self.floors.root = self.floors.root.max(self.root.head.version);
+        Ok(())
+    }
+
+    /// §5.3.11: an attacker with a stolen timestamp or snapshot key may have driven versions so high that no
+    /// honest file can follow. Taking the key away takes what it signed away, floors included. The floor of
+    /// the targets roles stands on the snapshot, so it goes with the snapshot's key.
+    fn recover_from_fast_forward(&mut self, next: &Root) {
+        let old = &self.root.body;
+        let revoked = |pick: fn(&RootRoles) -> &RoleKeys| {
+            let material = |root: &Root, id: &String| root.keys.get(id).map(|key| key.material().clone());
+            let kept: Vec<_> = pick(&next.roles).keyids.iter().filter_map(|id| material(next, id)).collect();
+            pick(&old.roles).keyids.iter().filter_map(|id| material(old, id)).any(|key| !kept.contains(&key))
+        };
+        let (timestamp, snapshot) = (revoked(|roles| &roles.timestamp), revoked(|roles| &roles.snapshot));
+        if timestamp || snapshot {
+            self.timestamp = None;
+            self.snapshot = None;
+            self.floors.timestamp = 0;
+            self.floors.snapshot = 0;
+        }
+        if snapshot {
+            self.targets = None;
+            self.delegated.clear();
+            self.floors.targets = 0;
+            self.floors.retrained = 0;
+        }
+    }
+
+    /// §5.3.10, after the last root: it must not be expired, nor below the floor.
+    ///
+    /// # Errors
+    /// It is, or the time is unknown.
+    pub fn check_root(&self, now: Now) -> Result<(), TrustError> {
+        if self.root.head.version < self.floors.root {
+            let (got, floor) = (self.root.head.version, self.floors.root);
+            return Err(TrustError::Rollback { role: "root".to_owned(), got, floor });
+        }
+        not_expired("root", &self.root, now)
+    }
+
+    /// Step §5.4: the timestamp. One with the version already held is discarded, and the held one judged.
+    ///
+    /// # Errors
+    /// Signatures, version, what it names, or expiry.
+    pub fn step_timestamp(&mut self, bytes: &[u8], now: Now) -> Result<(), TrustError> {
+        self.check_root(now)?;
+        let role = "timestamp";
+        let next = Signed::<Timestamp>::parse(role, bytes)?;
+        let next = next.verify(root_authority(&self.root.body, |roles| &roles.timestamp))?;
+        not_below(role, next.head.version, self.floors.timestamp)?;
+        if let Some(held) = &self.timestamp {
+            not_below(role, next.head.version, held.head.version)?;
+            if next.head.version == held.head.version {
+                return not_expired(role, held, now);
+            }
+            not_below("snapshot", next.body.snapshot().version, held.body.snapshot().version)?;
+        }
+        not_below("snapshot", next.body.snapshot().version, self.floors.snapshot)?;
+        not_expired(role, &next, now)?;
+        self.floors.timestamp = next.head.version;
+        self.timestamp = Some(Arc::new(next));
+        Ok(())
+    }
+
+    /// The version of the snapshot to fetch, if the one held is not the one the timestamp names.
+    pub fn snapshot_wanted(&self) -> Option<u64> {
+        let named = self.timestamp.as_ref()?.body.snapshot().version;
+        (self.snapshot.as_ref().map(|held| held.head.version) != Some(named)).then_some(named)
+    }
+
+    /// Step §5.5: the snapshot.
+    ///
+    /// # Errors
+    /// It is not the one the timestamp names, lacks signatures, names older files than before, or is expired.
+    pub fn step_snapshot(&mut self, bytes: &[u8], now: Now) -> Result<(), TrustError> {
+        let role = "snapshot";
+        let timestamp = self.timestamp.as_ref().ok_or_else(|| TrustError::Missing { role: "timestamp".to_owned() })?;
+        not_expired("timestamp", timestamp, now)?;
+        let next: Verified<Document<Snapshot>> = named_file(
+            role,
+            bytes,
+            timestamp.body.snapshot(),
+            root_authority(&self.root.body, |roles| &roles.snapshot),
+        )?;
+        let held = self.snapshot.as_ref().map(|held| &held.body.meta);
+        for (name, old) in held.into_iter().flatten() {
+            let got = next.body.meta.get(name).map_or(0, |meta| meta.version);
+            not_below(name.strip_suffix(".json").unwrap_or(name), got, old.version)?;
+        }
+        let version = |name: &str| next.body.meta.get(name).map_or(0, |meta| meta.version);
+        not_below(TARGETS, version("targets.json"), self.floors.targets)?;
+        not_below(RETRAINED, version("retrained.json"), self.floors.retrained)?;
+        not_expired(role, &next, now)?;
+        self.floors.snapshot = next.head.version;
+        self.snapshot = Some(Arc::new(next));
+        Ok(())
+    }
+
+    fn check_snapshot(&self, now: Now) -> Result<(), TrustError> {
+        not_expired("snapshot", self.current_snapshot()?, now)
+    }
+
+    /// The snapshot that the timestamp names.
+    fn current_snapshot(&self) -> Result<&Trusted<Snapshot>, TrustError> {
+        let named = self.timestamp.as_ref().map(|timestamp| timestamp.body.snapshot().version);
+        let held = self.snapshot.as_ref().filter(|held| Some(held.head.version) == named);
+        held.ok_or_else(|| TrustError::Missing { role: "snapshot".to_owned() })
+    }
+
+    /// What the current snapshot says about a targets role.
+    pub(crate) fn snapshot_meta(&self, role: &str) -> Option<&MetaFile> {
+        self.current_snapshot().ok()?.body.meta.get(&format!("{role}.json"))
+    }
+
+    /// The version of the top-level targets to fetch, if the one held is not the one the snapshot names.
+    pub fn targets_wanted(&self) -> Option<u64> {
+        let named = self.snapshot_meta(TARGETS)?.version;
+        (self.targets.as_ref().map(|held| held.head.version) != Some(named)).then_some(named)
+    }
+
+    /// Step §5.6: the top-level targets.
+    ///
+    /// # Errors
+    /// It is not the one the snapshot names, lacks signatures, is expired, or delegates where it must not.
+    pub fn step_targets(&mut self, bytes: &[u8], now: Now) -> Result<(), TrustError> {
+        self.check_snapshot(now)?;
+        let meta = self.snapshot_meta(TARGETS).ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
+        let next: Verified<Document<Targets>> =
+            named_file(TARGETS, bytes, meta, root_authority(&self.root.body, |roles| &roles.targets))?;
+        self.may_delegate(&next.body)?;
+        not_expired(TARGETS, &next, now)?;
+        self.floors.targets = next.head.version;
+        self.targets = Some(Arc::new(next));
+        self.forget_delegator(TARGETS);
+        Ok(())
+    }
+
+    fn check_targets(&self, now: Now) -> Result<(), TrustError> {
+        let held = self.current_targets().ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
+        not_expired(TARGETS, held, now)
+    }
+
+    /// The top-level targets that the current snapshot names.
+    pub(crate) fn current_targets(&self) -> Option<&Trusted<Targets>> {
+        let named = self.snapshot_meta(TARGETS)?.version;
+        self.targets.as_ref().filter(|held| held.head.version == named)
+    }
+
+    fn may_delegate(&self, targets: &Targets) -> Result<(), TrustError> {
+        match (self.kind, &targets.delegations) {
+            (RepoKind::Image, _) | (RepoKind::Director, None) => Ok(()),
+            (RepoKind::Director, Some(_)) => Err(TrustError::malformed(TARGETS, "a director must not delegate")),
+        }
+    }
+
+    /// Step §5.6.7: a delegated role, by the keys that this delegating role names for it.
+    ///
+    /// # Errors
+    /// The role is not delegated to, or as in [`TrustedRepo::step_targets`].
+    pub fn step_delegated(&mut self, delegator: &str, role: &str, bytes: &[u8], now: Now) -> Result<(), TrustError> {
+        self.check_targets(now)?;
+        let meta = self.snapshot_meta(role).ok_or_else(|| TrustError::Missing { role: role.to_owned() })?;
+        meta.matches(bytes).map_err(|what| TrustError::Mismatch { role: role.to_owned(), what })?;
+        let named = meta.version;
+        let next = self.verify_delegated(delegator, role, bytes)?;
+        if next.head.version != named {
+            return Err(TrustError::Mismatch { role: role.to_owned(), what: "its version differs" });
+        }
+        not_expired(role, &next, now)?;
+        self.adopt_delegated(delegator, role, next);
+        Ok(())
+    }
+
+    fn verify_delegated(&self, delegator: &str, role: &str, bytes: &[u8]) -> Result<Verified<Document<Targets>>, TrustError> {
+        let missing = || TrustError::Missing { role: delegator.to_owned() };
+        let delegations = self.targets_role(delegator).and_then(|doc| doc.body.delegations.as_ref()).ok_or_else(missing)?;
+        let delegation = delegations.roles.iter().find(|candidate| candidate.name == role).ok_or_else(missing)?;
+        let keys = delegation.role_keys();
+        Signed::<Targets>::parse(role, bytes)?.verify(Authority { name: delegator, keys: &delegations.keys, role: &keys })
+    }
+
+    fn adopt_delegated(&mut self, delegator: &str, role: &str, document: Verified<Document<Targets>>) {
+        if role == RETRAINED {
+            self.floors.retrained = document.head.version;
+        }
+        let held = self.delegated.get_mut(role).filter(|held| held.document.bytes == document.bytes);
+        if let Some(held) = held {
+            held.trusted_by.insert(delegator.to_owned());
+        } else {
+            let trusted_by = BTreeSet::from([delegator.to_owned()]);
+            self.delegated.insert(role.to_owned(), Delegated { document: Arc::new(document), trusted_by });
+            self.forget_delegator(role);
+        }
+    }
+
+    /// A role was replaced: what it had vouched for has to be verified by its new delegations.
+    fn forget_delegator(&mut self, delegator: &str) {
+        for delegated in self.delegated.values_mut() {
+            delegated.trusted_by.remove(delegator);
+        }
+    }
+
+    /// A targets role by name, top-level or delegated.
+    fn targets_role(&self, role: &str) -> Option<&Trusted<Targets>> {
+        if role == TARGETS { self.targets.as_ref() } else { self.delegated.get(role).map(|held| &held.document) }
+    }
+
+    /// Delegations of the top-level targets.
+    fn edges(&self) -> Vec<(String, String)> {
+        self.edges_of(TARGETS)
+    }
+
+    fn edges_of(&self, delegator: &str) -> Vec<(String, String)> {
+        let delegations = self.targets_role(delegator).and_then(|doc| doc.body.delegations.as_ref());
+        let roles = delegations.into_iter().flat_map(|delegations| &delegations.roles);
+        roles.map(|role| (delegator.to_owned(), role.name.clone())).collect()
+    }
+
+    fn raise_floors(&mut self) {
+        let floors = &mut self.floors;
+        let version = |head: Option<&crate::metadata::Head>| head.map_or(0, |head| head.version);
+        floors.timestamp = floors.timestamp.max(version(self.timestamp.as_ref().map(|held| &held.head)));
+        floors.snapshot = floors.snapshot.max(version(self.snapshot.as_ref().map(|held| &held.head)));
+        floors.targets = floors.targets.max(version(self.targets.as_ref().map(|held| &held.head)));
+    }
+
+    /// Versions of the files that are held, zero where none is: what to ask the composite check with.
+    pub fn versions(&self) -> RepoVersions {
+        RepoVersions {
+            root: self.root.head.version,
+            timestamp: self.timestamp.as_ref().map_or(0, |held| held.head.version),
+            snapshot: self.snapshot.as_ref().map_or(0, |held| held.head.version),
+            targets: self.targets.as_ref().map_or(0, |held| held.head.version),
+            retrained: self.delegated.get(RETRAINED).map_or(0, |held| held.document.head.version),
+        }
+    }
+
+    /// The least versions that are accepted from now on; to be kept in the floors record.
+    pub fn floors(&self) -> RepoVersions {
+        self.floors
+    }
+
+    /// Wall time of the last successful update, Unix milliseconds; zero if there was none since the start.
+    pub fn judged_ms(&self) -> u64 {
+        self.judged_ms
+    }
+
+    /// When the first of the held files ends to be believed, Unix milliseconds.
+    pub fn expires_ms(&self) -> u64 {
+        let mut least = self.root.head.expires_ms;
+        least = self.timestamp.as_ref().map_or(least, |held| least.min(held.head.expires_ms));
+        least = self.snapshot.as_ref().map_or(least, |held| least.min(held.head.expires_ms));
+        least = self.targets.as_ref().map_or(least, |held| least.min(held.head.expires_ms));
+        self.delegated.values().fold(least, |least, held| least.min(held.document.head.expires_ms))
+    }
+
+    /// The files to keep, byte for byte as they were received.
+    pub fn stored(&self) -> StoredFiles {
+        fn bytes<T>(held: &Option<Trusted<T>>) -> Option<Bytes> {
+            held.as_ref().map(|held| Bytes(held.bytes.clone()))
+        }
+        let delegated = self.delegated.iter();
+        StoredFiles {
+            root: Bytes(self.root.bytes.clone()),
+            timestamp: bytes(&self.timestamp),
+            snapshot: bytes(&self.snapshot),
+            targets: bytes(&self.targets),
+            delegated: delegated.map(|(name, held)| (name.clone(), Bytes(held.document.bytes.clone()))).collect(),
+        }
+    }
+
+    /// What the trusted root says.
+    pub fn root(&self) -> &Root {
+        &self.root.body
+    }
+
+    /// What the top-level targets say about the whole; `None` while none is trusted.
+    pub fn targets_custom(&self) -> Option<&Value> {
+        self.current_targets().map(|targets| &targets.body.custom)
+    }
+
+    /// A key of the timestamp role.
+    pub(crate) fn timestamp_key(&self, id: &str) -> Option<&Key> {
+        let root = &self.root.body;
+        root.roles.timestamp.keyids.iter().find(|named| *named == id).and_then(|id| root.keys.get(id))
+    }
+}
+
+/// The keys a root names for one of its roles.
+fn root_authority(root: &Root, pick: fn(&RootRoles) -> &RoleKeys) -> Authority<'_> {
+    Authority { name: "the root", keys: &root.keys, role: pick(&root.roles) }
+}
+
+/// A file that another one names: length and digest first (§5.5.2), then signatures, then the version.
+fn named_file<T: Kind>(
+    role: &str,
+    bytes: &[u8],
+    meta: &MetaFile,
+    authority: Authority<'_>,
+) -> Result<Verified<Document<T>>, TrustError> {
+    let mismatch = |what| TrustError::Mismatch { role: role.to_owned(), what };
+    meta.matches(bytes).map_err(mismatch)?;
+    let document = Signed::<T>::parse(role, bytes)?.verify(authority)?;
+    if document.head.version == meta.version { Ok(document) } else { Err(mismatch("its version differs")) }
+}
+
+/// A stored file, if it is whole, signed by the present root's keys and not below the floor.
+fn reload<T: Kind>(
+    role: &str,
+    bytes: &Bytes,
+    root: &Verified<Document<Root>>,
+    pick: fn(&RootRoles) -> &RoleKeys,
+    floor: u64,
+) -> Option<Trusted<T>> {
+    let document = Signed::<T>::parse(role, bytes.as_slice()).ok()?.verify(root_authority(&root.body, pick)).ok()?;
+    (document.head.version >= floor).then(|| Arc::new(document))
+}
+
+fn wall(now: Now) -> Result<u64, TrustError> {
+    now.wall_ms.ok_or(TrustError::ClockUnknown)
+}
+
+fn not_expired<T>(role: &str, document: &Document<T>, now: Now) -> Result<(), TrustError> {
+    let (now_ms, expires_ms) = (wall(now)?, document.head.expires_ms);
+    if now_ms < expires_ms {
+        return Ok(());
+    }
+    Err(TrustError::Expired { role: role.to_owned(), expires_ms, now_ms })
+}
+
+fn not_below(role: &str, got: u64, floor: u64) -> Result<(), TrustError> {
+    if got >= floor { Ok(()) } else { Err(TrustError::Rollback { role: role.to_owned(), got, floor }) }
+}

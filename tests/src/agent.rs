@@ -1,0 +1,161 @@
+//! An agent in a folder of its own, and an application beside it that asks it questions.
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::process::{Process, program, wait_for};
+
+/// How long an agent may take to open its API.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A device: its folder, its agent's process and the address of its inference API.
+#[derive(Debug)]
+pub struct Agent {
+    /// Device id.
+    pub id: String,
+    /// Hardware class.
+    pub class: String,
+    /// Folder of configuration, state and log.
+    pub folder: PathBuf,
+    /// Address of the inference API.
+    pub api: SocketAddr,
+    process: Option<Process>,
+}
+
+/// What an application got for one question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The class with the highest score.
+    pub class: u32,
+    /// The release that answered, or `baseline`.
+    pub version: String,
+}
+
+impl Agent {
+    /// Writes the configuration of a device of hardware class `class`, whose board file is used as it is.
+    pub fn new(folder: &Path, id: &str, class: &str, config: &str) -> Result<Self> {
+        let folder = folder.join(id);
+        std::fs::create_dir_all(&folder)?;
+        let board = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../firmware-targets/boards/{class}.toml"));
+        let text = format!(
+            "state_dir = {:?}\nrun_dir = {:?}\nboard = {:?}\n\n[api]\nlisten = \"127.0.0.1:0\"\n\n{config}",
+            folder.join("state"),
+            folder.join("run"),
+            board.canonicalize().with_context(|| format!("no board file for {class}"))?,
+        );
+        std::fs::write(folder.join("agent.toml"), text)?;
+        let api = SocketAddr::from(([127, 0, 0, 1], 0));
+        Ok(Self { id: id.into(), class: class.into(), folder, api, process: None })
+    }
+
+    fn config(&self) -> String {
+        self.folder.join("agent.toml").display().to_string()
+    }
+
+    /// Runs a verb of the agent's command line.
+    pub async fn run(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(program("dunlin-agent")?);
+        command.arg("--config").arg(self.config()).args(args).kill_on_drop(true);
+        let output = tokio::time::timeout(START_LIMIT, command.output()).await.context("the agent's verb did not end")??;
+        if !output.status.success() {
+            bail!("`dunlin-agent {}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Enrols with a claim token.
+    pub async fn enrol(&self, claim: &str) -> Result<()> {
+        self.run(&["enrol", claim, "--device", &self.id]).await.map(drop)
+    }
+
+    /// Starts the agent and waits for its API.
+    pub async fn start(&mut self) -> Result<()> {
+        let path = self.folder.join("run/api.addr");
+        if path.exists() {
+            std::fs::remove_file(&path)?;
+        }
+        let mut process =
+            Process::start("dunlin-agent", ["--config", &self.config(), "run"], &self.folder.join("agent.log"))?;
+        self.api = wait_for("the agent's API", START_LIMIT, async || {
+            process.alive()?;
+            Ok(std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()))
+        })
+        .await
+        .with_context(|| format!("device {}", self.id))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM and a clean end.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop(Duration::from_secs(30)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Process::pid)
+    }
+}
+
+/// An application on the device: asks through the Open Inference Protocol, over kept connections.
+#[derive(Debug, Clone)]
+pub struct Application {
+    http: reqwest::Client,
+    task: String,
+}
+
+impl Application {
+    /// An application of `task`.
+    pub fn new(task: &str) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        Ok(Self { http, task: task.into() })
+    }
+
+    /// Asks about one row of features.
+    pub async fn infer(&self, api: SocketAddr, id: &str, features: &[f32]) -> Result<Answer> {
+        let body = json!({
+            "id": id,
+            "inputs": [{"name": "x", "shape": [1, features.len()], "datatype": "FP32", "data": features}],
+        });
+        let response = self.http.post(format!("http://{api}/v2/models/{}/infer", self.task)).json(&body).send().await?;
+        let status = response.status();
+        let answer: Value = response.json().await?;
+        if !status.is_success() {
+            bail!("{status}: {answer}");
+        }
+        let scores = answer["outputs"]
+            .as_array()
+            .and_then(|outputs| outputs.last())
+            .and_then(|output| output["data"].as_array())
+            .context("no scores in the answer")?;
+        let scores = scores.iter().map(|score| score.as_f64().context("a score is no number")).collect::<Result<Vec<_>>>()?;
+        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).context("an empty answer")?.0;
+        let version = answer["model_version"].as_str().unwrap_or("baseline").to_owned();
+        Ok(Answer { class: u32::try_from(best)?, version })
+    }
+
+    /// Tells the true class of an earlier question.
+    pub async fn feedback(&self, api: SocketAddr, id: &str, label: u32) -> Result<()> {
+        let url = format!("http://{api}/v2/models/{}/feedback", self.task);
+        let response = self.http.post(url).json(&json!({"id": id, "label": label})).send().await?;
+        if !response.status().is_success() {
+            bail!("feedback: {} {}", response.status(), response.text().await?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! A controller in a folder of its own, and its operator.
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::process::{Process, program, wait_for};
+
+/// How long a controller may take to be reachable.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long one command of the operator may take.
+const VERB_LIMIT: Duration = Duration::from_secs(120);
+
+/// A controller, its folders and the operator's token.
+#[derive(Debug)]
+pub struct Controller {
+    /// The data folder.
+    pub data: PathBuf,
+    /// The folder that the key ceremony filled; it stands for another machine.
+    pub keys: PathBuf,
+    /// Address of the API.
+    pub api: SocketAddr,
+    /// Address of the broker.
+    pub mqtt: SocketAddr,
+    token: String,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Standard output as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {:?} {:?}", self.stdout, self.stderr))
+    }
+}
+
+impl Controller {
+    /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is appended to
+    /// the configuration that `init` wrote with free ports.
+    pub async fn init(folder: &Path, config: &str) -> Result<Self> {
+        let (data, keys) = (folder.join("controller"), folder.join("offline-keys"));
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let log = folder.join("controller.log");
+        let mut this = Self { data, keys, api: unknown, mqtt: unknown, token: String::new(), log, process: None };
+        let data = this.data.display().to_string();
+        let init = this.run(&["init", "--data", &data, "--json"]).await?.json()?;
+        this.token = init["token"].as_str().context("init printed no token")?.to_owned();
+        let settings = format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
+        std::fs::write(this.data.join("controller.toml"), settings)?;
+        let keys = this.keys.display().to_string();
+        let online = this.data.join("online-keys.json").display().to_string();
+        this.run(&["key", "ceremony", "--online", &online, "--out", &keys]).await?;
+        let public = this.keys.join("public").display().to_string();
+        this.run(&["key", "install", "--data", &data, "--public", &public]).await?;
+        Ok(this)
+    }
+
+    /// Starts `serve` and waits until it is reachable.
+    pub async fn start(&mut self) -> Result<()> {
+        let (api, mqtt) = (self.data.join("run/api.addr"), self.data.join("run/mqtt.addr"));
+        for stale in [&api, &mqtt] {
+            if stale.exists() {
+                std::fs::remove_file(stale)?;
+            }
+        }
+        let data = self.data.display().to_string();
+        let mut process = Process::start("dunlin", ["serve", "--data", &data], &self.log)?;
+        let (api, mqtt) = wait_for("the controller to listen", START_LIMIT, async || {
+            process.alive()?;
+            Ok(address(&api).zip(address(&mqtt)))
+        })
+        .await?;
+        (self.api, self.mqtt, self.process) = (api, mqtt, Some(process));
+        // Restarts keep the ports, so that devices find the controller again.
+        let path = self.data.join("controller.toml");
+        let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
+        for (section, address) in [("api", self.api), ("mqtt", self.mqtt)] {
+            let section = config.get_mut(section).and_then(toml::Value::as_table_mut).context("no such section")?;
+            section.insert("listen".into(), address.to_string().into());
+        }
+        std::fs::write(&path, toml::to_string(&config)?)?;
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM and a clean end.
+    pub async fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(process) => process.stop(Duration::from_secs(30)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Base URL of the API.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.api)
+    }
+
+    /// The operator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The certificate authority's file.
+    pub fn ca(&self) -> PathBuf {
+        self.data.join("ca.pem")
+    }
+
+    /// Runs `dunlin` to its end, whatever that is.
+    pub async fn try_run(&self, args: &[&str]) -> Result<Ended> {
+        let mut command = Command::new(program("dunlin")?);
+        command.args(args).env("DUNLIN_SERVER", self.url()).env("DUNLIN_TOKEN", &self.token).env("DUNLIN_CA", self.ca());
+        let output = tokio::time::timeout(VERB_LIMIT, command.kill_on_drop(true).output())
+            .await
+            .with_context(|| format!("`dunlin {}` did not end in {VERB_LIMIT:?}", args.join(" ")))??;
+        Ok(Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Runs `dunlin`, which must succeed.
+    pub async fn run(&self, args: &[&str]) -> Result<Ended> {
+        let ended = self.try_run(args).await?;
+        if ended.code != 0 {
+            bail!("`dunlin {}` ended with {}: {}{}", args.join(" "), ended.code, ended.stdout, ended.stderr);
+        }
+        Ok(ended)
+    }
+
+    /// Runs `dunlin --json`, which must succeed, and reads what it prints.
+    pub async fn json(&self, args: &[&str]) -> Result<Value> {
+        self.run(&[args, &["--json"]].concat()).await?.json()
+    }
+
+    /// The database, read-only: accounting looks at what is stored, not at what the controller says.
+    pub async fn database(&self) -> Result<sqlx::SqlitePool> {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data.join("dunlin.db")).read_only(true);
+        Ok(sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await?)
+    }
+}
+
+fn address(path: &Path) -> Option<SocketAddr> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,173 @@
+//! What the demonstration saw: a timeline as it happens, claims that are checked, and one HTML page at the end.
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// A claim and whether it was seen to be true.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) text: String,
+    pub(crate) held: bool,
+    pub(crate) evidence: String,
+}
+
+/// One line of the timeline.
+#[derive(Debug)]
+struct Entry {
+    at: f64,
+    text: String,
+}
+
+/// Everything that will be in the report.
+#[derive(Debug)]
+pub(crate) struct Report {
+    begin: Instant,
+    entries: Vec<Entry>,
+    pub(crate) claims: Vec<Claim>,
+    sections: Vec<(String, String)>,
+}
+
+/// A line of a chart.
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Self {
+        Self { begin: Instant::now(), entries: Vec::new(), claims: Vec::new(), sections: Vec::new() }
+    }
+
+    /// Seconds since the beginning.
+    pub(crate) fn now(&self) -> f64 {
+        self.begin.elapsed().as_secs_f64()
+    }
+
+    /// Begins an act.
+    pub(crate) fn act(&mut self, title: &str) {
+        println!();
+        self.say(&format!("— {title} —"));
+    }
+
+    /// Tells what just happened.
+    pub(crate) fn say(&mut self, text: &str) {
+        let at = self.now();
+        println!("{at:6.1} s  {text}");
+        self.entries.push(Entry { at, text: text.into() });
+    }
+
+    /// Records a claim with its evidence.
+    pub(crate) fn claim(&mut self, text: &str, held: bool, evidence: impl Into<String>) {
+        let evidence = evidence.into();
+        self.say(&format!("{} {text}: {evidence}", if held { "✔" } else { "✘" }));
+        self.claims.push(Claim { text: text.into(), held, evidence });
+    }
+
+    /// Adds a table.
+    pub(crate) fn table(&mut self, title: &str, head: &[&str], rows: &[Vec<String>]) {
+        println!();
+        let widths: Vec<usize> = (0..head.len())
+            .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([head[i].chars().count()]).max().unwrap_or(0))
+            .collect();
+        let line = |cells: Vec<&str>| {
+            let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            println!("    {}", cells.join("  "));
+        };
+        println!("    {title}");
+        line(head.to_vec());
+        for row in rows {
+            line(row.iter().map(String::as_str).collect());
+        }
+        println!();
+        let cells = |tag: &str, cells: Vec<&str>| {
+            let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+            format!("<tr>{cells}</tr>\n")
+        };
+        let body: String = rows.iter().map(|row| cells("td", row.iter().map(String::as_str).collect())).collect();
+        self.sections.push((title.into(), format!("<table>{}{body}</table>", cells("th", head.to_vec()))));
+    }
+
+    /// Adds text as it was printed by a program.
+    pub(crate) fn quote(&mut self, title: &str, text: &str) {
+        println!("\n    {title}");
+        for line in text.lines() {
+            println!("    | {line}");
+        }
+        self.sections.push((title.into(), format!("<pre>{}</pre>", escape(text))));
+    }
+
+    /// Adds a line chart of shares over seconds, with marks at events.
+    pub(crate) fn chart(&mut self, title: &str, series: &[Series], marks: &[(f64, &str)]) {
+        self.sections.push((title.into(), chart(series, marks)));
+    }
+
+    /// Whether every claim was seen to be true.
+    pub(crate) fn all_held(&self) -> bool {
+        !self.claims.is_empty() && self.claims.iter().all(|claim| claim.held)
+    }
+
+    /// Writes the page.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let mut page = String::from(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>Dunlin: a fleet's day</title><style>\
+             body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}\
+             table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.2rem .8rem;border-bottom:1px solid #d8dee4;text-align:left}\
+             pre{background:#f6f8fa;padding:1rem;overflow:auto;font-size:13px}.no{color:#b00020;font-weight:600}.yes{color:#1a7f37}\
+             svg{max-width:100%;height:auto}h2{margin-top:2.2rem}</style><h1>Dunlin: a fleet's day</h1>",
+        );
+        let verdict = if self.all_held() { "Every claim below was checked and held." } else { "Not every claim held." };
+        write!(page, "<p>{verdict}</p><h2>Claims</h2><table>")?;
+        for claim in &self.claims {
+            let (class, mark) = if claim.held { ("yes", "✔") } else { ("no", "✘") };
+            let (text, evidence) = (escape(&claim.text), escape(&claim.evidence));
+            write!(page, "<tr><td class={class}>{mark}</td><td>{text}</td><td>{evidence}</td></tr>")?;
+        }
+        page.push_str("</table>");
+        for (title, body) in &self.sections {
+            write!(page, "<h2>{}</h2>{body}", escape(title))?;
+        }
+        page.push_str("<h2>Timeline</h2><pre>");
+        for entry in &self.entries {
+            writeln!(page, "{:6.1} s  {}", entry.at, escape(&entry.text))?;
+        }
+        page.push_str("</pre></html>\n");
+        std::fs::write(path, page)?;
+        Ok(())
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+const COLOURS: [&str; 6] = ["#0969da", "#cf222e", "#1a7f37", "#8250df", "#bf8700", "#57606a"];
+
+fn chart(series: &[Series], marks: &[(f64, &str)]) -> String {
+    const WIDTH: f64 = 900.0;
+    const HEIGHT: f64 = 320.0;
+    const LEFT: f64 = 45.0;
+    const TOP: f64 = 30.0;
+    let end = series.iter().flat_map(|s| &s.points).map(|p| p.0).fold(1.0, f64::max);
+    let x = |at: f64| LEFT + at / end * (WIDTH - LEFT - 10.0);
+    let y = |share: f64| TOP + (1.0 - share) * (HEIGHT - TOP - 40.0);
+    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' font-size='11' font-family='system-ui,sans-serif'>");
+    for step in 0..=5 {
+        let share = f64::from(step) / 5.0;
+        let at = y(share);
+        svg += &format!("<line x1='{LEFT}' x2='{WIDTH}' y1='{at}' y2='{at}' stroke='#d8dee4'/><text x='5' y='{}'>{:.0} %</text>", at + 4.0, share * 100.0);
+    }
+    for (i, (at, text)) in marks.iter().enumerate() {
+        let at = x(*at);
+        let row = TOP - 18.0 + 11.0 * (i % 2) as f64;
+        svg += &format!("<line x1='{at}' x2='{at}' y1='{TOP}' y2='{}' stroke='#57606a' stroke-dasharray='3'/><text x='{at}' y='{row}'>{}</text>", HEIGHT - 40.0, escape(text));
+    }
+    for (i, line) in series.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        let points: String = line.points.iter().map(|(at, share)| format!("{:.1},{:.1} ", x(*at), y(*share))).collect();
+        svg += &format!("<polyline fill='none' stroke='{colour}' stroke-width='2' points='{points}'/>");
+        svg += &format!("<text x='{}' y='{}' fill='{colour}'>■ {}</text>", LEFT + 210.0 * i as f64, HEIGHT - 8.0, escape(&line.name));
+    }
+    svg + &format!("<text x='{}' y='{}'>{end:.0} s</text></svg>", WIDTH - 45.0, HEIGHT - 24.0)
+}
