@@ -1,1 +1,195 @@
-//! 
+//! Who this device is and whom it trusts: its key and certificate, the pinned authority, the pinned roots.
+//!
+//! All of it lies in one folder that enrolment puts in place with one rename. The key is used through
+//! [`Signer`] alone, so that a chip can hold it; only TLS takes it as a file as well.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dunlin_protocol::{DeviceId, Digest};
+use dunlin_trust::{EcdsaP256Signer, Signer, TrustError};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use serde::{Deserialize, Serialize};
+
+/// Form of `enrolment.json`.
+const FORMAT: u32 = 1;
+/// The device's key, PKCS#8, DER.
+pub const KEY_FILE: &str = "device.key";
+/// Its certificate, PEM.
+pub const CERTIFICATE_FILE: &str = "device.pem";
+/// The authority, PEM.
+pub const CA_FILE: &str = "ca.pem";
+/// The image repository's pinned root.
+pub const IMAGE_ROOT_FILE: &str = "image-root.json";
+/// The director repository's pinned root.
+pub const DIRECTOR_ROOT_FILE: &str = "director-root.json";
+/// Everything else.
+pub const ENROLMENT_FILE: &str = "enrolment.json";
+
+/// Why there is no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The folder is not there.
+    #[error("this device is not enrolled ({0} is absent); run `dunlin-agent enrol TOKEN`")]
+    NotEnrolled(PathBuf),
+    /// A file can not be read or written.
+    #[error("could not access {path}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path} is damaged ({problem}); enrol again with --force")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The key can not be used.
+    #[error("could not use the device's key")]
+    Key(#[from] TrustError),
+    /// The TLS library refuses key or certificates.
+    #[error("could not set up TLS with the device's certificate")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What enrolment wrote down beside keys and certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// Form of this record.
+    pub format: u32,
+    /// The device's id.
+    pub device: DeviceId,
+    /// Base URL of the controller's API.
+    pub url: String,
+    /// Host of the broker; also the name its certificate must bear.
+    pub mqtt_host: String,
+    /// Port of the broker.
+    pub mqtt_port: u16,
+    /// Pin of the authority (DER).
+    pub ca: Digest,
+    /// Pin of the image repository's root.
+    pub image_root: Digest,
+    /// Pin of the director repository's root.
+    pub director_root: Digest,
+}
+
+impl Enrolment {
+    /// A record of the present form.
+    pub fn new(device: DeviceId, url: String, (mqtt_host, mqtt_port): (String, u16), pins: [Digest; 3]) -> Self {
+        let [ca, image_root, director_root] = pins;
+        Self { format: FORMAT, device, url, mqtt_host, mqtt_port, ca, image_root, director_root }
+    }
+}
+
+/// The identity of an enrolled device. Everything in it was compared with the pins of the claim token.
+#[derive(Clone)]
+pub struct Identity {
+    /// Where and as whom it enrolled.
+    pub enrolment: Enrolment,
+    /// The key that signs envelopes and challenges.
+    pub signer: Arc<dyn Signer + Send + Sync>,
+    /// The pinned root of the image repository, as its file reads.
+    pub image_root: Vec<u8>,
+    /// The pinned root of the director repository, as its file reads.
+    pub director_root: Vec<u8>,
+    ca: CertificateDer<'static>,
+    chain: Vec<CertificateDer<'static>>,
+    key_pkcs8: Vec<u8>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({} of {})", self.enrolment.device, self.enrolment.url)
+    }
+}
+
+impl Identity {
+    /// Reads the identity from its folder and holds it against its pins once more.
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        if !dir.join(ENROLMENT_FILE).exists() {
+            return Err(IdentityError::NotEnrolled(dir.to_path_buf()));
+        }
+        let damaged = |name: &str, problem: &str| IdentityError::Damaged { path: dir.join(name), problem: problem.to_owned() };
+        let enrolment: Enrolment =
+            serde_json::from_slice(&read(dir, ENROLMENT_FILE)?).map_err(|e| damaged(ENROLMENT_FILE, &e.to_string()))?;
+        if enrolment.format != FORMAT {
+            return Err(damaged(ENROLMENT_FILE, &format!("its form is {}, this agent reads {FORMAT}", enrolment.format)));
+        }
+        let key_pkcs8 = read(dir, KEY_FILE)?;
+        let signer = Arc::new(EcdsaP256Signer::from_pkcs8(&key_pkcs8)?);
+        let chain = certificates(&read(dir, CERTIFICATE_FILE)?).ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
+        let ca = certificates(&read(dir, CA_FILE)?).and_then(|all| all.into_iter().next());
+        let ca = ca.ok_or_else(|| damaged(CA_FILE, "no certificate"))?;
+        let (image_root, director_root) = (read(dir, IMAGE_ROOT_FILE)?, read(dir, DIRECTOR_ROOT_FILE)?);
+        let pins = [
+            (CA_FILE, ca.as_ref(), enrolment.ca),
+            (IMAGE_ROOT_FILE, &image_root, enrolment.image_root),
+            (DIRECTOR_ROOT_FILE, &director_root, enrolment.director_root),
+        ];
+        if let Some((name, _, _)) = pins.iter().find(|(_, bytes, pin)| dunlin_trust::sha256(bytes) != *pin) {
+            return Err(damaged(name, "it does not match the pin of the enrolment"));
+        }
+        Ok(Self { enrolment, signer, image_root, director_root, ca, chain, key_pkcs8 })
+    }
+
+    /// The device's id.
+    pub fn device(&self) -> &DeviceId {
+        &self.enrolment.device
+    }
+
+    /// TLS that trusts the pinned authority alone and presents the device's certificate.
+    pub fn tls(&self) -> Result<ClientConfig, IdentityError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.clone())?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_pkcs8.clone()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        Ok(builder.with_root_certificates(roots).with_client_auth_cert(self.chain.clone(), key)?)
+    }
+}
+
+/// The certificates of a PEM file; `None` if there is none or one does not parse.
+pub fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+    Some(all).filter(|all| !all.is_empty())
+}
+
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, IdentityError> {
+    let path = dir.join(name);
+    std::fs::read(&path).map_err(|source| IdentityError::File { path, source })
+}
+
+/// Makes a folder that only its owner enters.
+pub(crate) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| IdentityError::File { path: dir.to_path_buf(), source })
+}
+
+/// Writes a file durably, readable by its owner alone.
+pub(crate) fn write_private(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+    let path = dir.join(name);
+    let scratch = dir.join(format!("{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&scratch, &path)?;
+        sync_dir(dir)
+    };
+    write().map_err(|source| IdentityError::File { path: path.clone(), source })
+}
+
+/// Makes renames in `dir` durable.
+pub(crate) fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}

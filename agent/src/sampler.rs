@@ -80,7 +80,7 @@ impl Sampler {
         let (mut rx, mut tx) = (0, 0);
         if let Some(networks) = &mut self.networks {
             networks.refresh(false);
-            for (_, network) in networks.iter().filter(|(name, _)| name.as_str() != "lo") {
+            for (_, network) in networks.iter().filter(|(name, _)| name.as_os_str() != "lo") {
                 rx += network.total_received();
                 tx += network.total_transmitted();
             }

@@ -70,6 +70,8 @@ CREATE TABLE boots (
     ahead          BLOB NOT NULL DEFAULT x'',
     first_ms       INTEGER NOT NULL,
     last_ms        INTEGER NOT NULL,
+    -- Epoch of this boot's last session; two boots whose epochs interleave are two devices with one key.
+    epoch          INTEGER NOT NULL DEFAULT 0,
     -- Highest count of windows closed that the agent reported.
     windows_closed INTEGER NOT NULL DEFAULT 0,
     windows_stored INTEGER NOT NULL DEFAULT 0,

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use dunlin_protocol::{DeviceId, DeviceProfile, Digest, GroupId, Installed, Phase, Status, TaskId};
+use dunlin_protocol::{DeviceId, DeviceProfile, Digest, GroupId, Installed, Phase, TaskId};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
@@ -190,6 +190,25 @@ impl Store {
             .attempt("reading the key of a device")
     }
 
+    /// The public keys of those of `ids` that are active.
+    pub async fn device_keys(&self, ids: &BTreeSet<&DeviceId>) -> Result<BTreeMap<DeviceId, Vec<u8>>> {
+        if ids.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut query = QueryBuilder::new("SELECT id, spki FROM devices WHERE state = 'active' AND id IN (");
+        let mut list = query.separated(", ");
+        for id in ids {
+            list.push_bind(id.as_str());
+        }
+        let rows = query.push(")").build().fetch_all(self.readers()).await.attempt("reading the keys of devices")?;
+        let mut keys = BTreeMap::new();
+        for row in rows {
+            let id: String = row.try_get("id")?;
+            keys.insert(id.parse().map_err(|error| corrupt("devices", &id, error))?, row.try_get("spki")?);
+        }
+        Ok(keys)
+    }
+
     /// Retires, revokes or reinstates a device; returns the state before.
     pub async fn device_set_state(&self, id: &DeviceId, state: DeviceState) -> Result<DeviceState> {
         let before = self.device(id).await?.state;
@@ -246,25 +265,6 @@ impl Store {
             return Err(StoreError::NotFound { what: "group", key: id.to_string() });
         }
         tx.commit().await.attempt("committing the removal of a group")
-    }
-
-    /// Notes a session's status. A status of an older epoch is late and changes nothing; returns the epoch
-    /// known before.
-    pub async fn device_status(&self, id: &DeviceId, status: &Status, now_ms: u64) -> Result<u64> {
-        let mut tx = self.begin().await?;
-        let before: Option<i64> = sqlx::query_scalar("SELECT epoch FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
-        sqlx::query("UPDATE devices SET online = ?, epoch = ?, agent = ?, seen_ms = max(seen_ms, ?) WHERE id = ? AND epoch <= ?")
-            .bind(status.online)
-            .bind(int(status.epoch))
-            .bind(&status.agent)
-            .bind(int(now_ms))
-            .bind(id.as_str())
-            .bind(int(status.epoch))
-            .execute(&mut *tx)
-            .await
-            .attempt("noting the status of a device")?;
-        tx.commit().await.attempt("committing the status of a device")?;
-        Ok(before.map(uint).unwrap_or(0))
     }
 
     /// What a device runs, by task.
@@ -365,6 +365,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .attempt("storing a device")?;
+        sqlx::query("UPDATE boots SET epoch = 0 WHERE device = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("forgetting sessions")?;
         set_groups(&mut tx, id, &claim.groups, now_ms).await?;
         tx.commit().await.attempt("committing an enrolment")
     }

@@ -18,6 +18,8 @@ mod telemetry;
 mod tokens;
 
 pub use devices::{Claim, DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
+pub use samples::SampleRow;
+pub use telemetry::{Alert, BootRow, RefusedRow, Stored, WindowRow};
 pub use tokens::TokenRow;
 
 /// Parallel readers. Reads are short; four of them saturate the cores of the machines this runs on.

@@ -1,1 +1,37 @@
-//! Dunlin engine.
+//! Inference: the only crate that names tract.
+//!
+//! It reads ONNX files from bytes, refuses what it would compute wrongly or what is unsound, runs models, and proves
+//! them in a child process. It deliberately does not do more: signatures are checked before a file comes here, which
+//! model serves which task is the agent's business, and models are made elsewhere.
+//!
+//! Invariants:
+//! - A model is loaded from bytes alone; no path inside a file is ever followed.
+//! - Operators of [`supported_ops`] are computed as ONNX Runtime computes them; every other one is refused by name.
+//! - A hostile file is an error. What can only be seen by running it is bounded by the limits of [`prove`].
+//! - A panic of the runtime is caught, in load and in run, and the state it happened in is thrown away.
+//! - The answer of one row does not depend on the rows it comes with.
+//!
+//! ```
+//! assert!(dunlin_engine::supported_ops().contains("ai.onnx.ml/TreeEnsembleClassifier"));
+//! assert!(dunlin_engine::inspect(b"no model").is_err());
+//! ```
+
+mod check;
+mod error;
+mod golden;
+mod model;
+mod plan;
+pub mod prove;
+mod runtime;
+mod scaler;
+mod tensor;
+mod tree;
+
+pub use check::{Inspection, MODEL_BYTES_MAX, NODES_MAX, inspect, supported_ops};
+pub use error::EngineError;
+pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
+pub use model::{Model, ROWS_MAX};
+pub use tensor::{floats, of_floats};
+
+/// The protobuf types of ONNX, for those who write files.
+pub use tract_onnx::pb as onnx_pb;

@@ -29,7 +29,12 @@
 
 extern crate alloc;
 
+pub mod drift;
 pub mod profile;
 pub mod rate;
+pub mod scope;
 pub mod sketch;
+pub mod special;
+pub mod summary;
+pub mod vote;
 pub mod window;

@@ -81,7 +81,8 @@ fn feature(name: &str, column: &[f32], bins: usize) -> ReferenceFeature {
     finite.sort_by(f32::total_cmp);
     let runs: Vec<(f32, usize)> = finite.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
     let few = runs.len() <= bins;
-    let atoms: Vec<f32> = runs.iter().filter(|(_, count)| few || count * bins > finite.len()).map(|&(x, _)| x).collect();
+    let atoms: Vec<f32> =
+        runs.iter().filter(|(_, count)| few || count * bins > finite.len()).map(|&(x, _)| x).collect();
     let spread: Vec<f32> = finite.iter().copied().filter(|x| !atoms.contains(x)).collect();
     let edges = if spread.is_empty() {
         // All atoms: the edges only tell unseen values inside the range from those outside it.
@@ -97,7 +98,8 @@ fn feature(name: &str, column: &[f32], bins: usize) -> ReferenceFeature {
         edges
     };
     let (mean, sd) = moments(&finite);
-    let mut feature = ReferenceFeature { name: name.into(), edges, atoms, counts: Counts::default(), mean, sd };
+    let mut feature =
+        ReferenceFeature { name: name.into(), edges, atoms, counts: Counts::default(), mean, sd };
     let mut counts = alloc::vec![0u64; feature.bins()];
     let bins = Bins::new(&feature);
     column.iter().for_each(|&x| counts[bins.bin(x)] += 1);
@@ -218,7 +220,8 @@ mod tests {
         assert_eq!((feature.edges.first(), feature.edges.last()), (Some(&10.0), Some(&109.0)));
         let binner = Binner::new(&profile);
         let inner = feature.edges.len() - 1;
-        let bins = [-5.0, 10.0, 109.0, 109.5, 0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|x| binner.bin(0, x));
+        let bins = [-5.0, 10.0, 109.0, 109.5, 0.0, -0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .map(|x| binner.bin(0, x));
         assert_eq!(bins, [0, 1, inner, inner + 1, inner + 2, inner + 2, inner + 3, inner + 1, 0]);
     }
 

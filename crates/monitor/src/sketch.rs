@@ -155,7 +155,10 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Vec<f64>> {
-        proptest::collection::vec(prop_oneof![Just(0.0), 1.0..1e7f64, -300.0..300.0f64, 1e-300..1e300f64], 0..60)
+        proptest::collection::vec(
+            prop_oneof![Just(0.0), 1.0..1e7f64, -300.0..300.0f64, 1e-300..1e300f64],
+            0..60,
+        )
     }
 
     proptest! {

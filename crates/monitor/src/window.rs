@@ -1,7 +1,9 @@
 //! One open window: what a device counts about one task and release, in memory fixed by profile and classes.
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Confusion, Counts, Digest, Now, PairCounts, ReferenceProfile, ReleaseId, ResourceUse, TaskId, Window};
+use dunlin_protocol::{
+    Confusion, Counts, Digest, Now, PairCounts, ReferenceProfile, ReleaseId, ResourceUse, TaskId, Window,
+};
 
 use crate::profile::Binner;
 use crate::sketch::DdSketch;
@@ -177,8 +179,11 @@ impl Accumulator {
         if row >= classes || column >= classes {
             return;
         }
-        let (side, row, column) =
-            if classes > CONFUSION_CLASSES_MAX { (2, 0, usize::from(row != column)) } else { (classes, row, column) };
+        let (side, row, column) = if classes > CONFUSION_CLASSES_MAX {
+            (2, 0, usize::from(row != column))
+        } else {
+            (classes, row, column)
+        };
         self.confusion.resize(side * side, 0);
         self.confusion[row * side + column] += 1;
     }

@@ -25,6 +25,7 @@ mod assignment;
 mod bundle;
 mod bytes;
 pub mod cbor;
+pub mod challenge;
 mod digest;
 mod down;
 mod enrol;

@@ -108,9 +108,9 @@ pub struct Window {
     pub end_ms: u64,
     /// Whether the times are wall times.
     pub wall: bool,
-    /// Requests answered.
+    /// Requests put to the release, failed ones included.
     pub n: u64,
-    /// Requests that failed.
+    /// Of those, requests that failed.
     #[serde(default)]
     pub errors: u64,
     /// Whether the release was in probation.

@@ -90,7 +90,11 @@ pub(crate) fn assess<'a>(policy: &Policy, wave: &Wave, members: impl Iterator<It
         .map(|(release, devices)| (*release, Look::new(policy, wave, devices).harm() - candidates))
         .max_by(|a, b| a.1.total_cmp(&b.1));
     let harm = worst.map_or(0.0, |(_, harm)| harm);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within a million, and no less than 1")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "within a million, and no less than 1"
+    )]
     let evidence = Evidence {
         unit: pooled.unit(),
         device_power_ppm: (pooled.power * 1e6) as u32,
@@ -132,7 +136,8 @@ impl Look {
         devices.iter().for_each(|device| paired.add(device));
         let n = (paired.n() as f64).max(1.0);
         let second_moment = (paired.only_new + paired.only_old) as f64 / n;
-        let gains: Vec<(f64, u64)> = devices.iter().filter(|d| d.n() > 0).map(|d| (d.gain(), d.n())).collect();
+        let gains: Vec<(f64, u64)> =
+            devices.iter().filter(|d| d.n() > 0).map(|d| (d.gain(), d.n())).collect();
         let deflation = design_effect(&gains, second_moment, share(policy.correlation_ppm));
         let tally = Tally {
             gained: paired.only_new as f64 / deflation,
@@ -142,7 +147,8 @@ impl Look {
         let sample = sample(&gains, second_moment);
         let effect = share(policy.effect_ppm);
         // Half of alpha belongs to either unit.
-        let power = sample.map_or(0.0, |(_, sample)| sample.power(effect, effect, share(wave.alpha_ppm) / 2.0));
+        let power =
+            sample.map_or(0.0, |(_, sample)| sample.power(effect, effect, share(wave.alpha_ppm) / 2.0));
         let power_min = share(policy.power_ppm_min);
         Self { paired, tally, deflation, sample, power, power_min, margin: share(policy.margin_ppm), effect }
     }

@@ -37,7 +37,9 @@ impl Progress {
     pub fn release(&self) -> Option<&ReleaseId> {
         match self {
             Self::Idle | Self::Declined => None,
-            Self::Ordered { release, .. } | Self::Committed { release } | Self::Failed { release, .. } => Some(release),
+            Self::Ordered { release, .. } | Self::Committed { release } | Self::Failed { release, .. } => {
+                Some(release)
+            }
         }
     }
 }
@@ -96,7 +98,14 @@ pub struct Member {
 impl Member {
     /// A device that was heard of and nothing else.
     pub fn idle(class: ClassName) -> Self {
-        Self { class, heard_ms: None, serving: None, progress: Progress::Idle, requests: 0, paired: Paired::default() }
+        Self {
+            class,
+            heard_ms: None,
+            serving: None,
+            progress: Progress::Idle,
+            requests: 0,
+            paired: Paired::default(),
+        }
     }
 }
 

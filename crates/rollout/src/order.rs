@@ -66,12 +66,16 @@ impl Plan {
             Order::Pause { by } => match self.state {
                 State::Open { wave, since_ms } => State::Paused { wave, since_ms, by },
                 State::Created | State::Paused { .. } => return unfit("pause"),
-                State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => return unfit("pause"),
+                State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => {
+                    return unfit("pause");
+                }
             },
             Order::Resume => match self.state {
                 State::Paused { wave, since_ms, .. } => State::Open { wave, since_ms },
                 State::Created | State::Open { .. } => return unfit("resume"),
-                State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => return unfit("resume"),
+                State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => {
+                    return unfit("resume");
+                }
             },
             Order::Abort { by } => State::Stopped { at_ms, reason: StopReason::Operator { by } },
             Order::Promote => State::Promoted { at_ms },

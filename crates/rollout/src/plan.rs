@@ -164,7 +164,12 @@ pub struct Plan {
 
 impl Plan {
     /// The first plan of a rollout: no wave is open.
-    pub fn new(rollout: &str, task: TaskId, candidates: impl IntoIterator<Item = ReleaseId>, cause: &str) -> Self {
+    pub fn new(
+        rollout: &str,
+        task: TaskId,
+        candidates: impl IntoIterator<Item = ReleaseId>,
+        cause: &str,
+    ) -> Self {
         Self {
             rollout: rollout.into(),
             task,

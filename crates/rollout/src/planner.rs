@@ -5,7 +5,9 @@ use dunlin_protocol::{DeviceId, Now};
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::assess;
-use crate::{Evidence, Failure, Inventory, Member, Plan, Policy, Previous, Progress, Quality, State, StopReason, wave};
+use crate::{
+    Evidence, Failure, Inventory, Member, Plan, Policy, Previous, Progress, Quality, State, StopReason, wave,
+};
 
 /// What stands between an open wave and the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -184,7 +186,9 @@ fn look(policy: &Policy, inventory: &Inventory, last: &Plan, at_ms: u64) -> (Pla
         return wait(WaitingOn::Requests { have: tally.requests, need: rules.requests_min }, tally);
     }
     let evidence = match quality {
-        Quality::TooFew { have, need, evidence } => return wait(WaitingOn::Labels { have, need, evidence }, tally),
+        Quality::TooFew { have, need, evidence } => {
+            return wait(WaitingOn::Labels { have, need, evidence }, tally);
+        }
         Quality::Undecided(evidence) => return wait(WaitingOn::Significance { evidence }, tally),
         Quality::NotInferior(evidence) => Some(evidence),
         Quality::NotGated | Quality::Harmful(..) => None,
@@ -225,7 +229,12 @@ fn advance(
 }
 
 /// Sorts the members; the second value are those still on their way and within their time.
-fn count(policy: &Policy, members: &[(&DeviceId, &Member)], since_ms: u64, at_ms: u64) -> (Tally, Vec<DeviceId>) {
+fn count(
+    policy: &Policy,
+    members: &[(&DeviceId, &Member)],
+    since_ms: u64,
+    at_ms: u64,
+) -> (Tally, Vec<DeviceId>) {
     let allowed = (members.len() as u128 * u128::from(policy.failures_ppm_max)) / 1_000_000;
     let mut tally = Tally {
         members: members.len(),

@@ -4,7 +4,7 @@ use dunlin_protocol::Probation;
 use serde::{Deserialize, Serialize};
 
 /// Most waves of one rollout. Four are customary; the bound keeps reports and alpha shares readable.
-pub const WAVES_MAX: usize = 16;
+pub(crate) const WAVES_MAX: usize = 16;
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
 
@@ -93,7 +93,13 @@ impl Default for Policy {
             approval: false,
         };
         Self {
-            waves: [wave(10_000, 10_000), wave(50_000, 10_000), wave(250_000, 10_000), wave(1_000_000, 20_000)].into(),
+            waves: [
+                wave(10_000, 10_000),
+                wave(50_000, 10_000),
+                wave(250_000, 10_000),
+                wave(1_000_000, 20_000),
+            ]
+            .into(),
             margin_ppm: 10_000,
             effect_ppm: 50_000,
             power_ppm_min: 800_000,
@@ -207,7 +213,9 @@ mod tests {
     fn a_window_may_span_midnight() {
         let night = Window { from_minute: 22 * 60, to_minute: 4 * 60 };
         let at = |hour: u64| 5 * DAY_MS + hour * 3_600_000;
-        assert!(night.is_open(at(23)) && night.is_open(at(3)) && !night.is_open(at(4)) && !night.is_open(at(12)));
+        assert!(
+            night.is_open(at(23)) && night.is_open(at(3)) && !night.is_open(at(4)) && !night.is_open(at(12))
+        );
         let day = Window { from_minute: 9 * 60, to_minute: 17 * 60 };
         assert!(day.is_open(at(9)) && !day.is_open(at(17)));
     }

@@ -71,7 +71,8 @@ pub fn design_effect(devices: &[(f64, u64)], second_moment: f64, correlation: f6
     let independent = (second_moment - mean * mean) / inputs;
     let seen = if devices.len() >= DEVICES_MIN && independent > 0.0 {
         let k = devices.len() as f64;
-        let between: f64 = devices.iter().map(|(gain, n)| (*n as f64 * (gain - mean)) * (*n as f64 * (gain - mean))).sum();
+        let between: f64 =
+            devices.iter().map(|(gain, n)| (*n as f64 * (gain - mean)) * (*n as f64 * (gain - mean))).sum();
         k / (k - 1.0) * between / (inputs * inputs) / independent
     } else {
         1.0
@@ -126,7 +127,10 @@ mod tests {
     #[test]
     fn no_evidence_is_a_wealth_of_one() {
         assert!(log_wealth(tally(0.0, 0.0, 0.0), 0.0).abs() < 1e-12);
-        assert!(log_wealth(tally(0.0, 0.0, 500.0), 0.0).abs() < 1e-12, "ties say nothing about which is better");
+        assert!(
+            log_wealth(tally(0.0, 0.0, 500.0), 0.0).abs() < 1e-12,
+            "ties say nothing about which is better"
+        );
     }
 
     #[test]
@@ -134,8 +138,10 @@ mod tests {
         // E[x] = mean_max exactly: the expected wealth after one more input equals the wealth before.
         let (mean_max, gained, lost) = (-0.1_f64, 0.2_f64, 0.3_f64);
         let before = tally(7.0, 3.0, 12.0);
-        let after = |g: f64, l: f64, t: f64| libm::exp(log_wealth(tally(7.0 + g, 3.0 + l, 12.0 + t), mean_max));
-        let expected = gained * after(1.0, 0.0, 0.0) + lost * after(0.0, 1.0, 0.0) + 0.5 * after(0.0, 0.0, 1.0);
+        let after =
+            |g: f64, l: f64, t: f64| libm::exp(log_wealth(tally(7.0 + g, 3.0 + l, 12.0 + t), mean_max));
+        let expected =
+            gained * after(1.0, 0.0, 0.0) + lost * after(0.0, 1.0, 0.0) + 0.5 * after(0.0, 0.0, 1.0);
         let relative = expected / libm::exp(log_wealth(before, mean_max));
         assert!((relative - 1.0).abs() < 1e-9, "{relative}");
     }

@@ -21,7 +21,12 @@ pub fn size(share_ppm: u32, devices: usize, classes: usize) -> usize {
 ///
 /// A device that joined the fleet late enters by the same order when the next wave opens; those that are in
 /// stay in, so a wave may be larger than its share but never loses a device that still exists.
-pub fn members(rollout: &str, share_ppm: u32, inventory: &Inventory, before: &BTreeSet<DeviceId>) -> BTreeSet<DeviceId> {
+pub fn members(
+    rollout: &str,
+    share_ppm: u32,
+    inventory: &Inventory,
+    before: &BTreeSet<DeviceId>,
+) -> BTreeSet<DeviceId> {
     let mut classes: BTreeMap<&ClassName, Vec<(u64, &DeviceId)>> = BTreeMap::new();
     for (device, member) in &inventory.devices {
         classes.entry(&member.class).or_default().push((hash(rollout, device), device));
@@ -42,7 +47,7 @@ pub fn members(rollout: &str, share_ppm: u32, inventory: &Inventory, before: &BT
     order
         .into_iter()
         .enumerate()
-        .filter(|(index, (is_new, ..))| *index < wanted || !is_new)
+        .filter(|(index, (is_new, not_first, ..))| *index < wanted || !is_new || !not_first)
         .map(|(_, (.., device))| device.clone())
         .collect()
 }
@@ -51,7 +56,8 @@ pub fn members(rollout: &str, share_ppm: u32, inventory: &Inventory, before: &BT
 /// FNV alone leaves ids that differ in the last digit close together.
 fn hash(rollout: &str, device: &DeviceId) -> u64 {
     let bytes = rollout.bytes().chain([0]).chain(device.as_str().bytes());
-    let mut h = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut h =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     h ^ (h >> 31)

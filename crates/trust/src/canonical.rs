@@ -87,7 +87,10 @@ mod tests {
         check("[true, false]", "[true,false]");
         check("-9223372036854775808", "-9223372036854775808");
         check("18446744073709551615", "18446744073709551615");
-        check(r#"{"b": 1, "a": {"z": [1, 2, {"y": null}], "é": "x"}}"#, r#"{"a":{"z":[1,2,{"y":null}],"é":"x"},"b":1}"#);
+        check(
+            r#"{"b": 1, "a": {"z": [1, 2, {"y": null}], "é": "x"}}"#,
+            r#"{"a":{"z":[1,2,{"y":null}],"é":"x"},"b":1}"#,
+        );
         check(r#"{"B": 1, "a": 2, "_": 3, "aa": 4}"#, r#"{"B":1,"_":3,"a":2,"aa":4}"#);
         check(r#""quote \" backslash \\ slash \/""#, r#""quote \" backslash \\ slash /""#);
         // Control characters stay as they are: canonical JSON is not always JSON.

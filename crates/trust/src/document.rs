@@ -91,7 +91,8 @@ impl<T: Kind> Signed<T> {
         if bytes.len() > T::BYTES_MAX {
             return Err(TrustError::TooLarge { role: role.to_owned(), len: bytes.len(), max: T::BYTES_MAX });
         }
-        let json = |what| move |source| TrustError::Malformed { role: role.to_owned(), what, source: Some(source) };
+        let json =
+            |what| move |source| TrustError::Malformed { role: role.to_owned(), what, source: Some(source) };
         let raw: RawFile = serde_json::from_slice(bytes).map_err(json("it is no signed JSON file"))?;
         let message = canonical(&raw.signed).map_err(|_| TrustError::malformed(role, "it holds a float"))?;
         let head = Head::read(&raw.signed, T::TYPE).map_err(|error| match error {
@@ -101,7 +102,12 @@ impl<T: Kind> Signed<T> {
         let body: T = serde_json::from_value(raw.signed).map_err(json("a member of its role is missing"))?;
         body.check().map_err(|what| TrustError::malformed(role, what))?;
         let signatures = read_signatures(raw.signatures).map_err(|what| TrustError::malformed(role, what))?;
-        Ok(Self { document: Document { bytes: bytes.to_vec(), head, body }, role: role.to_owned(), message, signatures })
+        Ok(Self {
+            document: Document { bytes: bytes.to_vec(), head, body },
+            role: role.to_owned(),
+            message,
+            signatures,
+        })
     }
 
     /// Version and expiry, not believed.
@@ -109,7 +115,8 @@ impl<T: Kind> Signed<T> {
         &self.document.head
     }
 
-    pub(crate) fn unverified(&self) -> &T {
+    /// What the file claims, not believed.
+    pub fn unverified(&self) -> &T {
         &self.document.body
     }
 

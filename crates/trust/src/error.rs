@@ -173,7 +173,9 @@ impl TrustError {
             Self::WrongDevice { .. } => ReasonCode::WrongDevice,
             Self::Generation { .. } => ReasonCode::GenerationRollback,
             Self::EnvelopeShape(EnvelopeError::Schema(_)) => ReasonCode::SchemaUnknown,
-            Self::EnvelopeShape(EnvelopeError::Shape(_)) | Self::EnvelopeForm(_) => ReasonCode::EnvelopeMalformed,
+            Self::EnvelopeShape(EnvelopeError::Shape(_)) | Self::EnvelopeForm(_) => {
+                ReasonCode::EnvelopeMalformed
+            }
             Self::EnvelopeSignature { .. } => ReasonCode::EnvelopeSignature,
             Self::EnvelopeReplayed { .. } => ReasonCode::EnvelopeReplayed,
             Self::EnvelopeExpired { .. } => ReasonCode::EnvelopeExpired,

@@ -70,12 +70,10 @@ impl Key {
                 .ok()
                 .filter(|key| key.len() == 32)
                 .map(Material::Ed25519),
-            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => {
-                der().and_then(|der| spki::p256_point(&der).ok().map(|point| Material::EcdsaP256(point.to_vec())))
-            }
-            ("rsa", "rsassa-pss-sha256") => {
-                der().and_then(|der| spki::rsa_public_key(&der).ok().map(|key| Material::RsaPss(key.to_vec())))
-            }
+            ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => der()
+                .and_then(|der| spki::p256_point(&der).ok().map(|point| Material::EcdsaP256(point.to_vec()))),
+            ("rsa", "rsassa-pss-sha256") => der()
+                .and_then(|der| spki::rsa_public_key(&der).ok().map(|key| Material::RsaPss(key.to_vec()))),
             _ => None,
         };
         Ok(Self { material: material.unwrap_or(Material::Unknown), declared })

@@ -117,7 +117,9 @@ impl Kind for Root {
 
     fn check(&self) -> Result<(), &'static str> {
         let roles = &self.roles;
-        [&roles.root, &roles.timestamp, &roles.snapshot, &roles.targets].into_iter().try_for_each(RoleKeys::check)
+        [&roles.root, &roles.timestamp, &roles.snapshot, &roles.targets]
+            .into_iter()
+            .try_for_each(RoleKeys::check)
     }
 }
 
@@ -295,10 +297,11 @@ impl DelegatedRole {
     /// Whether the delegation covers a target.
     pub fn covers(&self, target: &str) -> bool {
         let by_path = self.paths.iter().flatten().any(|pattern| glob(pattern, target));
-        by_path || self.path_hash_prefixes.as_ref().is_some_and(|prefixes| {
-            let digest = sha256(target.as_bytes()).to_string();
-            prefixes.iter().any(|prefix| digest.starts_with(prefix.as_str()))
-        })
+        by_path
+            || self.path_hash_prefixes.as_ref().is_some_and(|prefixes| {
+                let digest = sha256(target.as_bytes()).to_string();
+                prefixes.iter().any(|prefix| digest.starts_with(prefix.as_str()))
+            })
     }
 
     pub(crate) fn role_keys(&self) -> RoleKeys {

@@ -59,11 +59,23 @@ impl TrustedRepo {
     /// The file is no root, or not signed by its own threshold.
     pub fn pinned(kind: RepoKind, root: &[u8]) -> Result<Self, TrustError> {
         let root = Signed::<Root>::parse("root", root)?;
-        root.signed_by(Authority { name: "itself", ..root_authority(root.unverified(), |roles| &roles.root) })?;
+        root.signed_by(Authority {
+            name: "itself",
+            ..root_authority(root.unverified(), |roles| &roles.root)
+        })?;
         let own = root.unverified().clone();
         let root = Arc::new(root.verify(root_authority(&own, |roles| &roles.root))?);
         let floors = RepoVersions { root: root.head.version, ..RepoVersions::default() };
-        Ok(Self { kind, root, timestamp: None, snapshot: None, targets: None, delegated: BTreeMap::new(), floors, judged_ms: 0 })
+        Ok(Self {
+            kind,
+            root,
+            timestamp: None,
+            snapshot: None,
+            targets: None,
+            delegated: BTreeMap::new(),
+            floors,
+            judged_ms: 0,
+        })
     }
 
     /// Takes up stored files. Files that do not parse, do not verify or lie below the floors are dropped, and
@@ -87,7 +99,8 @@ impl TrustedRepo {
         let floors = self.floors;
         let root = Arc::clone(&self.root);
         let whole = |bytes: &Option<Bytes>| bytes.clone().unwrap_or_default();
-        self.timestamp = reload("timestamp", &whole(&stored.timestamp), &root, |r| &r.timestamp, floors.timestamp);
+        self.timestamp =
+            reload("timestamp", &whole(&stored.timestamp), &root, |r| &r.timestamp, floors.timestamp);
         self.snapshot = reload("snapshot", &whole(&stored.snapshot), &root, |r| &r.snapshot, floors.snapshot);
         self.targets = reload(TARGETS, &whole(&stored.targets), &root, |r| &r.targets, floors.targets)
             .filter(|targets: &Trusted<Targets>| self.may_delegate(&targets.body).is_ok());
@@ -123,7 +136,8 @@ impl TrustedRepo {
         }
         for bytes in &files.roots {
             // Files may have been put together for a client that held an older root.
-            let known = Signed::<Root>::parse("root", bytes.as_slice())?.head().version <= self.root.head.version;
+            let known =
+                Signed::<Root>::parse("root", bytes.as_slice())?.head().version <= self.root.head.version;
             if !known {
                 self.step_root(bytes.as_slice())?;
             }
@@ -161,7 +175,9 @@ impl TrustedRepo {
             let Some(meta) = self.snapshot_meta(&role).cloned() else { continue };
             let held = self.delegated.get(&role).filter(|held| held.document.head.version == meta.version);
             match held {
-                Some(held) if held.trusted_by.contains(&delegator) => not_expired(&role, &held.document, now)?,
+                Some(held) if held.trusted_by.contains(&delegator) => {
+                    not_expired(&role, &held.document, now)?
+                }
                 Some(held) => {
                     let bytes = held.document.bytes.clone();
                     self.step_delegated(&delegator, &role, &bytes, now)?;
@@ -189,7 +205,10 @@ impl TrustedRepo {
             name: "the root before it",
             ..root_authority(&self.root.body, |roles| &roles.root)
         })?;
-        next.signed_by(Authority { name: "itself", ..root_authority(next.unverified(), |roles| &roles.root) })?;
+        next.signed_by(Authority {
+            name: "itself",
+            ..root_authority(next.unverified(), |roles| &roles.root)
+        })?;
         if Some(next.head().version) != at.checked_add(1) {
             return Err(TrustError::RootChain { at, what: "the next file is not the next version" });
         }
@@ -276,7 +295,8 @@ impl TrustedRepo {
     /// It is not the one the timestamp names, lacks signatures, names older files than before, or is expired.
     pub fn step_snapshot(&mut self, bytes: &[u8], now: Now) -> Result<(), TrustError> {
         let role = "snapshot";
-        let timestamp = self.timestamp.as_ref().ok_or_else(|| TrustError::Missing { role: "timestamp".to_owned() })?;
+        let timestamp =
+            self.timestamp.as_ref().ok_or_else(|| TrustError::Missing { role: "timestamp".to_owned() })?;
         not_expired("timestamp", timestamp, now)?;
         let next: Verified<Document<Snapshot>> = named_file(
             role,
@@ -326,7 +346,8 @@ impl TrustedRepo {
     /// It is not the one the snapshot names, lacks signatures, is expired, or delegates where it must not.
     pub fn step_targets(&mut self, bytes: &[u8], now: Now) -> Result<(), TrustError> {
         self.check_snapshot(now)?;
-        let meta = self.snapshot_meta(TARGETS).ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
+        let meta =
+            self.snapshot_meta(TARGETS).ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
         let next: Verified<Document<Targets>> =
             named_file(TARGETS, bytes, meta, root_authority(&self.root.body, |roles| &roles.targets))?;
         self.may_delegate(&next.body)?;
@@ -351,7 +372,9 @@ impl TrustedRepo {
     fn may_delegate(&self, targets: &Targets) -> Result<(), TrustError> {
         match (self.kind, &targets.delegations) {
             (RepoKind::Image, _) | (RepoKind::Director, None) => Ok(()),
-            (RepoKind::Director, Some(_)) => Err(TrustError::malformed(TARGETS, "a director must not delegate")),
+            (RepoKind::Director, Some(_)) => {
+                Err(TrustError::malformed(TARGETS, "a director must not delegate"))
+            }
         }
     }
 
@@ -359,7 +382,13 @@ impl TrustedRepo {
     ///
     /// # Errors
     /// The role is not delegated to, or as in [`TrustedRepo::step_targets`].
-    pub fn step_delegated(&mut self, delegator: &str, role: &str, bytes: &[u8], now: Now) -> Result<(), TrustError> {
+    pub fn step_delegated(
+        &mut self,
+        delegator: &str,
+        role: &str,
+        bytes: &[u8],
+        now: Now,
+    ) -> Result<(), TrustError> {
         self.check_targets(now)?;
         let meta = self.snapshot_meta(role).ok_or_else(|| TrustError::Missing { role: role.to_owned() })?;
         meta.matches(bytes).map_err(|what| TrustError::Mismatch { role: role.to_owned(), what })?;
@@ -373,12 +402,23 @@ impl TrustedRepo {
         Ok(())
     }
 
-    fn verify_delegated(&self, delegator: &str, role: &str, bytes: &[u8]) -> Result<Verified<Document<Targets>>, TrustError> {
+    fn verify_delegated(
+        &self,
+        delegator: &str,
+        role: &str,
+        bytes: &[u8],
+    ) -> Result<Verified<Document<Targets>>, TrustError> {
         let missing = || TrustError::Missing { role: delegator.to_owned() };
-        let delegations = self.targets_role(delegator).and_then(|doc| doc.body.delegations.as_ref()).ok_or_else(missing)?;
-        let delegation = delegations.roles.iter().find(|candidate| candidate.name == role).ok_or_else(missing)?;
+        let delegations =
+            self.targets_role(delegator).and_then(|doc| doc.body.delegations.as_ref()).ok_or_else(missing)?;
+        let delegation =
+            delegations.roles.iter().find(|candidate| candidate.name == role).ok_or_else(missing)?;
         let keys = delegation.role_keys();
-        Signed::<Targets>::parse(role, bytes)?.verify(Authority { name: delegator, keys: &delegations.keys, role: &keys })
+        Signed::<Targets>::parse(role, bytes)?.verify(Authority {
+            name: delegator,
+            keys: &delegations.keys,
+            role: &keys,
+        })
     }
 
     fn adopt_delegated(&mut self, delegator: &str, role: &str, document: Verified<Document<Targets>>) {
@@ -404,7 +444,11 @@ impl TrustedRepo {
 
     /// A targets role by name, top-level or delegated.
     fn targets_role(&self, role: &str) -> Option<&Trusted<Targets>> {
-        if role == TARGETS { self.targets.as_ref() } else { self.delegated.get(role).map(|held| &held.document) }
+        if role == TARGETS {
+            self.targets.as_ref()
+        } else {
+            self.delegated.get(role).map(|held| &held.document)
+        }
     }
 
     /// Delegations of the top-level targets.
@@ -467,7 +511,9 @@ impl TrustedRepo {
             timestamp: bytes(&self.timestamp),
             snapshot: bytes(&self.snapshot),
             targets: bytes(&self.targets),
-            delegated: delegated.map(|(name, held)| (name.clone(), Bytes(held.document.bytes.clone()))).collect(),
+            delegated: delegated
+                .map(|(name, held)| (name.clone(), Bytes(held.document.bytes.clone())))
+                .collect(),
         }
     }
 
@@ -514,7 +560,8 @@ fn reload<T: Kind>(
     pick: fn(&RootRoles) -> &RoleKeys,
     floor: u64,
 ) -> Option<Trusted<T>> {
-    let document = Signed::<T>::parse(role, bytes.as_slice()).ok()?.verify(root_authority(&root.body, pick)).ok()?;
+    let document =
+        Signed::<T>::parse(role, bytes.as_slice()).ok()?.verify(root_authority(&root.body, pick)).ok()?;
     (document.head.version >= floor).then(|| Arc::new(document))
 }
 

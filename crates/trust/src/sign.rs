@@ -118,7 +118,8 @@ impl Signer for EcdsaP256Signer {
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
-        let signature = self.pair.sign(&self.random, message).map_err(|_| TrustError::Key("the key refused to sign"))?;
+        let signature =
+            self.pair.sign(&self.random, message).map_err(|_| TrustError::Key("the key refused to sign"))?;
         Ok(signature.as_ref().to_vec())
     }
 }

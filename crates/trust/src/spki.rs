@@ -4,8 +4,8 @@ use crate::TrustError;
 
 /// `SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 }, BIT STRING (66 bytes) }` up to the point (RFC 5480).
 const P256_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// `SEQUENCE { rsaEncryption, NULL }` (RFC 3279 §2.3.1).
 const RSA_ALGORITHM: [u8; 15] =
@@ -78,8 +78,9 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_der_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = (rsa_public_key(&bytes), p256_point(&bytes));
-            let _ = rsa_public_key(&[&[0x30, 0x82][..], &bytes].concat());
+            prop_assert!(p256_point(&bytes).is_err());
+            prop_assert!(rsa_public_key(&bytes).is_err());
+            prop_assert!(rsa_public_key(&[&[0x30, 0x82][..], &bytes].concat()).is_err());
         }
     }
 }

@@ -43,6 +43,7 @@ mod journal;
 mod line;
 mod machine;
 mod step;
+mod steps;
 mod strikes;
 
 #[cfg(test)]

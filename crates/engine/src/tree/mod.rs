@@ -9,6 +9,6 @@ mod op;
 mod read;
 mod scores;
 
-pub(crate) use forest::Forest;
+use forest::Forest;
 pub(crate) use op::register;
-pub(crate) use scores::{PostTransform, Scores};
+use scores::Scores;

@@ -22,7 +22,15 @@ impl Noise {
 
 fn open(classes: usize, profile: Option<&ReferenceProfile>) -> Accumulator {
     let profile = profile.map(|profile| (profile, Digest([7; 32])));
-    Accumulator::new("meter".parse().unwrap(), Some("meter@1".parse().unwrap()), 3, classes, true, profile, at(1000, None))
+    Accumulator::new(
+        "meter".parse().unwrap(),
+        Some("meter@1".parse().unwrap()),
+        3,
+        classes,
+        true,
+        profile,
+        at(1000, None),
+    )
 }
 
 fn seen(class: u32, confidence: f32, features: &[f32]) -> Observation<'_> {
@@ -40,7 +48,13 @@ fn a_full_window_of_64_features_fits_8_kib() {
     for i in 0..600u32 {
         let row: Vec<f32> = (0..64).map(|_| noise.next() as f32).collect();
         let latency_us = (200.0 + 2000.0 * noise.next()) as u64;
-        window.observe(&Observation { latency_us, failed: false, class: Some(i % 10), confidence: noise.next() as f32, features: &row });
+        window.observe(&Observation {
+            latency_us,
+            failed: false,
+            class: Some(i % 10),
+            confidence: noise.next() as f32,
+            features: &row,
+        });
         window.label(i % 10, (i * 7) % 10);
         window.pair(&other, i % 3 == 0);
     }

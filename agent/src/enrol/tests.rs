@@ -1,0 +1,210 @@
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use dunlin_protocol::{Arch, Budgets};
+use rcgen::{BasicConstraints, CertificateSigningRequestParams, IsCa, Issuer, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+const ROOT_A: &str = "{\"image\": \"root\"}";
+const ROOT_B: &str = "{\"director\": \"root\"}";
+const SECRET: &str = "0123456789abcdef0123";
+
+/// A certificate authority with a server that signs whatever request it gets.
+struct Controller {
+    address: SocketAddr,
+    ca_der: Vec<u8>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+fn authority() -> (CertificateParams, KeyPair) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, "test authority");
+    (params, key)
+}
+
+impl Controller {
+    /// `stray_key`: answer with a certificate for another key than the one requested.
+    async fn start(stray_key: bool) -> Self {
+        let (params, key) = authority();
+        let ca = params.self_signed(&key).unwrap();
+        let issuer = Issuer::new(params, key);
+        let server_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+        let chain = vec![server.der().clone(), ca.der().clone()];
+        let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::Pkcs8(server_key.serialize_der().into()))
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (acceptor, ca_pem, ca_der) = (TlsAcceptor::from(Arc::new(tls)), ca.pem(), ca.der().to_vec());
+        let serving = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let request = read_request(&mut stream).await;
+                let (status, body) = if request.secret == SECRET {
+                    let device: DeviceId = request.device.clone().unwrap_or_else(|| "pole-1".parse().unwrap());
+                    let certificate_pem = if stray_key {
+                        let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+                        CertificateParams::default().signed_by(&other, &issuer).unwrap().pem()
+                    } else {
+                        let csr = CertificateSigningRequestParams::from_pem(&request.csr_pem).unwrap();
+                        csr.signed_by(&issuer).unwrap().pem()
+                    };
+                    let answer = EnrolResponse {
+                        device,
+                        certificate_pem,
+                        ca_pem: ca_pem.clone(),
+                        mqtt_host: "127.0.0.1".into(),
+                        mqtt_port: 8883,
+                        image_root: ROOT_A.into(),
+                        director_root: ROOT_B.into(),
+                    };
+                    ("200 OK", serde_json::to_string(&answer).unwrap())
+                } else {
+                    ("403 Forbidden", "{\"error\": \"the claim was used\"}".to_owned())
+                };
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+                stream.shutdown().await.ok();
+            }
+        });
+        Self { address, ca_der, serving }
+    }
+
+    fn token(&self) -> ClaimToken {
+        ClaimToken {
+            url: format!("https://{}", self.address),
+            ca: sha256(&self.ca_der),
+            image_root: sha256(ROOT_A.as_bytes()),
+            director_root: sha256(ROOT_B.as_bytes()),
+            secret: SECRET.into(),
+        }
+    }
+}
+
+async fn read_request(stream: &mut (impl AsyncReadExt + Unpin)) -> EnrolRequest {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let n = stream.read(&mut chunk).await.unwrap();
+        assert!(n > 0, "the request was cut");
+        bytes.extend_from_slice(&chunk[..n]);
+        let Some(head) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+        if let Ok(request) = serde_json::from_slice(&bytes[head + 4..]) {
+            return request;
+        }
+    }
+}
+
+fn wish(force: bool) -> Wish {
+    let budgets = Budgets { model_bytes_max: 1, model_ram_bytes_max: 1, latency_us_max: 1 };
+    let profile = DeviceProfile {
+        class: "generic".parse().unwrap(),
+        arch: Arch::X86_64,
+        cores: 1,
+        ram_bytes: 1,
+        budgets,
+        ops: Default::default(),
+        agent: "0".into(),
+    };
+    Wish { device: Some("pole-17".parse().unwrap()), profile, force }
+}
+
+#[tokio::test]
+async fn the_right_authority_enrols_once_and_force_enrols_again() {
+    let controller = Controller::start(false).await;
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let identity = enrol(&dir, &controller.token(), wish(false)).await.unwrap();
+    assert_eq!(identity.device().as_str(), "pole-17");
+    let loaded = Identity::load(&dir).unwrap();
+    assert_eq!(loaded.enrolment, identity.enrolment);
+    assert_eq!(loaded.image_root, ROOT_A.as_bytes());
+    loaded.tls().unwrap();
+    let mode = std::fs::metadata(dir.join(identity::KEY_FILE)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let again = enrol(&dir, &controller.token(), wish(false)).await;
+    assert!(matches!(again, Err(EnrolError::AlreadyEnrolled { .. })), "{again:?}");
+    let forced = enrol(&dir, &controller.token(), wish(true)).await.unwrap();
+    assert_ne!(forced.signer.key_id(), identity.signer.key_id(), "a new identity has a new key");
+}
+
+#[tokio::test]
+async fn an_authority_other_than_the_pinned_one_is_refused_before_anything_is_said() {
+    let (controller, other) = (Controller::start(false).await, Controller::start(false).await);
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let token = ClaimToken { ca: sha256(&other.ca_der), ..controller.token() };
+    let refused = enrol(&dir, &token, wish(false)).await;
+    assert!(matches!(refused, Err(EnrolError::Unreachable { .. })), "{refused:?}");
+    assert!(!dir.exists());
+}
+
+#[tokio::test]
+async fn a_root_that_does_not_match_its_pin_is_refused() {
+    let controller = Controller::start(false).await;
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let wrong = sha256(b"another root");
+    for (token, named) in [
+        (ClaimToken { image_root: wrong, ..controller.token() }, "image root"),
+        (ClaimToken { director_root: wrong, ..controller.token() }, "director root"),
+    ] {
+        match enrol(&dir, &token, wish(false)).await {
+            Err(EnrolError::Pin { what, .. }) => assert_eq!(what, named),
+            other => panic!("{other:?}"),
+        }
+        assert!(!dir.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_the_key_for_the_next_try() {
+    let controller = Controller::start(false).await;
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let spent = ClaimToken { secret: "x".repeat(20), ..controller.token() };
+    match enrol(&dir, &spent, wish(false)).await {
+        Err(EnrolError::Refused { status: 403, answer, .. }) => assert!(answer.contains("used")),
+        other => panic!("{other:?}"),
+    }
+    let kept = std::fs::read(state.path().join("identity.pending").join(identity::KEY_FILE)).unwrap();
+    enrol(&dir, &controller.token(), wish(false)).await.unwrap();
+    assert_eq!(std::fs::read(dir.join(identity::KEY_FILE)).unwrap(), kept);
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_is_refused() {
+    let controller = Controller::start(true).await;
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let refused = enrol(&dir, &controller.token(), wish(false)).await;
+    assert!(matches!(refused, Err(EnrolError::Answer { .. })), "{refused:?}");
+    assert!(!dir.exists());
+}
+
+#[test]
+fn an_identity_that_was_tampered_with_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Identity::load(dir.path()), Err(IdentityError::NotEnrolled(_))));
+}

@@ -1,0 +1,381 @@
+use std::io::ErrorKind;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+use dunlin_protocol::{AckRange, BootId, Kind};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::counters::{self, BootCounters, Counters};
+use super::evict::{self, Lost};
+use super::{Found, Key, Record, SpoolError};
+
+/// (boot ordinal, number) → format, kind, body.
+pub(super) const RECORDS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("records");
+/// (class, boot ordinal, number) → cost in bytes: the order of eviction.
+pub(super) const INDEX: TableDefinition<'_, (u8, u64, u64), u64> = TableDefinition::new("index");
+/// The counters, CBOR.
+const BOOKS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("books");
+
+/// Form of a stored record; another form gets another number.
+const FORMAT: u8 = 1;
+/// What a record costs beside its body: keys, index, page overhead.
+const OVERHEAD_BYTES: u64 = 64;
+/// Boots that may have records waiting; in a crash loop without network the oldest are given up.
+pub(super) const BOOTS_WAITING_MAX: usize = 256;
+/// Page cache of the database, bytes: the default would be a gigabyte.
+const CACHE_BYTES: usize = 1 << 20;
+
+/// How little a record is worth: the lowest class is evicted first. Gaps go last, as they speak for others.
+pub(super) fn class(kind: Kind) -> u8 {
+    match kind {
+        Kind::Samples => 0,
+        Kind::Window => 1,
+        Kind::Report | Kind::Reply | Kind::Status | Kind::Desired | Kind::Cmd | Kind::Ack => 2,
+        Kind::Gap => GAP_CLASS,
+    }
+}
+
+pub(super) const GAP_CLASS: u8 = 3;
+const KINDS: [Kind; 9] = [
+    Kind::Status,
+    Kind::Window,
+    Kind::Report,
+    Kind::Samples,
+    Kind::Gap,
+    Kind::Reply,
+    Kind::Desired,
+    Kind::Cmd,
+    Kind::Ack,
+];
+
+pub(super) fn encode(kind: Kind, body: &[u8]) -> Vec<u8> {
+    let code = KINDS.iter().position(|k| *k == kind).expect("the table lists every kind");
+    let mut bytes = Vec::with_capacity(body.len() + 2);
+    bytes.push(FORMAT);
+    bytes.push(u8::try_from(code).expect("there are nine kinds"));
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Option<(Kind, &[u8])> {
+    match bytes {
+        [FORMAT, code, body @ ..] => KINDS.get(usize::from(*code)).map(|kind| (*kind, body)),
+        _ => None,
+    }
+}
+
+pub(super) fn cost(body: &[u8]) -> u64 {
+    body.len() as u64 + OVERHEAD_BYTES
+}
+
+/// The database with its books. After an I/O error redb refuses everything until it is opened anew, so the
+/// database is dropped then and opened by the next call.
+#[derive(Debug)]
+pub(super) struct Store {
+    dir: PathBuf,
+    bytes_max: u64,
+    db: Option<Database>,
+    counters: Counters,
+    /// The gap record, by the boot it speaks of, that was not handed out yet and may therefore still grow.
+    open_gaps: evict::OpenGaps,
+}
+
+/// A transaction's view of what it may change beside the tables.
+pub(super) struct Books<'a> {
+    pub(super) counters: &'a mut Counters,
+    pub(super) open_gaps: &'a mut evict::OpenGaps,
+    pub(super) bytes_max: u64,
+}
+
+impl Books<'_> {
+    /// The running boot.
+    pub(super) fn current(&mut self) -> &mut BootCounters {
+        self.counters.boots.last_mut().expect("a boot is begun before any record")
+    }
+
+    /// Gives `body` the next number.
+    pub(super) fn insert(&mut self, txn: &WriteTransaction, kind: Kind, body: &[u8]) -> Result<u64, redb::Error> {
+        let boot = self.current();
+        boot.appended += 1;
+        if kind == Kind::Window {
+            boot.windows += 1;
+        }
+        let (ordinal, seq) = (boot.ordinal, boot.appended);
+        self.put(txn, Key { ordinal, seq }, kind, body)?;
+        Ok(seq)
+    }
+
+    /// Writes a record in its place.
+    pub(super) fn put(&mut self, txn: &WriteTransaction, key: Key, kind: Kind, body: &[u8]) -> Result<(), redb::Error> {
+        txn.open_table(RECORDS)?.insert((key.ordinal, key.seq), encode(kind, body).as_slice())?;
+        let before = txn.open_table(INDEX)?.insert((class(kind), key.ordinal, key.seq), cost(body))?.map(|old| old.value());
+        self.counters.bytes = self.counters.bytes.saturating_sub(before.unwrap_or(0)) + cost(body);
+        Ok(())
+    }
+
+    /// Removes a record and returns its kind and body.
+    pub(super) fn remove(&mut self, txn: &WriteTransaction, key: Key) -> Result<Option<(Kind, Vec<u8>)>, redb::Error> {
+        let mut records = txn.open_table(RECORDS)?;
+        let Some(bytes) = records.remove((key.ordinal, key.seq))?.map(|bytes| bytes.value().to_vec()) else {
+            return Ok(None);
+        };
+        let Some((kind, body)) = decode(&bytes) else { return Ok(None) };
+        let cost = txn.open_table(INDEX)?.remove((class(kind), key.ordinal, key.seq))?.map_or(0, |cost| cost.value());
+        self.counters.bytes = self.counters.bytes.saturating_sub(cost);
+        Ok(Some((kind, body.to_vec())))
+    }
+}
+
+fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
+    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let txn = db.begin_write()?;
+    txn.open_table(RECORDS)?;
+    txn.open_table(INDEX)?;
+    txn.open_table(BOOKS)?;
+    txn.commit()?;
+    let read = db.begin_read()?;
+    let stored = read.open_table(BOOKS)?.get(0)?.map(|bytes| bytes.value().to_vec());
+    let mut counters = match stored {
+        Some(bytes) => serde_cbor::from_slice(&bytes).map_err(|e| redb::Error::Corrupted(e.to_string()))?,
+        None => Counters::default(),
+    };
+    // Walking the index touches every page of it, so that damage shows at start rather than in service.
+    counters.bytes = 0;
+    for entry in read.open_table(INDEX)?.iter()? {
+        counters.bytes += entry?.1.value();
+    }
+    Ok((db, counters))
+}
+
+impl Store {
+    pub(super) fn open(dir: &Path, bytes_max: u64, boot: BootId) -> Result<(Self, Found), SpoolError> {
+        std::fs::create_dir_all(dir).map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
+        let path = dir.join("spool.redb");
+        // The database code may panic on a damaged file; that must not take the agent down.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_database(&path)))
+            .unwrap_or_else(|_| Err(redb::Error::Corrupted("opening it panicked".into())));
+        let (db, mut counters, found) = match opened {
+            Ok((db, counters)) => (db, counters, Found::Sound),
+            Err(error) if is_damage(&error) => {
+                let aside = dir.join("spool.damaged.redb");
+                std::fs::rename(&path, &aside).map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
+                let (db, _) = open_database(&path).map_err(|e| failure(dir, e))?;
+                (db, counters::read(dir).unwrap_or_default(), Found::Damaged(aside))
+            }
+            Err(error) => return Err(failure(dir, error)),
+        };
+        // The disk_full count is kept by the file alone: the database could not be written when it rose.
+        counters.disk_full = counters.disk_full.max(counters::read(dir).map_or(0, |old| old.disk_full));
+        let mut store = Self { dir: dir.to_path_buf(), bytes_max, db: Some(db), counters, open_gaps: Default::default() };
+        store.begin_boot(boot, found != Found::Sound)?;
+        Ok((store, found))
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Lists the new boot. If the database was `lost`, what waited in it is declared as gaps.
+    fn begin_boot(&mut self, boot: BootId, lost: bool) -> Result<(), SpoolError> {
+        self.write(|txn, books| {
+            let ordinal = books.counters.boots.last().map_or(books.counters.earlier.ordinal, |last| last.ordinal) + 1;
+            let mut gone = Lost::default();
+            if lost {
+                books.counters.bytes = 0;
+                for old in books.counters.boots.iter_mut().filter(|old| old.waiting() > 0) {
+                    gone.add_range(old.boot, old.acked_upto + 1, old.appended);
+                    old.evicted += old.waiting();
+                }
+            }
+            books.counters.boots.push(BootCounters { boot, ordinal, ..BootCounters::default() });
+            while books.counters.boots.iter().filter(|old| old.waiting() > 0).count() > BOOTS_WAITING_MAX {
+                let oldest = books.counters.boots.iter().find(|old| old.waiting() > 0).map(|old| old.ordinal);
+                let Some(oldest) = oldest else { break };
+                evict::give_up_boot(txn, books, oldest, &mut gone)?;
+            }
+            evict::write_gaps(txn, books, gone)?;
+            evict::make_room(txn, books)?;
+            books.counters.earlier.ordinal = ordinal;
+            books.counters.fold();
+            Ok(())
+        })
+    }
+
+    pub(super) fn append(&mut self, records: &[(Kind, Vec<u8>)]) -> Result<(u64, u64), SpoolError> {
+        let kept = self.write(|txn, books| {
+            let first = books.current().appended + 1;
+            for (kind, body) in records {
+                books.insert(txn, *kind, body)?;
+            }
+            let last = books.current().appended;
+            evict::make_room(txn, books)?;
+            Ok((first, last))
+        });
+        if matches!(kept, Err(SpoolError::DiskFull(_))) {
+            self.counters.disk_full += records.len() as u64;
+            self.publish_counters();
+        }
+        kept
+    }
+
+    pub(super) fn acknowledge(&mut self, range: &AckRange) -> Result<u64, SpoolError> {
+        let Some(boot) = self.counters.boot(&range.boot) else { return Ok(0) };
+        let upto = range.upto.min(boot.appended);
+        if upto <= boot.acked_upto {
+            return Ok(0);
+        }
+        let ordinal = boot.ordinal;
+        self.write(|txn, books| {
+            let keys = keys_of(txn, ordinal, upto)?;
+            for key in &keys {
+                books.remove(txn, *key)?;
+            }
+            let boot = books.counters.boots.iter_mut().find(|boot| boot.ordinal == ordinal).expect("looked up before");
+            boot.acked += keys.len() as u64;
+            boot.acked_upto = upto;
+            books.counters.fold();
+            Ok(keys.len() as u64)
+        })
+    }
+
+    pub(super) fn next_epoch(&mut self) -> Result<u64, SpoolError> {
+        self.write(|_, books| {
+            books.counters.epoch += 1;
+            Ok(books.counters.epoch)
+        })
+    }
+
+    pub(super) fn pending(&mut self, after: Option<Key>, count_max: usize, bytes_max: usize) -> Result<Vec<Record>, SpoolError> {
+        let records = self.read(|db, boots| {
+            let table = db.begin_read()?.open_table(RECORDS)?;
+            let from = after.map_or((0, 0), |key| (key.ordinal, key.seq + 1));
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            for entry in table.range(from..)? {
+                let (key, value) = entry?;
+                if records.len() >= count_max || bytes > bytes_max {
+                    break;
+                }
+                let record = record(boots, key.value(), value.value());
+                bytes += value.value().len();
+                records.extend(record);
+            }
+            Ok(records)
+        })?;
+        self.seal(&records);
+        Ok(records)
+    }
+
+    pub(super) fn pending_gaps(&mut self) -> Result<Vec<Record>, SpoolError> {
+        let records = self.read(|db, boots| {
+            let read = db.begin_read()?;
+            let (index, table) = (read.open_table(INDEX)?, read.open_table(RECORDS)?);
+            let mut records = Vec::new();
+            for entry in index.range((GAP_CLASS, 0, 0)..)? {
+                let (_, ordinal, seq) = entry?.0.value();
+                if let Some(value) = table.get((ordinal, seq))? {
+                    records.extend(record(boots, (ordinal, seq), value.value()));
+                }
+            }
+            Ok(records)
+        })?;
+        self.seal(&records);
+        Ok(records)
+    }
+
+    /// What was handed out may be on its way, so it may not change any more.
+    fn seal(&mut self, records: &[Record]) {
+        for record in records.iter().filter(|record| record.kind == Kind::Gap) {
+            self.open_gaps.retain(|_, key| *key != record.key);
+        }
+    }
+
+    fn read<T>(&mut self, f: impl FnOnce(&Database, &[BootCounters]) -> Result<T, redb::Error>) -> Result<T, SpoolError> {
+        self.reopen()?;
+        let db = self.db.as_ref().expect("just opened");
+        f(db, &self.counters.boots).map_err(|error| {
+            let error = failure(&self.dir, error);
+            self.db = None;
+            error
+        })
+    }
+
+    /// Runs `f` in one durable transaction; memory follows only when the disk has it.
+    fn write<T>(&mut self, f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>) -> Result<T, SpoolError> {
+        self.reopen()?;
+        let db = self.db.as_ref().expect("just opened");
+        let mut counters = self.counters.clone();
+        let mut open_gaps = self.open_gaps.clone();
+        let done = (|| {
+            let txn = db.begin_write()?;
+            let mut books = Books { counters: &mut counters, open_gaps: &mut open_gaps, bytes_max: self.bytes_max };
+            let value = f(&txn, &mut books)?;
+            let bytes = serde_cbor::to_vec(&counters).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
+            txn.open_table(BOOKS)?.insert(0, bytes.as_slice())?;
+            txn.commit()?;
+            Ok(value)
+        })();
+        match done {
+            Ok(value) => {
+                self.counters = counters;
+                self.open_gaps = open_gaps;
+                self.publish_counters();
+                Ok(value)
+            }
+            Err(error) => {
+                self.db = None;
+                Err(failure(&self.dir, error))
+            }
+        }
+    }
+
+    /// Opens the database again after an error. A commit that failed in its last step may still have reached the
+    /// disk, so the books are read anew.
+    fn reopen(&mut self) -> Result<(), SpoolError> {
+        if self.db.is_none() {
+            let (db, counters) = open_database(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
+            let disk_full = self.counters.disk_full;
+            self.db = Some(db);
+            self.counters = Counters { disk_full, ..counters };
+            self.open_gaps.clear();
+        }
+        Ok(())
+    }
+
+    fn publish_counters(&self) {
+        if let Err(error) = counters::write(&self.dir, &self.counters) {
+            tracing::warn!(%error, "could not write the spool's counters file");
+        }
+    }
+}
+
+/// The keys of one boot's records up to `upto`.
+pub(super) fn keys_of(txn: &WriteTransaction, ordinal: u64, upto: u64) -> Result<Vec<Key>, redb::Error> {
+    let table = txn.open_table(RECORDS)?;
+    let mut keys = Vec::new();
+    for entry in table.range((ordinal, 0)..=(ordinal, upto))? {
+        let (ordinal, seq) = entry?.0.value();
+        keys.push(Key { ordinal, seq });
+    }
+    Ok(keys)
+}
+
+fn record(boots: &[BootCounters], (ordinal, seq): (u64, u64), value: &[u8]) -> Option<Record> {
+    let boot = boots.iter().find(|boot| boot.ordinal == ordinal)?.boot;
+    let (kind, body) = decode(value)?;
+    Some(Record { key: Key { ordinal, seq }, boot, kind, body: body.to_vec() })
+}
+
+/// Whether the file itself is at fault, and not the disk or another process.
+fn is_damage(error: &redb::Error) -> bool {
+    !matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo)
+        && !matches!(error, redb::Error::Io(io) if io.kind() != ErrorKind::InvalidData && io.kind() != ErrorKind::UnexpectedEof)
+}
+
+fn failure(dir: &Path, error: redb::Error) -> SpoolError {
+    if let redb::Error::Io(io) = &error
+        && matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    {
+        return SpoolError::DiskFull(dir.to_path_buf());
+    }
+    SpoolError::Database { dir: dir.to_path_buf(), source: Box::new(error) }
+}

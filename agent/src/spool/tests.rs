@@ -1,0 +1,200 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_protocol::{Gap, cbor};
+use proptest::prelude::*;
+
+use super::*;
+
+const ROOMY: u64 = 1 << 24;
+
+fn bodies(kind: Kind, n: usize, bytes: usize) -> Vec<(Kind, Vec<u8>)> {
+    (0..n).map(|i| (kind, vec![u8::try_from(i % 251).unwrap(); bytes])).collect()
+}
+
+fn everything(spool: &Spool) -> Vec<Record> {
+    spool.pending(None, usize::MAX, usize::MAX).unwrap()
+}
+
+fn reported_lost(records: &[Record]) -> BTreeSet<(BootId, u64)> {
+    let mut lost = BTreeSet::new();
+    for record in records.iter().filter(|record| record.kind == Kind::Gap) {
+        let gap: Gap = cbor::decode(&record.body, BODY_BYTES_MAX).unwrap();
+        for (first, last) in gap.ranges {
+            lost.extend((first..=last).map(|seq| (gap.boot, seq)));
+        }
+    }
+    lost
+}
+
+#[test]
+fn records_survive_a_restart_and_leave_on_acknowledgement_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = draw_boot();
+    {
+        let spool = Spool::open(dir.path(), ROOMY, first).unwrap();
+        assert_eq!(spool.append_all(&bodies(Kind::Window, 3, 10)).unwrap(), (1, 3));
+    }
+    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    assert_eq!(spool.append(Kind::Report, vec![9]).unwrap(), 1);
+    let order: Vec<_> = everything(&spool).iter().map(|r| (r.boot == first, r.key.seq)).collect();
+    assert_eq!(order, [(true, 1), (true, 2), (true, 3), (false, 1)]);
+    assert_eq!(spool.acknowledge(&AckRange { boot: first, upto: 2 }).unwrap(), 2);
+    assert_eq!(spool.acknowledge(&AckRange { boot: first, upto: 2 }).unwrap(), 0);
+    assert_eq!(spool.acknowledge(&AckRange { boot: draw_boot(), upto: 9 }).unwrap(), 0);
+    assert_eq!(everything(&spool).len(), 2);
+    let counters = Spool::read_counters(dir.path()).unwrap();
+    assert_eq!(counters, spool.counters());
+    let boot = counters.boot(&first).unwrap();
+    assert_eq!((boot.appended, boot.windows, boot.acked, boot.waiting()), (3, 3, 2, 1));
+}
+
+#[test]
+fn an_acknowledgement_of_the_future_deletes_nothing_that_comes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    spool.append(Kind::Window, vec![1]).unwrap();
+    spool.acknowledge(&AckRange { boot: spool.boot(), upto: u64::MAX }).unwrap();
+    spool.append(Kind::Window, vec![2]).unwrap();
+    assert_eq!(everything(&spool).len(), 1);
+}
+
+#[test]
+fn the_lowest_value_goes_first_and_a_gap_grows_until_it_was_handed_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), 8_000, draw_boot()).unwrap();
+    spool.append_all(&bodies(Kind::Report, 2, 400)).unwrap();
+    spool.append_all(&bodies(Kind::Samples, 4, 400)).unwrap();
+    spool.append_all(&bodies(Kind::Window, 20, 400)).unwrap();
+    let records = spool.pending_gaps().unwrap();
+    assert_eq!(records.len(), 1, "one gap record speaks for all");
+    let kept = everything(&spool);
+    assert_eq!(kept.iter().filter(|r| r.kind == Kind::Report).count(), 2);
+    assert_eq!(kept.iter().filter(|r| r.kind == Kind::Samples).count(), 0);
+    // It was handed out, so it may be on its way: the next loss goes into another record.
+    spool.append_all(&bodies(Kind::Window, 3, 400)).unwrap();
+    assert_eq!(spool.pending_gaps().unwrap().len(), 2);
+    assert_eq!(spool.pending_gaps().unwrap()[0], records[0]);
+}
+
+#[test]
+fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = draw_boot();
+    {
+        let spool = Spool::open(dir.path(), ROOMY, first).unwrap();
+        spool.append_all(&bodies(Kind::Window, 5, 10)).unwrap();
+        spool.acknowledge(&AckRange { boot: first, upto: 2 }).unwrap();
+        assert_eq!(spool.next_epoch().unwrap(), 1);
+    }
+    let path = dir.path().join("spool.redb");
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::write(&path, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
+    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    assert!(matches!(spool.found(), Found::Damaged(aside) if aside.exists()));
+    let lost = reported_lost(&everything(&spool));
+    assert_eq!(lost, (3..=5).map(|seq| (first, seq)).collect());
+    assert_eq!(spool.next_epoch().unwrap(), 2, "the epoch never falls back");
+}
+
+#[test]
+fn a_second_process_can_not_open_the_spool_but_reads_its_counters() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    spool.append(Kind::Window, vec![1]).unwrap();
+    assert!(matches!(Spool::open(dir.path(), ROOMY, draw_boot()), Err(SpoolError::Database { .. })));
+    assert_eq!(Spool::read_counters(dir.path()).unwrap().total().windows, 1);
+}
+
+#[test]
+fn many_restarts_without_network_stay_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let boots = store::BOOTS_WAITING_MAX + 5;
+    for _ in 0..boots {
+        Spool::open(dir.path(), ROOMY, draw_boot()).unwrap().append(Kind::Report, vec![1]).unwrap();
+    }
+    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let counters = spool.counters();
+    assert!(counters.boots.len() <= store::BOOTS_WAITING_MAX + counters::BOOTS_MAX + 1, "{}", counters.boots.len());
+    assert!(!reported_lost(&everything(&spool)).is_empty());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<(u8, usize)>),
+    Reopen,
+    HandOut,
+    Acknowledge(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => prop::collection::vec((0u8..3, 1usize..600), 1..6).prop_map(Step::Append),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::HandOut),
+        2 => (1u64..12).prop_map(Step::Acknowledge),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Every number that was given is at every moment acknowledged, waiting, or reported as a gap; none is given
+    /// twice; the bound holds. Dropping the spool stands for a crash: nothing is written on the way out.
+    #[test]
+    fn nothing_is_lost_and_nothing_is_given_twice(steps in prop::collection::vec(step(), 1..30)) {
+        const BOUND: u64 = 6_000;
+        let dir = tempfile::tempdir().unwrap();
+        let mut spool = Spool::open(dir.path(), BOUND, draw_boot()).unwrap();
+        let mut acked: BTreeMap<BootId, u64> = BTreeMap::new();
+        let mut told: BTreeMap<Key, Record> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Append(records) => {
+                    let before = spool.counters().boot(&spool.boot()).unwrap().appended;
+                    let records: Vec<_> = records.into_iter().map(|(kind, bytes)| {
+                        ([Kind::Samples, Kind::Window, Kind::Report][usize::from(kind)], vec![kind; bytes])
+                    }).collect();
+                    let (first, last) = spool.append_all(&records).unwrap();
+                    prop_assert_eq!((first, last), (before + 1, before + records.len() as u64));
+                }
+                Step::Reopen => {
+                    drop(spool);
+                    spool = Spool::open(dir.path(), BOUND, draw_boot()).unwrap();
+                }
+                Step::HandOut => {
+                    for record in everything(&spool) {
+                        if let Some(earlier) = told.get(&record.key) {
+                            prop_assert_eq!(earlier, &record, "a record changed after it was handed out");
+                        }
+                        told.insert(record.key, record);
+                    }
+                }
+                Step::Acknowledge(n) => {
+                    // The controller acknowledges what it was sent, no further.
+                    if let Some(record) = told.values().nth(usize::try_from(n).unwrap() % told.len().max(1)) {
+                        let range = AckRange { boot: record.boot, upto: record.key.seq };
+                        spool.acknowledge(&range).unwrap();
+                        let upto = acked.entry(record.boot).or_default();
+                        *upto = (*upto).max(record.key.seq);
+                    }
+                }
+            }
+            prop_assert!(spool.counters().bytes <= BOUND);
+        }
+        let waiting = everything(&spool);
+        prop_assert!(waiting.windows(2).all(|pair| pair[0].key < pair[1].key));
+        let mut lost = reported_lost(&waiting);
+        lost.extend(reported_lost(&told.values().cloned().collect::<Vec<_>>()));
+        let held: BTreeSet<_> = waiting.iter().map(|r| (r.boot, r.key.seq)).collect();
+        for boot in spool.counters().boots {
+            prop_assert_eq!(boot.waiting(), held.iter().filter(|(id, _)| *id == boot.boot).count() as u64);
+            for seq in 1..=boot.appended {
+                let upto = acked.get(&boot.boot).copied().unwrap_or(0);
+                prop_assert!(
+                    seq <= upto || held.contains(&(boot.boot, seq)) || lost.contains(&(boot.boot, seq)),
+                    "{} {} is neither acknowledged nor held nor reported", boot.boot, seq
+                );
+            }
+        }
+    }
+}

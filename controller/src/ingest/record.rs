@@ -1,0 +1,118 @@
+use dunlin_protocol::{BootId, DeviceId, Envelope, EnvelopeError, Gap, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Reply, Report, Samples, Status, Window, cbor};
+use dunlin_trust::{Verified, envelope};
+use serde::de::DeserializeOwned;
+
+/// Largest record number that the database can hold.
+const SEQ_MAX: u64 = i64::MAX as u64;
+
+/// A record whose signature was verified and whose body was understood. Only [`Record::open`] makes one.
+#[derive(Debug, Clone)]
+pub struct Record {
+    device: DeviceId,
+    boot: BootId,
+    seq: u64,
+    received_ms: u64,
+    pub(crate) body: Body,
+}
+
+/// What a record says.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    Window(Box<Window>, Vec<u8>),
+    Report(Box<Report>),
+    Samples(Samples),
+    Gap(Gap),
+    Status(Status),
+    Reply(Reply),
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Refused {
+    /// Stable code.
+    pub reason: ReasonCode,
+    /// The same for people.
+    pub detail: String,
+}
+
+fn refused(reason: ReasonCode, detail: impl ToString) -> Refused {
+    Refused { reason, detail: detail.to_string() }
+}
+
+fn body<T: DeserializeOwned>(header: &Header) -> Result<T, Refused> {
+    cbor::decode(&header.body.0, PAYLOAD_BYTES_MAX).map_err(|error| refused(ReasonCode::EnvelopeMalformed, format!("{:?}: {error}", header.kind)))
+}
+
+impl Record {
+    /// Verifies a payload that came on the topic of `device`, whose public key is `spki`.
+    ///
+    /// # Errors
+    /// It is no envelope, not signed by the device, of an unknown schema, or its body is not of its kind.
+    pub fn open(payload: &[u8], device: &DeviceId, spki: &[u8], received_ms: u64) -> Result<Self, Refused> {
+        let envelope = Envelope::decode(payload).map_err(|error| {
+            let reason = if payload.len() > PAYLOAD_BYTES_MAX { ReasonCode::TooLarge } else { ReasonCode::EnvelopeMalformed };
+            refused(reason, chain(&error))
+        })?;
+        let header = envelope::open_up(&envelope, spki).map_err(|error| refused(error.reason(), &error))?;
+        Self::of(&header, device, received_ms)
+    }
+
+    fn of(header: &Verified<Header>, device: &DeviceId, received_ms: u64) -> Result<Self, Refused> {
+        if header.device != *device {
+            return Err(refused(ReasonCode::EnvelopeWrongDevice, format!("the envelope is of {}, the topic of {device}", header.device)));
+        }
+        if header.seq == 0 || header.seq > SEQ_MAX {
+            return Err(refused(ReasonCode::EnvelopeMalformed, "records are numbered from 1"));
+        }
+        let body = match header.kind {
+            Kind::Window => Body::Window(Box::new(body(header)?), header.body.0.clone()),
+            Kind::Report => Body::Report(Box::new(body(header)?)),
+            Kind::Samples => Body::Samples(body(header)?),
+            Kind::Gap => Body::Gap(body(header)?),
+            Kind::Status => Body::Status(body(header)?),
+            Kind::Reply => Body::Reply(body(header)?),
+            Kind::Desired | Kind::Cmd | Kind::Ack => return Err(refused(ReasonCode::EnvelopeMalformed, "a kind that travels down")),
+        };
+        Ok(Self { device: header.device.clone(), boot: header.boot, seq: header.seq, received_ms, body })
+    }
+
+    /// The device that signed it.
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// The boot it was recorded in.
+    pub fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Its number within the boot; of a status, the session's epoch.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// When it arrived, Unix milliseconds.
+    pub fn received_ms(&self) -> u64 {
+        self.received_ms
+    }
+
+    /// Name of its kind, for counters.
+    pub fn kind(&self) -> &'static str {
+        match self.body {
+            Body::Window(..) => "window",
+            Body::Report(_) => "report",
+            Body::Samples(_) => "samples",
+            Body::Gap(_) => "gap",
+            Body::Status(_) => "status",
+            Body::Reply(_) => "reply",
+        }
+    }
+}
+
+fn chain(error: &EnvelopeError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,167 @@
+//! Signing where the offline keys are, on files that are carried there and back.
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use dunlin_protocol::{Digest, ModelName, ReleaseId};
+use dunlin_trust::metadata::{Root, Targets};
+use dunlin_trust::write::{self, TargetSpec};
+use dunlin_trust::{Key, RETRAINED, RepoKind, Signed, Signer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::ceremony::{DIRECTOR_ROOT, IMAGE_ROOT, IMAGE_TARGETS, sign};
+use super::file;
+use super::{KeyError, OnlineKeys, OnlineRole, ROOT_LIFE_MS, TARGETS_LIFE_MS};
+
+/// A target to be listed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Addition {
+    /// Name of the target.
+    pub name: String,
+    /// Length in bytes.
+    pub length: u64,
+    /// SHA-256 of the content.
+    pub sha256: Digest,
+    /// What is said about it: of a manifest, task and hard constraints.
+    #[serde(default)]
+    pub custom: Value,
+}
+
+impl Addition {
+    pub(crate) fn spec(&self) -> TargetSpec {
+        TargetSpec { length: self.length, sha256: self.sha256, custom: self.custom.clone() }
+    }
+}
+
+/// What the holders of the targets keys are asked to sign.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Request {
+    /// Targets to list; one that is listed with other content is refused.
+    pub add: Vec<Addition>,
+    /// Names to take off the list.
+    pub remove: Vec<String>,
+    /// Release floors to raise.
+    pub floors: BTreeMap<ModelName, u32>,
+    /// Another key for the `retrained` role, as `online.json` declares it: after a break-in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retrained_key: Option<Value>,
+}
+
+/// The next top-level targets of the image repository: `current` with the request carried out, signed by every
+/// `image-targets*.pem` in `keys`. An empty request renews the expiry. Nothing is verified here: the file has to
+/// come from a place that the signers trust, and the controller verifies what it is given.
+///
+/// # Errors
+/// The request does not fit the file, no key is there, or signing failed.
+pub fn sign_targets(current: &[u8], request: &Request, keys: &Path, now_ms: u64) -> Result<Vec<u8>, KeyError> {
+    let failed = KeyError::trust("read the targets file");
+    let version = Signed::<Targets>::parse("targets", current).map_err(&failed)?.head().version;
+    let signed = write::signed_value(current).map_err(&failed)?;
+    let mut next = write::renew(&signed, version + 1, now_ms.saturating_add(TARGETS_LIFE_MS)).map_err(&failed)?;
+    for name in &request.remove {
+        let listed = next["targets"].as_object_mut().and_then(|targets| targets.remove(name));
+        listed.ok_or_else(|| KeyError::Request(format!("{name} is not listed, so it can not be removed")))?;
+    }
+    for addition in &request.add {
+        add(&mut next, addition)?;
+    }
+    raise_floors(&mut next, &request.floors)?;
+    if let Some(declared) = &request.retrained_key {
+        let key = Key::from_value(declared.clone()).map_err(KeyError::trust("read the key of the retrained role"))?;
+        let role = next["delegations"]["roles"].as_array_mut().into_iter().flatten().find(|role| role["name"] == RETRAINED);
+        let role = role.ok_or_else(|| KeyError::Request("the file does not delegate to the retrained role".to_owned()))?;
+        role["keyids"] = json!([key.id()]);
+        next["delegations"]["keys"] = json!({ key.id(): key.declared() });
+    }
+    sign(&next, &file::load_all(keys, IMAGE_TARGETS)?)
+}
+
+/// A release is immutable: a name is never listed with other content than before. A policy may change.
+fn add(next: &mut Value, addition: &Addition) -> Result<(), KeyError> {
+    let entry = write::target(&addition.spec());
+    let old = &next["targets"][&addition.name];
+    let release = ReleaseId::from_target_name(&addition.name).is_some();
+    if release && !old.is_null() && old["hashes"] != entry["hashes"] {
+        return Err(KeyError::Request(format!("{} is listed with other content; make a new release of it", addition.name)));
+    }
+    next["targets"][&addition.name] = entry;
+    Ok(())
+}
+
+fn raise_floors(next: &mut Value, floors: &BTreeMap<ModelName, u32>) -> Result<(), KeyError> {
+    if !next["custom"].is_object() {
+        next["custom"] = json!({});
+    }
+    if !next["custom"]["floors"].is_object() {
+        next["custom"]["floors"] = json!({});
+    }
+    for (model, floor) in floors {
+        let kept = next["custom"]["floors"][model.as_str()].as_u64().unwrap_or(0);
+        if u64::from(*floor) < kept {
+            let text = format!("the release floor of {model} is {kept} and can not be lowered to {floor}: devices keep the highest");
+            return Err(KeyError::Request(text));
+        }
+        next["custom"]["floors"][model.as_str()] = (*floor).into();
+    }
+    Ok(())
+}
+
+/// Adds the signatures of the keys in a folder to a file that others signed before: `prefix` of the key files
+/// chooses the role (`image-targets`, `image-root`, `director-root`).
+///
+/// # Errors
+/// No key is there, or the file is no metadata.
+pub fn cosign(signed_file: &[u8], prefix: &'static str, keys: &Path) -> Result<Vec<u8>, KeyError> {
+    let signers = file::load_all(keys, prefix)?;
+    let signers: Vec<&dyn Signer> = signers.iter().map(|signer| signer as &dyn Signer).collect();
+    write::add_signatures(signed_file, &signers).map_err(KeyError::trust("add signatures"))
+}
+
+/// The next root of a repository: the same offline keys, a new expiry, and other online keys if they are given
+/// (after a break-in, or when the controller moves). Signed by every root key in `keys`.
+///
+/// The key of the `retrained` role is named by the image targets, not by a root; it is not changed here.
+///
+/// # Errors
+/// The file is no root, no key is there, or signing failed.
+pub fn renew_root(
+    kind: RepoKind,
+    current: &[u8],
+    online: Option<&OnlineKeys>,
+    keys: &Path,
+    now_ms: u64,
+) -> Result<Vec<u8>, KeyError> {
+    let failed = KeyError::trust("read the root file");
+    let version = Signed::<Root>::parse("root", current).map_err(&failed)?.head().version;
+    let signed = write::signed_value(current).map_err(&failed)?;
+    let mut next = write::renew(&signed, version + 1, now_ms.saturating_add(ROOT_LIFE_MS)).map_err(&failed)?;
+    let (prefix, roles): (_, &[(&str, OnlineRole)]) = match kind {
+        RepoKind::Image => (IMAGE_ROOT, &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)]),
+        RepoKind::Director => (
+            DIRECTOR_ROOT,
+            &[
+                ("timestamp", OnlineRole::DirectorTimestamp),
+                ("snapshot", OnlineRole::DirectorSnapshot),
+                ("targets", OnlineRole::DirectorTargets),
+            ],
+        ),
+    };
+    for (role, online_role) in online.iter().flat_map(|online| roles.iter().map(|(role, which)| (*role, online.of(*which)))) {
+        let id = online_role.id();
+        next["keys"][&id] = online_role.declared().clone();
+        next["roles"][role] = json!({ "keyids": [id], "threshold": 1 });
+    }
+    drop_unused_keys(&mut next);
+    sign(&next, &file::load_all(keys, prefix)?)
+}
+
+/// Keys that no role names any more only make the file longer.
+fn drop_unused_keys(root: &mut Value) {
+    let roles = root["roles"].as_object().into_iter().flat_map(|roles| roles.values());
+    let named: Vec<Value> = roles.flat_map(|role| role["keyids"].as_array().cloned().unwrap_or_default()).collect();
+    if let Some(keys) = root["keys"].as_object_mut() {
+        keys.retain(|id, _| named.iter().any(|named| named == id));
+    }
+}

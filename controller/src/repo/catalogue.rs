@@ -1,0 +1,66 @@
+//! What is approved, for those who plan.
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TargetsCustom, TaskId, TaskPolicy};
+use dunlin_trust::RETRAINED;
+use serde::Deserialize;
+
+use super::{RepoError, Repos};
+
+/// A release that devices may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The release.
+    pub release: ReleaseId,
+    /// Digest of its manifest.
+    pub manifest: Digest,
+    /// Length of its manifest, bytes.
+    pub length: u64,
+    /// Task and hard constraints, as signed.
+    pub custom: TargetCustom,
+    /// Whether only the controller's own key vouches for it.
+    pub retrained: bool,
+}
+
+impl Repos {
+    /// Every approved release that is not below its floor, by release.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn approvals(&self) -> Result<Vec<Approval>, RepoError> {
+        let image = self.image()?;
+        let floors = self.release_floors()?;
+        let approval = |name: &str| {
+            let release = ReleaseId::from_target_name(name)?;
+            let info = image.target(name)?;
+            let custom = serde_json::from_value(info.custom).ok()?;
+            let above = floors.get(&release.model).is_none_or(|floor| release.version >= *floor);
+            let retrained = info.role == RETRAINED;
+            above.then_some(Approval { release, manifest: info.sha256, length: info.length, custom, retrained })
+        };
+        let mut approvals: Vec<Approval> = image.target_names().into_iter().filter_map(approval).collect();
+        approvals.sort_by(|a, b| a.release.cmp(&b.release));
+        Ok(approvals)
+    }
+
+    /// Release floors in force.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn release_floors(&self) -> Result<BTreeMap<ModelName, u32>, RepoError> {
+        let image = self.image()?;
+        let custom = image.targets_custom().and_then(|custom| TargetsCustom::deserialize(custom).ok());
+        Ok(custom.unwrap_or_default().floors)
+    }
+
+    /// The content of a task's signed policy, if it is approved and here.
+    ///
+    /// # Errors
+    /// There is no repository yet, or the file can not be read.
+    pub fn policy(&self, task: &TaskId) -> Result<Option<TaskPolicy>, RepoError> {
+        let name = TaskPolicy::target_name(task);
+        let Some(info) = self.image()?.target(&name) else { return Ok(None) };
+        let content = self.target_file(&format!("{}.{name}", info.sha256))?;
+        Ok(content.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+}

@@ -1,0 +1,36 @@
+//! Files that are whole or not there, also after a power cut.
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::RepoError;
+
+/// Writes a file by the side, syncs it, and gives it its name; then syncs the folder.
+pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
+    let attempt = || -> io::Result<()> {
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        fs::create_dir_all(folder)?;
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".tmp");
+        let mut file = File::create(&aside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        File::open(folder)?.sync_all()
+    };
+    attempt().map_err(|source| RepoError::File { attempted: "write", path: path.to_owned(), source })
+}
+
+/// Reads a file; `None` if there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RepoError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RepoError::File { attempted: "read", path: path.to_owned(), source }),
+    }
+}
+
+/// Reads a file that must be there.
+pub(super) fn need(path: &Path) -> Result<Vec<u8>, RepoError> {
+    read(path)?.ok_or_else(|| RepoError::Damaged { path: path.to_owned() })
+}

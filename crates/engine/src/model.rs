@@ -1,0 +1,354 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
+
+use dunlin_protocol::{Bytes, DType, TensorData, TensorSpec};
+use tract_onnx::pb;
+use tract_onnx::pb::tensor_shape_proto::Dimension;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
+use tract_onnx::pb::type_proto::Value as TypeValue;
+use tract_onnx::tract_hir::internal::{Framework, InferenceModelExt, TVec, TValue, Tensor, ToDim, TypedModel};
+
+use crate::check::{self, Inspection, too_large, unsupported};
+use crate::plan::{Plan, prepare, run, value};
+use crate::runtime::{contained, framework};
+use crate::{EngineError, tensor};
+
+/// Name of the symbol that stands for the number of rows while a graph is prepared.
+const ROWS: &str = "dunlin_rows";
+/// Row counts that a graph is prepared for. A request is cut into these, largest first: single rows are fast,
+/// batches reuse what they load, and a hostile mix of sizes makes no more than three plans.
+const BUCKETS: [usize; 3] = [32, 8, 1];
+/// Most rows of one request: bounds the time one request holds a worker.
+pub const ROWS_MAX: usize = 4096;
+
+/// A loaded model: immutable, shared between threads, many runs side by side.
+#[derive(Debug)]
+pub struct Model {
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    ops: BTreeSet<String>,
+    rows: Rows,
+}
+
+/// How many rows the graph takes.
+#[derive(Debug)]
+enum Rows {
+    /// Exactly this many, as the file says.
+    Fixed(usize, Plan),
+    /// Any number: the graph over a symbol, and a plan for each of [`BUCKETS`], made when first used.
+    Free { typed: Box<TypedModel>, plans: [OnceLock<Result<Plan, EngineError>>; BUCKETS.len()] },
+}
+
+impl Model {
+    /// Loads a model from the bytes of an ONNX file. `batch` is a hint: the plan for that many rows is made ready
+    /// at once; the one for single rows always is.
+    ///
+    /// A panic of the runtime is caught and is an error. Memory and time are bounded only as far as the file
+    /// shows: an unknown model is first loaded in a child process, see [`crate::prove`].
+    ///
+    /// # Errors
+    /// Whatever [`crate::inspect`] refuses, free dimensions other than the first, and what the runtime refuses.
+    pub fn load(onnx: &[u8], batch: Option<usize>) -> Result<Self, EngineError> {
+        let mut file = check::decode(onnx)?;
+        let Inspection { mut inputs, mut outputs, ops } = check::check(&file)?;
+        let fixed = free_rows(&mut file, &inputs)?;
+        let typed = match prepare_graph(&file) {
+            Ok(typed) => typed,
+            // Some graphs have the single row written into their constants.
+            Err(symbolic) if fixed.is_none() => {
+                set_rows(&mut file, &inputs, &Dim::DimValue(1));
+                return Self::fixed(1, prepare_graph(&file).map_err(|_| symbolic)?, inputs, outputs, ops);
+            }
+            Err(e) => return Err(e),
+        };
+        if let Some(rows) = fixed {
+            return Self::fixed(rows, typed, inputs, outputs, ops);
+        }
+        describe(&typed, &mut outputs)?;
+        if outputs.iter().any(|o| o.shape.first() != Some(&-1)) {
+            // An output that is not one row per row can not be put together from parts.
+            set_rows(&mut file, &inputs, &Dim::DimValue(1));
+            return Self::fixed(1, prepare_graph(&file)?, inputs, outputs, ops);
+        }
+        inputs.iter_mut().for_each(|i| i.shape[0] = -1);
+        let model = Self { inputs, outputs, ops, rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] } };
+        for rows in [1, batch.unwrap_or(1)] {
+            model.plan(rows)?;
+        }
+        Ok(model)
+    }
+
+    fn fixed(
+        rows: usize,
+        typed: TypedModel,
+        mut inputs: Vec<TensorSpec>,
+        mut outputs: Vec<TensorSpec>,
+        ops: BTreeSet<String>,
+    ) -> Result<Self, EngineError> {
+        describe(&typed, &mut outputs)?;
+        for input in &mut inputs {
+            if let Some(first) = input.shape.first_mut() {
+                *first = rows as i64;
+            }
+        }
+        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?) })
+    }
+
+    /// Inputs, batch first; -1 where the request chooses.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.inputs
+    }
+
+    /// Outputs; for classification the last one holds the scores.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
+    }
+
+    /// Operators it uses, as `domain/Name`.
+    pub fn ops(&self) -> BTreeSet<String> {
+        self.ops.clone()
+    }
+
+    /// Number of values in one row of the first input.
+    pub fn row_len(&self) -> usize {
+        self.inputs.first().map_or(0, row_len)
+    }
+
+    /// Runs the model. Inputs may come in any order; outputs come in the graph's.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] names the input at fault; [`EngineError::Run`] and [`EngineError::Panicked`] are
+    /// the model's fault.
+    pub fn run(&self, inputs: &[TensorData]) -> Result<Vec<TensorData>, EngineError> {
+        let (rows, ordered) = self.order(inputs)?;
+        let mut data: Vec<Vec<u8>> = vec![Vec::new(); self.outputs.len()];
+        let mut shapes: Vec<Vec<u64>> = vec![Vec::new(); self.outputs.len()];
+        let mut from = 0;
+        for take in self.cut(rows) {
+            let chunk = ordered
+                .iter()
+                .zip(&self.inputs)
+                .map(|(given, spec)| {
+                    let mut shape: Vec<usize> = given.shape.iter().map(|&d| d as usize).collect();
+                    let row = given.data.0.len() / rows.max(1);
+                    let bytes = if shape.is_empty() { given.data.as_slice() } else { &given.data.0[from * row..(from + take) * row] };
+                    if let Some(first) = shape.first_mut() {
+                        *first = take;
+                    }
+                    tensor::read(spec.datatype, &shape, bytes).map(value)
+                })
+                .collect::<Result<TVec<_>, _>>()?;
+            let made = self.plan(take)?.run(chunk)?;
+            for (i, out) in made.iter().enumerate() {
+                tensor::write(self.outputs[i].datatype, out, &mut data[i])?;
+                let shape: Vec<u64> = out.shape().iter().map(|&d| d as u64).collect();
+                match shapes[i].first_mut() {
+                    Some(first) => *first += take as u64,
+                    None => shapes[i] = shape,
+                }
+            }
+            from += take;
+        }
+        let named = self.outputs.iter().zip(shapes).zip(data);
+        Ok(named
+            .map(|((spec, shape), data)| TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
+            .collect())
+    }
+
+    /// The fast path: `n` rows of f32 features through a model with one `FP32` input, and the last output as
+    /// f32, row after row.
+    ///
+    /// # Errors
+    /// As [`Model::run`].
+    pub fn run_f32(&self, rows: &[f32], n: usize) -> Result<Vec<f32>, EngineError> {
+        let [spec] = self.inputs.as_slice() else {
+            return Err(input("", "the model takes several inputs"));
+        };
+        if spec.datatype != DType::Fp32 {
+            return Err(input(&spec.name, "the model does not take FP32"));
+        }
+        let row = row_len(spec);
+        if n == 0 || rows.len() != n * row {
+            return Err(input(&spec.name, &format!("{} values are not {n} rows of {row}", rows.len())));
+        }
+        self.check_rows(n, &spec.name)?;
+        let mut shape: Vec<usize> = spec.shape.iter().map(|&d| d.max(0) as usize).collect();
+        let mut scores = Vec::new();
+        let mut from = 0;
+        for take in self.cut(n) {
+            if let Some(first) = shape.first_mut() {
+                *first = take;
+            }
+            let chunk = Tensor::from_shape(&shape, &rows[from * row..(from + take) * row]).map_err(run)?;
+            let mut inputs: TVec<TValue> = TVec::new();
+            inputs.push(value(chunk));
+            let made = self.plan(take)?.run(inputs)?;
+            let last = made.last().ok_or_else(|| EngineError::Run("there was no output".into()))?;
+            let last = last.cast_to::<f32>().map_err(run)?;
+            let plain = last.try_as_plain_ram().map_err(run)?;
+            scores.extend_from_slice(plain.as_slice::<f32>().map_err(run)?);
+            from += take;
+        }
+        Ok(scores)
+    }
+
+    /// The inputs in the graph's order, and the number of rows they agree on.
+    fn order<'a>(&self, given: &'a [TensorData]) -> Result<(usize, Vec<&'a TensorData>), EngineError> {
+        let by_name: BTreeMap<&str, &TensorData> = given.iter().map(|t| (t.name.as_str(), t)).collect();
+        if let Some(extra) = by_name.keys().find(|name| self.inputs.iter().all(|spec| spec.name != **name)) {
+            let known: Vec<&str> = self.inputs.iter().map(|s| s.name.as_str()).collect();
+            return Err(input(extra, &format!("the model has no such input, it takes {known:?}")));
+        }
+        if by_name.len() != given.len() {
+            return Err(input(&given[0].name, "an input is there twice"));
+        }
+        let mut rows = None;
+        let mut ordered = Vec::with_capacity(self.inputs.len());
+        for spec in &self.inputs {
+            let tensor = by_name.get(spec.name.as_str()).copied().ok_or_else(|| input(&spec.name, "it is missing"))?;
+            fits(spec, tensor)?;
+            if let Some(&n) = tensor.shape.first() {
+                if *rows.get_or_insert(n) != n {
+                    return Err(input(&spec.name, "inputs disagree on the number of rows"));
+                }
+                self.check_rows(usize::try_from(n).unwrap_or(usize::MAX), &spec.name)?;
+            }
+            ordered.push(tensor);
+        }
+        Ok((rows.unwrap_or(1) as usize, ordered))
+    }
+
+    fn check_rows(&self, rows: usize, name: &str) -> Result<(), EngineError> {
+        match &self.rows {
+            // A graph for one row answers many, one after the other.
+            Rows::Fixed(1, _) | Rows::Free { .. } if (1..=ROWS_MAX).contains(&rows) => Ok(()),
+            Rows::Fixed(fixed, _) if rows == *fixed => Ok(()),
+            Rows::Fixed(1, _) | Rows::Free { .. } => Err(input(name, &format!("{rows} rows; from 1 to {ROWS_MAX} are answered at once"))),
+            Rows::Fixed(fixed, _) => Err(input(name, &format!("{rows} rows where the model takes exactly {fixed}"))),
+        }
+    }
+
+    /// The parts `rows` rows are run in.
+    fn cut(&self, rows: usize) -> impl Iterator<Item = usize> + use<> {
+        let fixed = match &self.rows {
+            Rows::Fixed(n, _) => Some(*n),
+            Rows::Free { .. } => None,
+        };
+        let mut left = rows;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let take = fixed.or_else(|| BUCKETS.into_iter().find(|&b| b <= left)).unwrap_or(1).min(left);
+            left -= take;
+            Some(take)
+        })
+    }
+
+    fn plan(&self, rows: usize) -> Result<&Plan, EngineError> {
+        match &self.rows {
+            Rows::Fixed(_, plan) => Ok(plan),
+            Rows::Free { typed, plans } => {
+                let bucket = BUCKETS.iter().position(|&b| b <= rows).unwrap_or(BUCKETS.len() - 1);
+                plans[bucket].get_or_init(|| concrete(typed, BUCKETS[bucket])).as_ref().map_err(Clone::clone)
+            }
+        }
+    }
+}
+
+fn concrete(typed: &TypedModel, rows: usize) -> Result<Plan, EngineError> {
+    let model = contained("fixing the number of rows", || {
+        let subs = HashMap::from([(typed.symbols.sym(ROWS), rows.to_dim())]);
+        typed.set_symbols(&subs).map_err(prepare)?.into_decluttered().map_err(prepare)
+    })?;
+    Plan::new(model)
+}
+
+fn prepare_graph(file: &pb::ModelProto) -> Result<TypedModel, EngineError> {
+    contained("preparing the model", || {
+        let model = framework().model_for_proto_model(file).map_err(prepare)?;
+        model.into_typed().map_err(prepare)?.into_decluttered().map_err(prepare)
+    })
+}
+
+/// Names the rows of every input by one symbol, unless the file fixes them; then returns how many.
+fn free_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec]) -> Result<Option<usize>, EngineError> {
+    for spec in inputs {
+        if spec.shape.iter().skip(1).any(|&d| d < 0) {
+            return Err(unsupported(&format!("a free dimension of input {:?} after the first", spec.name), "", "fix every dimension but the batch at export"));
+        }
+    }
+    let fixed = inputs.iter().filter_map(|spec| spec.shape.first()).find(|&&d| d > 0);
+    match fixed {
+        Some(&rows) => {
+            let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+            if rows > ROWS_MAX {
+                return Err(too_large("the batch of the graph", rows as u64, ROWS_MAX as u64));
+            }
+            set_rows(file, inputs, &Dim::DimValue(rows as i64));
+            Ok(Some(rows))
+        }
+        None => {
+            set_rows(file, inputs, &Dim::DimParam(ROWS.to_owned()));
+            Ok(None)
+        }
+    }
+}
+
+/// Sets the first dimension of every true input.
+fn set_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec], rows: &Dim) {
+    let Some(graph) = file.graph.as_mut() else { return };
+    for info in graph.input.iter_mut().filter(|info| inputs.iter().any(|spec| spec.name == info.name)) {
+        let Some(TypeValue::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else { continue };
+        let Some(first) = tensor.shape.as_mut().and_then(|s| s.dim.first_mut()) else { continue };
+        *first = Dimension { denotation: String::new(), value: Some(rows.clone()) };
+    }
+}
+
+/// Fills in types and shapes of the outputs as the runtime derived them.
+fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), EngineError> {
+    let rows = typed.symbols.sym(ROWS).to_dim();
+    let facts = typed.output_outlets().map_err(prepare)?.to_vec();
+    for (spec, outlet) in outputs.iter_mut().zip(facts) {
+        let fact = typed.outlet_fact(outlet).map_err(prepare)?;
+        spec.datatype = tensor::dtype(fact.datum_type)
+            .ok_or_else(|| unsupported(&format!("the type {:?} of output {:?}", fact.datum_type, spec.name), "", "answer in float32"))?;
+        spec.shape = fact
+            .shape
+            .iter()
+            .enumerate()
+            .map(|(axis, dim)| match dim.to_i64() {
+                Ok(n) => Ok(n),
+                Err(_) if axis == 0 && *dim == rows => Ok(-1),
+                Err(_) => Err(unsupported(&format!("the shape of output {:?}", spec.name), "", "fix every dimension but the batch at export")),
+            })
+            .collect::<Result<_, _>>()?;
+    }
+    Ok(())
+}
+
+fn fits(spec: &TensorSpec, given: &TensorData) -> Result<(), EngineError> {
+    if given.datatype != spec.datatype {
+        return Err(input(&spec.name, &format!("it is {} where {} belongs", given.datatype.as_str(), spec.datatype.as_str())));
+    }
+    let same = given.shape.len() == spec.shape.len()
+        && spec.shape.iter().zip(&given.shape).skip(1).all(|(want, got)| u64::try_from(*want) == Ok(*got));
+    if !same {
+        return Err(input(&spec.name, &format!("its shape is {:?} where {:?} belongs", given.shape, spec.shape)));
+    }
+    let elements = given.shape.iter().try_fold(1_u64, |all, &d| all.checked_mul(d));
+    let bytes = elements.and_then(|n| n.checked_mul(spec.datatype.size()? as u64));
+    if bytes != Some(given.data.0.len() as u64) {
+        return Err(input(&spec.name, &format!("it holds {} bytes, which is not shape {:?}", given.data.0.len(), given.shape)));
+    }
+    Ok(())
+}
+
+/// Values in one row of an input.
+fn row_len(spec: &TensorSpec) -> usize {
+    spec.shape.iter().skip(1).map(|&d| d.max(0) as usize).product()
+}
+
+fn input(name: &str, problem: &str) -> EngineError {
+    EngineError::Input { name: name.chars().take(100).collect(), problem: problem.to_owned() }
+}

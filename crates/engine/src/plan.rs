@@ -1,0 +1,64 @@
+//! One graph made ready for one number of rows.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tract_onnx::tract_hir::internal::{TVec, TValue, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState};
+
+use crate::EngineError;
+use crate::runtime::contained;
+
+/// States kept for reuse: as many as requests run side by side on the largest of these devices.
+const STATES_MAX: usize = 8;
+
+/// An optimised graph for a fixed number of rows, with states for reuse.
+pub(crate) struct Plan {
+    plan: Arc<TypedSimplePlan>,
+    idle: Mutex<Vec<TypedSimpleState>>,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").finish_non_exhaustive()
+    }
+}
+
+impl Plan {
+    /// Optimises `model`, in which every dimension is known.
+    pub(crate) fn new(model: TypedModel) -> Result<Self, EngineError> {
+        contained("optimising the model", || {
+            let model = model.into_optimized().map_err(prepare)?;
+            let plan = TypedSimplePlan::new(model).map_err(prepare)?;
+            Ok(Self { plan, idle: Mutex::new(Vec::new()) })
+        })
+    }
+
+    /// One run. A state that failed or panicked is not used again.
+    pub(crate) fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
+        contained("running the model", || {
+            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut state = match idle {
+                Some(state) => state,
+                None => self.plan.spawn().map_err(run)?,
+            };
+            let outputs = state.run(inputs).map_err(run)?;
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < STATES_MAX {
+                idle.push(state);
+            }
+            Ok(outputs)
+        })
+    }
+}
+
+pub(crate) fn prepare(e: impl std::fmt::Display) -> EngineError {
+    EngineError::Prepare(format!("{e:#}"))
+}
+
+pub(crate) fn run(e: impl std::fmt::Display) -> EngineError {
+    EngineError::Run(format!("{e:#}"))
+}
+
+/// A tensor as the runtime takes it.
+pub(crate) fn value(tensor: Tensor) -> TValue {
+    tensor.into()
+}

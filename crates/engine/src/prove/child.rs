@@ -1,0 +1,134 @@
+//! The child's side of a proof.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use dunlin_protocol::{GoldenSet, ReasonCode, TensorData};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::{Answer, Job, Limits, Proof};
+use crate::golden::row_of;
+use crate::{EngineError, MODEL_BYTES_MAX, Model, anchor_score_ppm, max_error_ppm};
+
+/// Largest job description read from standard input.
+const JOB_BYTES_MAX: u64 = 64 * 1024;
+/// Largest golden or anchor set: a few hundred rows of the largest inputs.
+const GOLDEN_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most timed runs: a median needs no more, and the processor-time limit has to be set by somebody who knows.
+const REPEAT_MAX: u32 = 10_000;
+/// Runs before timing starts, to fill caches and the pool of states.
+const WARM_UP: usize = 5;
+
+type Failure = (ReasonCode, String);
+
+/// What the hidden verb of a program does: sets this process's limits, loads and replays the model named by the
+/// job on standard input, and prints the result. Call it first thing in `main`, before any thread is started.
+pub fn child_main() -> ExitCode {
+    let mut text = Vec::new();
+    let read = io::stdin().lock().take(JOB_BYTES_MAX).read_to_end(&mut text);
+    let job: Job = match read.map_err(serde_json::Error::io).and_then(|_| serde_json::from_slice(&text)) {
+        Ok(job) => job,
+        Err(_) => return ExitCode::from(2),
+    };
+    if limit(&job.limits).is_err() {
+        return ExitCode::from(3);
+    }
+    let answer = match prove(&job) {
+        Ok(proof) => Answer::Proved(proof),
+        Err((reason, detail)) => Answer::Failed { reason, detail },
+    };
+    let printed = serde_json::to_vec(&answer).map_err(io::Error::from).and_then(|text| io::stdout().lock().write_all(&text));
+    if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(4) }
+}
+
+fn limit(limits: &Limits) -> rustix::io::Result<()> {
+    let exactly = |n: u64| Rlimit { current: Some(n), maximum: Some(n) };
+    // A core file of a hostile model would fill the disk and hold what is in memory.
+    setrlimit(Resource::Core, exactly(0))?;
+    setrlimit(Resource::Fsize, exactly(0))?;
+    setrlimit(Resource::As, exactly(limits.address_space_bytes))?;
+    // The soft limit ends the process with a signal that tells why; the hard one comes after it.
+    let cpu = limits.cpu_s.max(1);
+    setrlimit(Resource::Cpu, Rlimit { current: Some(cpu), maximum: Some(cpu + 1) })
+}
+
+fn prove(job: &Job) -> Result<Proof, Failure> {
+    let golden = set(&job.golden)?;
+    let onnx = file(&job.model, MODEL_BYTES_MAX as u64)?;
+    let rows = golden.inputs.first().and_then(|t| t.shape.first()).map_or(1, |&n| n as usize);
+    let model = Model::load(&onnx, None).map_err(load)?;
+    drop(onnx);
+    let answers = model.run(&golden.inputs).map_err(replay)?;
+    let max_error_ppm = max_error_ppm(&answers, &golden.outputs);
+    if golden.outputs.is_empty() || max_error_ppm > golden.tolerance_ppm {
+        let detail = format!("the answers are off by {max_error_ppm} ppm, {} ppm are allowed", golden.tolerance_ppm);
+        return Err((ReasonCode::GoldenMismatch, detail));
+    }
+    let latency_us_p50 = latency(&model, &golden.inputs, rows, job.repeat.clamp(1, REPEAT_MAX)).map_err(replay)?;
+    let anchor_score_ppm = match &job.anchor {
+        Some(path) => {
+            let anchor = set(path)?;
+            Some(anchor_score_ppm(&model, &anchor).map_err(|e| (ReasonCode::AnchorScore, e.to_string()))?)
+        }
+        None => None,
+    };
+    Ok(Proof { latency_us_p50, peak_bytes: peak_bytes(), max_error_ppm, anchor_score_ppm })
+}
+
+fn load(e: EngineError) -> Failure {
+    (e.reason(), e.to_string())
+}
+
+/// The model's fault and the golden set's are the same to a device: they do not belong together.
+fn replay(e: EngineError) -> Failure {
+    (ReasonCode::GoldenMismatch, e.to_string())
+}
+
+/// Median time of single rows, microseconds. A model with a fixed batch is timed on the whole of it.
+fn latency(model: &Model, inputs: &[TensorData], rows: usize, repeat: u32) -> Result<u64, EngineError> {
+    let single = model.inputs().iter().all(|spec| matches!(spec.shape.first(), Some(-1 | 1)));
+    let requests: Vec<Vec<TensorData>> =
+        if single { (0..rows).map(|row| row_of(inputs, row, rows)).collect() } else { vec![inputs.to_vec()] };
+    let mut turn = requests.iter().cycle();
+    let mut next = || turn.next().map_or(&[][..], Vec::as_slice);
+    for _ in 0..WARM_UP {
+        model.run(next())?;
+    }
+    let mut times = Vec::with_capacity(repeat as usize);
+    for _ in 0..repeat {
+        let request = next();
+        let from = Instant::now();
+        model.run(request)?;
+        times.push(from.elapsed().as_nanos() as u64);
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2].div_ceil(1000))
+}
+
+fn set(path: &Path) -> Result<GoldenSet, Failure> {
+    let bytes = file(path, GOLDEN_BYTES_MAX)?;
+    let set: GoldenSet = dunlin_protocol::cbor::decode(&bytes, GOLDEN_BYTES_MAX as usize)
+        .map_err(|e| (ReasonCode::GoldenMismatch, format!("reading {}: {e}", path.display())))?;
+    if set.inputs.is_empty() || set.inputs.iter().any(|t| t.shape.first() == Some(&0)) {
+        return Err((ReasonCode::GoldenMismatch, format!("{} has no rows", path.display())));
+    }
+    Ok(set)
+}
+
+fn file(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
+    let fail = |detail: String| (ReasonCode::ProofCrashed, format!("reading {}: {detail}", path.display()));
+    let file = File::open(path).map_err(|e| fail(e.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|e| fail(e.to_string()))?;
+    if bytes.len() as u64 > max { Err(fail(format!("it is longer than {max} bytes"))) } else { Ok(bytes) }
+}
+
+/// `VmHWM` of this process (proc(5)); zero where there is no `/proc`.
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+}

@@ -1,0 +1,241 @@
+//! The match of both repositories (Uptane, "full verification"): a device runs only what its director assigns
+//! and the image repository approves, byte for byte the same.
+use std::collections::BTreeSet;
+
+use dunlin_protocol::{
+    Assignment, DeviceId, DeviceProfile, Digest, ReasonCode, ReleaseId, TargetCustom, TargetsCustom,
+    TaskAssignment, TaskId, TaskPolicy,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::canonical::canonical;
+use crate::constraints::{Refusal, check_hard};
+use crate::document::Verified;
+use crate::key::sha256;
+use crate::repo::{RETRAINED, TARGETS};
+use crate::{Floors, TargetInfo, TrustError, TrustedRepo};
+
+/// Tasks of one assignment; a device has few, and every one costs two look-ups in each repository.
+pub const TASKS_MAX: usize = 64;
+
+/// An assignment with a verdict for each task.
+#[derive(Debug, Clone)]
+pub struct Approved {
+    /// What the director said.
+    pub assignment: Assignment,
+    /// By task: what may be staged, or why nothing may.
+    pub tasks: Vec<(TaskId, Result<ApprovedTask, Refusal>)>,
+    /// The floors, raised; to be made durable before anything of this is acted upon.
+    pub floors: Floors,
+}
+
+/// A task whose models are all approved.
+#[derive(Debug, Clone)]
+pub struct ApprovedTask {
+    /// What the director said.
+    pub task: TaskAssignment,
+    /// The release that answers.
+    pub champion: ApprovedRelease,
+    /// The release that answers if the champion can not.
+    pub fallback: Option<ApprovedRelease>,
+    /// The task's policy, if the image repository holds one.
+    pub policy: Option<ApprovedFile>,
+}
+
+/// An approved release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovedRelease {
+    /// The release.
+    pub release: ReleaseId,
+    /// Its manifest.
+    pub manifest: ApprovedFile,
+    /// Task and constraints, as signed.
+    pub custom: TargetCustom,
+    /// Whether only the controller's online key vouches for it, so that the policy's bounds apply.
+    pub retrained: bool,
+}
+
+/// A file as signed metadata names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovedFile {
+    /// Name of the TUF target.
+    pub name: String,
+    /// Length in bytes.
+    pub length: u64,
+    /// SHA-256 of the content.
+    pub sha256: Digest,
+}
+
+impl ApprovedFile {
+    fn of(name: String, info: &TargetInfo) -> Self {
+        Self { name, length: info.length, sha256: info.sha256 }
+    }
+}
+
+/// Judges what the director assigns to `device` by what the image repository approves.
+///
+/// Both repositories should have been updated with the same [`crate::update_both`]; this adds no judgement of
+/// freshness.
+///
+/// # Errors
+/// What makes the whole assignment void: it is missing or malformed, names another device, or goes back.
+/// What speaks against one task is a [`Refusal`] beside it.
+pub fn approve(
+    image: &TrustedRepo,
+    director: &TrustedRepo,
+    device: &DeviceId,
+    profile: &DeviceProfile,
+    floors: &Floors,
+) -> Result<Verified<Approved>, TrustError> {
+    let custom = director.targets_custom().ok_or_else(|| missing("director targets"))?;
+    let assignment: Assignment = read(custom, "the director's targets hold no assignment")?;
+    if assignment.device != *device {
+        return Err(TrustError::WrongDevice { device: device.clone(), named: assignment.device });
+    }
+    let content = content(director, custom)?;
+    let known = floors.assignment.is_some_and(|known| known != content);
+    if assignment.generation < floors.generation || (assignment.generation == floors.generation && known) {
+        return Err(TrustError::Generation { got: assignment.generation, floor: floors.generation });
+    }
+    check_tasks(&assignment)?;
+
+    let mut raised = raise(image, director, floors)?;
+    raised.generation = assignment.generation;
+    raised.assignment = Some(content);
+    let judge = Judge { image, director, profile, floors: &raised };
+    let tasks = assignment.tasks.iter().map(|task| (task.task.clone(), judge.task(task))).collect();
+    Ok(Verified::new(Approved { assignment, tasks, floors: raised }))
+}
+
+fn missing(role: &str) -> TrustError {
+    TrustError::Missing { role: role.to_owned() }
+}
+
+fn read<T: DeserializeOwned>(custom: &Value, what: &'static str) -> Result<T, TrustError> {
+    T::deserialize(custom).map_err(|source| TrustError::Malformed {
+        role: TARGETS.to_owned(),
+        what,
+        source: Some(source),
+    })
+}
+
+/// Digest of the assignment and of the targets listed with it, but not of version and expiry, which change
+/// whenever the controller signs anew.
+fn content(director: &TrustedRepo, custom: &Value) -> Result<Digest, TrustError> {
+    let targets = director.current_targets().ok_or_else(|| missing("director targets"))?;
+    let listed = targets
+        .body
+        .targets
+        .iter()
+        .map(|(name, file)| json!({ "name": name, "length": file.length, "hashes": file.hashes }));
+    let content = json!({ "custom": custom, "targets": listed.collect::<Vec<_>>() });
+    let bytes = canonical(&content).map_err(|_| TrustError::malformed(TARGETS, "it holds a float"))?;
+    Ok(sha256(&bytes))
+}
+
+fn check_tasks(assignment: &Assignment) -> Result<(), TrustError> {
+    if assignment.tasks.len() > TASKS_MAX {
+        return Err(TrustError::malformed(TARGETS, "the assignment has too many tasks"));
+    }
+    let mut seen = BTreeSet::new();
+    if assignment.tasks.iter().all(|task| seen.insert(&task.task)) {
+        return Ok(());
+    }
+    Err(TrustError::malformed(TARGETS, "the assignment names a task twice"))
+}
+
+/// Floors with all that both repositories showed. Release floors come from the offline-signed top-level
+/// targets alone, and keep the highest value ever seen.
+fn raise(image: &TrustedRepo, director: &TrustedRepo, floors: &Floors) -> Result<Floors, TrustError> {
+    let custom = image.targets_custom().ok_or_else(|| missing("image targets"))?;
+    let signed: TargetsCustom = if custom.is_null() {
+        TargetsCustom::default()
+    } else {
+        read(custom, "the image targets' release floors do not read")?
+    };
+    let mut raised = floors.clone();
+    raised.image = image.floors();
+    raised.director = director.floors();
+    raised.wall_ms = floors.wall_ms.max(image.judged_ms()).max(director.judged_ms());
+    for (model, floor) in signed.floors {
+        let kept = raised.releases.entry(model).or_insert(0);
+        *kept = floor.max(*kept);
+    }
+    Ok(raised)
+}
+
+struct Judge<'a> {
+    image: &'a TrustedRepo,
+    director: &'a TrustedRepo,
+    profile: &'a DeviceProfile,
+    floors: &'a Floors,
+}
+
+impl Judge<'_> {
+    fn task(&self, task: &TaskAssignment) -> Result<ApprovedTask, Refusal> {
+        let policy = self.policy(&task.task);
+        let champion = self.release(&task.lineup.champion, &task.task, policy.as_ref())?;
+        let fallback = match &task.lineup.fallback {
+            Some(release) => {
+                Some(self.release(release, &task.task, policy.as_ref()).map_err(|refusal| {
+                    Refusal::new(refusal.reason, format!("fallback: {}", refusal.detail))
+                })?)
+            }
+            None => None,
+        };
+        Ok(ApprovedTask { task: task.clone(), champion, fallback, policy })
+    }
+
+    /// The policy of a task; one that the controller's own key vouches for is none.
+    fn policy(&self, task: &TaskId) -> Option<ApprovedFile> {
+        let name = TaskPolicy::target_name(task);
+        let info = self.image.target(&name).filter(|info| info.role != RETRAINED)?;
+        Some(ApprovedFile::of(name, &info))
+    }
+
+    fn release(
+        &self,
+        release: &ReleaseId,
+        task: &TaskId,
+        policy: Option<&ApprovedFile>,
+    ) -> Result<ApprovedRelease, Refusal> {
+        let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
+        let name = release.target_name();
+        let Some(info) = self.image.target(&name) else {
+            return refuse(ReasonCode::NotApproved, "the image repository does not hold it");
+        };
+        let Some(assigned) = self.director.target(&name) else {
+            return refuse(
+                ReasonCode::TargetMismatch,
+                "the director assigns it without listing its manifest",
+            );
+        };
+        if (assigned.length, assigned.sha256) != (info.length, info.sha256) {
+            return refuse(
+                ReasonCode::TargetMismatch,
+                "director and image repository name different manifests",
+            );
+        }
+        let Ok(custom) = serde_json::from_value::<TargetCustom>(info.custom.clone()) else {
+            return refuse(ReasonCode::NotApproved, "the image repository does not say what it needs");
+        };
+        if custom.task != *task {
+            return refuse(ReasonCode::NotApproved, "it is approved for another task");
+        }
+        if self.floors.releases.get(&release.model).is_some_and(|floor| release.version < *floor) {
+            return refuse(ReasonCode::BelowReleaseFloor, "it is withdrawn");
+        }
+        let retrained = info.role == RETRAINED;
+        if retrained && !release.model.is_retrained_for(task) {
+            return refuse(ReasonCode::RetrainedNotAllowed, "a retrained release of another line or task");
+        }
+        if retrained && policy.is_none() {
+            return refuse(ReasonCode::RetrainedNotAllowed, "its task has no signed policy");
+        }
+        check_hard(&custom.hard, self.profile)
+            .map_err(|refusal| Refusal::new(refusal.reason, format!("{release}: {}", refusal.detail)))?;
+        let manifest = ApprovedFile::of(name, &info);
+        Ok(ApprovedRelease { release: release.clone(), manifest, custom, retrained })
+    }
+}

@@ -1,0 +1,198 @@
+//! The floors record: the highest of everything a device has seen, which nothing may fall below. It lies apart
+//! from the cached metadata, because a power cut leaves those files torn, and a torn file must not read as
+//! "nothing seen yet".
+//!
+//! The shell keeps two copies and writes each record to both, one after the other, syncing in between. A cut
+//! at any byte then leaves one whole copy, with the old record or the new one.
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{Digest, ModelName, Now, RepoVersions, cbor};
+use serde::{Deserialize, Serialize};
+
+use crate::TrustError;
+use crate::key::sha256;
+
+/// What a device never goes back behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Floors {
+    /// Versions of the image repository.
+    pub image: RepoVersions,
+    /// Versions of the director repository.
+    pub director: RepoVersions,
+    /// Generation of the last accepted assignment.
+    pub generation: u64,
+    /// Digest of that assignment and of what the director said about its targets, so that the same generation
+    /// is accepted again only with the same content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<Digest>,
+    /// Latest wall time at which metadata was judged fresh, Unix milliseconds.
+    pub wall_ms: u64,
+    /// Release floors by model line, from offline-signed metadata alone.
+    pub releases: BTreeMap<ModelName, u32>,
+    /// Number of the last accepted down-message.
+    pub down_seq: u64,
+}
+
+impl Floors {
+    /// The present time, if it is known and not before a time at which metadata was already judged.
+    ///
+    /// # Errors
+    /// [`TrustError::ClockUnknown`] or [`TrustError::ClockStepped`].
+    pub fn check_clock(&self, now: Now) -> Result<u64, TrustError> {
+        let now_ms = now.wall_ms.ok_or(TrustError::ClockUnknown)?;
+        if now_ms < self.wall_ms {
+            return Err(TrustError::ClockStepped { now_ms, floor_ms: self.wall_ms });
+        }
+        Ok(now_ms)
+    }
+}
+
+/// First bytes of a record; the digit is the format number.
+const MAGIC: &[u8; 8] = b"DUNFLR1\n";
+/// Bytes before the body: magic, number of the write (u64, big-endian), length of the body (u32, big-endian).
+const HEADER_BYTES: usize = MAGIC.len() + 8 + 4;
+/// SHA-256 over all before it.
+const CHECKSUM_BYTES: usize = 32;
+/// Largest body: some thousand model lines.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// The record as one file. `write` counts the writes and tells the newer of two copies.
+pub fn encode(floors: &Floors, write: u64) -> Vec<u8> {
+    let body = cbor::encode(floors);
+    let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + CHECKSUM_BYTES);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&write.to_be_bytes());
+    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(&body);
+    let checksum = sha256(&out);
+    out.extend_from_slice(&checksum.0);
+    out
+}
+
+fn decode(file: &[u8]) -> Option<(u64, Floors)> {
+    let (content, checksum) = file.split_last_chunk::<CHECKSUM_BYTES>()?;
+    let rest = content.strip_prefix(MAGIC)?;
+    let (write, rest) = rest.split_first_chunk::<8>()?;
+    let (length, body) = rest.split_first_chunk::<4>()?;
+    let whole = u32::from_be_bytes(*length) as usize == body.len() && sha256(content).0 == *checksum;
+    let floors = whole.then(|| cbor::decode(body, BODY_BYTES_MAX).ok())??;
+    Some((u64::from_be_bytes(*write), floors))
+}
+
+/// What was found where the record should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// Neither file exists: the device was never enrolled.
+    Fresh,
+    /// The newest whole copy.
+    Known {
+        /// The floors.
+        floors: Floors,
+        /// Number of its write; the next one is higher.
+        write: u64,
+        /// Whether the copies differ, or one is torn or absent, so that both should be written anew.
+        repair: bool,
+    },
+}
+
+/// Reads both copies; `None` stands for a file that does not exist, not for one that can not be read.
+///
+/// # Errors
+/// A copy exists and none is whole. Nothing may be accepted then.
+pub fn recover(a: Option<&[u8]>, b: Option<&[u8]>) -> Result<Recovery, TrustError> {
+    if a.is_none() && b.is_none() {
+        return Ok(Recovery::Fresh);
+    }
+    let repair = a != b;
+    let newest = [a, b].into_iter().flatten().filter_map(decode).max_by_key(|(write, _)| *write);
+    let (write, floors) = newest.ok_or(TrustError::FloorsDamaged)?;
+    Ok(Recovery::Known { floors, write, repair })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn floors(n: u64) -> Floors {
+        let image = RepoVersions { root: n, timestamp: n * 3, snapshot: n * 2, targets: n, retrained: n };
+        let releases =
+            BTreeMap::from([("meter".parse().unwrap(), n as u32), ("auto.meter.gbdt".parse().unwrap(), 1)]);
+        Floors {
+            image,
+            generation: n,
+            wall_ms: n * 1000,
+            releases,
+            assignment: Some(Digest([7; 32])),
+            ..Floors::default()
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_fresh_and_only_that() {
+        assert_eq!(recover(None, None).unwrap(), Recovery::Fresh);
+        for (a, b) in [(Some(&b""[..]), None), (None, Some(&b"DUNFLR1\n"[..])), (Some(b""), Some(b""))] {
+            assert!(matches!(recover(a, b), Err(TrustError::FloorsDamaged)));
+        }
+    }
+
+    /// A write goes to both copies in turn; whatever byte the power is cut at, and whether the rest of the
+    /// file is old, missing or noise, the floors are the old or the new ones.
+    #[test]
+    fn a_cut_at_every_byte_of_a_write_leaves_the_old_or_the_new_floors() {
+        let (old, new) = (encode(&floors(4), 8), encode(&floors(5), 9));
+        let known = |a: &[u8], b: &[u8]| match recover(Some(a), Some(b)) {
+            Ok(Recovery::Known { floors, .. }) => floors,
+            other => panic!("{other:?}"),
+        };
+        for cut in 0..=new.len() {
+            let short = new[..cut].to_vec();
+            let over_old = [&new[..cut], old.get(cut..).unwrap_or_default()].concat();
+            let noise = [&new[..cut], &vec![0xff; new.len() - cut]].concat();
+            for torn in [short, over_old, noise] {
+                let first = known(&torn, &old);
+                assert!(first == floors(5) || first == floors(4), "first copy cut at {cut}");
+                assert_eq!(first == floors(5), torn == new, "first copy cut at {cut}");
+                assert_eq!(known(&new, &torn), floors(5), "second copy cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_absent_copy_is_repaired_from_the_other() {
+        let file = encode(&floors(2), 3);
+        let found = recover(None, Some(&file)).unwrap();
+        assert_eq!(found, Recovery::Known { floors: floors(2), write: 3, repair: true });
+    }
+
+    #[test]
+    fn a_clock_before_the_floor_is_no_clock() {
+        let floors = floors(5);
+        let at = |wall_ms| floors.check_clock(Now { mono_ms: 0, wall_ms });
+        assert!(matches!(at(None), Err(TrustError::ClockUnknown)));
+        assert!(matches!(at(Some(4_999)), Err(TrustError::ClockStepped { .. })));
+        assert_eq!(at(Some(5_000)).unwrap(), 5_000);
+    }
+
+    proptest! {
+        #[test]
+        fn one_changed_bit_anywhere_is_noticed(bit in 0usize..2400) {
+            let whole = encode(&floors(3), 1);
+            let mut torn = whole.clone();
+            let bit = bit % (torn.len() * 8);
+            torn[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(recover(Some(&torn), None).is_err());
+            let found = recover(Some(&torn), Some(&whole)).unwrap();
+            prop_assert_eq!(found, Recovery::Known { floors: floors(3), write: 1, repair: true });
+        }
+
+        #[test]
+        fn random_bytes_never_panic(a in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(recover(Some(&a), None).is_err());
+            let headed = [&MAGIC[..], &a].concat();
+            prop_assert!(recover(Some(&headed), None).is_err());
+        }
+    }
+}

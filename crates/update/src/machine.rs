@@ -1,0 +1,414 @@
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use dunlin_protocol::{Blob, Budgets, Digest, Installed, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask};
+
+use crate::backoff::Backoff;
+use crate::journal::TaskState;
+use crate::{Command, Designation, Event, FileRef, Goal, Ignored, Journal, KNOWN_BAD_MAX, KnownBad, Line, OUTBOX_MAX, Pack, Part, Record, Slot, Step};
+
+/// How often the counters of a release on probation are read, milliseconds: a bad model is left within a second
+/// of enough evidence, and reading costs microseconds.
+pub const GUARD_EVERY_MS: u64 = 1_000;
+/// Wrong answers to one item, or damaged read-backs of one goal, before it fails. A cache on the way may be stale
+/// once; what stays wrong is wrong.
+pub const WRONG_MAX: u32 = 3;
+
+/// What a machine needs to know about its device.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Limits for one model.
+    pub budgets: Budgets,
+    /// Differs between devices, so that their retries do.
+    pub seed: u64,
+}
+
+/// A verdict of the trust core on one task: a goal, or why there is none.
+pub(crate) type Verdict = Result<Goal, (ReasonCode, String)>;
+
+/// The update machine of one device.
+#[derive(Debug)]
+pub struct Updater {
+    pub(crate) journal: Journal,
+    pub(crate) budgets: Budgets,
+    pub(crate) backoff: Backoff,
+    persisted: Vec<u8>,
+    started: bool,
+    /// Orders of the event at hand; they are queued behind the journal that they follow from.
+    orders: Vec<Command>,
+    queue: VecDeque<Command>,
+}
+
+impl Updater {
+    /// A machine as it was when `journal` was persisted. It gives no orders before [`Event::ProcessStarted`].
+    pub fn restore(journal: Journal, setup: Setup, now: Now) -> Self {
+        let mut journal = journal;
+        let persisted = journal.encode();
+        for state in journal.tasks.values_mut() {
+            match &mut state.step {
+                Step::Deferred { since_ms, .. } => *since_ms = now.mono_ms,
+                Step::Probation { since_ms, look_ms, .. } => (*since_ms, *look_ms) = (now.mono_ms, now.mono_ms + GUARD_EVERY_MS),
+                Step::Idle
+                | Step::Refused { .. }
+                | Step::Settled { .. }
+                | Step::Fetching { .. }
+                | Step::Verifying { .. }
+                | Step::Proving { .. }
+                | Step::Switching { .. } => {}
+            }
+        }
+        let backoff = Backoff::new(setup.seed);
+        Self { journal, budgets: setup.budgets, backoff, persisted, started: false, orders: Vec::new(), queue: VecDeque::new() }
+    }
+
+    /// Takes a fact. Orders that follow from it wait in [`Updater::poll_command`].
+    ///
+    /// # Errors
+    /// The fact does not fit the state; nothing changed.
+    pub fn handle(&mut self, event: Event, now: Now) -> Result<(), Ignored> {
+        if self.started == matches!(event, Event::ProcessStarted(_)) {
+            return Err(Ignored::NotStarted);
+        }
+        self.started = true;
+        // An outcome that the spool took leaves the journal with the next change: sending one twice after a
+        // power cut is cheaper than a write for each.
+        let lazy = matches!(event, Event::Reported { .. });
+        let taken = self.take(event, now);
+        if !lazy {
+            self.flush();
+        }
+        taken
+    }
+
+    /// The next order.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.queue.pop_front()
+    }
+
+    /// When [`Event::TimePassed`] is due, on the clock of [`Now::mono_ms`].
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.journal.tasks.values().filter_map(|state| due_ms(&state.step)).min()
+    }
+
+    /// The journal as it stands.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Generation of the last assignment that was taken up.
+    pub fn generation(&self) -> u64 {
+        self.journal.generation
+    }
+
+    /// The tasks.
+    pub fn tasks(&self) -> impl Iterator<Item = &TaskId> {
+        self.journal.tasks.keys()
+    }
+
+    /// What answers the requests of a task; the baseline for one that is not assigned.
+    pub fn designation(&self, task: &TaskId) -> &Designation {
+        self.journal.tasks.get(task).map_or(&Designation::Baseline, |state| &state.serving)
+    }
+
+    /// Where a task stands.
+    pub fn step(&self, task: &TaskId) -> &Step {
+        self.journal.tasks.get(task).map_or(&Step::Idle, |state| &state.step)
+    }
+
+    /// Releases that failed here and are not tried again.
+    pub fn known_bad(&self) -> impl Iterator<Item = &KnownBad> {
+        self.journal.known_bad.iter()
+    }
+
+    /// The generation record as it should lie on disk.
+    pub fn record(&self) -> Record {
+        let slot = |state: &TaskState| Slot { policy: state.policy, serving: state.serving.clone(), previous: state.previous.clone() };
+        let tasks = self.journal.tasks.iter().map(|(task, state)| (task.clone(), slot(state))).collect();
+        Record { format: 1, generation: self.journal.generation, tasks }
+    }
+
+    /// What every task runs, as reports say it: the phase is that of the serving release, or of the work towards
+    /// a first one.
+    pub fn installed(&self) -> BTreeMap<TaskId, Installed> {
+        let installed = |state: &TaskState| {
+            let line = state.serving.line();
+            let on_probation = state.step.phase() == Phase::Probation;
+            let phase = if on_probation || line.is_none() { state.step.phase() } else { Phase::Committed };
+            Installed {
+                release: line.map(|line| line.champion.release.clone()),
+                manifest: line.map(|line| line.champion.manifest.digest),
+                phase,
+                proof_us: line.map(|line| line.proof.latency_us),
+                proof_bytes: line.map(|line| line.proof.peak_bytes),
+            }
+        };
+        self.journal.tasks.iter().map(|(task, state)| (task.clone(), installed(state))).collect()
+    }
+
+    fn take(&mut self, event: Event, now: Now) -> Result<(), Ignored> {
+        match event {
+            Event::ProcessStarted(stop) => {
+                self.process_started(stop, now);
+                Ok(())
+            }
+            Event::AssignmentApproved(approved) => {
+                let Approved { assignment, tasks, .. } = approved.into_inner();
+                let verdict = |verdict: Result<ApprovedTask, dunlin_trust::Refusal>| match verdict {
+                    Ok(task) => Ok(goal(task, assignment.generation, &assignment.correlation)),
+                    Err(refusal) => Err((refusal.reason, refusal.detail)),
+                };
+                let verdicts = tasks.into_iter().map(|(task, given)| (task, verdict(given))).collect();
+                self.assign(assignment.generation, &assignment.correlation, verdicts, now)
+            }
+            Event::FloorsRaised(floors) => {
+                self.withdraw(&floors, now);
+                Ok(())
+            }
+            Event::PolicyFetched { task, file, policy } => self.policy_fetched(&task, file, *policy, now),
+            Event::ManifestFetched { task, file, bundle } => self.manifest_fetched(&task, file, &bundle, now),
+            Event::FileMalformed { task, file, detail } => self.file_malformed(&task, file, detail, now),
+            Event::SpaceChecked { task, enough, detail } => self.space_checked(&task, enough, detail, now),
+            Event::BlobStored { task, digest } => self.blob_stored(&task, digest, now),
+            Event::FetchFailed { task, digest, fault } => self.fetch_failed(&task, digest, fault, now),
+            Event::StagedVerified { task } => self.staged_verified(&task, now),
+            Event::StagedDamaged { task, digest } => self.staged_damaged(&task, digest, now),
+            Event::Proved { task, manifest, proof } => self.proved(&task, manifest, proof, now),
+            Event::ProofFailed { task, manifest, reason, detail } => self.proof_failed(&task, manifest, reason, detail, now),
+            Event::Switched { task } => self.switched(&task, now),
+            Event::ServeFailed { task, release, detail } => self.serve_failed(&task, &release, detail, now),
+            Event::GuardObserved { task, seen } => self.guard_observed(&task, &seen, now),
+            Event::OperatorRollback { task } => self.operator_rollback(&task, now),
+            Event::Retarget { release } => self.retarget(&release, now),
+            Event::Reported { seq } => {
+                self.journal.outbox.retain(|(number, _)| *number != seq);
+                Ok(())
+            }
+            Event::TimePassed => {
+                self.time_passed(now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues the journal, if it changed, and behind it the orders that follow from it.
+    fn flush(&mut self) {
+        let bytes = self.journal.encode();
+        if bytes != self.persisted {
+            self.persisted.clone_from(&bytes);
+            self.queue.push_back(Command::Persist(bytes));
+        }
+        self.queue.extend(self.orders.drain(..));
+    }
+
+    pub(crate) fn order(&mut self, command: Command) {
+        self.orders.push(command);
+    }
+
+    /// Takes back the orders of the event at hand.
+    pub(crate) fn drop_orders(&mut self) {
+        self.orders.clear();
+    }
+
+    pub(crate) fn state(&mut self, task: &TaskId) -> Result<&mut TaskState, Ignored> {
+        self.journal.tasks.get_mut(task).ok_or_else(|| Ignored::UnknownTask(task.clone()))
+    }
+
+    /// The state of a task that is known to be there.
+    pub(crate) fn known(&mut self, task: &TaskId) -> &mut TaskState {
+        self.journal.tasks.entry(task.clone()).or_insert_with(TaskState::new)
+    }
+
+    pub(crate) fn report(&mut self, task: &TaskId, goal: &Goal, phase: Phase, reason: ReasonCode, detail: String, now: Now) {
+        self.report_release(task, goal.generation, &goal.correlation, Some(goal.champion.release.clone()), phase, reason, detail, now);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one message, built in one place")]
+    pub(crate) fn report_release(
+        &mut self,
+        task: &TaskId,
+        generation: u64,
+        correlation: &str,
+        release: Option<ReleaseId>,
+        phase: Phase,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) {
+        let outcome = Outcome {
+            generation,
+            task: Some(task.clone()),
+            release,
+            correlation: correlation.into(),
+            phase,
+            reason,
+            detail,
+            at_ms: now.wall_ms,
+        };
+        let seq = self.journal.next_seq;
+        self.journal.next_seq += 1;
+        if self.journal.outbox.len() >= OUTBOX_MAX {
+            self.journal.outbox.pop_front();
+        }
+        self.journal.outbox.push_back((seq, outcome.clone()));
+        self.order(Command::Report { seq, outcome });
+    }
+
+    pub(crate) fn remember_bad(&mut self, release: &ReleaseId, reason: ReasonCode) {
+        self.journal.known_bad.retain(|bad| bad.release != *release);
+        if self.journal.known_bad.len() >= KNOWN_BAD_MAX {
+            self.journal.known_bad.pop_front();
+        }
+        self.journal.known_bad.push_back(KnownBad { release: release.clone(), reason });
+    }
+
+    pub(crate) fn bad(&self, release: &ReleaseId) -> Option<ReasonCode> {
+        self.journal.known_bad.iter().find(|bad| bad.release == *release).map(|bad| bad.reason)
+    }
+
+    /// Orders the store to drop what no task needs.
+    pub(crate) fn tidy(&mut self) {
+        let keep: BTreeSet<Digest> = self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
+        self.order(Command::DropBlobs { keep });
+    }
+
+    /// Takes up what a verified assignment says.
+    pub(crate) fn assign(&mut self, generation: u64, correlation: &str, verdicts: Vec<(TaskId, Verdict)>, now: Now) -> Result<(), Ignored> {
+        let held = self.journal.generation;
+        let again = generation == held;
+        let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
+            (Ok(goal), step) => step.goal() == Some(goal),
+            (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => *refused == generation && known == reason,
+            (Err(_), _) => false,
+        };
+        if generation < held || (again && verdicts.iter().all(same) && verdicts.len() == self.journal.tasks.len()) {
+            return Err(Ignored::StaleGeneration { given: generation, held });
+        }
+        let changed: BTreeSet<TaskId> = verdicts.iter().filter(|verdict| !again || !same(verdict)).map(|(task, _)| task.clone()).collect();
+        self.journal.generation = generation;
+        let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).collect();
+        let gone: Vec<TaskId> = self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
+        for task in gone {
+            self.supersede(&task, now);
+            self.journal.tasks.remove(&task);
+            self.order(Command::Remove { task });
+        }
+        for (task, verdict) in verdicts.into_iter().filter(|(task, _)| changed.contains(task)) {
+            match verdict {
+                Ok(goal) => self.aim(&task, goal, now),
+                Err((reason, detail)) => {
+                    self.known(&task);
+                    self.supersede(&task, now);
+                    self.known(&task).step = Step::Refused { generation, reason };
+                    self.report_release(&task, generation, correlation, None, Phase::Rejected, reason, detail, now);
+                }
+            }
+        }
+        self.tidy();
+        Ok(())
+    }
+
+    /// Leaves releases that signers withdrew, wherever they are held.
+    fn withdraw(&mut self, floors: &BTreeMap<ModelName, u32>, now: Now) {
+        let below = |release: &ReleaseId| floors.get(&release.model).is_some_and(|floor| release.version < *floor);
+        let keep = |pack: &Pack| !below(&pack.release);
+        let tasks: Vec<TaskId> = self.journal.tasks.keys().cloned().collect();
+        for task in tasks {
+            let step = self.step(&task);
+            if let Some(goal) = step.under_way().filter(|goal| goal.parts().any(|part| below(&part.release))).cloned() {
+                self.order(Command::Cancel { task: task.clone() });
+                let detail = format!("{} was withdrawn", goal.champion.release);
+                self.known(&task).step = Step::Settled { goal: goal.clone(), phase: Phase::Rejected, reason: ReasonCode::BelowReleaseFloor };
+                self.report(&task, &goal, Phase::Rejected, ReasonCode::BelowReleaseFloor, detail, now);
+            }
+            let state = self.known(&task);
+            let previous = core::mem::replace(&mut state.previous, Designation::Baseline);
+            let serving = core::mem::replace(&mut state.serving, Designation::Baseline);
+            let previous = trimmed(previous, keep);
+            let old = serving.line().map(|line| line.champion.clone());
+            let trimmed_serving = trimmed(serving.clone(), keep);
+            if trimmed_serving == serving {
+                (state.serving, state.previous) = (serving, previous);
+                continue;
+            }
+            let champion_stays = old.as_ref().is_some_and(keep);
+            // What was proved as a whole before comes ahead of what was proved as a stand-in.
+            let next = match (champion_stays, previous, trimmed_serving) {
+                (true, previous, serving) => {
+                    state.previous = previous;
+                    serving
+                }
+                (false, Designation::Line(line), Designation::Line(_) | Designation::Baseline) => Designation::Line(line),
+                (false, Designation::Baseline, serving) => serving,
+            };
+            state.serving = next.clone();
+            self.order(Command::RollBack { task: task.clone(), to: next });
+            if let Some(old) = old {
+                let (generation, detail) = (self.journal.generation, format!("{} was withdrawn", old.release));
+                self.report_release(&task, generation, "", Some(old.release), Phase::RolledBack, ReasonCode::BelowReleaseFloor, detail, now);
+            }
+        }
+        if !self.orders.is_empty() {
+            self.tidy();
+        }
+    }
+}
+
+/// Every file a task needs.
+fn kept(state: &TaskState) -> Vec<Blob> {
+    let lines = [state.serving.line(), state.previous.line()].into_iter().flatten();
+    let mut files: Vec<Blob> = lines.flat_map(Line::packs).flat_map(Pack::files).collect();
+    files.extend(state.policy);
+    files.extend(state.step.files());
+    files
+}
+
+/// A designation without the releases that `keep` refuses.
+fn trimmed(designation: Designation, keep: impl Fn(&Pack) -> bool) -> Designation {
+    match designation {
+        Designation::Baseline => Designation::Baseline,
+        Designation::Line(Line { generation, champion, fallback, proof }) => {
+            let fallback = fallback.filter(|pack| keep(pack));
+            if keep(&champion) {
+                Designation::Line(Line { generation, champion, fallback, proof })
+            } else {
+                fallback.map_or(Designation::Baseline, |champion| Designation::Line(Line { generation, champion, fallback: None, proof }))
+            }
+        }
+    }
+}
+
+fn due_ms(step: &Step) -> Option<u64> {
+    match step {
+        Step::Deferred { wait_ms, since_ms, .. } => Some(since_ms.saturating_add(*wait_ms)),
+        Step::Probation { look_ms, .. } => Some(*look_ms),
+        Step::Idle
+        | Step::Refused { .. }
+        | Step::Settled { .. }
+        | Step::Fetching { .. }
+        | Step::Verifying { .. }
+        | Step::Proving { .. }
+        | Step::Switching { .. } => None,
+    }
+}
+
+fn goal(task: ApprovedTask, generation: u64, correlation: &str) -> Goal {
+    let file = |file: ApprovedFile| FileRef { name: file.name, length: file.length, sha256: file.sha256 };
+    let part = |release: ApprovedRelease| Part {
+        release: release.release,
+        manifest: file(release.manifest),
+        hard: release.custom.hard,
+        retrained: release.retrained,
+    };
+    Goal {
+        generation,
+        correlation: correlation.into(),
+        champion: part(task.champion),
+        fallback: task.fallback.map(part),
+        policy: task.policy.map(file),
+        probation: task.task.probation,
+        deadline_ms: task.task.deadline_ms,
+    }
+}

@@ -1,0 +1,2 @@
+//! placeholder while parts are built
+fn main() {}
