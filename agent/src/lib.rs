@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod device;
 pub mod enrol;
@@ -28,6 +29,7 @@ pub mod run;
 pub mod sampler;
 pub mod serve;
 pub mod spool;
+pub mod status;
 pub mod update;
 
 /// Release of this agent, as it reports itself.

@@ -1,2 +1,17 @@
-//! agent
-fn main() {}
+//! `dunlin-agent`: see `--help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use dunlin_agent::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    // The prover's child must be this binary and nothing but a prover: it sets its limits before anything else.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == cli::ENGINE_CHILD) {
+        return dunlin_engine::prove::child_main();
+    }
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    cli::main(Cli::parse())
+}

@@ -1,1 +1,373 @@
-//! 
+//! The main loop: one task that wires serving, updating, the link, the spool and the local API together.
+//!
+//! It decides nothing about models; it turns what the parts produce (windows, outcomes, refusals) into durable
+//! records, and what comes in into orders for the updater.
+
+mod report;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_protocol::{Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+
+use crate::clock;
+use crate::config::Settings;
+use crate::identity::{Identity, IdentityError};
+use crate::link::{Inbound, MqttLink, News, Opener, Uplink, UplinkContext};
+use crate::sampler::Sampler;
+use crate::serve::{Limits, Serving};
+use crate::spool::{BODY_BYTES_MAX, Found, Spool, SpoolError, draw_boot};
+use crate::status::StatusBoard;
+use crate::update::{Notice, Order, UpdateDriver};
+use report::Reporter;
+
+/// Orders, notices and news that wait: each comes from one task that waits when its queue is full.
+const QUEUE: usize = 64;
+/// A change is reported after this pause, so that what happens together is reported together.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Refusals are reported after this pause: a flood of forgeries must not become a flood of reports.
+const SETTLE_INDICATORS: Duration = Duration::from_secs(5);
+/// Records that wait in memory while the disk takes none.
+const UNSPOOLED_MAX: usize = 256;
+/// Longest wait for the parts to end at shutdown.
+const END: Duration = Duration::from_secs(8);
+
+/// Why the agent could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No usable identity.
+    #[error("could not load the device's identity")]
+    Identity(#[from] IdentityError),
+    /// No usable spool; most likely another agent runs.
+    #[error("could not open the spool; is another agent running?")]
+    Spool(#[from] SpoolError),
+    /// A folder or file could not be made.
+    #[error("could not write {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The local API's address is taken or not ours.
+    #[error("could not listen on {0}")]
+    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    /// The updater could not start.
+    #[error("could not start the updater")]
+    Update(#[from] crate::update::UpdateError),
+    /// Signals can not be caught.
+    #[error("could not catch signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the agent until it is told to stop.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for dir in [&settings.state_dir, &settings.run_dir] {
+        std::fs::create_dir_all(dir).map_err(|source| RunError::Folder { path: dir.clone(), source })?;
+    }
+    let identity = Identity::load(&settings.identity_dir())?;
+    let boot = draw_boot();
+    let spool = Arc::new(Spool::open(&settings.spool_dir(), settings.spool.bytes_max, boot)?);
+    write_file(&settings.pid_file(), &std::process::id().to_string())?;
+    tracing::info!(device = %identity.device(), %boot, agent = crate::VERSION, "agent starts");
+
+    let serving = Serving::new(Limits::default());
+    let board = StatusBoard::new(&settings, spool.clone());
+    let (orders, orders_in) = mpsc::channel(QUEUE);
+    let (notices_out, mut notices) = mpsc::channel(QUEUE);
+    let driver = UpdateDriver::start(&settings, &identity, serving.clone(), orders_in, notices_out).await?;
+
+    let listener = TcpListener::bind(settings.api.listen).await.map_err(|e| RunError::Listen(settings.api.listen, e))?;
+    let address = listener.local_addr().map_err(|e| RunError::Listen(settings.api.listen, e))?;
+    let (stop, stopped) = watch::channel(false);
+    let api = tokio::spawn(crate::api::serve(listener, serving.clone(), board.clone(), orders.clone(), stopped.clone()));
+    write_file(&settings.api_addr_file(), &address.to_string())?;
+    tracing::info!(%address, "local API");
+
+    let wake = Arc::new(Notify::new());
+    let (news_out, mut news) = mpsc::channel(QUEUE);
+    let open: Opener = {
+        let driver = driver.clone();
+        Arc::new(move |envelope| driver.open_down(envelope, clock::now()))
+    };
+    let context = UplinkContext {
+        device: identity.device().clone(),
+        signer: identity.signer.clone(),
+        open,
+        spool: spool.clone(),
+        wake: wake.clone(),
+        news: news_out,
+        stop: stopped.clone(),
+    };
+    let uplink = tokio::spawn(Uplink::new(MqttLink::new(identity, settings.mqtt.clone()), context).run());
+
+    let mut agent = Agent {
+        sampler: Some(Sampler::new(&settings.state_dir)),
+        reporter: Reporter::new(settings.device.clone()),
+        report_at: Instant::now(),
+        unspooled: VecDeque::new(),
+        serving,
+        spool,
+        wake,
+        orders,
+        board,
+        report_every: settings.telemetry.report,
+    };
+    if let Found::Damaged(aside) = agent.spool.found() {
+        let detail = format!("the damaged file is {}", aside.display());
+        agent.indicate(ReasonCode::SpoolDamaged, detail, 1);
+    }
+    let ended = agent.serve(settings.telemetry.window, &mut notices, &mut news).await;
+
+    tracing::info!("agent stops");
+    agent.close_windows().await;
+    agent.report().await;
+    if stop.send(true).is_err() {
+        tracing::debug!("all parts have ended already");
+    }
+    // The uplink drains the spool and says goodbye; its news are taken so that it never waits for this loop.
+    let parts = async {
+        while news.recv().await.is_some() {}
+        for part in [uplink, api] {
+            if let Err(error) = part.await {
+                tracing::error!(%error, "a part of the agent ended badly");
+            }
+        }
+    };
+    if timeout(END, parts).await.is_err() {
+        tracing::warn!("not all parts ended in time");
+    }
+    driver.stop().await;
+    for file in [settings.api_addr_file(), settings.pid_file()] {
+        if let Err(error) = std::fs::remove_file(&file) {
+            tracing::debug!(%error, file = %file.display(), "could not remove a file");
+        }
+    }
+    ended
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), RunError> {
+    let scratch = path.with_extension("new");
+    let write = || std::fs::write(&scratch, text).and_then(|()| std::fs::rename(&scratch, path));
+    write().map_err(|source| RunError::Folder { path: path.to_path_buf(), source })
+}
+
+/// The main loop's state.
+struct Agent {
+    serving: Arc<Serving>,
+    spool: Arc<Spool>,
+    wake: Arc<Notify>,
+    orders: mpsc::Sender<Order>,
+    board: StatusBoard,
+    reporter: Reporter,
+    /// Away while it measures on a blocking thread.
+    sampler: Option<Sampler>,
+    report_at: Instant,
+    report_every: Duration,
+    /// Records that the disk did not take; tried again with the next ones.
+    unspooled: VecDeque<(Kind, Vec<u8>)>,
+}
+
+impl Agent {
+    async fn serve(
+        &mut self,
+        window: Duration,
+        notices: &mut mpsc::Receiver<Notice>,
+        news: &mut mpsc::Receiver<News>,
+    ) -> Result<(), RunError> {
+        let mut windows = interval_at(Instant::now() + window, window);
+        windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+        loop {
+            tokio::select! {
+                _ = windows.tick() => self.close_windows().await,
+                () = sleep_until(self.report_at) => self.report().await,
+                Some(notice) = notices.recv() => self.notice(notice),
+                Some(news) = news.recv() => self.news(news).await,
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+            }
+        }
+    }
+
+    fn report_within(&mut self, pause: Duration) {
+        self.report_at = self.report_at.min(Instant::now() + pause);
+    }
+
+    fn indicate(&mut self, reason: ReasonCode, detail: String, count: u64) {
+        self.reporter.indicate(Indicator { reason, detail, count, at_ms: clock::now().wall_ms });
+        self.report_within(SETTLE_INDICATORS);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Outcome(outcome) => {
+                self.reporter.outcome(outcome);
+                self.report_within(SETTLE);
+            }
+            Notice::Indicator(indicator) => {
+                self.reporter.indicate(indicator);
+                self.report_within(SETTLE_INDICATORS);
+            }
+            Notice::Installed(installed, generation) => {
+                self.reporter.installed(generation, installed);
+                let (generation, installed) = (self.reporter.generation(), self.reporter.view().clone());
+                self.board.update(|status| {
+                    status.generation = generation;
+                    status.installed = installed;
+                });
+                self.report_within(SETTLE);
+            }
+        }
+    }
+
+    async fn news(&mut self, news: News) {
+        match news {
+            News::Up { epoch } => {
+                self.board.update(|status| {
+                    status.link.up = true;
+                    status.link.epoch = epoch;
+                    status.link.detail.clear();
+                });
+                // What changed while there was no link is asked for, not waited for.
+                self.order(Order::Check).await;
+            }
+            News::Down { detail } => self.board.update(|status| {
+                status.link.up = false;
+                status.link.detail = detail;
+            }),
+            News::Refused(refusal) => self.indicate(refusal.reason, refusal.detail, 1),
+            News::Order(Inbound::Notice) => self.order(Order::Check).await,
+            News::Order(Inbound::Desired(desired)) => match desired.files {
+                Some(files) => self.order(Order::Files { files, via: "mqtt" }).await,
+                None => self.order(Order::Check).await,
+            },
+            News::Order(Inbound::Cmd(cmd)) => self.command(cmd).await,
+            News::Order(Inbound::Ack(_)) => tracing::debug!("acknowledgements end in the uplink"),
+        }
+    }
+
+    async fn order(&self, order: Order) {
+        if self.orders.send(order).await.is_err() {
+            tracing::error!("the updater has ended");
+        }
+    }
+
+    async fn command(&mut self, cmd: Cmd) {
+        tracing::info!(id = %cmd.id, command = ?cmd.cmd, "command");
+        let (reply, answer) = oneshot::channel();
+        match cmd.cmd {
+            CmdBody::Check => {
+                self.order(Order::Check).await;
+                return self.reply(cmd.id, ReasonCode::Ok).await;
+            }
+            CmdBody::Report => {
+                self.reporter.want_profile();
+                self.report_within(SETTLE);
+                return self.reply(cmd.id, ReasonCode::Ok).await;
+            }
+            CmdBody::Rollback { task } => self.order(Order::Rollback { task, reply }).await,
+            CmdBody::Retarget { release } => self.order(Order::Retarget { release, reply }).await,
+        }
+        let reason = match timeout(END, answer).await {
+            Ok(Ok(reason)) => reason,
+            Ok(Err(_)) | Err(_) => ReasonCode::Unknown,
+        };
+        self.reply(cmd.id, reason).await;
+    }
+
+    async fn reply(&mut self, id: String, reason: ReasonCode) {
+        let body = cbor::encode(&Reply { id, reason, detail: String::new() });
+        self.keep(vec![(Kind::Reply, body)]).await;
+    }
+
+    async fn close_windows(&mut self) {
+        let Some(mut sampler) = self.sampler.take() else { return };
+        let measured = tokio::task::spawn_blocking(move || {
+            let usage = sampler.sample();
+            (sampler, usage)
+        });
+        let (sampler, usage) = measured.await.expect("reading system counters does not panic");
+        self.sampler = Some(sampler);
+        let windows = self.serving.close_windows(clock::now(), &usage);
+        let mut records: Vec<_> = windows.iter().map(|window| (Kind::Window, cbor::encode(window))).collect();
+        for samples in self.serving.take_samples() {
+            encode_samples(samples, &mut records);
+        }
+        for indicator in self.serving.take_indicators() {
+            self.reporter.indicate(indicator);
+            self.report_within(SETTLE_INDICATORS);
+        }
+        self.keep(records).await;
+    }
+
+    async fn report(&mut self) {
+        self.report_at = Instant::now() + self.report_every;
+        let windows_closed = self.spool.counters().boot(&self.spool.boot()).map_or(0, |boot| boot.windows);
+        let reports = self.reporter.reports(windows_closed);
+        let records = reports.iter().map(|report| (Kind::Report, cbor::encode(report))).collect();
+        // Reports go in a commit of their own, so that a full queue of windows never holds one back.
+        match self.append(records).await {
+            Ok(()) => self.reporter.kept(),
+            Err(error) => tracing::error!(%error, "could not keep a report"),
+        }
+    }
+
+    /// Makes records durable, with those that the disk did not take before.
+    async fn keep(&mut self, records: Vec<(Kind, Vec<u8>)>) {
+        let mut all: Vec<_> = self.unspooled.drain(..).collect();
+        for record in records {
+            if record.1.len() > BODY_BYTES_MAX {
+                self.indicate(ReasonCode::TooLarge, format!("a {:?} of {} bytes", record.0, record.1.len()), 1);
+            } else {
+                all.push(record);
+            }
+        }
+        if all.is_empty() {
+            return;
+        }
+        if let Err(error) = self.append(all.clone()).await {
+            tracing::error!(%error, records = all.len(), "could not keep records");
+            let reason = match &error {
+                SpoolError::DiskFull(_) => ReasonCode::DiskFull,
+                SpoolError::TooLarge(_) | SpoolError::Database { .. } | SpoolError::Folder { .. } => ReasonCode::SpoolDamaged,
+            };
+            self.indicate(reason, error.to_string(), 1);
+            let surplus = all.len().saturating_sub(UNSPOOLED_MAX);
+            if surplus > 0 {
+                self.indicate(ReasonCode::SpoolEvicted, "records that the disk did not take".to_owned(), surplus as u64);
+            }
+            self.unspooled = all.into_iter().skip(surplus).collect();
+        }
+    }
+
+    async fn append(&self, records: Vec<(Kind, Vec<u8>)>) -> Result<(), SpoolError> {
+        let spool = self.spool.clone();
+        let done = tokio::task::spawn_blocking(move || spool.append_all(&records)).await;
+        done.expect("the spool returns errors and does not panic")?;
+        self.wake.notify_one();
+        Ok(())
+    }
+}
+
+/// Encodes samples, halving what would not fit a payload.
+fn encode_samples(mut samples: Samples, records: &mut Vec<(Kind, Vec<u8>)>) {
+    let body = cbor::encode(&samples);
+    if body.len() <= BODY_BYTES_MAX || samples.samples.len() < 2 {
+        records.push((Kind::Samples, body));
+        return;
+    }
+    let second = samples.samples.split_off(samples.samples.len() / 2);
+    let second = Samples { task: samples.task.clone(), release: samples.release.clone(), samples: second };
+    encode_samples(samples, records);
+    encode_samples(second, records);
+}

@@ -168,7 +168,7 @@ impl Identity {
 
         let all: Vec<String> = ["127.0.0.1", "::1", "localhost"].into_iter().map(str::to_owned).chain(names.iter().cloned()).collect();
         let sans = certificate("reading the names of the server", CertificateParams::new(all))?.subject_alt_names;
-        let mut leaf = |name: &str, sans, usage, file: &Path, key_file: &Path| {
+        let leaf = |name: &str, sans, usage, file: &Path, key_file: &Path| {
             let key = generate()?;
             let mut params = params(name, LEAF_DAYS);
             params.subject_alt_names = sans;
@@ -254,13 +254,16 @@ impl Identity {
 
 /// Reads a certificate chain and its key.
 pub fn chain(certificates: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
-    let bad = |path: &Path, what| IdentityError::Pem { path: path.to_owned(), what };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificates).and_then(Iterator::collect);
-    let chain = chain.map_err(|_| bad(certificates, "certificate"))?;
-    if chain.is_empty() {
-        return Err(bad(certificates, "certificate"));
-    }
-    Ok((chain, PrivateKeyDer::from_pem_file(key).map_err(|_| bad(key, "private key"))?))
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|_| IdentityError::Pem { path: key.to_owned(), what: "private key" })?;
+    Ok((self::certificates(certificates)?, private))
+}
+
+/// Reads the certificates of a PEM file, at least one.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let bad = || IdentityError::Pem { path: path.to_owned(), what: "certificate" };
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let all = all.map_err(|_| bad())?;
+    if all.is_empty() { Err(bad()) } else { Ok(all) }
 }
 
 /// The device a certificate names: its subject's common name, if that is a device id.

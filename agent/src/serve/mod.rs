@@ -1,1 +1,163 @@
 //! Resident models and the answers they give.
+//!
+//! Per task there is a line-up: the champion answers; if it fails the fallback does; if that fails too, the constant
+//! baseline of the task's signed policy. In probation the previous champion stays loaded and answers the same inputs,
+//! for the record only. Changing a line-up is one pointer: a request sees the old one or the new one, never a mixture.
+//!
+//! What is counted per window, remembered for late labels and sampled is bounded; nothing here waits for the network.
+//!
+//! In probation a request costs the time of both models.
+
+mod answer;
+mod baseline;
+mod guard;
+mod live;
+mod memory;
+mod pool;
+mod resident;
+mod sampling;
+mod task;
+
+#[cfg(test)]
+pub(crate) mod onnx;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dunlin_protocol::{Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window};
+
+pub use answer::{Answer, AnsweredBy, FeedbackError, InferError};
+pub use guard::Guard;
+pub use pool::{INLINE_US_MAX, Limits};
+pub use resident::Resident;
+pub use task::{Member, MemberRole, TaskView};
+
+use pool::Pool;
+use task::Task;
+
+/// All tasks of this device.
+#[derive(Debug)]
+pub struct Serving {
+    tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
+    pool: Pool,
+}
+
+impl Serving {
+    /// Nothing served yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { tasks: RwLock::default(), pool: Pool::new(limits) })
+    }
+
+    /// Sets a task's signed policy: its baseline answer and whether samples may leave the device.
+    pub fn set_policy(&self, policy: &TaskPolicy) {
+        self.task_or_new(&policy.task).set_policy(policy);
+    }
+
+    /// Changes what a task runs. With `probation` the champion so far stays loaded and is run on the same inputs.
+    pub fn switch(&self, task: &TaskId, champion: Resident, fallback: Option<Resident>, generation: u64, probation: bool) {
+        self.task_or_new(task).switch(champion, fallback, generation, probation);
+    }
+
+    /// Ends a task's probation in favour of the champion; the previous one is unloaded.
+    pub fn commit(&self, task: &TaskId) {
+        if let Some(task) = self.task(task) {
+            task.commit();
+        }
+    }
+
+    /// Ends a task's probation in favour of the previous champion; false if there is none.
+    pub fn rollback(&self, task: &TaskId) -> bool {
+        self.task(task).is_some_and(|task| task.rollback())
+    }
+
+    /// Stops serving a task. Windows of it that are still open are lost: close them first.
+    pub fn remove(&self, task: &TaskId) {
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(task);
+    }
+
+    /// How the champion has done since it was switched to.
+    pub fn guard(&self, task: &TaskId) -> Option<Guard> {
+        self.task(task).and_then(|task| task.guard())
+    }
+
+    /// Answers a request on this thread. `id` keys late labels; rows of a batch have the ids `{id}.{row}`.
+    ///
+    /// # Errors
+    /// [`InferError::Input`] is the caller's fault. That a model failed is no error as long as anything in the
+    /// line-up answers.
+    pub fn infer(&self, task: &TaskId, id: &str, inputs: &[TensorData], now: Now) -> Result<Answer, InferError> {
+        self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?.infer(None, id, inputs, now)
+    }
+
+    /// Answers a request without holding up other work on this thread: what is expected to take less than
+    /// [`INLINE_US_MAX`] is answered at once, all else by one of a bounded number of workers. With `version` the
+    /// named member of the line-up answers, and it alone.
+    ///
+    /// # Errors
+    /// As [`Serving::infer`]; [`InferError::Overloaded`] if too many requests wait.
+    pub async fn answer(
+        &self,
+        task: &TaskId,
+        version: Option<ReleaseId>,
+        id: String,
+        inputs: Vec<TensorData>,
+        now: Now,
+    ) -> Result<Answer, InferError> {
+        let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
+        let expected = task.expected_us(&inputs);
+        self.pool.run(expected, move || task.infer(version.as_ref(), &id, &inputs, now)).await
+    }
+
+    /// Takes a late label for the request `id`. A label is taken once.
+    ///
+    /// # Errors
+    /// If the task or the request is unknown, or the class is.
+    pub fn feedback(&self, task: &TaskId, id: &str, label: u32, now: Now) -> Result<(), FeedbackError> {
+        self.task(task).ok_or_else(|| FeedbackError::UnknownTask(task.clone()))?.feedback(id, label, now)
+    }
+
+    /// Index of a class by name, as the champion or else the policy of the task names them.
+    pub fn class_index(&self, task: &TaskId, name: &str) -> Option<u32> {
+        self.task(task)?.class_index(name)
+    }
+
+    /// Closes all windows in which anything was counted.
+    pub fn close_windows(&self, now: Now, resources: &ResourceUse) -> Vec<Window> {
+        self.all().iter().flat_map(|task| task.close_windows(now, resources)).collect()
+    }
+
+    /// Takes the samples drawn so far.
+    pub fn take_samples(&self) -> Vec<Samples> {
+        self.all().iter().flat_map(|task| task.take_samples()).collect()
+    }
+
+    /// Takes the failures counted so far, one entry a task and release.
+    pub fn take_indicators(&self) -> Vec<Indicator> {
+        self.all().iter().flat_map(|task| task.take_indicators()).collect()
+    }
+
+    /// What is served, task by task.
+    pub fn view(&self) -> Vec<TaskView> {
+        self.all().iter().map(|task| task.view()).collect()
+    }
+
+    /// What one task serves.
+    pub fn view_of(&self, task: &TaskId) -> Option<TaskView> {
+        self.task(task).map(|task| task.view())
+    }
+
+    fn task(&self, task: &TaskId) -> Option<Arc<Task>> {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).get(task).cloned()
+    }
+
+    fn task_or_new(&self, task: &TaskId) -> Arc<Task> {
+        let mut tasks = self.tasks.write().unwrap_or_else(PoisonError::into_inner);
+        tasks.entry(task.clone()).or_insert_with(|| Arc::new(Task::new(task.clone()))).clone()
+    }
+
+    fn all(&self) -> Vec<Arc<Task>> {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}

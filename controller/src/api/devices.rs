@@ -1,9 +1,195 @@
-//! Routes of `devices`.
-use utoipa_axum::router::OpenApiRouter;
+//! Devices and groups.
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::AppState;
+use axum::Json;
+use axum::extract::{Path, State};
+use dunlin_protocol::{CmdBody, DeviceId, GroupId, Installed, ReleaseId, TaskId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Caller, Scope};
+use super::{ApiError, ApiResult, AppState};
+use crate::clock;
+use crate::store::{BootRow, DeviceRow, DeviceState, Happening};
+
+/// Boots shown of one device.
+const BOOTS_SHOWN: u64 = 10;
+/// Outcomes and indicators shown of one device.
+const HAPPENINGS_SHOWN: u64 = 50;
+
+/// A device with what it runs and what happened to it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct DeviceDetail {
+    /// The device.
+    pub device: DeviceRow,
+    /// What it runs, by task.
+    #[schema(value_type = Object)]
+    pub installed: BTreeMap<TaskId, Installed>,
+    /// Its last boots.
+    pub boots: Vec<BootRow>,
+    /// Steps of updates, refusals and faults, newest first.
+    pub happenings: Vec<Happening>,
+}
+
+/// A command for a device.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum DeviceCommand {
+    /// Check for new metadata.
+    Check,
+    /// Send a full report.
+    Report,
+    /// Return to the previous release of a task.
+    Rollback {
+        /// The task.
+        #[schema(value_type = String)]
+        task: TaskId,
+    },
+    /// Forget that a release failed here.
+    Retarget {
+        /// The release.
+        #[schema(value_type = String)]
+        release: ReleaseId,
+    },
+}
+
+/// A command that was sent.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct SentCommand {
+    /// Id; the reply is at `/v1/devices/{id}/replies/{command}`.
+    pub command: String,
+}
+
+/// A reply of a device to a command.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommandReply {
+    /// Reason code, `ok` if it was carried out.
+    pub reason: String,
+    /// The same for people.
+    pub detail: String,
+}
+
+/// A change of a device's standing.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NewState {
+    /// The state from now on.
+    pub state: DeviceState,
+}
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(set_groups))
+        .routes(routes!(set_state))
+        .routes(routes!(command))
+        .routes(routes!(reply))
+        .routes(routes!(groups))
+        .routes(routes!(add_group, remove_group))
+}
+
+fn parse<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> ApiResult<T> {
+    text.parse().map_err(|error: dunlin_protocol::IdError| ApiError::bad_request(error.to_string()))
+}
+
+#[utoipa::path(get, path = "/v1/devices", tag = "devices", responses((status = 200, body = Vec<DeviceRow>)))]
+async fn list(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<Vec<DeviceRow>>> {
+    Ok(Json(state.store.devices().await?))
+}
+
+#[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = DeviceDetail), (status = 404)))]
+async fn show(State(state): State<AppState>, _caller: Caller, Path(id): Path<String>) -> ApiResult<Json<DeviceDetail>> {
+    let id: DeviceId = parse(&id)?;
+    let device = state.store.device(&id).await?;
+    let installed = state.store.installed(&id).await?;
+    let boots = state.store.boots(&id, BOOTS_SHOWN).await?;
+    Ok(Json(DeviceDetail { device, installed, boots, happenings: state.store.happenings(&id, HAPPENINGS_SHOWN).await? }))
+}
+
+#[utoipa::path(put, path = "/v1/devices/{id}/groups", tag = "devices", params(("id" = String, Path)), request_body = Vec<String>, responses((status = 200, body = Vec<String>)))]
+async fn set_groups(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(groups): Json<BTreeSet<GroupId>>,
+) -> ApiResult<Json<BTreeSet<GroupId>>> {
+    caller.require(Scope::Operator)?;
+    let id: DeviceId = parse(&id)?;
+    let before = state.store.device(&id).await?.groups;
+    state.store.device_set_groups(&id, &groups, clock::wall_ms()).await?;
+    state.audit.record(&caller.name, "device.groups", json!({ "device": id, "groups": before }), json!({ "device": id, "groups": groups })).await?;
+    state.wake.planner.notify_one();
+    Ok(Json(groups))
+}
+
+#[utoipa::path(put, path = "/v1/devices/{id}/state", tag = "devices", params(("id" = String, Path)), request_body = NewState, responses((status = 200, body = NewState), (status = 409)))]
+async fn set_state(State(state): State<AppState>, caller: Caller, Path(id): Path<String>, Json(new): Json<NewState>) -> ApiResult<Json<NewState>> {
+    caller.require(Scope::Operator)?;
+    let id: DeviceId = parse(&id)?;
+    let before = state.store.device_set_state(&id, new.state).await?;
+    match new.state {
+        DeviceState::Active => state.broker.let_in(&id),
+        DeviceState::Retired | DeviceState::Revoked => state.broker.shut_out(&id).await,
+    }
+    state.audit.record(&caller.name, "device.state", json!({ "device": id, "state": before }), json!({ "device": id, "state": new.state })).await?;
+    state.wake.planner.notify_one();
+    Ok(Json(new))
+}
+
+#[utoipa::path(post, path = "/v1/devices/{id}/commands", tag = "devices", params(("id" = String, Path)), request_body = DeviceCommand, responses((status = 200, body = SentCommand)))]
+async fn command(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(command): Json<DeviceCommand>,
+) -> ApiResult<Json<SentCommand>> {
+    caller.require(Scope::Operator)?;
+    let id: DeviceId = parse(&id)?;
+    let device = state.store.device(&id).await?;
+    if device.state != DeviceState::Active {
+        return Err(ApiError::conflict(format!("the device {id} is {}", device.state.as_str())));
+    }
+    let body = match command.clone() {
+        DeviceCommand::Check => CmdBody::Check,
+        DeviceCommand::Report => CmdBody::Report,
+        DeviceCommand::Rollback { task } => CmdBody::Rollback { task },
+        DeviceCommand::Retarget { release } => CmdBody::Retarget { release },
+    };
+    let sent = state.downlink.cmd(&id, body).await.map_err(ApiError::internal)?;
+    state.audit.record(&caller.name, "device.command", Value::Null, json!({ "device": id, "command": command, "id": sent })).await?;
+    Ok(Json(SentCommand { command: sent }))
+}
+
+#[utoipa::path(get, path = "/v1/devices/{id}/replies/{command}", tag = "devices", params(("id" = String, Path), ("command" = String, Path)), responses((status = 200, body = CommandReply), (status = 404)))]
+async fn reply(State(state): State<AppState>, _caller: Caller, Path((id, command)): Path<(String, String)>) -> ApiResult<Json<CommandReply>> {
+    let reply = state.store.reply(&parse(&id)?, &command).await?;
+    let (reason, detail) = reply.ok_or_else(|| ApiError::not_found("reply to the command", &command).hint("the device may be away; ask again later"))?;
+    Ok(Json(CommandReply { reason, detail }))
+}
+
+#[utoipa::path(get, path = "/v1/groups", tag = "devices", responses((status = 200, description = "groups with their devices", body = Object)))]
+async fn groups(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
+    Ok(Json(state.store.groups().await?))
+}
+
+#[utoipa::path(put, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200)))]
+async fn add_group(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    caller.require(Scope::Operator)?;
+    let id: GroupId = parse(&id)?;
+    state.store.group_add(&id, clock::wall_ms()).await?;
+    state.audit.record(&caller.name, "group.create", Value::Null, json!({ "group": id })).await?;
+    Ok(Json(json!({ "group": id })))
+}
+
+#[utoipa::path(delete, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
+async fn remove_group(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    caller.require(Scope::Operator)?;
+    let id: GroupId = parse(&id)?;
+    state.store.group_remove(&id).await?;
+    state.audit.record(&caller.name, "group.remove", json!({ "group": id }), Value::Null).await?;
+    Ok(Json(json!({ "removed": id })))
 }

@@ -1,9 +1,55 @@
-//! Routes of `system`.
+//! What the controller says about itself and the fleet as a whole.
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::AppState;
+use super::auth::Caller;
+use super::{ApiResult, AppState};
+use crate::store::{Alert, DeviceState, RefusedRow};
+
+/// Alerts of one answer at most.
+const ALERTS_MAX: u64 = 500;
+
+#[derive(Debug, Deserialize, IntoParams)]
+struct Which {
+    /// Only those that are not over.
+    #[serde(default)]
+    open: bool,
+}
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    OpenApiRouter::new().routes(routes!(health)).routes(routes!(metrics)).routes(routes!(alerts)).routes(routes!(refused))
+}
+
+#[utoipa::path(get, path = "/v1/health", tag = "system", responses((status = 200, description = "the database answers")))]
+async fn health(State(state): State<AppState>) -> ApiResult<Json<Value>> {
+    let windows = state.store.audit_entries(0, 1).await?.len();
+    Ok(Json(json!({ "ok": windows <= 1, "version": env!("CARGO_PKG_VERSION") })))
+}
+
+#[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "Prometheus text format", body = String)))]
+async fn metrics(State(state): State<AppState>, _caller: Caller) -> ApiResult<impl IntoResponse> {
+    let devices = state.store.devices().await?;
+    let active = devices.iter().filter(|device| device.state == DeviceState::Active);
+    let online = active.clone().filter(|device| device.online).count();
+    state.metrics.devices.set(i64::try_from(active.count()).unwrap_or(i64::MAX));
+    state.metrics.devices_online.set(i64::try_from(online).unwrap_or(i64::MAX));
+    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.encode()))
+}
+
+#[utoipa::path(get, path = "/v1/alerts", tag = "system", params(Which), responses((status = 200, body = Vec<Alert>)))]
+async fn alerts(State(state): State<AppState>, _caller: Caller, Query(which): Query<Which>) -> ApiResult<Json<Vec<Alert>>> {
+    Ok(Json(state.store.alerts(which.open, ALERTS_MAX).await?))
+}
+
+#[utoipa::path(get, path = "/v1/refused", tag = "system", responses((status = 200, body = Vec<RefusedRow>)))]
+async fn refused(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<Vec<RefusedRow>>> {
+    Ok(Json(state.store.refused().await?))
 }

@@ -1,9 +1,83 @@
-//! Routes of `tokens`.
-use utoipa_axum::router::OpenApiRouter;
+//! Operator tokens.
+use std::collections::BTreeSet;
 
-use super::AppState;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Caller, Scope};
+use super::{ApiError, ApiResult, AppState};
+use crate::clock;
+use crate::init::{secret, short_id};
+use crate::store::TokenRow;
+
+/// Longest name: it stands in every row of the audit log.
+const NAME_MAX: usize = 64;
+
+/// A token to be made.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NewToken {
+    /// What the audit log calls its holder.
+    pub name: String,
+    /// What it allows.
+    pub scopes: BTreeSet<Scope>,
+    /// Seconds it is valid; absent means until revoked.
+    #[serde(default)]
+    pub valid_s: Option<u64>,
+}
+
+/// A token that was made; the only time its secret is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct MadeToken {
+    /// Id, to revoke it by.
+    pub id: String,
+    /// The token itself.
+    pub token: String,
+}
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(revoke))
+}
+
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = Vec<TokenRow>)))]
+async fn list(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<Vec<TokenRow>>> {
+    caller.require(Scope::Admin)?;
+    Ok(Json(state.store.tokens().await?))
+}
+
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken, responses((status = 200, body = MadeToken)))]
+async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<NewToken>) -> ApiResult<Json<MadeToken>> {
+    caller.require(Scope::Admin)?;
+    if new.name.is_empty() || new.name.len() > NAME_MAX || new.name.chars().any(char::is_control) {
+        return Err(ApiError::bad_request(format!("a token's name has 1 to {NAME_MAX} characters")));
+    }
+    if new.scopes.is_empty() {
+        return Err(ApiError::bad_request("a token without a scope is of no use").hint("give at least --scope viewer"));
+    }
+    let now_ms = clock::wall_ms();
+    let row = TokenRow {
+        id: short_id(),
+        name: new.name,
+        scopes: new.scopes,
+        created_ms: now_ms,
+        expires_ms: new.valid_s.map(|seconds| now_ms.saturating_add(seconds.saturating_mul(1000))),
+        revoked_ms: None,
+    };
+    let token = secret();
+    state.store.token_add(&row, &token).await?;
+    state.audit.record(&caller.name, "token.create", Value::Null, json!(row)).await?;
+    Ok(Json(MadeToken { id: row.id, token }))
+}
+
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
+async fn revoke(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+    caller.require(Scope::Admin)?;
+    state.store.token_revoke(&id, clock::wall_ms()).await?;
+    state.audit.record(&caller.name, "token.revoke", json!({ "id": id }), Value::Null).await?;
+    Ok(Json(json!({ "revoked": id })))
 }

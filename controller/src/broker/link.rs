@@ -80,6 +80,7 @@ impl Authenticator for ChallengeAnswer {
 }
 
 /// How the controller proves itself to the broker.
+#[derive(Debug)]
 pub enum Proof {
     /// The embedded broker's challenge.
     Challenge(ChallengeAnswer),

@@ -107,7 +107,7 @@ enum Verb {
     Key(key::KeyCommand),
     /// Devices.
     #[command(subcommand)]
-    Device(device::DeviceCommand),
+    Device(device::DeviceCommandLine),
     /// Groups of devices.
     #[command(subcommand)]
     Group(group::GroupCommand),

@@ -59,9 +59,13 @@ pub fn ceremony(out: &Path, online: &OnlineKeys, options: CeremonyOptions) -> Re
     let make = |prefix: &str| -> Result<Vec<Ed25519Signer>, KeyError> {
         (1..=n).map(|i| file::write_new(&private.join(format!("{prefix}-{i}.pem")))).collect()
     };
-    let (image_root, director_root, image_targets) = (make(IMAGE_ROOT)?, make(DIRECTOR_ROOT)?, make(IMAGE_TARGETS)?);
+    let (image_root, director_root, image_targets) =
+        (make(IMAGE_ROOT)?, make(DIRECTOR_ROOT)?, make(IMAGE_TARGETS)?);
 
-    let offline = |signers: &[Ed25519Signer]| RoleSpec { keys: signers.iter().map(|s| s.key().clone()).collect(), threshold };
+    let offline = |signers: &[Ed25519Signer]| RoleSpec {
+        keys: signers.iter().map(|s| s.key().clone()).collect(),
+        threshold,
+    };
     let image = RootSpec {
         root: offline(&image_root),
         timestamp: one(online, OnlineRole::ImageTimestamp),
@@ -84,7 +88,8 @@ pub fn ceremony(out: &Path, online: &OnlineKeys, options: CeremonyOptions) -> Re
     let root = |spec| write::root(1, now_ms.saturating_add(ROOT_LIFE_MS), spec);
     let floors = json!(TargetsCustom::default());
     let targets =
-        write::targets(1, now_ms.saturating_add(TARGETS_LIFE_MS), &BTreeMap::new(), &[delegation], floors).map_err(&failed)?;
+        write::targets(1, now_ms.saturating_add(TARGETS_LIFE_MS), &BTreeMap::new(), &[delegation], floors)
+            .map_err(&failed)?;
     let image_bytes = sign(&root(&image).map_err(&failed)?, &image_root)?;
     let director_bytes = sign(&root(&director).map_err(&failed)?, &director_root)?;
 

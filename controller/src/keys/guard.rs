@@ -3,7 +3,7 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use dunlin_trust::metadata::{Root, RoleKeys};
+use dunlin_trust::metadata::{RoleKeys, Root};
 use dunlin_trust::{Ed25519Signer, Signed, Signer};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
@@ -32,7 +32,8 @@ pub fn guard(data: &Path) -> Result<(), KeyError> {
                 continue;
             }
             let bytes = fs::read(&path).map_err(KeyError::file("read", &path))?;
-            let root = Signed::<Root>::parse("root", &bytes).map_err(KeyError::trust("read a stored root"))?;
+            let root =
+                Signed::<Root>::parse("root", &bytes).map_err(KeyError::trust("read a stored root"))?;
             let root = root.unverified();
             named.extend(publics(root, &root.roles.root).map(|key| (key, "root")));
             if with_targets {

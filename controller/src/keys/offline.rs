@@ -55,11 +55,17 @@ pub struct Request {
 ///
 /// # Errors
 /// The request does not fit the file, no key is there, or signing failed.
-pub fn sign_targets(current: &[u8], request: &Request, keys: &Path, now_ms: u64) -> Result<Vec<u8>, KeyError> {
+pub fn sign_targets(
+    current: &[u8],
+    request: &Request,
+    keys: &Path,
+    now_ms: u64,
+) -> Result<Vec<u8>, KeyError> {
     let failed = KeyError::trust("read the targets file");
     let version = Signed::<Targets>::parse("targets", current).map_err(&failed)?.head().version;
     let signed = write::signed_value(current).map_err(&failed)?;
-    let mut next = write::renew(&signed, version + 1, now_ms.saturating_add(TARGETS_LIFE_MS)).map_err(&failed)?;
+    let mut next =
+        write::renew(&signed, version + 1, now_ms.saturating_add(TARGETS_LIFE_MS)).map_err(&failed)?;
     for name in &request.remove {
         let listed = next["targets"].as_object_mut().and_then(|targets| targets.remove(name));
         listed.ok_or_else(|| KeyError::Request(format!("{name} is not listed, so it can not be removed")))?;
@@ -69,9 +75,16 @@ pub fn sign_targets(current: &[u8], request: &Request, keys: &Path, now_ms: u64)
     }
     raise_floors(&mut next, &request.floors)?;
     if let Some(declared) = &request.retrained_key {
-        let key = Key::from_value(declared.clone()).map_err(KeyError::trust("read the key of the retrained role"))?;
-        let role = next["delegations"]["roles"].as_array_mut().into_iter().flatten().find(|role| role["name"] == RETRAINED);
-        let role = role.ok_or_else(|| KeyError::Request("the file does not delegate to the retrained role".to_owned()))?;
+        let key = Key::from_value(declared.clone())
+            .map_err(KeyError::trust("read the key of the retrained role"))?;
+        let role = next["delegations"]["roles"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .find(|role| role["name"] == RETRAINED);
+        let role = role.ok_or_else(|| {
+            KeyError::Request("the file does not delegate to the retrained role".to_owned())
+        })?;
         role["keyids"] = json!([key.id()]);
         next["delegations"]["keys"] = json!({ key.id(): key.declared() });
     }
@@ -84,7 +97,10 @@ fn add(next: &mut Value, addition: &Addition) -> Result<(), KeyError> {
     let old = &next["targets"][&addition.name];
     let release = ReleaseId::from_target_name(&addition.name).is_some();
     if release && !old.is_null() && old["hashes"] != entry["hashes"] {
-        return Err(KeyError::Request(format!("{} is listed with other content; make a new release of it", addition.name)));
+        return Err(KeyError::Request(format!(
+            "{} is listed with other content; make a new release of it",
+            addition.name
+        )));
     }
     next["targets"][&addition.name] = entry;
     Ok(())
@@ -100,7 +116,9 @@ fn raise_floors(next: &mut Value, floors: &BTreeMap<ModelName, u32>) -> Result<(
     for (model, floor) in floors {
         let kept = next["custom"]["floors"][model.as_str()].as_u64().unwrap_or(0);
         if u64::from(*floor) < kept {
-            let text = format!("the release floor of {model} is {kept} and can not be lowered to {floor}: devices keep the highest");
+            let text = format!(
+                "the release floor of {model} is {kept} and can not be lowered to {floor}: devices keep the highest"
+            );
             return Err(KeyError::Request(text));
         }
         next["custom"]["floors"][model.as_str()] = (*floor).into();
@@ -136,9 +154,13 @@ pub fn renew_root(
     let failed = KeyError::trust("read the root file");
     let version = Signed::<Root>::parse("root", current).map_err(&failed)?.head().version;
     let signed = write::signed_value(current).map_err(&failed)?;
-    let mut next = write::renew(&signed, version + 1, now_ms.saturating_add(ROOT_LIFE_MS)).map_err(&failed)?;
+    let mut next =
+        write::renew(&signed, version + 1, now_ms.saturating_add(ROOT_LIFE_MS)).map_err(&failed)?;
     let (prefix, roles): (_, &[(&str, OnlineRole)]) = match kind {
-        RepoKind::Image => (IMAGE_ROOT, &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)]),
+        RepoKind::Image => (
+            IMAGE_ROOT,
+            &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)],
+        ),
         RepoKind::Director => (
             DIRECTOR_ROOT,
             &[
@@ -148,7 +170,9 @@ pub fn renew_root(
             ],
         ),
     };
-    for (role, online_role) in online.iter().flat_map(|online| roles.iter().map(|(role, which)| (*role, online.of(*which)))) {
+    for (role, online_role) in
+        online.iter().flat_map(|online| roles.iter().map(|(role, which)| (*role, online.of(*which))))
+    {
         let id = online_role.id();
         next["keys"][&id] = online_role.declared().clone();
         next["roles"][role] = json!({ "keyids": [id], "threshold": 1 });
@@ -160,7 +184,8 @@ pub fn renew_root(
 /// Keys that no role names any more only make the file longer.
 fn drop_unused_keys(root: &mut Value) {
     let roles = root["roles"].as_object().into_iter().flat_map(|roles| roles.values());
-    let named: Vec<Value> = roles.flat_map(|role| role["keyids"].as_array().cloned().unwrap_or_default()).collect();
+    let named: Vec<Value> =
+        roles.flat_map(|role| role["keyids"].as_array().cloned().unwrap_or_default()).collect();
     if let Some(keys) = root["keys"].as_object_mut() {
         keys.retain(|id, _| named.iter().any(|named| named == id));
     }

@@ -70,7 +70,8 @@ impl OnlineKeys {
         let mut file: Value = serde_json::from_slice(&bytes).map_err(|_| bad("it is no JSON"))?;
         let mut keys = BTreeMap::new();
         for role in OnlineRole::ALL {
-            let declared = file.get_mut(role.as_str()).map(Value::take).ok_or_else(|| bad("a role is missing"))?;
+            let declared =
+                file.get_mut(role.as_str()).map(Value::take).ok_or_else(|| bad("a role is missing"))?;
             keys.insert(role, Key::from_value(declared).map_err(|_| bad("a key does not read"))?);
         }
         Ok(Self(keys))
@@ -82,7 +83,11 @@ impl OnlineKeys {
     }
 
     fn to_json(&self) -> Value {
-        self.0.iter().map(|(role, key)| (role.as_str().to_owned(), key.declared().clone())).collect::<Map<_, _>>().into()
+        self.0
+            .iter()
+            .map(|(role, key)| (role.as_str().to_owned(), key.declared().clone()))
+            .collect::<Map<_, _>>()
+            .into()
     }
 }
 
@@ -96,7 +101,9 @@ impl OnlineSigners {
     /// # Errors
     /// A key file is missing, exposed, or no key.
     pub fn load(data: &Path) -> Result<Self, KeyError> {
-        let load = |role: OnlineRole| Ok((role, file::load(&data.join(FOLDER).join(format!("{}.pem", role.as_str())))?));
+        let load = |role: OnlineRole| {
+            Ok((role, file::load(&data.join(FOLDER).join(format!("{}.pem", role.as_str())))?))
+        };
         OnlineRole::ALL.into_iter().map(load).collect::<Result<_, _>>().map(Self)
     }
 

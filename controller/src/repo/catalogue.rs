@@ -36,7 +36,13 @@ impl Repos {
             let custom = serde_json::from_value(info.custom).ok()?;
             let above = floors.get(&release.model).is_none_or(|floor| release.version >= *floor);
             let retrained = info.role == RETRAINED;
-            above.then_some(Approval { release, manifest: info.sha256, length: info.length, custom, retrained })
+            above.then_some(Approval {
+                release,
+                manifest: info.sha256,
+                length: info.length,
+                custom,
+                retrained,
+            })
         };
         let mut approvals: Vec<Approval> = image.target_names().into_iter().filter_map(approval).collect();
         approvals.sort_by(|a, b| a.release.cmp(&b.release));

@@ -38,7 +38,11 @@ impl Repos {
     ///
     /// # Errors
     /// A release is not approved, the generation does not rise, or a file can not be written.
-    pub fn publish_assignment(&self, assignment: &Assignment, now_ms: u64) -> Result<RepoVersions, RepoError> {
+    pub fn publish_assignment(
+        &self,
+        assignment: &Assignment,
+        now_ms: u64,
+    ) -> Result<RepoVersions, RepoError> {
         let _publishing = self.publishing();
         let state = self.state()?;
         let listed = list(&state, assignment)?;
@@ -46,7 +50,8 @@ impl Repos {
         let held = self.director(&assignment.device)?;
         if let Some(held) = &held {
             let have = held.assignment().map_or(0, |held| held.generation);
-            let entries: Value = listed.iter().map(|(name, spec)| (name.clone(), write::target(spec))).collect();
+            let entries: Value =
+                listed.iter().map(|(name, spec)| (name.clone(), write::target(spec))).collect();
             if held.custom == custom && held.listed == entries {
                 return Ok(held.versions);
             }
@@ -83,10 +88,22 @@ impl Repos {
             Some(held) if !due(&held) => return Ok(held),
             Some(held) => {
                 let targets = is_due(held.expires.targets, ONLINE_TARGETS_LIFE_MS, now_ms);
-                self.resign(&state, device, &held, targets, is_due(held.expires.snapshot, SNAPSHOT_LIFE_MS, now_ms), now_ms)?;
+                self.resign(
+                    &state,
+                    device,
+                    &held,
+                    targets,
+                    is_due(held.expires.snapshot, SNAPSHOT_LIFE_MS, now_ms),
+                    now_ms,
+                )?;
             }
             None => {
-                let empty = Assignment { device: device.clone(), generation: 0, correlation: String::new(), tasks: vec![] };
+                let empty = Assignment {
+                    device: device.clone(),
+                    generation: 0,
+                    correlation: String::new(),
+                    tasks: vec![],
+                };
                 let expires_ms = now_ms.saturating_add(ONLINE_TARGETS_LIFE_MS);
                 let value = write::targets(1, expires_ms, &BTreeMap::new(), &[], json!(empty));
                 let value = value.map_err(RepoError::trust("sign an assignment"))?;

@@ -12,18 +12,26 @@ impl Repos {
     ///
     /// # Errors
     /// There is no repository yet, or a file is damaged.
-    pub fn check(&self, device: &DeviceId, image: RepoVersions, director: RepoVersions, now_ms: u64) -> Result<Check, RepoError> {
+    pub fn check(
+        &self,
+        device: &DeviceId,
+        image: RepoVersions,
+        director: RepoVersions,
+        now_ms: u64,
+    ) -> Result<Check, RepoError> {
         self.refresh(now_ms)?;
         let state = self.state()?;
-        let stored = state.image.stored();
-        let last = state.image.versions();
+        let (served, last) = (&state.served, state.last);
         // After a key rotation versions may start low again, so "other" counts, not "higher".
+        let differs =
+            |held: u64, last: u64, file: &Option<Bytes>| file.as_ref().filter(|_| held != last).cloned();
+        let delegated = served.delegated.iter().filter(|_| image.retrained != last.retrained);
         let image_files = RepoFiles {
             roots: after(&state.image_roots, image.root),
-            timestamp: stored.timestamp.unwrap_or_default(),
-            snapshot: stored.snapshot.filter(|_| image.snapshot != last.snapshot),
-            targets: stored.targets.filter(|_| image.targets != last.targets),
-            delegated: stored.delegated.into_iter().filter(|(name, _)| name != RETRAINED || image.retrained != last.retrained).collect(),
+            timestamp: served.timestamp.clone().unwrap_or_default(),
+            snapshot: differs(image.snapshot, last.snapshot, &served.snapshot),
+            targets: differs(image.targets, last.targets, &served.targets),
+            delegated: delegated.map(|(name, bytes)| (name.clone(), bytes.clone())).collect(),
         };
         let held = self.fresh_director(device, now_ms)?;
         let director_files = RepoFiles {
@@ -54,7 +62,12 @@ impl Repos {
     ///
     /// # Errors
     /// It can not be read.
-    pub fn director_file(&self, device: &DeviceId, name: &str, now_ms: u64) -> Result<Option<Vec<u8>>, RepoError> {
+    pub fn director_file(
+        &self,
+        device: &DeviceId,
+        name: &str,
+        now_ms: u64,
+    ) -> Result<Option<Vec<u8>>, RepoError> {
         if is_metadata_name(name, &["root"]) && name != "timestamp.json" {
             return disk::read(&self.folder.join("director").join(name));
         }
@@ -104,7 +117,9 @@ fn is_metadata_name(name: &str, roles: &[&str]) -> bool {
     if name == "timestamp.json" {
         return true;
     }
-    let Some((version, role)) = name.strip_suffix(".json").and_then(|stem| stem.split_once('.')) else { return false };
+    let Some((version, role)) = name.strip_suffix(".json").and_then(|stem| stem.split_once('.')) else {
+        return false;
+    };
     let number = (1..=20).contains(&version.len()) && version.bytes().all(|b| b.is_ascii_digit());
     number && roles.contains(&role)
 }
@@ -113,7 +128,11 @@ fn is_metadata_name(name: &str, roles: &[&str]) -> bool {
 fn is_target_file(file: &str) -> bool {
     let Some((digest, name)) = file.split_once('.') else { return false };
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
-    file.len() <= NAME_MAX && digest.parse::<Digest>().is_ok() && !name.is_empty() && name.bytes().all(plain) && name.ends_with(".json")
+    file.len() <= NAME_MAX
+        && digest.parse::<Digest>().is_ok()
+        && !name.is_empty()
+        && name.bytes().all(plain)
+        && name.ends_with(".json")
 }
 
 #[cfg(test)]
@@ -126,7 +145,16 @@ mod tests {
         for good in ["timestamp.json", "1.root.json", "12.targets.json"] {
             assert!(is_metadata_name(good, &roles), "{good}");
         }
-        for bad in ["", "root.json", "1.snapshot.json", "../1.root.json", "1.root.json.tmp", "x.root.json", ".root.json", "1./../root.json"] {
+        for bad in [
+            "",
+            "root.json",
+            "1.snapshot.json",
+            "../1.root.json",
+            "1.root.json.tmp",
+            "x.root.json",
+            ".root.json",
+            "1./../root.json",
+        ] {
             assert!(!is_metadata_name(bad, &roles), "{bad}");
         }
         let digest = "ab".repeat(32);

@@ -9,8 +9,8 @@ use dunlin_trust::{RETRAINED, Signed, Signer};
 use serde_json::Value;
 
 use super::{
-    ONLINE_TARGETS_LIFE_MS, RepoError, Repos, SNAPSHOT_LIFE_MS, State, TIMESTAMP_LIFE_MS, disk, due_of, is_due, parse,
-    targets_head,
+    ONLINE_TARGETS_LIFE_MS, RepoError, Repos, SNAPSHOT_LIFE_MS, State, TIMESTAMP_LIFE_MS, disk, due_of,
+    is_due, parse, targets_head,
 };
 use crate::keys::{Addition, OnlineRole};
 
@@ -26,7 +26,11 @@ impl Repos {
         let next = Signed::<Targets>::parse("targets", bytes).map_err(&failed)?;
         if next.head().version <= state.last.targets {
             let (got, floor) = (next.head().version, state.last.targets + 1);
-            return Err(failed(dunlin_trust::TrustError::Rollback { role: "targets".to_owned(), got, floor }));
+            return Err(failed(dunlin_trust::TrustError::Rollback {
+                role: "targets".to_owned(),
+                got,
+                floor,
+            }));
         }
         // The delegation may name another key, so the delegated role is signed anew with it.
         let retrained = self.sign_retrained(state.last.retrained + 1, &retrained_listed(&state)?, now_ms)?;
@@ -43,7 +47,8 @@ impl Repos {
         let state = self.state()?;
         let mut listed = retrained_listed(&state)?;
         for addition in additions {
-            let release = ReleaseId::from_target_name(&addition.name).filter(|release| release.model.is_retrained());
+            let release =
+                ReleaseId::from_target_name(&addition.name).filter(|release| release.model.is_retrained());
             release.ok_or_else(|| RepoError::Name(addition.name.clone()))?;
             match listed.iter().find(|old| old.name == addition.name) {
                 Some(old) if (old.length, old.sha256) != (addition.length, addition.sha256) => {
@@ -71,7 +76,8 @@ impl Repos {
         let _publishing = self.publishing();
         let state = self.state()?;
         if now_ms >= state.due_ms {
-            let due = Lives::of(&state)?.retrained.is_none_or(|ms| is_due(ms, ONLINE_TARGETS_LIFE_MS, now_ms));
+            let due =
+                Lives::of(&state)?.retrained.is_none_or(|ms| is_due(ms, ONLINE_TARGETS_LIFE_MS, now_ms));
             let retrained = if due {
                 Some(self.sign_retrained(state.last.retrained + 1, &retrained_listed(&state)?, now_ms)?)
             } else {
@@ -82,8 +88,14 @@ impl Repos {
         Ok(self.state()?.due_ms)
     }
 
-    pub(super) fn sign_retrained(&self, version: u64, listed: &[Addition], now_ms: u64) -> Result<Vec<u8>, RepoError> {
-        let listed: BTreeMap<String, TargetSpec> = listed.iter().map(|entry| (entry.name.clone(), entry.spec())).collect();
+    pub(super) fn sign_retrained(
+        &self,
+        version: u64,
+        listed: &[Addition],
+        now_ms: u64,
+    ) -> Result<Vec<u8>, RepoError> {
+        let listed: BTreeMap<String, TargetSpec> =
+            listed.iter().map(|entry| (entry.name.clone(), entry.spec())).collect();
         let expires_ms = now_ms.saturating_add(ONLINE_TARGETS_LIFE_MS);
         let failed = RepoError::trust("sign the retrained role");
         let value = write::targets(version, expires_ms, &listed, &[], Value::Null).map_err(&failed)?;
@@ -108,22 +120,8 @@ impl Repos {
         self.write_image(next, &files)
     }
 
-    /// The same under a new root, which is written once the rest is known to verify under it.
-    pub(super) fn commit_image_with_root(
-        &self,
-        state: &State,
-        targets: Option<Vec<u8>>,
-        retrained: Option<Vec<u8>>,
-        now_ms: u64,
-        root_path: &Path,
-        root: &[u8],
-    ) -> Result<(), RepoError> {
-        let (next, files) = self.build_image(state, targets, retrained, now_ms)?;
-        disk::write_atomic(root_path, root)?;
-        self.write_image(next, &files)
-    }
-
-    fn build_image(
+    /// The next state and its files, verified but not written.
+    pub(super) fn build_image(
         &self,
         state: &State,
         targets: Option<Vec<u8>>,
@@ -143,7 +141,10 @@ impl Repos {
             if let Some(bytes) = &retrained {
                 last.retrained = targets_head(&folder, bytes)?.0;
             }
-            let roles = BTreeMap::from([("targets".to_owned(), last.targets), (RETRAINED.to_owned(), last.retrained)]);
+            let roles = BTreeMap::from([
+                ("targets".to_owned(), last.targets),
+                (RETRAINED.to_owned(), last.retrained),
+            ]);
             let expires_ms = now_ms.saturating_add(SNAPSHOT_LIFE_MS);
             let value = write::snapshot(last.snapshot, expires_ms, &roles).map_err(&failed)?;
             Some(Bytes(self.sign(OnlineRole::ImageSnapshot, &value)?))
@@ -157,19 +158,23 @@ impl Repos {
         let mut next = State { last, ..state.clone() };
         next.image.update(&files, Now { mono_ms: 0, wall_ms: Some(now_ms) }).map_err(failed)?;
         next.last.root = next.image.versions().root;
+        next.served = next.image.stored();
         next.due_ms = due_ms(&next)?;
         Ok((next, files))
     }
 
-    /// What others lead to first, the timestamp last.
-    fn write_image(&self, next: State, files: &RepoFiles) -> Result<(), RepoError> {
+    /// Writes what others lead to first, the timestamp last.
+    pub(super) fn write_image(&self, next: State, files: &RepoFiles) -> Result<(), RepoError> {
         let folder = self.image_folder();
         let last = next.last;
         if let Some(bytes) = &files.targets {
             disk::write_atomic(&folder.join(format!("{}.targets.json", last.targets)), bytes.as_slice())?;
         }
         if let Some(bytes) = files.delegated.get(RETRAINED) {
-            disk::write_atomic(&folder.join(format!("{}.{RETRAINED}.json", last.retrained)), bytes.as_slice())?;
+            disk::write_atomic(
+                &folder.join(format!("{}.{RETRAINED}.json", last.retrained)),
+                bytes.as_slice(),
+            )?;
         }
         if let Some(bytes) = &files.snapshot {
             disk::write_atomic(&folder.join(format!("{}.snapshot.json", last.snapshot)), bytes.as_slice())?;
@@ -189,11 +194,14 @@ struct Lives {
 
 impl Lives {
     fn of(state: &State) -> Result<Self, RepoError> {
-        let stored = state.image.stored();
+        let stored = &state.served;
         let here = Path::new("repo/image");
-        let timestamp = stored.timestamp.map(|bytes| parse::<Timestamp>(here, bytes.as_slice())).transpose()?;
-        let snapshot = stored.snapshot.map(|bytes| parse::<Snapshot>(here, bytes.as_slice())).transpose()?;
-        let retrained = stored.delegated.get(RETRAINED).map(|bytes| targets_head(here, bytes.as_slice())).transpose()?;
+        let timestamp =
+            stored.timestamp.as_ref().map(|bytes| parse::<Timestamp>(here, bytes.as_slice())).transpose()?;
+        let snapshot =
+            stored.snapshot.as_ref().map(|bytes| parse::<Snapshot>(here, bytes.as_slice())).transpose()?;
+        let retrained =
+            stored.delegated.get(RETRAINED).map(|bytes| targets_head(here, bytes.as_slice())).transpose()?;
         Ok(Self {
             timestamp: timestamp.map(|file| file.head().expires_ms),
             snapshot: snapshot.map(|file| file.head().expires_ms),
@@ -212,9 +220,8 @@ pub(super) fn due_ms(state: &State) -> Result<u64, RepoError> {
 }
 
 /// What the retrained role lists.
-fn retrained_listed(state: &State) -> Result<Vec<Addition>, RepoError> {
-    let stored = state.image.stored();
-    let Some(bytes) = stored.delegated.get(RETRAINED) else { return Ok(vec![]) };
+pub(super) fn retrained_listed(state: &State) -> Result<Vec<Addition>, RepoError> {
+    let Some(bytes) = state.served.delegated.get(RETRAINED) else { return Ok(vec![]) };
     let here = Path::new("repo/image/retrained");
     let damaged = || RepoError::Damaged { path: here.to_owned() };
     let file = parse::<Targets>(here, bytes.as_slice())?;

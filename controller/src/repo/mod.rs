@@ -99,6 +99,17 @@ impl RepoError {
     }
 }
 
+/// Files that were signed offline, to be published together.
+#[derive(Debug, Clone, Default)]
+pub struct Offline {
+    /// The next root of the image repository.
+    pub image_root: Option<Vec<u8>>,
+    /// The next root of the director repository.
+    pub director_root: Option<Vec<u8>>,
+    /// The next top-level targets of the image repository.
+    pub targets: Option<Vec<u8>>,
+}
+
 /// Both repositories.
 #[derive(Debug)]
 pub struct Repos {
@@ -113,6 +124,8 @@ pub struct Repos {
 #[derive(Debug, Clone)]
 struct State {
     image: TrustedRepo,
+    /// Its files, ready to be handed out.
+    served: StoredFiles,
     /// Versions given out last; they go on counting where a key rotation resets what is trusted.
     last: RepoVersions,
     image_roots: Vec<Bytes>,
@@ -134,6 +147,7 @@ impl Repos {
         let repos = Self { folder, signers, state: RwLock::new(None), publishing: Mutex::new(()) };
         if repos.image_folder().join("timestamp.json").exists() {
             let state = repos.load()?;
+            repos.check_signers(state.image.root(), state.director.root())?;
             repos.set(state);
         }
         Ok(repos)
@@ -157,6 +171,7 @@ impl Repos {
         self.check_signers(image.root(), director.root())?;
         let state = State {
             image,
+            served: StoredFiles::default(),
             last: RepoVersions::default(),
             image_roots: vec![Bytes(image_root.clone())],
             director,
@@ -164,10 +179,11 @@ impl Repos {
             due_ms: 0,
         };
         let retrained = self.sign_retrained(1, &[], now_ms)?;
+        let (next, files) = self.build_image(&state, Some(targets), Some(retrained), now_ms)?;
         // The timestamp of the image repository is written last of all: its presence means "set up".
         disk::write_atomic(&self.folder.join("director/1.root.json"), &director_root)?;
         disk::write_atomic(&self.image_folder().join("1.root.json"), &image_root)?;
-        self.commit_image(&state, Some(targets), Some(retrained), now_ms)
+        self.write_image(next, &files)
     }
 
     /// Reads what is published, verifying it from the first root on.
@@ -202,8 +218,8 @@ impl Repos {
         follow(RepoKind::Image, &image_roots).map_err(&failed)?;
         let image = TrustedRepo::restore(RepoKind::Image, &stored, &RepoVersions::default()).map_err(&failed)?;
         let director = follow(RepoKind::Director, &director_roots).map_err(&failed)?;
-        self.check_signers(image.root(), director.root())?;
-        let mut state = State { image, last, image_roots, director, director_roots, due_ms: 0 };
+        let served = image.stored();
+        let mut state = State { image, served, last, image_roots, director, director_roots, due_ms: 0 };
         state.due_ms = image::due_ms(&state)?;
         Ok(state)
     }
@@ -221,36 +237,39 @@ impl Repos {
         foreign.map_or(Ok(()), |(_, role)| Err(RepoError::ForeignKey(role.as_str())))
     }
 
-    /// The next root of a repository, signed offline. Everything below it is signed anew.
+    /// Publishes what was signed offline and may name other online keys, in the data folder of a controller that
+    /// is not running. Everything below it is signed anew.
     ///
     /// # Errors
-    /// It is not the next one, lacks signatures, or names other online keys than are in the data folder.
-    pub fn publish_root(&self, kind: RepoKind, bytes: &[u8], now_ms: u64) -> Result<(), RepoError> {
-        let _publishing = self.publishing();
-        let mut state = State::clone(&*self.state()?);
+    /// A root is not the next one, signatures are lacking, or what results names other online keys than are in
+    /// the data folder.
+    pub fn publish_offline(data: &Path, offline: &Offline, now_ms: u64) -> Result<(), RepoError> {
+        let repos = Self { folder: data.join("repo"), signers: OnlineSigners::load(data)?, state: RwLock::new(None), publishing: Mutex::new(()) };
+        let mut state = repos.load()?;
+        let listed = image::retrained_listed(&state)?;
         let failed = RepoError::trust("publish a root");
-        let (repo, roots, folder) = match kind {
-            RepoKind::Image => (&mut state.image, &mut state.image_roots, self.image_folder()),
-            RepoKind::Director => (&mut state.director, &mut state.director_roots, self.folder.join("director")),
-        };
-        let before = repo.stored();
-        repo.step_root(bytes).map_err(failed)?;
-        roots.push(Bytes(bytes.to_vec()));
-        let path = folder.join(format!("{}.root.json", roots.len()));
-        self.check_signers(state.image.root(), state.director.root())?;
-        match kind {
-            RepoKind::Image => {
-                let targets = before.targets.map(|bytes| bytes.0);
-                let retrained = before.delegated.get(RETRAINED).map(|bytes| bytes.0.clone());
-                state.last.root += 1;
-                self.commit_image_with_root(&state, targets, retrained, now_ms, &path, bytes)
-            }
-            RepoKind::Director => {
-                disk::write_atomic(&path, bytes)?;
-                self.set(state);
-                self.resign_directors(now_ms)
-            }
+        if let Some(root) = &offline.image_root {
+            state.image.step_root(root).map_err(&failed)?;
+            state.image_roots.push(Bytes(root.clone()));
+            state.last.root += 1;
         }
+        if let Some(root) = &offline.director_root {
+            state.director.step_root(root).map_err(&failed)?;
+            state.director_roots.push(Bytes(root.clone()));
+        }
+        repos.check_signers(state.image.root(), state.director.root())?;
+        let retrained = repos.sign_retrained(state.last.retrained + 1, &listed, now_ms)?;
+        let targets = offline.targets.clone().or_else(|| state.served.targets.clone().map(|bytes| bytes.0));
+        let (next, files) = repos.build_image(&state, targets, Some(retrained), now_ms)?;
+        if let Some(root) = &offline.image_root {
+            disk::write_atomic(&repos.image_folder().join(format!("{}.root.json", next.image_roots.len())), root)?;
+        }
+        if let Some(root) = &offline.director_root {
+            let name = format!("{}.root.json", next.director_roots.len());
+            disk::write_atomic(&repos.folder.join("director").join(name), root)?;
+        }
+        repos.write_image(next, &files)?;
+        if offline.director_root.is_some() { repos.resign_directors(now_ms) } else { Ok(()) }
     }
 
     /// The first root of a repository, whose digest claim tokens pin.

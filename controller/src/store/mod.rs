@@ -10,6 +10,7 @@ use sqlx::{Sqlite, Transaction};
 
 mod audit;
 mod devices;
+mod health;
 mod plans;
 mod registry;
 mod runs;
@@ -18,8 +19,9 @@ mod telemetry;
 mod tokens;
 
 pub use devices::{Claim, DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
+pub use registry::{Listed, PolicyRow, ReleaseRow, ReleaseState};
 pub use samples::SampleRow;
-pub use telemetry::{Alert, BootRow, RefusedRow, Stored, WindowRow};
+pub use telemetry::{Alert, BootRow, Happening, RefusedRow, Stored, WindowRow};
 pub use tokens::TokenRow;
 
 /// Parallel readers. Reads are short; four of them saturate the cores of the machines this runs on.

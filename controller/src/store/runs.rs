@@ -1,0 +1,192 @@
+//! Retraining runs, their journals and the queue.
+use dunlin_pipeline::{Entry, Queue};
+use dunlin_protocol::TaskId;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::plans::{json, parse};
+use super::{Attempt, Result, Store, StoreError, int, uint};
+use crate::training::{RunRow, TrainingRow};
+
+fn run(row: &SqliteRow) -> Result<RunRow> {
+    let key: String = row.try_get("id")?;
+    let time = |column| -> Result<Option<u64>> { Ok(row.try_get::<Option<i64>, _>(column)?.map(uint)) };
+    let task: String = row.try_get("task")?;
+    Ok(RunRow {
+        task: task.parse().map_err(|error| StoreError::Corrupt { table: "runs", row: key.clone(), what: format!("{error}") })?,
+        owner: row.try_get("owner")?,
+        cause: parse("runs", &key, row.try_get("cause")?)?,
+        state: row.try_get("state")?,
+        definition: parse("runs", &key, row.try_get("definition")?)?,
+        seed: uint(row.try_get("seed")?),
+        repeats: row.try_get("repeats")?,
+        created_ms: uint(row.try_get("created_ms")?),
+        started_ms: time("started_ms")?,
+        ended_ms: time("ended_ms")?,
+        facts: parse("runs", &key, row.try_get("facts")?)?,
+        id: key,
+    })
+}
+
+impl Store {
+    /// Stores a run together with the queue it was put into.
+    pub async fn run_add(&self, row: &RunRow, queue: &Queue) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("INSERT INTO runs (id, task, owner, cause, state, definition, seed, repeats, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            .bind(&row.id)
+            .bind(row.task.as_str())
+            .bind(&row.owner)
+            .bind(json(&row.cause))
+            .bind(&row.state)
+            .bind(json(&row.definition))
+            .bind(int(row.seed))
+            .bind(&row.repeats)
+            .bind(int(row.created_ms))
+            .execute(&mut *tx)
+            .await
+            .attempt("storing a run")?;
+        queue_put(&mut tx, queue).await?;
+        tx.commit().await.attempt("committing a run")
+    }
+
+    /// Every run, the newest first.
+    pub async fn runs(&self, task: Option<&TaskId>) -> Result<Vec<RunRow>> {
+        let rows = sqlx::query("SELECT * FROM runs WHERE ?1 IS NULL OR task = ?1 ORDER BY created_ms DESC, id")
+            .bind(task.map(TaskId::as_str))
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing runs")?;
+        rows.iter().map(run).collect()
+    }
+
+    /// Runs that are neither waiting nor ended: those to take up after a restart.
+    pub async fn runs_open(&self) -> Result<Vec<RunRow>> {
+        let rows = sqlx::query("SELECT * FROM runs WHERE state = 'running' ORDER BY created_ms, id").fetch_all(self.readers()).await;
+        rows.attempt("listing open runs")?.iter().map(run).collect()
+    }
+
+    /// One run.
+    pub async fn run(&self, key: &str) -> Result<RunRow> {
+        let row = sqlx::query("SELECT * FROM runs WHERE id = ?").bind(key).fetch_optional(self.readers()).await;
+        run(&row.attempt("reading a run")?.ok_or_else(|| StoreError::NotFound { what: "run", key: key.to_owned() })?)
+    }
+
+    /// Moves a run to a state, with the queue if that changed too.
+    pub async fn run_state(&self, key: &str, state: &str, now_ms: u64, ended: bool, queue: Option<&Queue>) -> Result<()> {
+        let mut tx = self.begin().await?;
+        sqlx::query("UPDATE runs SET state = ?1, started_ms = coalesce(started_ms, ?2), ended_ms = CASE WHEN ?3 THEN ?2 END WHERE id = ?4")
+            .bind(state)
+            .bind(int(now_ms))
+            .bind(ended)
+            .bind(key)
+            .execute(&mut *tx)
+            .await
+            .attempt("moving a run on")?;
+        if let Some(queue) = queue {
+            queue_put(&mut tx, queue).await?;
+        }
+        tx.commit().await.attempt("committing the state of a run")
+    }
+
+    /// Adds facts to a run; those of the same name are replaced.
+    pub async fn run_facts(&self, key: &str, facts: &serde_json::Value) -> Result<()> {
+        sqlx::query("UPDATE runs SET facts = json_patch(facts, ?) WHERE id = ?")
+            .bind(facts.to_string())
+            .bind(key)
+            .execute(self.writer())
+            .await
+            .attempt("noting facts of a run")?;
+        Ok(())
+    }
+
+    /// The journal of a run.
+    pub async fn journal(&self, key: &str) -> Result<Vec<Entry>> {
+        let rows = sqlx::query("SELECT entry FROM run_journal WHERE run = ? ORDER BY no").bind(key).fetch_all(self.readers()).await;
+        rows.attempt("reading a journal")?.iter().map(|row| parse("run_journal", key, row.try_get("entry")?)).collect()
+    }
+
+    /// Appends a line to the journal of a run; durable when it returns.
+    pub async fn journal_append(&self, key: &str, entry: &Entry, now_ms: u64) -> Result<()> {
+        sqlx::query("INSERT INTO run_journal (run, no, entry, at_ms) SELECT ?1, coalesce(max(no), 0) + 1, ?2, ?3 FROM run_journal WHERE run = ?1")
+            .bind(key)
+            .bind(json(entry))
+            .bind(int(now_ms))
+            .execute(self.writer())
+            .await
+            .attempt("appending to a journal")?;
+        Ok(())
+    }
+
+    /// The queue.
+    pub async fn queue(&self) -> Result<Queue> {
+        let text: Option<String> = sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1").fetch_optional(self.readers()).await.attempt("reading the queue")?;
+        text.map_or_else(|| Ok(Queue::default()), |text| parse("run_queue", "1", &text))
+    }
+
+    /// Labelled samples of a task, the newest `limit` not older than `since_ms`, oldest first; without those of
+    /// devices in the groups `exclude`.
+    pub async fn training_rows(&self, task: &TaskId, since_ms: u64, exclude: &[&str], limit: u64) -> Result<Vec<TrainingRow>> {
+        let rows = sqlx::query(
+            "SELECT x, label, coalesce(at_ms, received_ms) AS at_ms, device, request FROM samples
+             WHERE task = ? AND label IS NOT NULL AND coalesce(at_ms, received_ms) >= ? AND device NOT IN
+               (SELECT device FROM device_groups WHERE grp IN (SELECT value FROM json_each(?)))
+             ORDER BY coalesce(at_ms, received_ms) DESC, device, request LIMIT ?",
+        )
+        .bind(task.as_str())
+        .bind(int(since_ms))
+        .bind(json(&exclude))
+        .bind(int(limit))
+        .fetch_all(self.readers())
+        .await
+        .attempt("reading samples to learn from")?;
+        let read = |row: &SqliteRow| -> Result<TrainingRow> {
+            let x: Vec<u8> = row.try_get("x")?;
+            let label: i64 = row.try_get("label")?;
+            Ok(TrainingRow {
+                x: x.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("chunks of four"))).collect(),
+                label: u32::try_from(label).unwrap_or(u32::MAX),
+                at_ms: uint(row.try_get("at_ms")?),
+            })
+        };
+        let mut rows: Vec<TrainingRow> = rows.iter().map(read).collect::<Result<_>>()?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// Labelled samples of a task stored after `since_ms`.
+    pub async fn labels_since(&self, task: &TaskId, since_ms: u64) -> Result<u64> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM samples WHERE task = ? AND label IS NOT NULL AND received_ms > ?")
+            .bind(task.as_str())
+            .bind(int(since_ms))
+            .fetch_one(self.readers())
+            .await
+            .attempt("counting new labels")?;
+        Ok(uint(count))
+    }
+
+    /// Labelled and correct answers in windows of a task stored after `since_ms`, without devices in the groups
+    /// `exclude`.
+    pub async fn labelled_since(&self, task: &TaskId, since_ms: u64, exclude: &[&str]) -> Result<(u64, u64)> {
+        let row = sqlx::query(
+            "SELECT coalesce(sum(labelled), 0) AS labelled, coalesce(sum(correct), 0) AS correct FROM windows
+             WHERE task = ? AND received_ms > ? AND device NOT IN
+               (SELECT device FROM device_groups WHERE grp IN (SELECT value FROM json_each(?)))",
+        )
+        .bind(task.as_str())
+        .bind(int(since_ms))
+        .bind(json(&exclude))
+        .fetch_one(self.readers())
+        .await
+        .attempt("summing labelled answers")?;
+        Ok((uint(row.try_get("labelled")?), uint(row.try_get("correct")?)))
+    }
+}
+
+async fn queue_put(tx: &mut sqlx::SqliteConnection, queue: &Queue) -> Result<()> {
+    sqlx::query("INSERT INTO run_queue (id, body) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET body = ?1")
+        .bind(json(queue))
+        .execute(tx)
+        .await
+        .attempt("storing the queue")?;
+    Ok(())
+}

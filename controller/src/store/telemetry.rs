@@ -99,6 +99,25 @@ pub struct BootRow {
     pub records_lost: u64,
 }
 
+/// A step of an update, a refusal or a fault, as a device reported it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Happening {
+    /// When it was stored, Unix milliseconds.
+    pub received_ms: u64,
+    /// Phase of the update; `indicator` for what happened outside one.
+    pub phase: String,
+    /// The task, if one is meant.
+    pub task: Option<String>,
+    /// The release, if one is meant.
+    pub release: Option<String>,
+    /// Generation of the assignment.
+    pub generation: Option<u64>,
+    /// Reason code.
+    pub reason: String,
+    /// The same for people.
+    pub detail: String,
+}
+
 struct Boot {
     no: i64,
     seen: Seen,
@@ -269,6 +288,33 @@ impl Store {
                     windows_closed: uint(row.try_get("windows_closed")?),
                     windows_stored: uint(row.try_get("windows_stored")?),
                     records_lost: uint(row.try_get("records_lost")?),
+                })
+            })
+            .collect()
+    }
+
+    /// What happened to a device, newest first.
+    pub async fn happenings(&self, device: &DeviceId, limit: u64) -> Result<Vec<Happening>> {
+        let rows = sqlx::query(
+            "SELECT received_ms, phase, task, release, generation, reason, detail, id FROM outcomes WHERE device = ?1 \
+             UNION ALL SELECT received_ms, 'indicator', NULL, NULL, NULL, reason, detail, id FROM indicators WHERE device = ?1 \
+             ORDER BY received_ms DESC, id DESC LIMIT ?2",
+        )
+        .bind(device.as_str())
+        .bind(int(limit))
+        .fetch_all(self.readers())
+        .await
+        .attempt("reading what happened to a device")?;
+        rows.iter()
+            .map(|row| {
+                Ok(Happening {
+                    received_ms: uint(row.try_get("received_ms")?),
+                    phase: row.try_get("phase")?,
+                    task: row.try_get("task")?,
+                    release: row.try_get("release")?,
+                    generation: row.try_get::<Option<i64>, _>("generation")?.map(uint),
+                    reason: row.try_get("reason")?,
+                    detail: row.try_get("detail")?,
                 })
             })
             .collect()

@@ -1,4 +1,8 @@
 //! The training loop.
+mod records;
+
+pub use records::{RunRow, TrainingRow};
+
 use crate::api::AppState;
 use crate::serve::Shutdown;
 

@@ -142,6 +142,26 @@ fn two_class_ensembles_with_one_score_answer_as_onnx_runtime() {
 }
 
 #[test]
+fn two_class_forests_with_both_scores_answer_as_onnx_runtime() {
+    let trees = [
+        branch("BRANCH_LEQ", 0, 0.0, leaf(&[(0, 0.1), (1, 0.9)]), leaf(&[(0, 0.3), (1, 0.7)])),
+        branch("BRANCH_LEQ", 0, 0.0, leaf(&[(0, 0.2), (1, 0.8)]), leaf(&[(0, 0.6), (1, 0.4)])),
+    ];
+    let cases: [(&str, &[f32], [f32; 4]); 4] = [
+        ("NONE", &[0.25], [0.55, 1.7, 1.15, 1.1]),
+        ("LOGISTIC", &[], [0.574_442_5, 0.845_534_8, 0.710_949_5, 0.750_260_1]),
+        ("SOFTMAX", &[], [0.197_816_1, 0.802_183_9, 0.450_166, 0.549_834]),
+        ("SOFTMAX_ZERO", &[0.25], [0.240_489_05, 0.759_510_9, 0.512_497_4, 0.487_502_6]),
+    ];
+    for (post, base, want) in cases {
+        let model = Model::load(&bytes(&Ensemble::of(&trees).classifier(1, 2, post, base)), None).unwrap();
+        close(&model.run_f32(&[-1.0, 1.0], 2).unwrap(), &want);
+    }
+    let refused = Model::load(&bytes(&Ensemble::of(&trees).classifier(1, 2, "NONE", &[0.1, 0.2])), None);
+    assert!(refused.unwrap_err().to_string().contains("two base values"));
+}
+
+#[test]
 fn aggregates_and_targets_of_a_regressor() {
     let trees = [
         branch("BRANCH_LT", 0, 0.0, leaf(&[(0, 1.0), (1, 5.0)]), leaf(&[(0, 2.0)])),

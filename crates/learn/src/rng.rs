@@ -70,7 +70,7 @@ impl Rng {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Rng;
     use proptest::prelude::*;
 
     proptest! {

@@ -91,7 +91,8 @@ impl Pairs {
             .fold(0, u64::saturating_add)
     }
 
-    fn merge(&mut self, other: Self) {
+    /// Adds the pairs of another stretch or device.
+    pub fn merge(&mut self, other: Self) {
         self.n = self.n.saturating_add(other.n);
         self.disagree = self.disagree.saturating_add(other.disagree);
         self.both_right = self.both_right.saturating_add(other.both_right);
@@ -250,6 +251,11 @@ impl Summary {
     /// Input counts on the profile with this digest, which has `bins` bins.
     pub fn features(&self, profile: &Digest, bins: usize) -> Option<&FeatureCounts> {
         self.features.get(&(*profile, bins))
+    }
+
+    /// Forgets the input counts, which are most of a sum's memory.
+    pub fn drop_features(&mut self) {
+        self.features.clear();
     }
 
     /// Profiles that inputs were counted on.

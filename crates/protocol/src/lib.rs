@@ -25,7 +25,7 @@ mod assignment;
 mod bundle;
 mod bytes;
 pub mod cbor;
-pub mod challenge;
+pub mod defence;
 mod digest;
 mod down;
 mod enrol;

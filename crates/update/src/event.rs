@@ -6,7 +6,7 @@ use dunlin_protocol::{Bundle, Digest, ModelName, ReasonCode, ReleaseId, TaskId, 
 use dunlin_trust::{Approved, Verified};
 use serde::{Deserialize, Serialize};
 
-use crate::{Designation, Observed};
+use crate::Observed;
 
 /// How the process before this one ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,11 +225,5 @@ impl Ignored {
             Self::NothingToReturnTo(_) | Self::UnknownTask(_) => ReasonCode::NothingToReturnTo,
             Self::NotStarted | Self::NotAwaited { .. } | Self::NotKnownBad(_) => ReasonCode::Superseded,
         }
-    }
-}
-
-impl Designation {
-    pub(crate) fn proof(&self) -> Option<Proof> {
-        self.line().map(|line| line.proof)
     }
 }

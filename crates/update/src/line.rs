@@ -2,7 +2,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use dunlin_protocol::cbor::{self, CborError};
-use dunlin_protocol::{Blob, Digest, ReleaseId, TaskId};
+use dunlin_protocol::{Blob, ReleaseId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::Proof;

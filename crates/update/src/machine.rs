@@ -39,6 +39,8 @@ pub struct Updater {
     started: bool,
     /// Orders of the event at hand; they are queued behind the journal that they follow from.
     orders: Vec<Command>,
+    /// Whether files may have become useless by the event at hand.
+    untidy: bool,
     queue: VecDeque<Command>,
 }
 
@@ -61,7 +63,7 @@ impl Updater {
             }
         }
         let backoff = Backoff::new(setup.seed);
-        Self { journal, budgets: setup.budgets, backoff, persisted, started: false, orders: Vec::new(), queue: VecDeque::new() }
+        Self { journal, budgets: setup.budgets, backoff, persisted, started: false, orders: Vec::new(), untidy: false, queue: VecDeque::new() }
     }
 
     /// Takes a fact. Orders that follow from it wait in [`Updater::poll_command`].
@@ -200,7 +202,14 @@ impl Updater {
             self.persisted.clone_from(&bytes);
             self.queue.push_back(Command::Persist(bytes));
         }
-        self.queue.extend(self.orders.drain(..));
+        // What serves changes first, then files go, then files come.
+        let (serving, rest): (Vec<_>, Vec<_>) = core::mem::take(&mut self.orders).into_iter().partition(concerns_serving);
+        self.queue.extend(serving);
+        if core::mem::take(&mut self.untidy) {
+            let keep: BTreeSet<Digest> = self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
+            self.queue.push_back(Command::DropBlobs { keep });
+        }
+        self.queue.extend(rest);
     }
 
     pub(crate) fn order(&mut self, command: Command) {
@@ -268,10 +277,9 @@ impl Updater {
         self.journal.known_bad.iter().find(|bad| bad.release == *release).map(|bad| bad.reason)
     }
 
-    /// Orders the store to drop what no task needs.
+    /// Orders the store to drop what no task needs, once this event is over.
     pub(crate) fn tidy(&mut self) {
-        let keep: BTreeSet<Digest> = self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
-        self.order(Command::DropBlobs { keep });
+        self.untidy = true;
     }
 
     /// Takes up what a verified assignment says.
@@ -353,6 +361,28 @@ impl Updater {
         if !self.orders.is_empty() {
             self.tidy();
         }
+    }
+}
+
+fn concerns_serving(command: &Command) -> bool {
+    match command {
+        Command::ApplyPolicy { .. }
+        | Command::Cancel { .. }
+        | Command::Restore { .. }
+        | Command::Commit { .. }
+        | Command::RollBack { .. }
+        | Command::Remove { .. } => true,
+        Command::Persist(_)
+        | Command::FetchPolicy { .. }
+        | Command::FetchManifest { .. }
+        | Command::CheckSpace { .. }
+        | Command::FetchBlob { .. }
+        | Command::Verify { .. }
+        | Command::Prove { .. }
+        | Command::SwitchTo { .. }
+        | Command::DropBlobs { .. }
+        | Command::ReadGuard { .. }
+        | Command::Report { .. } => false,
     }
 }
 

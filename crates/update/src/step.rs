@@ -1,6 +1,6 @@
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Blob, Digest, Phase, ReasonCode, ReleaseId, RetrainedBounds};
+use dunlin_protocol::{Blob, Digest, Phase, ReasonCode, RetrainedBounds};
 use serde::{Deserialize, Serialize};
 
 use crate::{FileRef, Goal, Line, Pack, Proof, Strikes};

@@ -55,6 +55,9 @@ pub(crate) fn check(model: &pb::ModelProto) -> Result<Inspection, EngineError> {
     if !model.functions.is_empty() {
         return Err(unsupported("model-local functions", "", "inline them before export"));
     }
+    if model.opset_import.is_empty() {
+        return Err(malformed("the file names no operator set"));
+    }
     limit("nodes of the graph", graph.node.len(), NODES_MAX)?;
     limit("inputs of the graph", graph.input.len().saturating_sub(graph.initializer.len()), PORTS_MAX)?;
     limit("outputs of the graph", graph.output.len(), PORTS_MAX)?;

@@ -122,8 +122,9 @@ pub(super) fn classifier(node: &NodeProto) -> Result<(Scores, Vec<i64>), EngineE
     }
     let labels = all.ints("classlabels_int64s").to_vec();
     let forest = forest(node, "class", labels.len(), Aggregate::Sum)?;
-    let base = base_values(&all, labels.len())?.to_vec();
-    let layout = Layout::of_classifier(&forest);
+    let (layout, base) = Layout::of_classifier(&forest, base_values(&all, labels.len())?).ok_or_else(|| {
+        unsupported("two base values where the second of two classes has scores", node_name(node), "export one base value, or none")
+    })?;
     Ok((Scores { forest, base, post: post_transform(&all)?, layout }, labels))
 }
 

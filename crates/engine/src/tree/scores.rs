@@ -25,13 +25,22 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    pub(super) fn of_classifier(forest: &Forest) -> Self {
-        match forest.only_target() {
-            Some(_) if forest.targets() != 2 => Self::Targets,
-            Some(_) if forest.is_non_negative() => Self::OneProbability,
-            Some(_) => Self::OneMargin,
-            None => Self::Targets,
+    /// The layout of a classifier, and the base values that take part in it: what ONNX Runtime 1.31 answers,
+    /// case by case. `None` where it leaves the trees out of the answer.
+    pub(super) fn of_classifier(forest: &Forest, base: &[f32]) -> Option<(Self, Vec<f32>)> {
+        if forest.targets() != 2 {
+            return Some((Self::Targets, base.to_vec()));
         }
+        Some(match (forest.only_target(), base) {
+            (Some(0), [] | [_]) if forest.is_non_negative() => (Self::OneProbability, base.to_vec()),
+            (Some(0), [] | [_]) => (Self::OneMargin, base.to_vec()),
+            // The second class has no score, so its base value is left out.
+            (Some(0), [first, ..]) => (Self::Targets, vec![*first]),
+            // The first class has no score.
+            (Some(_), [] | [_]) => (Self::Targets, Vec::new()),
+            (None, [] | [_]) => (Self::Targets, base.to_vec()),
+            (Some(_) | None, _) => return None,
+        })
     }
 }
 
@@ -80,24 +89,14 @@ impl Scores {
         transform(self.post, row);
     }
 
-    /// Only one class has sums; the other column holds zero.
+    /// Only the first column holds a sum, and it speaks for the second class.
     fn finish_one(&self, row: &mut [f32]) {
-        let sum = row[0] + row[1];
-        match self.base.as_slice() {
-            [_, base] => {
-                row[1] = sum + base;
-                row[0] = -row[1];
-                transform(self.post, row);
-            }
-            rest => {
-                let s = sum + rest.first().copied().unwrap_or(0.0);
-                (row[0], row[1]) = match (self.layout, self.post) {
-                    (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
-                    (Layout::OneMargin, PostTransform::Logistic) => (logistic(-s), logistic(s)),
-                    (Layout::OneMargin, PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero) => (-s, s),
-                };
-            }
-        }
+        let s = row[0] + self.base.first().copied().unwrap_or(0.0);
+        (row[0], row[1]) = match (self.layout, self.post) {
+            (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
+            (Layout::OneMargin, PostTransform::Logistic) => (logistic(-s), logistic(s)),
+            (Layout::OneMargin, PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero) => (-s, s),
+        };
     }
 }
 

@@ -1,5 +1,5 @@
 //! ONNX files made by hand, and plain evaluations of them to compare with.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
 
 use prost::Message;
 use tract_onnx::pb::attribute_proto::AttributeType;

@@ -1,0 +1,166 @@
+use std::collections::{BTreeMap, VecDeque};
+
+use dunlin_protocol::{DeviceProfile, Indicator, Installed, Outcome, ReasonCode, Report, TaskId};
+
+/// Outcomes in one report; a report then stays far below the largest payload.
+const OUTCOMES_PER_REPORT: usize = 64;
+/// Outcomes that wait while the disk takes none; beyond it the oldest go, and that is an indicator itself.
+const OUTCOMES_MAX: usize = 512;
+/// Longest detail of an indicator, characters.
+const DETAIL_CHARS_MAX: usize = 300;
+
+/// Collects what the next report says.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    generation: u64,
+    installed: BTreeMap<TaskId, Installed>,
+    outcomes: VecDeque<Outcome>,
+    /// One entry a reason: a flood of forgeries is one line with a large count.
+    indicators: BTreeMap<ReasonCode, Indicator>,
+    profile: DeviceProfile,
+    profile_due: bool,
+}
+
+impl Reporter {
+    pub(super) fn new(profile: DeviceProfile) -> Self {
+        let (installed, outcomes, indicators) = Default::default();
+        Self { generation: 0, installed, outcomes, indicators, profile, profile_due: true }
+    }
+
+    pub(super) fn outcome(&mut self, outcome: Outcome) {
+        self.outcomes.push_back(outcome);
+        if self.outcomes.len() > OUTCOMES_MAX {
+            self.outcomes.pop_front();
+            self.indicate(Indicator {
+                reason: ReasonCode::SpoolEvicted,
+                detail: "outcomes of updates could not be kept".to_owned(),
+                count: 1,
+                at_ms: None,
+            });
+        }
+    }
+
+    pub(super) fn indicate(&mut self, mut indicator: Indicator) {
+        if indicator.detail.chars().count() > DETAIL_CHARS_MAX {
+            indicator.detail = indicator.detail.chars().take(DETAIL_CHARS_MAX).collect();
+        }
+        match self.indicators.get_mut(&indicator.reason) {
+            Some(known) => {
+                indicator.count = indicator.count.saturating_add(known.count);
+                *known = indicator;
+            }
+            None => {
+                self.indicators.insert(indicator.reason, indicator);
+            }
+        }
+    }
+
+    pub(super) fn installed(&mut self, generation: u64, installed: BTreeMap<TaskId, Installed>) {
+        self.generation = generation;
+        self.installed = installed;
+    }
+
+    /// The next report carries the profile.
+    pub(super) fn want_profile(&mut self) {
+        self.profile_due = true;
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn view(&self) -> &BTreeMap<TaskId, Installed> {
+        &self.installed
+    }
+
+    /// The reports due at this moment; what they say is only forgotten by [`Self::kept`].
+    pub(super) fn reports(&self, windows_closed: u64) -> Vec<Report> {
+        let outcomes: Vec<_> = self.outcomes.iter().cloned().collect();
+        let mut parts: Vec<Vec<Outcome>> = outcomes.chunks(OUTCOMES_PER_REPORT).map(<[_]>::to_vec).collect();
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        let mut reports: Vec<_> = parts
+            .into_iter()
+            .map(|outcomes| Report {
+                generation: self.generation,
+                installed: self.installed.clone(),
+                outcomes,
+                windows_closed,
+                ..Report::default()
+            })
+            .collect();
+        if let Some(first) = reports.first_mut() {
+            first.indicators = self.indicators.values().cloned().collect();
+            first.profile = self.profile_due.then(|| self.profile.clone());
+        }
+        reports
+    }
+
+    /// The reports last taken are on disk.
+    pub(super) fn kept(&mut self) {
+        self.outcomes.clear();
+        self.indicators.clear();
+        self.profile_due = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_protocol::{Arch, Budgets, Phase};
+
+    use super::*;
+
+    fn reporter() -> Reporter {
+        let budgets = Budgets { model_bytes_max: 1, model_ram_bytes_max: 1, latency_us_max: 1 };
+        let class = "generic".parse().unwrap();
+        let (arch, agent, ops) = (Arch::X86_64, String::new(), Default::default());
+        Reporter::new(DeviceProfile { class, arch, cores: 1, ram_bytes: 1, budgets, ops, agent })
+    }
+
+    fn outcome(generation: u64) -> Outcome {
+        Outcome {
+            generation,
+            task: None,
+            release: None,
+            correlation: String::new(),
+            phase: Phase::Assigned,
+            reason: ReasonCode::Ok,
+            detail: String::new(),
+            at_ms: None,
+        }
+    }
+
+    fn indicator(detail: &str) -> Indicator {
+        Indicator { reason: ReasonCode::EnvelopeReplayed, detail: detail.into(), count: 1, at_ms: None }
+    }
+
+    #[test]
+    fn the_first_report_carries_the_profile_and_nothing_is_forgotten_before_it_is_kept() {
+        let mut reporter = reporter();
+        reporter.outcome(outcome(1));
+        reporter.indicate(indicator("a"));
+        reporter.indicate(indicator("b"));
+        for _ in 0..2 {
+            let reports = reporter.reports(7);
+            assert_eq!(reports.len(), 1);
+            assert!(reports[0].profile.is_some());
+            assert_eq!((reports[0].outcomes.len(), reports[0].windows_closed), (1, 7));
+            assert_eq!((reports[0].indicators[0].count, reports[0].indicators[0].detail.as_str()), (2, "b"));
+        }
+        reporter.kept();
+        let reports = reporter.reports(8);
+        assert!(reports[0].profile.is_none() && reports[0].outcomes.is_empty() && reports[0].indicators.is_empty());
+    }
+
+    #[test]
+    fn many_outcomes_are_split_and_bounded_and_keep_their_order() {
+        let mut reporter = reporter();
+        (0..1000).for_each(|generation| reporter.outcome(outcome(generation)));
+        let reports = reporter.reports(0);
+        assert!(reports.iter().all(|report| report.outcomes.len() <= OUTCOMES_PER_REPORT));
+        let kept: Vec<_> = reports.iter().flat_map(|report| report.outcomes.iter().map(|o| o.generation)).collect();
+        assert_eq!(kept, (488..1000).collect::<Vec<_>>());
+        assert_eq!(reports[0].indicators[0].count, 488);
+    }
+}

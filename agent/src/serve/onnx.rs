@@ -1,0 +1,133 @@
+//! ONNX files for tests, written as protobuf by hand: the agent itself only ever reads them.
+#![allow(clippy::cast_possible_truncation, reason = "test data is small")]
+
+use std::sync::Arc;
+
+use dunlin_engine::Model;
+use dunlin_protocol::{
+    Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskPolicy, TaskType,
+};
+
+use super::Resident;
+
+fn varint(mut n: u64, out: &mut Vec<u8>) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn number(field: u64, n: i64, out: &mut Vec<u8>) {
+    varint(field << 3, out);
+    varint(n as u64, out);
+}
+
+fn bytes(field: u64, data: &[u8], out: &mut Vec<u8>) {
+    varint(field << 3 | 2, out);
+    varint(data.len() as u64, out);
+    out.extend_from_slice(data);
+}
+
+fn message(field: u64, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+    let mut inner = Vec::new();
+    fill(&mut inner);
+    bytes(field, &inner, out);
+}
+
+fn port(field: u64, name: &str, columns: i64, out: &mut Vec<u8>) {
+    message(field, out, |info| {
+        bytes(1, name.as_bytes(), info);
+        message(2, info, |kind| {
+            message(1, kind, |tensor| {
+                number(1, 1, tensor);
+                message(2, tensor, |shape| {
+                    message(1, shape, |_| {});
+                    message(1, shape, |dim| number(1, columns, dim));
+                });
+            });
+        });
+    });
+}
+
+fn tensor(name: &str, dims: &[usize], values: &[f32], graph: &mut Vec<u8>) {
+    message(5, graph, |t| {
+        dims.iter().for_each(|&d| number(1, d as i64, t));
+        number(2, 1, t);
+        bytes(8, name.as_bytes(), t);
+        bytes(9, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>(), t);
+    });
+}
+
+fn node(op: &str, inputs: &[&str], output: &str, graph: &mut Vec<u8>) {
+    message(1, graph, |n| {
+        inputs.iter().for_each(|i| bytes(1, i.as_bytes(), n));
+        bytes(2, output.as_bytes(), n);
+        bytes(4, op.as_bytes(), n);
+    });
+}
+
+/// `scores = softmax(x · w)` with `w` of `features` rows and `classes` columns; with `log` the logarithm of the
+/// logits instead, which is not finite below zero.
+pub(crate) fn linear(features: usize, classes: usize, w: &[f32], log: bool) -> Vec<u8> {
+    let mut file = Vec::new();
+    number(1, 8, &mut file);
+    message(7, &mut file, |graph| {
+        node("MatMul", &["x", "w"], "logits", graph);
+        node(if log { "Log" } else { "Softmax" }, &["logits"], "scores", graph);
+        bytes(2, b"g", graph);
+        tensor("w", &[features, classes], w, graph);
+        port(11, "x", features as i64, graph);
+        port(12, "scores", classes as i64, graph);
+    });
+    message(8, &mut file, |set| {
+        bytes(1, b"", set);
+        number(2, 17, set);
+    });
+    file
+}
+
+/// A release of `task` around a model file, with classes `c0`, `c1`, ...
+pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize) -> Resident {
+    let model = Model::load(onnx, None).unwrap();
+    let blob = Blob { digest: Digest([0; 32]), length: 1 };
+    let bundle = Bundle {
+        format: 1,
+        release: release.parse().unwrap(),
+        task: task.clone(),
+        task_type: TaskType::Classification,
+        family: "linear".into(),
+        model: blob,
+        golden: blob,
+        profile: None,
+        signature: ModelSignature {
+            inputs: model.inputs().to_vec(),
+            outputs: model.outputs().to_vec(),
+            features: vec![],
+            labels: (0..classes).map(|c| format!("c{c}")).collect(),
+        },
+        hard: Hard { arch: Default::default(), ops: model.ops(), bundle_bytes: 1, ram_bytes: 1, min_agent: String::new() },
+        latency_us: 10,
+        metrics: Default::default(),
+        lineage: Lineage { run: "import".into(), dataset: None, code: String::new(), seed: 0 },
+        licence: String::new(),
+    };
+    Resident { release: release.parse().unwrap(), bundle: Arc::new(bundle), manifest: Digest([0; 32]), model: Arc::new(model), profile: None }
+}
+
+/// A policy whose baseline is class 1 of three.
+pub(crate) fn policy(task: &TaskId) -> TaskPolicy {
+    TaskPolicy {
+        format: 1,
+        task: task.clone(),
+        task_type: TaskType::Classification,
+        metric: "accuracy".into(),
+        baseline_class: 1,
+        labels: vec!["c0".into(), "c1".into(), "c2".into()],
+        retrained: None,
+        samples: None,
+    }
+}
+
+/// The identity: three features, three classes, the largest feature wins.
+pub(crate) const IDENTITY: [f32; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];

@@ -1,0 +1,146 @@
+//! From what devices reported to what the rollout planner asks.
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{DeviceId, Phase, ReasonCode, ReleaseId};
+use dunlin_rollout::{Paired, Progress};
+
+use super::{DeviceOutcome, PairedWindow, RolloutOrder};
+
+/// The last outcome of each release on each device that ended an update.
+#[derive(Debug, Default)]
+pub(super) struct Outcomes(BTreeMap<(DeviceId, ReleaseId), (Phase, ReasonCode, u64)>);
+
+impl Outcomes {
+    /// From outcomes, oldest first.
+    pub(super) fn new(outcomes: Vec<DeviceOutcome>) -> Self {
+        let mut last = BTreeMap::new();
+        for outcome in outcomes {
+            if ends(outcome.phase) && outcome.reason != ReasonCode::Superseded {
+                let DeviceOutcome { device, release, generation, phase, reason } = outcome;
+                last.insert((device, release), (phase, reason, generation));
+            }
+        }
+        Self(last)
+    }
+
+    /// Whether a release failed on a device for a reason that a second try would not remove.
+    pub(super) fn is_known_bad(&self, device: &DeviceId, release: &ReleaseId) -> bool {
+        let last = self.0.get(&(device.clone(), release.clone()));
+        last.is_some_and(|(phase, reason, _)| failed(*phase) && !passes(*reason))
+    }
+
+    /// Where a device stands with the candidate it was ordered to take. `member` tells whether the rollout was
+    /// open to it when the last assignments were made.
+    pub(super) fn progress(&self, device: &DeviceId, order: Option<&RolloutOrder>, member: bool) -> Progress {
+        let Some(order) = order else { return if member { Progress::Declined } else { Progress::Idle } };
+        let release = order.release.clone();
+        match self.0.get(&(device.clone(), release.clone())) {
+            Some((phase, reason, generation)) if *generation >= order.generation => {
+                if failed(*phase) { Progress::Failed { release, reason: *reason } } else { Progress::Committed { release } }
+            }
+            Some(_) | None => Progress::Ordered { release, since_ms: order.since_ms },
+        }
+    }
+}
+
+fn ends(phase: Phase) -> bool {
+    match phase {
+        Phase::Committed | Phase::RolledBack | Phase::Failed | Phase::Rejected => true,
+        Phase::Assigned | Phase::Fetching | Phase::Verifying | Phase::Staged | Phase::Proving | Phase::Probation => false,
+        Phase::Deferred | Phase::Superseded => false,
+    }
+}
+
+fn failed(phase: Phase) -> bool {
+    match phase {
+        Phase::RolledBack | Phase::Failed | Phase::Rejected => true,
+        Phase::Assigned | Phase::Fetching | Phase::Verifying | Phase::Staged | Phase::Proving | Phase::Probation => false,
+        Phase::Committed | Phase::Deferred | Phase::Superseded => false,
+    }
+}
+
+/// Whether a failure is of the world around the model, so that it says nothing against the model.
+fn passes(reason: ReasonCode) -> bool {
+    [ReasonCode::FetchFailed, ReasonCode::NoSpace, ReasonCode::ClockUnknown, ReasonCode::ClockStepped, ReasonCode::MetadataExpired]
+        .contains(&reason)
+}
+
+/// What candidates of one rollout did, summed over windows as they come in.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// Last window that is summed.
+    pub(super) cursor: i64,
+    sums: BTreeMap<(DeviceId, ReleaseId), (u64, Paired)>,
+}
+
+impl Ledger {
+    /// Adds windows; each is given once.
+    pub(super) fn add(&mut self, windows: Vec<PairedWindow>) {
+        for PairedWindow { device, release, window } in windows {
+            let (requests, paired) = self.sums.entry((device, release)).or_default();
+            *requests += window.n;
+            if let Some(pair) = &window.pair {
+                paired.add(&Paired {
+                    both_right: pair.both_right,
+                    only_new: pair.only_this,
+                    only_old: pair.only_other,
+                    both_wrong: pair.both_wrong,
+                });
+            }
+        }
+    }
+
+    /// Requests answered and paired evidence of a candidate on a device.
+    pub(super) fn of(&self, device: &DeviceId, release: Option<&ReleaseId>) -> (u64, Paired) {
+        let found = release.and_then(|release| self.sums.get(&(device.clone(), release.clone())));
+        found.copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(generation: u64, phase: Phase, reason: ReasonCode) -> DeviceOutcome {
+        DeviceOutcome { device: "cam-1".parse().unwrap(), release: "m@2".parse().unwrap(), generation, phase, reason }
+    }
+
+    fn order() -> RolloutOrder {
+        RolloutOrder { release: "m@2".parse().unwrap(), generation: 5, since_ms: 9 }
+    }
+
+    fn progress(outcomes: &[DeviceOutcome]) -> Progress {
+        Outcomes::new(outcomes.to_vec()).progress(&"cam-1".parse().unwrap(), Some(&order()), true)
+    }
+
+    #[test]
+    fn the_last_end_counts_and_older_generations_do_not() {
+        let release = order().release;
+        let ordered = Progress::Ordered { release: release.clone(), since_ms: 9 };
+        assert_eq!(progress(&[]), ordered);
+        assert_eq!(progress(&[outcome(5, Phase::Staged, ReasonCode::Ok)]), ordered);
+        assert_eq!(progress(&[outcome(4, Phase::RolledBack, ReasonCode::GuardErrors)]), ordered);
+        assert_eq!(progress(&[outcome(5, Phase::Committed, ReasonCode::Ok)]), Progress::Committed { release: release.clone() });
+        let failed = [outcome(5, Phase::Committed, ReasonCode::Ok), outcome(5, Phase::RolledBack, ReasonCode::CrashLoop)];
+        assert_eq!(progress(&failed), Progress::Failed { release, reason: ReasonCode::CrashLoop });
+    }
+
+    #[test]
+    fn a_member_without_an_order_declined() {
+        let outcomes = Outcomes::default();
+        let device = "cam-1".parse().unwrap();
+        assert_eq!(outcomes.progress(&device, None, true), Progress::Declined);
+        assert_eq!(outcomes.progress(&device, None, false), Progress::Idle);
+    }
+
+    #[test]
+    fn the_network_says_nothing_against_a_model() {
+        let known_bad = |phase, reason| {
+            let outcomes = Outcomes::new(vec![outcome(5, phase, reason)]);
+            outcomes.is_known_bad(&"cam-1".parse().unwrap(), &"m@2".parse().unwrap())
+        };
+        assert!(known_bad(Phase::Failed, ReasonCode::GoldenMismatch));
+        assert!(!known_bad(Phase::Failed, ReasonCode::FetchFailed));
+        assert!(!known_bad(Phase::Committed, ReasonCode::Ok));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the planner keeps in the database.
+use dunlin_protocol::{DeviceId, Phase, ReasonCode, ReleaseId, TaskId, Window};
+use dunlin_rollout::{Plan, Policy, Report};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::TaskDefinition;
+
+/// A task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRow {
+    /// What the operator said.
+    pub definition: TaskDefinition,
+    /// Who owns it.
+    pub owner: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// From when on the retraining schedule counts, Unix milliseconds.
+    pub schedule_ms: u64,
+    /// The last weighing of the triggers.
+    pub triggers: Option<dunlin_pipeline::Decision>,
+}
+
+/// A rollout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RolloutRow {
+    /// Its newest plan.
+    pub plan: Plan,
+    /// Its rules.
+    pub policy: Policy,
+    /// Who made it.
+    pub created_by: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Run that made the candidates, if one did.
+    pub run: Option<String>,
+    /// What the last look found.
+    pub report: Option<Report>,
+}
+
+/// The candidate a device was ordered to take for a rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolloutOrder {
+    /// The candidate.
+    pub release: ReleaseId,
+    /// Generation of the assignment that first named it.
+    pub generation: u64,
+    /// Unix milliseconds.
+    pub since_ms: u64,
+}
+
+/// A step of an update, as a device reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceOutcome {
+    /// The device.
+    pub device: DeviceId,
+    /// The release.
+    pub release: ReleaseId,
+    /// Generation of the assignment.
+    pub generation: u64,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why.
+    pub reason: ReasonCode,
+}
+
+/// A window in which a candidate answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairedWindow {
+    /// The device.
+    pub device: DeviceId,
+    /// The candidate.
+    pub release: ReleaseId,
+    /// The window.
+    pub window: Window,
+}
+
+/// Why a device runs what it runs for one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// The device.
+    pub device: DeviceId,
+    /// The task.
+    pub task: TaskId,
+    /// The release; absent means the constant baseline.
+    pub chosen: Option<ReleaseId>,
+    /// Rollouts of the task and what each means for the device.
+    pub rollouts: Vec<RolloutStance>,
+    /// Whether the task's definition holds the device out of rollouts.
+    pub held: bool,
+    /// Every candidate with its scores or with what excludes it.
+    pub selection: Value,
+    /// The same for people.
+    pub text: String,
+    /// Unix milliseconds.
+    pub made_ms: u64,
+}
+
+/// What a rollout means for a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStance {
+    /// The rollout.
+    pub rollout: String,
+    /// Where the rollout stands.
+    pub state: String,
+    /// `hold`, `open` or `return`.
+    pub stance: String,
+}

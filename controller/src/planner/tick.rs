@@ -1,0 +1,235 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dunlin_protocol::{Assignment, Bundle, Desired as Hint, DeviceId, ReleaseId, TaskId};
+use dunlin_rollout::{Inventory, Member, Progress, Verdict, plan};
+use dunlin_select::Predicted;
+use serde_json::json;
+
+use super::assign::{Approved, DeviceView, TaskView, desire};
+use super::progress::{Ledger, Outcomes};
+use super::{Memory, RolloutRow, TaskRow};
+use crate::api::AppState;
+use crate::clock;
+use crate::repo::{Approval, RepoError};
+use crate::store::{DeviceRow, DeviceState, StoreError};
+
+/// Why a look at the fleet failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlannerError {
+    /// The database.
+    #[error("planning needs the database")]
+    Store(#[from] StoreError),
+    /// The repositories.
+    #[error("planning needs the repositories")]
+    Repo(#[from] RepoError),
+}
+
+/// One look at the fleet.
+pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerError> {
+    let approvals = match state.repos.approvals() {
+        Ok(approvals) => approvals,
+        // Before the key ceremony nothing is approved, so there is nothing to plan.
+        Err(RepoError::NotSetUp) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let approved = catalogue(state, memory, approvals);
+    let tasks = state.store.tasks().await?;
+    let devices: Vec<DeviceRow> = state.store.devices().await?.into_iter().filter(|device| device.state == DeviceState::Active).collect();
+    let installed = state.store.installed_all().await?;
+    let mut rollouts = state.store.rollouts().await?;
+    memory.ledgers.retain(|id, _| rollouts.iter().any(|rollout| rollout.plan.rollout == *id && !rollout.plan.state.is_final()));
+
+    let mut outcomes: BTreeMap<TaskId, Outcomes> = BTreeMap::new();
+    for task in &tasks {
+        let id = &task.definition.task;
+        let releases: Vec<&ReleaseId> = approved.iter().filter(|(_, a)| a.task == *id).map(|(release, _)| release).collect();
+        outcomes.insert(id.clone(), Outcomes::new(state.store.outcomes_of(id, &releases).await?));
+    }
+    let mut progress: BTreeMap<String, BTreeMap<DeviceId, Progress>> = BTreeMap::new();
+    for rollout in &mut rollouts {
+        let Some(task) = tasks.iter().find(|task| task.definition.task == rollout.plan.task) else { continue };
+        if rollout.plan.state.is_final() {
+            continue;
+        }
+        let Some(outcomes) = outcomes.get(&rollout.plan.task) else { continue };
+        let ledger = memory.ledgers.entry(rollout.plan.rollout.clone()).or_default();
+        let inventory = inventory(state, task, rollout, &devices, &installed, outcomes, ledger).await?;
+        look(state, rollout, &inventory).await?;
+        let devices = inventory.devices.into_iter().map(|(device, member)| (device, member.progress));
+        progress.insert(rollout.plan.rollout.clone(), devices.collect());
+    }
+
+    let mut views = Vec::with_capacity(tasks.len());
+    for task in &tasks {
+        let id = &task.definition.task;
+        let since_ms = clock::wall_ms().saturating_sub(task.definition.choice.judged_ms);
+        views.push(TaskView {
+            definition: &task.definition,
+            rollouts: rollouts.iter().filter(|rollout| rollout.plan.task == *id).collect(),
+            progress: progress.iter().map(|(rollout, devices)| (rollout.as_str(), devices.clone())).collect(),
+            outcomes: outcomes.remove(id).unwrap_or_default(),
+            measures: state.store.measures(id, since_ms).await?,
+        });
+    }
+    assign(state, &devices, &installed, &views, &approved).await
+}
+
+/// Approved releases with what their manifests say. A manifest that can not be read costs its prediction.
+fn catalogue(state: &AppState, memory: &mut Memory, approvals: Vec<Approval>) -> BTreeMap<ReleaseId, Approved> {
+    let mut approved = BTreeMap::new();
+    for Approval { release, manifest, custom, .. } in approvals {
+        let predicted = *memory.bundles.entry(manifest).or_insert_with(|| {
+            let file = state.repos.target_file(&format!("{manifest}.{}", release.target_name()));
+            let bundle = file.ok().flatten().and_then(|bytes| serde_json::from_slice::<Bundle>(&bytes).ok());
+            let metric = |bundle: &Bundle, name: &str| bundle.metrics.get(name).and_then(|value| u64::try_from(*value).ok());
+            bundle.map_or_else(Predicted::default, |bundle| Predicted {
+                accuracy_ppm: metric(&bundle, "accuracy_ppm").and_then(|ppm| u32::try_from(ppm).ok()),
+                rows: metric(&bundle, "n").unwrap_or(0),
+                latency_us: bundle.latency_us,
+            })
+        });
+        approved.insert(release, Approved { task: custom.task, hard: custom.hard, predicted });
+    }
+    approved
+}
+
+async fn inventory(
+    state: &AppState,
+    task: &TaskRow,
+    rollout: &RolloutRow,
+    devices: &[DeviceRow],
+    installed: &BTreeMap<DeviceId, BTreeMap<TaskId, dunlin_protocol::Installed>>,
+    outcomes: &Outcomes,
+    ledger: &mut Ledger,
+) -> Result<Inventory, PlannerError> {
+    let candidates: Vec<&ReleaseId> = rollout.plan.candidates.iter().collect();
+    loop {
+        let (windows, cursor) = state.store.windows_of(&rollout.plan.task, &candidates, rollout.created_ms, ledger.cursor).await?;
+        if cursor == ledger.cursor {
+            break;
+        }
+        ledger.cursor = cursor;
+        ledger.add(windows);
+    }
+    let orders = state.store.orders(&rollout.plan.rollout).await?;
+    let mut inventory = Inventory::default();
+    for device in devices {
+        if !task.definition.covers(&device.groups) || task.definition.holds(&device.groups) {
+            continue;
+        }
+        let member = rollout.plan.members.contains_key(&device.id);
+        let progress = outcomes.progress(&device.id, orders.get(&device.id), member);
+        let (requests, paired) = ledger.of(&device.id, progress.release());
+        let serving = installed.get(&device.id).and_then(|tasks| tasks.get(&rollout.plan.task)).and_then(|installed| installed.release.clone());
+        let heard_ms = (device.seen_ms > 0).then_some(device.seen_ms);
+        let class = device.profile.class.clone();
+        inventory.devices.insert(device.id.clone(), Member { class, heard_ms, serving, progress, requests, paired });
+    }
+    Ok(inventory)
+}
+
+/// Moves a rollout on: the next plan is stored before anything follows from it.
+async fn look(state: &AppState, rollout: &mut RolloutRow, inventory: &Inventory) -> Result<(), PlannerError> {
+    let now = clock::now();
+    let (next, report) = plan(&rollout.policy, inventory, &rollout.plan, now);
+    if next != rollout.plan {
+        match state.store.plan_add(&next, clock::wall_ms()).await {
+            Ok(()) => {}
+            // An operator was faster; the next look starts from what they made of it.
+            Err(StoreError::Conflict(_)) => {
+                rollout.plan = state.store.rollout(&next.rollout).await?.plan;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tracing::info!(rollout = next.rollout, generation = next.generation, state = next.state.name(), "a rollout moved on");
+        let after = json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
+        state.audit.record("planner", verb(&report.verdict), json!({ "generation": rollout.plan.generation }), after).await?;
+        rollout.plan = next;
+    }
+    if rollout.report.as_ref() != Some(&report) {
+        state.store.rollout_report(&rollout.plan.rollout, &report).await?;
+        rollout.report = Some(report);
+    }
+    Ok(())
+}
+
+fn verb(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Open { .. } => "rollout.open",
+        Verdict::Promote { .. } => "rollout.promote",
+        Verdict::Stop(_) => "rollout.stop",
+        Verdict::Wait(_) | Verdict::Ended => "rollout.look",
+    }
+}
+
+async fn assign(
+    state: &AppState,
+    devices: &[DeviceRow],
+    installed: &BTreeMap<DeviceId, BTreeMap<TaskId, dunlin_protocol::Installed>>,
+    views: &[TaskView<'_>],
+    approved: &BTreeMap<ReleaseId, Approved>,
+) -> Result<(), PlannerError> {
+    let assigned = state.store.assignments().await?;
+    let chosen = state.store.decisions_chosen().await?;
+    let classes: BTreeMap<&DeviceId, &str> = devices.iter().map(|device| (&device.id, device.profile.class.as_str())).collect();
+    for device in devices {
+        let before = assigned.get(&device.id);
+        let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before.map(|(assignment, _)| assignment) };
+        let desired = desire(&view, views, approved, &classes, clock::wall_ms());
+        for decision in &desired.decisions {
+            // What only says the same with fresher numbers is written when someone is likely to read it.
+            let key = (device.id.clone(), decision.task.clone());
+            let fresh = chosen.get(&key).is_some_and(|(release, stances, made_ms)| {
+                *release == decision.chosen && *stances == decision.rollouts && decision.made_ms.saturating_sub(*made_ms) < DECISION_MS
+            });
+            if !fresh {
+                state.store.decision_put(&device.id, decision).await?;
+            }
+        }
+        let empty = before.is_none() && desired.tasks.is_empty();
+        let same = before.is_some_and(|(assignment, _)| assignment.tasks == desired.tasks);
+        let assignment = match before {
+            Some((assignment, published)) if same => {
+                if *published {
+                    continue;
+                }
+                assignment.clone()
+            }
+            _ if empty => continue,
+            Some(_) | None => {
+                // Above whatever was ever published, also if the database is an older copy.
+                let published = state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
+                let stored = before.map_or(0, |(assignment, _)| assignment.generation);
+                let generation = published.max(stored).max(device.generation) + 1;
+                let correlation = desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
+                let assignment = Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
+                state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
+                assignment
+            }
+        };
+        if let Err(error) = publish(state, &assignment).await {
+            // One device's trouble is not the fleet's; the next look tries again.
+            tracing::error!(error = &error as &dyn std::error::Error, device = %device.id, "an assignment was not published");
+        }
+    }
+    Ok(())
+}
+
+/// A decision that only says the same with fresher numbers is written this often, milliseconds.
+const DECISION_MS: u64 = 15_000;
+
+/// Signs and publishes an assignment, then tells the device. Publishing the same again changes nothing.
+async fn publish(state: &AppState, assignment: &Assignment) -> Result<(), PlannerError> {
+    let (repos, to_sign) = (Arc::clone(&state.repos), assignment.clone());
+    let signed = tokio::task::spawn_blocking(move || repos.publish_assignment(&to_sign, clock::wall_ms()));
+    signed.await.expect("publishing does not panic")?;
+    state.store.assignment_published(&assignment.device, assignment.generation).await?;
+    let hint = Hint { generation: assignment.generation, files: None };
+    if let Err(error) = state.downlink.desired(&assignment.device, &hint).await {
+        // The hint only saves the device's polling interval.
+        tracing::warn!(error = &error as &dyn std::error::Error, "a hint was not sent");
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Approval: what waits for offline signatures, and what published targets have put in force.
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{Digest, ReleaseId, TargetCustom, TaskPolicy};
+use serde_json::Value;
+
+use super::{Registry, RegistryError};
+use crate::clock;
+use crate::keys::Addition;
+use crate::store::{Listed, PolicyRow, ReleaseRow, ReleaseState};
+
+/// Largest policy file.
+pub const POLICY_BYTES_MAX: usize = 1 << 20;
+
+impl ReleaseRow {
+    /// The target to list for this release.
+    pub fn addition(&self) -> Addition {
+        let custom = TargetCustom { task: self.bundle.task.clone(), hard: self.bundle.hard.clone() };
+        Addition {
+            name: self.bundle.release.target_name(),
+            length: self.manifest.len() as u64,
+            sha256: self.sha256,
+            custom: serde_json::to_value(custom).expect("constraints are plain data"),
+        }
+    }
+}
+
+impl PolicyRow {
+    /// The target to list for this policy.
+    pub fn addition(&self) -> Addition {
+        Addition {
+            name: TaskPolicy::target_name(&self.policy.task),
+            length: self.body.len() as u64,
+            sha256: self.sha256,
+            custom: Value::Null,
+        }
+    }
+}
+
+impl Registry {
+    /// What waits for the holders of the offline keys: pending releases and policies. Retrained releases are
+    /// not theirs to sign.
+    ///
+    /// # Errors
+    /// The database can not be read.
+    pub async fn pending(&self) -> Result<Vec<Addition>, RegistryError> {
+        let releases = self.store.releases(None, None).await?;
+        let releases = releases
+            .iter()
+            .filter(|row| row.state == ReleaseState::Pending && !row.bundle.release.model.is_retrained())
+            .map(ReleaseRow::addition);
+        let policies = self.store.policies_pending().await?;
+        Ok(releases.chain(policies.iter().map(PolicyRow::addition)).collect())
+    }
+
+    /// Publishes targets that were signed offline, and brings releases and policies in line with them.
+    ///
+    /// # Errors
+    /// A device would refuse the file, or it lists something that is not here.
+    pub async fn approve(&self, targets: &[u8]) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+        let now_ms = clock::wall_ms();
+        self.repos.publish_targets(targets, now_ms)?;
+        self.follow_targets(now_ms).await
+    }
+
+    /// Brings releases and policies in line with the published targets; also at the start, in case the process
+    /// was cut between publishing and here.
+    ///
+    /// # Errors
+    /// There is no repository yet, or the database can not be written.
+    pub async fn follow_targets(&self, now_ms: u64) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+        let image = self.repos.image()?;
+        let names = image.target_names();
+        let targets: BTreeMap<String, Digest> =
+            names.into_iter().filter_map(|name| Some((name.to_string(), image.target(&name)?.sha256))).collect();
+        let listed = Listed { targets, floors: self.repos.release_floors()? };
+        Ok(self.store.registry_listed(&listed, now_ms).await?)
+    }
+
+    /// Takes a task policy in; it comes into force when published targets list it.
+    ///
+    /// # Errors
+    /// It is no policy, or its anchor set is not here.
+    pub async fn policy(&self, body: Vec<u8>, who: &str) -> Result<PolicyRow, RegistryError> {
+        let refuse = |text: String| RegistryError::Refused(text);
+        if body.len() > POLICY_BYTES_MAX {
+            return Err(refuse(format!("a policy of {} bytes; at most {POLICY_BYTES_MAX} are read", body.len())));
+        }
+        let policy: TaskPolicy = serde_json::from_slice(&body).map_err(|error| refuse(format!("this is no task policy: {error}")))?;
+        if policy.format != 1 {
+            return Err(refuse(format!("a policy of format {}; this release reads 1", policy.format)));
+        }
+        if let Some(bounds) = &policy.retrained
+            && self.blobs.length(&bounds.anchor.digest).await? != Some(bounds.anchor.length)
+        {
+            return Err(refuse(format!("the anchor set {} is not here; upload it first: dunlin model blob FILE", bounds.anchor.digest)));
+        }
+        let sha256 = dunlin_trust::sha256(&body);
+        let row = PolicyRow { policy, body, sha256, in_force: false, created_ms: clock::wall_ms() };
+        self.store.policy_add(&row, who).await?;
+        self.repos.put_target(&TaskPolicy::target_name(&row.policy.task), &row.body)?;
+        Ok(row)
+    }
+
+    /// The published top-level targets, exact bytes; what the next ones are made from.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn current_targets(&self) -> Result<Vec<u8>, RegistryError> {
+        let stored = self.repos.image()?.stored();
+        stored.targets.map(|bytes| bytes.0).ok_or_else(|| RegistryError::Refused("no targets are published yet".into()))
+    }
+}

@@ -1,0 +1,62 @@
+//! Proving what comes in, in a child process, before this process loads it.
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dunlin_engine::prove::{self, Job, Limits, Proof};
+use dunlin_protocol::{Bytes, DType, GoldenSet, TensorData, cbor};
+
+use super::{Registry, RegistryError};
+
+/// Limits of a proof here: far more than a device grants, and little enough for this machine to bear.
+const LIMITS: Limits = Limits { address_space_bytes: 4 << 30, cpu_s: 60, wall_ms: 90_000 };
+/// Single rows that are timed.
+const REPEAT: u32 = 200;
+
+/// A folder that goes when it is dropped.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays behind is a few files that the next start of a proof does not trip over.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
+    std::fs::write(path, bytes).map_err(RegistryError::file("write", path))
+}
+
+impl Registry {
+    /// Replays `golden` on `onnx` in a child process, and scores it on `anchor` if there is one.
+    pub(super) async fn prove(&self, onnx: &[u8], golden: &GoldenSet, anchor: Option<&GoldenSet>) -> Result<Proof, RegistryError> {
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let scratch = Scratch(self.proofs.join(name));
+        std::fs::create_dir_all(&scratch.0).map_err(RegistryError::file("create", &scratch.0))?;
+        let (model, vectors) = (scratch.0.join("model.onnx"), scratch.0.join("golden.cbor"));
+        write(&model, onnx)?;
+        write(&vectors, &cbor::encode(golden))?;
+        let labelled = scratch.0.join("anchor.cbor");
+        if let Some(anchor) = anchor {
+            write(&labelled, &cbor::encode(anchor))?;
+        }
+        let anchor = anchor.map(|_| labelled);
+        let job = Job { model, golden: vectors, limits: LIMITS, repeat: REPEAT, anchor };
+        let prover = self.prover.clone();
+        let proof = tokio::task::spawn_blocking(move || {
+            let proof = prove::run(&prover, "engine-child", &job);
+            drop(scratch);
+            proof
+        });
+        Ok(proof.await.expect("a proof returns its errors")?)
+    }
+
+    /// Loads the model and runs `inputs` in a child process, whatever the answers are.
+    pub(super) async fn survive(&self, onnx: &[u8], inputs: &[TensorData]) -> Result<(), RegistryError> {
+        // No answer differs by more than this tolerance, so the one expected output holds nothing.
+        let nothing = TensorData { name: String::new(), datatype: DType::Fp32, shape: vec![], data: Bytes(vec![]) };
+        let golden = GoldenSet { format: 1, inputs: inputs.to_vec(), outputs: vec![nothing], tolerance_ppm: u32::MAX, labels: vec![] };
+        self.prove(onnx, &golden, None).await.map(|_| ())
+    }
+}

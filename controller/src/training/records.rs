@@ -1,0 +1,46 @@
+use dunlin_pipeline::Cause;
+use dunlin_protocol::TaskId;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::planner::TaskDefinition;
+
+/// A retraining run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRow {
+    /// Id.
+    pub id: String,
+    /// The task.
+    pub task: TaskId,
+    /// Who owns the task.
+    pub owner: String,
+    /// Why it was started.
+    pub cause: Cause,
+    /// `waiting`, `running`, `succeeded`, `no_gain`, `failed` or `cancelled`.
+    pub state: String,
+    /// The task as it was defined then.
+    pub definition: TaskDefinition,
+    /// Seed of everything random in it.
+    pub seed: u64,
+    /// Run whose dataset and seed it repeats.
+    pub repeats: Option<String>,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Unix milliseconds.
+    pub started_ms: Option<u64>,
+    /// Unix milliseconds.
+    pub ended_ms: Option<u64>,
+    /// Dataset digest, rows, code, metrics, verdicts, releases.
+    pub facts: Value,
+}
+
+/// A labelled sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainingRow {
+    /// Features.
+    pub x: Vec<f32>,
+    /// Class index.
+    pub label: u32,
+    /// When the device saw it, Unix milliseconds.
+    pub at_ms: u64,
+}
