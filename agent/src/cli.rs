@@ -1,1 +1,262 @@
-//! 
+//! The command line. Every verb takes `--json`; results go to standard output, logs to standard error.
+//!
+//! Exit codes: 0 done; 1 failed; 2 wrong usage or settings; 3 not found, or not enrolled; 4 refused; 5 the agent
+//! is not running.
+
+mod local;
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dunlin_protocol::{ClaimToken, DeviceId, TaskId};
+use serde_json::{Value, json};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, Settings};
+use crate::enrol::{EnrolError, Wish, enrol};
+use crate::identity::IdentityError;
+use crate::run::{RunError, run};
+use crate::status::AgentStatus;
+
+/// The hidden verb under which this binary is a prover and nothing else.
+pub const ENGINE_CHILD: &str = "engine-child";
+
+/// Runs models on this device and keeps them up to date.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin-agent", version, after_help = "Exit codes: 0 done, 1 failed, 2 usage or settings, 3 not found or not enrolled, 4 refused, 5 not running.")]
+pub struct Cli {
+    /// Settings file; its drop-ins lie beside it in a folder of the same name ending in .d.
+    #[arg(long, global = true, env = "DUNLIN_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print JSON: results, and logs as well.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent until SIGTERM or SIGINT.
+    Run,
+    /// Show what the agent does; its files are read while it is not running.
+    Status,
+    /// Enrol this device with a claim token.
+    Enrol {
+        /// Output of `dunlin device claim`.
+        #[arg(env = "DUNLIN_CLAIM", hide_env_values = true)]
+        token: String,
+        /// Id to ask for; the claim may fix another.
+        #[arg(long)]
+        device: Option<DeviceId>,
+        /// Replace an identity that is there.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check the settings and print the outcome.
+    Check,
+    /// Return a task to its previous release.
+    Rollback {
+        /// The task.
+        task: TaskId,
+    },
+}
+
+/// What a verb ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    NotRunning = 5,
+}
+
+/// A verb that did not work out.
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            message = format!("{message}: {error}");
+            cause = error.source();
+        }
+        Self { exit, message }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, &error)
+    }
+}
+
+impl From<EnrolError> for Failure {
+    fn from(error: EnrolError) -> Self {
+        let exit = match &error {
+            EnrolError::AlreadyEnrolled { .. } | EnrolError::Refused { .. } | EnrolError::Pin { .. } => Exit::Refused,
+            EnrolError::Unreachable { .. }
+            | EnrolError::Answer { .. }
+            | EnrolError::Request(_)
+            | EnrolError::Key(_)
+            | EnrolError::Tls(_)
+            | EnrolError::Client(_)
+            | EnrolError::Identity(_) => Exit::Failed,
+        };
+        Self::new(exit, &error)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let not_enrolled = matches!(error, RunError::Identity(IdentityError::NotEnrolled(_)));
+        Self::new(if not_enrolled { Exit::NotFound } else { Exit::Failed }, &error)
+    }
+}
+
+/// Runs the command line.
+pub fn main(cli: Cli) -> ExitCode {
+    log_to_stderr(cli.json);
+    let json = cli.json;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(cli.run()),
+        Err(error) => Err(Failure::new(Exit::Failed, &error)),
+    };
+    let exit = match done {
+        Ok(exit) => exit,
+        Err(failure) => {
+            let text = if json { json!({ "error": failure.message }).to_string() } else { failure.message };
+            print(&mut std::io::stderr(), &text);
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn log_to_stderr(json: bool) {
+    let filter = EnvFilter::try_from_env("DUNLIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}
+
+/// Prints a line; a reader that has gone away is no error.
+fn print(out: &mut dyn Write, text: &dyn Display) {
+    if writeln!(out, "{text}").is_err() {
+        tracing::debug!("nobody reads the output");
+    }
+}
+
+impl Cli {
+    fn settings(&self) -> Result<Settings, ConfigError> {
+        let env: Vec<_> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Settings::load(self.config.as_deref(), &env)
+    }
+
+    async fn run(self) -> Result<Exit, Failure> {
+        let settings = self.settings()?;
+        match &self.verb {
+            Verb::Run => run(settings).await.map(|()| Exit::Done).map_err(Failure::from),
+            Verb::Check => {
+                let value = serde_json::to_value(&settings).unwrap_or_default();
+                self.show(&value);
+                Ok(Exit::Done)
+            }
+            Verb::Status => self.status(&settings).await,
+            Verb::Enrol { token, device, force } => {
+                let token: ClaimToken = token.parse().map_err(|e| Failure::new(Exit::Usage, &e))?;
+                let wish = Wish { device: device.clone(), profile: settings.device.clone(), force: *force };
+                std::fs::create_dir_all(&settings.state_dir).map_err(|e| Failure::new(Exit::Failed, &e))?;
+                let identity = enrol(&settings.identity_dir(), &token, wish).await?;
+                let enrolment = &identity.enrolment;
+                self.show(&json!({ "device": enrolment.device, "controller": enrolment.url, "key": identity.signer.key_id() }));
+                Ok(Exit::Done)
+            }
+            Verb::Rollback { task } => self.rollback(&settings, task).await,
+        }
+    }
+
+    async fn status(&self, settings: &Settings) -> Result<Exit, Failure> {
+        if let Ok((200, body)) = local::request(settings, "GET", "/dunlin/status").await
+            && let Ok(status) = serde_json::from_slice::<Value>(&body)
+        {
+            self.show(&status);
+            return Ok(Exit::Done);
+        }
+        let status = AgentStatus::offline(settings);
+        self.show(&serde_json::to_value(&status).unwrap_or_default());
+        Ok(if status.device.is_none() { Exit::NotFound } else { Exit::NotRunning })
+    }
+
+    async fn rollback(&self, settings: &Settings, task: &TaskId) -> Result<Exit, Failure> {
+        let answer = local::request(settings, "POST", &format!("/dunlin/tasks/{task}/rollback")).await;
+        let (status, body) = answer.map_err(|e| Failure::new(Exit::NotRunning, &e))?;
+        self.show(&serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "status": status })));
+        Ok(match status {
+            200..=299 => Exit::Done,
+            404 => Exit::NotFound,
+            409 => Exit::Refused,
+            _ => Exit::Failed,
+        })
+    }
+
+    /// Prints a result: JSON as it is, or one `key: value` a line.
+    fn show(&self, value: &Value) {
+        let mut out = std::io::stdout();
+        if self.json {
+            print(&mut out, &format_args!("{value:#}"));
+        } else {
+            let mut lines = Vec::new();
+            flatten("", value, &mut lines);
+            lines.iter().for_each(|line| print(&mut out, line));
+        }
+    }
+}
+
+/// Dotted keys with their values, in the order of the document.
+fn flatten(key: &str, value: &Value, lines: &mut Vec<String>) {
+    let under = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(name, value)| flatten(&under(name), value, lines)),
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().enumerate().for_each(|(i, item)| flatten(&under(&i.to_string()), item, lines));
+        }
+        Value::String(text) => lines.push(format!("{key}: {text}")),
+        Value::Null => lines.push(format!("{key}: -")),
+        Value::Array(_) | Value::Bool(_) | Value::Number(_) => lines.push(format!("{key}: {value}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_result_reads_as_dotted_lines() {
+        let mut lines = Vec::new();
+        flatten("", &json!({ "a": { "b": 1, "c": "x" }, "d": [1, 2], "e": [{ "f": null }] }), &mut lines);
+        assert_eq!(lines, ["a.b: 1", "a.c: x", "d: [1,2]", "e.0.f: -"]);
+    }
+}

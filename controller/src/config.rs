@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::EvidenceConfig;
+
 /// Why the configuration can not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -51,6 +53,8 @@ pub struct Config {
     pub planner: Planner,
     /// Training supervisor.
     pub training: Training,
+    /// How windows become evidence.
+    pub evidence: EvidenceConfig,
 }
 
 /// The HTTP API.

@@ -5,6 +5,10 @@ use clap::Parser;
 use dunlin_controller::cli::Cli;
 
 fn main() -> ExitCode {
+    // A proof comes first: the child sets limits on itself before anything else runs, and needs no TLS.
+    if std::env::args().nth(1).as_deref() == Some("engine-child") {
+        return dunlin_controller::registry::engine_child();
+    }
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("the process installs its TLS provider once, here");

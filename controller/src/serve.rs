@@ -165,7 +165,9 @@ impl Controller {
         repos.pin(RepoKind::Director)?;
         let identity = Arc::new(Identity::open(data)?);
         let store = Store::open(&data.join(DATABASE)).await?;
-        let registry = Arc::new(Registry::open(data).map_err(ServeError::Registry)?);
+        let registry = Registry::open(data, store.clone(), Arc::clone(&repos)).map_err(ServeError::Registry)?;
+        registry.follow_targets(clock::wall_ms()).await.map_err(ServeError::Registry)?;
+        let registry = Arc::new(registry);
         let metrics = Arc::new(Metrics::new());
         let wake = Wake::default();
 
@@ -194,6 +196,7 @@ impl Controller {
             config: config.ingest.clone(),
         };
         let state = AppState {
+            data: data.into(),
             audit: Audit::new(store.clone()),
             store,
             repos: Arc::clone(&repos),

@@ -1,1 +1,140 @@
-//! Attacks from where attackers are: on the broker, behind HTTPS, with stolen online keys.
+//! Attacks from where attackers are: on the broker, behind HTTPS, in the artifact store, with stolen online keys.
+//!
+//! An attacker of this module holds a copy of the controller's data folder, as somebody who broke in would.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dunlin_controller::broker::link::{ChallengeAnswer, Proof, client, options, tls};
+use dunlin_controller::identity::{CONTROLLER, Identity};
+use dunlin_controller::keys::{OnlineRole, OnlineSigners};
+use dunlin_protocol::{
+    Assignment, BootId, Bytes, Check, Desired, DeviceId, Down, Header, Kind, RepoFiles, SCHEMA, Topic, cbor,
+};
+use dunlin_trust::{envelope, write};
+use rumqttc::mqttbytes::QoS;
+use rumqttc::{Event, Incoming, PublishOptions};
+use rustls::RootCertStore;
+use serde_json::Value;
+
+/// How long a stolen message claims to be valid, milliseconds.
+const LIFE_MS: u64 = 600_000;
+/// How long an attack on the broker may take.
+const ATTACK_LIMIT: Duration = Duration::from_secs(30);
+/// How far forged versions lie above the true ones.
+const VERSION_LEAP: u64 = 1000;
+
+/// Somebody with the controller's data folder and a way to the broker.
+#[derive(Debug)]
+pub struct Attacker {
+    data: PathBuf,
+    broker: std::net::SocketAddr,
+}
+
+impl Attacker {
+    /// Steals `data`, and reaches the broker at `broker`.
+    pub fn new(data: &Path, broker: std::net::SocketAddr) -> Self {
+        Self { data: data.into(), broker }
+    }
+
+    /// The director files of a device as they are served.
+    pub fn director_files(&self, device: &DeviceId) -> Result<RepoFiles> {
+        let folder = self.data.join("repo/director").join(device.as_str());
+        let timestamp = std::fs::read(folder.join("timestamp.json")).context("a director timestamp")?;
+        let snapshot_version = write::signed_value(&timestamp)?["meta"]["snapshot.json"]["version"].to_string();
+        let snapshot = std::fs::read(folder.join(format!("{snapshot_version}.snapshot.json")))?;
+        let targets_version = write::signed_value(&snapshot)?["meta"]["targets.json"]["version"].to_string();
+        let targets = std::fs::read(folder.join(format!("{targets_version}.targets.json")))?;
+        Ok(RepoFiles {
+            timestamp: Bytes(timestamp),
+            snapshot: Some(Bytes(snapshot)),
+            targets: Some(Bytes(targets)),
+            ..RepoFiles::default()
+        })
+    }
+
+    /// The image files as they are served.
+    pub fn image_files(&self) -> Result<RepoFiles> {
+        let timestamp = std::fs::read(self.data.join("repo/image/timestamp.json"))?;
+        Ok(RepoFiles { timestamp: Bytes(timestamp), ..RepoFiles::default() })
+    }
+
+    /// The director files of `device`, signed anew with the stolen keys: far newer versions, and an assignment
+    /// changed by `change`.
+    pub fn forge(&self, device: &DeviceId, change: impl FnOnce(&mut Assignment)) -> Result<RepoFiles> {
+        let keys = OnlineSigners::load(&self.data)?;
+        let files = self.director_files(device)?;
+        let mut signed = write::signed_value(files.targets.context("targets")?.as_slice())?;
+        let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
+        change(&mut assignment);
+        signed["custom"] = serde_json::to_value(&assignment)?;
+        let version = signed["version"].as_u64().context("a version")? + VERSION_LEAP;
+        signed["version"] = version.into();
+        let snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;
+        let timestamp = write::signed_value(files.timestamp.as_slice())?;
+        let mut next_snapshot = snapshot.clone();
+        next_snapshot["version"] = (snapshot["version"].as_u64().context("a version")? + VERSION_LEAP).into();
+        next_snapshot["meta"]["targets.json"] = serde_json::json!({ "version": version });
+        let mut next_timestamp = timestamp.clone();
+        next_timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + VERSION_LEAP).into();
+        next_timestamp["meta"]["snapshot.json"] = serde_json::json!({ "version": next_snapshot["version"] });
+        let sign = |value: &Value, role| write::sign(value, &[keys.of(role)]).map(Bytes);
+        Ok(RepoFiles {
+            roots: Vec::new(),
+            timestamp: sign(&next_timestamp, OnlineRole::DirectorTimestamp)?,
+            snapshot: Some(sign(&next_snapshot, OnlineRole::DirectorSnapshot)?),
+            targets: Some(sign(&signed, OnlineRole::DirectorTargets)?),
+            delegated: Default::default(),
+        })
+    }
+
+    /// A `down/desired` with these director files, sealed with the stolen timestamp key.
+    pub fn seal_desired(&self, device: &DeviceId, director: RepoFiles) -> Result<Vec<u8>> {
+        let keys = OnlineSigners::load(&self.data)?;
+        let now_ms = u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis())?;
+        let files = Check { image: self.image_files()?, director };
+        let header = Header {
+            v: SCHEMA,
+            kind: Kind::Desired,
+            device: device.clone(),
+            boot: BootId([0; 16]),
+            // Above what the controller has used, which is about the time.
+            seq: now_ms + 1,
+            exp: Some(now_ms + LIFE_MS),
+            body: Bytes(cbor::encode(&Desired { generation: 0, files: Some(files) })),
+        };
+        Ok(envelope::seal_down(&header, keys.of(OnlineRole::DirectorTimestamp))?.encode())
+    }
+
+    /// Publishes on the broker with the controller's stolen identity, and waits until the broker has taken it.
+    pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) -> Result<()> {
+        let identity = Identity::open(&self.data)?;
+        let host = self.broker.ip().to_string();
+        let mut roots = RootCertStore::empty();
+        for certificate in dunlin_controller::identity::certificates(&self.data.join("ca.pem"))? {
+            roots.add(certificate)?;
+        }
+        let signer = Arc::new(identity.controller_signer()?);
+        let proof = Proof::Challenge(ChallengeAnswer::new(CONTROLLER, &host, signer));
+        let (client, mut events) = client(options(CONTROLLER, &host, self.broker.port(), tls(roots, None)?, proof));
+        client.try_publish(topic.to_string(), payload, PublishOptions::new(QoS::AtLeastOnce))?;
+        let acknowledged = async {
+            loop {
+                if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await? {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        match tokio::time::timeout(ATTACK_LIMIT, acknowledged).await {
+            Ok(done) => done.context("the attack on the broker"),
+            Err(_) => bail!("the broker took no message in {ATTACK_LIMIT:?}"),
+        }
+    }
+
+    /// Sends a device director files over the broker.
+    pub async fn push(&self, device: &DeviceId, director: RepoFiles) -> Result<()> {
+        let payload = self.seal_desired(device, director)?;
+        self.publish(&Topic::down(device, Down::Desired), payload).await
+    }
+}

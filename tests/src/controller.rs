@@ -62,7 +62,7 @@ impl Controller {
         let settings = format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
         std::fs::write(this.data.join("controller.toml"), settings)?;
         let keys = this.keys.display().to_string();
-        let online = this.data.join("online-keys.json").display().to_string();
+        let online = this.data.join("keys/online.json").display().to_string();
         this.run(&["key", "ceremony", "--online", &online, "--out", &keys]).await?;
         let public = this.keys.join("public").display().to_string();
         this.run(&["key", "install", "--data", &data, "--public", &public]).await?;

@@ -17,7 +17,7 @@ pub enum Inbound {
     /// Something changed somewhere; unsigned, so it can only cause a check.
     Notice,
     /// A new assignment.
-    Desired(Desired),
+    Desired(Box<Desired>),
     /// A command.
     Cmd(Cmd),
     /// What the controller has in its database.
@@ -59,7 +59,7 @@ pub fn accept(device: &DeviceId, topic: &str, payload: &[u8], open: &Opener) -> 
     let body = header.body.as_slice();
     let malformed = |e: cbor::CborError| refuse(ReasonCode::EnvelopeMalformed, &e);
     match (down, header.kind) {
-        (Down::Desired, Kind::Desired) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(Inbound::Desired).map_err(malformed),
+        (Down::Desired, Kind::Desired) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(|desired| Inbound::Desired(Box::new(desired))).map_err(malformed),
         (Down::Cmd, Kind::Cmd) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(Inbound::Cmd).map_err(malformed),
         (Down::Ack, Kind::Ack) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(Inbound::Ack).map_err(malformed),
         (Down::Desired | Down::Cmd | Down::Ack, kind) => {

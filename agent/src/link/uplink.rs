@@ -373,7 +373,8 @@ impl<L: Link> Uplink<L> {
         advance: bool,
     ) -> Result<bool, LinkError> {
         for record in records {
-            if !flight.sent.contains_key(&record.key) {
+            let on_its_way = flight.sent.contains_key(&record.key);
+            if !on_its_way {
                 let topic = Topic::up(&self.context.device, topic_of(record.kind));
                 let payload = self.seal(record.kind, record.boot, record.key.seq, record.body)?;
                 match session.publish(&topic, payload, false) {

@@ -36,6 +36,8 @@ pub mod tokens;
 /// What every handler can reach. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AppState {
+    /// The data folder.
+    pub data: Arc<std::path::Path>,
     /// Database.
     pub store: Store,
     /// TUF repositories.

@@ -1,9 +1,383 @@
-//! Routes of `models`.
-use utoipa_axum::router::OpenApiRouter;
+//! Models: pushing, listing, aliases, approval, and the blobs that devices fetch.
+use std::collections::BTreeMap;
 
-use super::AppState;
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use dunlin_protocol::{Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType};
+use object_store::GetRange;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Caller, Peer, Scope};
+use super::{ApiError, ApiResult, AppState};
+use crate::keys::Addition;
+use crate::registry::{BLOB_BYTES_MAX, POLICY_BYTES_MAX, Push, RegistryError};
+use crate::store::{ReleaseRow, ReleaseState};
+
+/// Largest body of a push: base64 of the largest model with its samples.
+const PUSH_BYTES_MAX: usize = BLOB_BYTES_MAX / 3 * 4 + (64 << 20);
+/// Largest targets file: what devices accept.
+const TARGETS_BYTES_MAX: usize = 4 << 20;
+/// Longest alias.
+const ALIAS_MAX: usize = 64;
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
+    let limited = |limit| DefaultBodyLimit::max(limit);
     OpenApiRouter::new()
+        .merge(OpenApiRouter::new().routes(routes!(push)).layer(limited(PUSH_BYTES_MAX)))
+        .merge(OpenApiRouter::new().routes(routes!(put_blob)).layer(limited(BLOB_BYTES_MAX)))
+        .merge(OpenApiRouter::new().routes(routes!(put_policy)).layer(limited(POLICY_BYTES_MAX)))
+        .merge(OpenApiRouter::new().routes(routes!(approve)).layer(limited(TARGETS_BYTES_MAX)))
+        .routes(routes!(releases))
+        .routes(routes!(release))
+        .routes(routes!(aliases))
+        .routes(routes!(set_alias))
+        .routes(routes!(pending))
+        .routes(routes!(current_targets))
+        .routes(routes!(policy))
+        .routes(routes!(blob))
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Store(error) => error.into(),
+            RegistryError::Repo(error) => error.into(),
+            RegistryError::Engine(error) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the model is refused ({}): {error}", error.reason()))
+                .hint("`dunlin model check FILE` says the same without a controller"),
+            RegistryError::Proof(error) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the model did not pass its proof ({}): {error}", error.reason()))
+            }
+            RegistryError::Refused(_) | RegistryError::Claim(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+            RegistryError::Blob { .. } | RegistryError::File { .. } | RegistryError::Digest { .. } | RegistryError::Learn(_) => Self::internal(error),
+        }
+    }
+}
+
+/// A model to be taken in.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct PushBody {
+    /// The task it is for.
+    #[schema(value_type = String)]
+    pub task: TaskId,
+    /// `classification`, `regression`, ...
+    #[schema(value_type = String)]
+    pub task_type: TaskType,
+    /// The ONNX file, base64.
+    #[schema(value_type = String)]
+    pub onnx: dunlin_protocol::Bytes,
+    /// Rows of the first input, from real data.
+    #[serde(default)]
+    pub samples: Vec<Vec<f32>>,
+    /// Golden vectors of the publisher's runtime.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub golden: Option<GoldenSet>,
+    /// Features of the first input, with their units.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub features: Vec<FeatureMeta>,
+    /// Class names.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// Validation metrics, parts per million.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, i64>,
+    /// SPDX licence expression.
+    #[serde(default)]
+    pub licence: String,
+}
+
+/// A release.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseView {
+    /// `name@version`.
+    #[schema(value_type = String)]
+    pub release: ReleaseId,
+    /// Where it stands.
+    pub state: ReleaseState,
+    /// Digest of the manifest.
+    #[schema(value_type = String)]
+    pub manifest: Digest,
+    /// The manifest.
+    #[schema(value_type = Object)]
+    pub bundle: Bundle,
+    /// The target for the offline keys to sign.
+    #[schema(value_type = Object)]
+    pub target: Addition,
+    /// Who took it in.
+    pub created_by: String,
+    /// When, Unix milliseconds.
+    pub created_ms: u64,
+    /// When signed targets first listed it.
+    pub approved_ms: Option<u64>,
+    /// When it was withdrawn.
+    pub withdrawn_ms: Option<u64>,
+}
+
+impl From<ReleaseRow> for ReleaseView {
+    fn from(row: ReleaseRow) -> Self {
+        Self {
+            release: row.bundle.release.clone(),
+            state: row.state,
+            manifest: row.sha256,
+            target: row.addition(),
+            bundle: row.bundle,
+            created_by: row.created_by,
+            created_ms: row.created_ms,
+            approved_ms: row.approved_ms,
+            withdrawn_ms: row.withdrawn_ms,
+        }
+    }
+}
+
+/// Which releases to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Filter {
+    /// Of this task only.
+    task: Option<String>,
+    /// Of this model line only.
+    model: Option<String>,
+}
+
+/// A release whose state changed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Changed {
+    /// `name@version`.
+    #[schema(value_type = String)]
+    pub release: ReleaseId,
+    /// Its new state.
+    pub state: ReleaseState,
+}
+
+/// Where an alias points.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct AliasBody {
+    /// Version of the line.
+    pub version: u32,
+}
+
+fn id<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> ApiResult<T> {
+    text.parse().map_err(|error: dunlin_protocol::IdError| ApiError::bad_request(error.to_string()))
+}
+
+fn digest(text: &str) -> ApiResult<Digest> {
+    text.parse().map_err(|_| ApiError::bad_request(format!("{text:?} is no SHA-256 digest")).hint("use 64 lower-case hex digits"))
+}
+
+#[utoipa::path(post, path = "/v1/models/{model}/releases", tag = "models", params(("model" = String, Path)), request_body = PushBody,
+    responses((status = 201, body = ReleaseView), (status = 409, description = "the same model is a release already"), (status = 422, description = "refused by engine or proof")))]
+async fn push(State(state): State<AppState>, caller: Caller, Path(model): Path<String>, Json(body): Json<PushBody>) -> ApiResult<Response> {
+    caller.require(Scope::Releaser)?;
+    let push = Push {
+        task: body.task,
+        task_type: body.task_type,
+        model: id::<ModelName>(&model)?,
+        onnx: body.onnx.0,
+        samples: body.samples,
+        golden: body.golden,
+        features: body.features,
+        labels: body.labels,
+        metrics: body.metrics,
+        licence: body.licence,
+    };
+    let view = ReleaseView::from(state.registry.push(push, &caller.name).await?);
+    state.audit.record(&caller.name, "model.push", Value::Null, json!({ "release": view.release, "manifest": view.manifest })).await?;
+    Ok((StatusCode::CREATED, Json(view)).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/releases", tag = "models", params(Filter), responses((status = 200, body = Vec<ReleaseView>)))]
+async fn releases(State(state): State<AppState>, caller: Caller, Query(filter): Query<Filter>) -> ApiResult<Json<Vec<ReleaseView>>> {
+    caller.require(Scope::Viewer)?;
+    let model = filter.model.as_deref().map(id::<ModelName>).transpose()?;
+    let task = filter.task.as_deref().map(id::<TaskId>).transpose()?;
+    let rows = state.store.releases(model.as_ref(), task.as_ref()).await?;
+    Ok(Json(rows.into_iter().map(ReleaseView::from).collect()))
+}
+
+#[utoipa::path(get, path = "/v1/releases/{release}", tag = "models", params(("release" = String, Path, description = "`name@version`, or `name@alias`")),
+    responses((status = 200, body = ReleaseView), (status = 404)))]
+async fn release(State(state): State<AppState>, caller: Caller, Path(text): Path<String>) -> ApiResult<Json<ReleaseView>> {
+    caller.require(Scope::Viewer)?;
+    let release = match text.split_once('@') {
+        Some((model, alias)) if alias.parse::<u32>().is_err() => {
+            let model: ModelName = id(model)?;
+            let version = state.store.aliases(&model).await?.get(alias).copied();
+            ReleaseId { model, version: version.ok_or_else(|| ApiError::not_found("alias", &text))? }
+        }
+        Some(_) | None => id(&text)?,
+    };
+    let row = state.store.release(&release).await?.ok_or_else(|| ApiError::not_found("release", release))?;
+    Ok(Json(row.into()))
+}
+
+#[utoipa::path(get, path = "/v1/models/{model}/aliases", tag = "models", params(("model" = String, Path)), responses((status = 200, body = BTreeMap<String, u32>)))]
+async fn aliases(State(state): State<AppState>, caller: Caller, Path(model): Path<String>) -> ApiResult<Json<BTreeMap<String, u32>>> {
+    caller.require(Scope::Viewer)?;
+    Ok(Json(state.store.aliases(&id(&model)?).await?))
+}
+
+#[utoipa::path(put, path = "/v1/models/{model}/aliases/{alias}", tag = "models", params(("model" = String, Path), ("alias" = String, Path)),
+    request_body = AliasBody, responses((status = 200), (status = 404)))]
+async fn set_alias(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((model, alias)): Path<(String, String)>,
+    Json(body): Json<AliasBody>,
+) -> ApiResult<Json<Value>> {
+    caller.require(Scope::Releaser)?;
+    let sound = alias.len() <= ALIAS_MAX
+        && alias.starts_with(|c: char| c.is_ascii_lowercase())
+        && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !sound {
+        return Err(ApiError::bad_request(format!("{alias:?} is no alias")).hint("use a-z, 0-9 and '-', beginning with a letter"));
+    }
+    let release = ReleaseId { model: id(&model)?, version: body.version };
+    let before = state.store.aliases(&release.model).await?.get(&alias).copied();
+    state.store.alias_set(&release, &alias, crate::clock::wall_ms()).await?;
+    state.audit.record(&caller.name, "model.alias", json!(before), json!({ "alias": alias, "release": release })).await?;
+    Ok(Json(json!({ "alias": alias, "release": release })))
+}
+
+#[utoipa::path(get, path = "/v1/approvals/pending", tag = "models", responses((status = 200, description = "targets that wait for offline signatures", body = Vec<Object>)))]
+async fn pending(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<Vec<Addition>>> {
+    caller.require(Scope::Viewer)?;
+    Ok(Json(state.registry.pending().await?))
+}
+
+#[utoipa::path(get, path = "/v1/approvals/current", tag = "models", responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = [u8])))]
+async fn current_targets(State(state): State<AppState>, caller: Caller) -> ApiResult<Response> {
+    caller.require(Scope::Viewer)?;
+    Ok(([(CONTENT_TYPE, "application/json")], state.registry.current_targets()?).into_response())
+}
+
+#[utoipa::path(post, path = "/v1/approvals", tag = "models", request_body(content = [u8], description = "targets signed offline"),
+    responses((status = 200, body = Vec<Changed>), (status = 400, description = "a device would refuse the file")))]
+async fn approve(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Json<Vec<Changed>>> {
+    caller.require(Scope::Releaser)?;
+    let sha256 = dunlin_trust::sha256(&body);
+    let changed = state.registry.approve(body.to_vec()).await?;
+    let changed: Vec<Changed> = changed.into_iter().map(|(release, state)| Changed { release, state }).collect();
+    state.audit.record(&caller.name, "model.approve", Value::Null, json!({ "targets": sha256, "changed": changed })).await?;
+    state.wake.planner.notify_one();
+    Ok(Json(changed))
+}
+
+#[utoipa::path(post, path = "/v1/policies", tag = "models", request_body(content = [u8], description = "a task policy, JSON; its exact bytes are what is signed"),
+    responses((status = 201, description = "the target for the offline keys to sign", body = Object), (status = 422)))]
+async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
+    caller.require(Scope::Releaser)?;
+    let row = state.registry.policy(body.to_vec(), &caller.name).await?;
+    state.audit.record(&caller.name, "policy.upload", Value::Null, json!({ "task": row.policy.task, "sha256": row.sha256 })).await?;
+    Ok((StatusCode::CREATED, Json(row.addition())).into_response())
+}
+
+#[utoipa::path(get, path = "/v1/policies/{task}", tag = "models", params(("task" = String, Path)), responses((status = 200, description = "the policy in force", body = Object), (status = 404)))]
+async fn policy(State(state): State<AppState>, caller: Caller, Path(task): Path<String>) -> ApiResult<Json<TaskPolicy>> {
+    caller.require(Scope::Viewer)?;
+    let row = state.store.policy_in_force(&id(&task)?).await?;
+    Ok(Json(row.ok_or_else(|| ApiError::not_found("policy in force for the task", task))?.policy))
+}
+
+#[utoipa::path(post, path = "/v1/blobs", tag = "models", request_body(content = [u8], description = "any bytes: an anchor set"),
+    responses((status = 201, description = "digest and length", body = Object)))]
+async fn put_blob(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
+    caller.require(Scope::Releaser)?;
+    let blob: Blob = state.registry.blobs().put(body.to_vec()).await?;
+    state.audit.record(&caller.name, "blob.upload", Value::Null, json!(blob)).await?;
+    Ok((StatusCode::CREATED, Json(blob)).into_response())
+}
+
+/// A device by its certificate, or an operator by a token.
+struct Reader;
+
+impl FromRequestParts<AppState> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
+        if Peer::from_request_parts(parts, state).await?.0.is_none() {
+            Caller::from_request_parts(parts, state).await?.require(Scope::Viewer)?;
+        }
+        Ok(Self)
+    }
+}
+
+/// One byte range (RFC 9110 §14.1.2). Several ranges, other units and what does not parse read as none, as the
+/// RFC allows: the whole blob is the answer then.
+fn range(headers: &HeaderMap) -> Option<GetRange> {
+    let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
+    match (first, last) {
+        ("", last) => last.parse().ok().map(GetRange::Suffix),
+        (first, "") => first.parse().ok().map(GetRange::Offset),
+        (first, last) => {
+            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last).then(|| GetRange::Bounded(first..last.saturating_add(1)))
+        }
+    }
+}
+
+/// Whether a range begins inside a blob of this length.
+fn satisfiable(range: &GetRange, length: u64) -> bool {
+    match range {
+        GetRange::Bounded(range) => range.start < length,
+        GetRange::Offset(first) => *first < length,
+        GetRange::Suffix(last) => *last > 0 && length > 0,
+    }
+}
+
+#[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "models", params(("sha256" = String, Path)),
+    responses((status = 200, description = "the blob", body = [u8]), (status = 206, description = "a range of it", body = [u8]), (status = 404), (status = 416)))]
+async fn blob(State(state): State<AppState>, _reader: Reader, Path(text): Path<String>, headers: HeaderMap) -> ApiResult<Response> {
+    let sha256 = digest(&text)?;
+    let missing = || ApiError::not_found("blob", &text);
+    let length = state.registry.blobs().length(&sha256).await?.ok_or_else(missing)?;
+    let range = range(&headers);
+    if let Some(range) = &range
+        && !satisfiable(range, length)
+    {
+        let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("the blob has {length} bytes"));
+        return Ok(([(CONTENT_RANGE, format!("bytes */{length}"))], error).into_response());
+    }
+    let partial = range.is_some();
+    let part = state.registry.blobs().stream(&sha256, range).await?.ok_or_else(missing)?;
+    let common = [
+        (CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (ACCEPT_RANGES, "bytes".to_owned()),
+        (ETAG, format!("\"{sha256}\"")),
+        (CONTENT_LENGTH, (part.range.end - part.range.start).to_string()),
+    ];
+    let body = Body::from_stream(part.stream);
+    if partial {
+        let content_range = format!("bytes {}-{}/{}", part.range.start, part.range.end - 1, part.length);
+        return Ok((StatusCode::PARTIAL_CONTENT, common, [(CONTENT_RANGE, content_range)], body).into_response());
+    }
+    Ok((common, body).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_read_as_the_rfc_says() {
+        let read = |text: &str| range(&HeaderMap::from_iter([(RANGE, text.parse().unwrap())]));
+        assert_eq!(read("bytes=2-5"), Some(GetRange::Bounded(2..6)));
+        assert_eq!(read("bytes=7-"), Some(GetRange::Offset(7)));
+        assert_eq!(read("bytes=-3"), Some(GetRange::Suffix(3)));
+        for whole in ["bytes=5-2", "bytes=1-2,4-5", "rows=1-2", "bytes=", "bytes=a-b"] {
+            assert_eq!(read(whole), None, "{whole}");
+        }
+        assert!(!satisfiable(&GetRange::Offset(10), 10) && satisfiable(&GetRange::Offset(9), 10));
+        assert!(!satisfiable(&GetRange::Suffix(0), 10));
+    }
 }

@@ -1,9 +1,152 @@
-//! Routes of `rollouts`.
-use utoipa_axum::router::OpenApiRouter;
+//! Rollouts.
+use std::collections::BTreeSet;
 
-use super::AppState;
+use axum::Json;
+use axum::extract::{Path, State};
+use dunlin_protocol::{ReleaseId, TaskId};
+use dunlin_rollout::{Order, OrderError, Plan, Policy};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::auth::{Caller, Scope};
+use super::{ApiError, ApiResult, AppState};
+use crate::clock;
+use crate::init::short_id;
+use crate::planner::RolloutRow;
+
+/// A rollout to be made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRollout {
+    /// The task.
+    pub task: TaskId,
+    /// Approved releases it brings; selection decides which of them a device gets.
+    pub releases: BTreeSet<ReleaseId>,
+    /// Rules; absent means those of the task.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// Why, for people.
+    #[serde(default)]
+    pub cause: String,
+}
+
+/// What an operator may tell a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum RolloutCommand {
+    /// Open no further wave.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Stop, and send the devices back to what they ran.
+    Abort,
+    /// Open it to every device at once, past all gates.
+    Promote,
+    /// Let a wave open that the policy holds for approval.
+    Approve {
+        /// Index of the wave.
+        wave: usize,
+    },
+}
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show)).routes(routes!(plans)).routes(routes!(order))
+}
+
+#[utoipa::path(get, path = "/v1/rollouts", tag = "rollouts", responses((status = 200, body = Vec<Object>)))]
+async fn list(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<Vec<RolloutRow>>> {
+    caller.require(Scope::Viewer)?;
+    Ok(Json(state.store.rollouts().await?))
+}
+
+#[utoipa::path(get, path = "/v1/rollouts/{id}", tag = "rollouts", params(("id" = String, Path)),
+    responses((status = 200, body = Object), (status = 404)))]
+async fn show(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<RolloutRow>> {
+    caller.require(Scope::Viewer)?;
+    Ok(Json(state.store.rollout(&id).await?))
+}
+
+#[utoipa::path(get, path = "/v1/rollouts/{id}/plans", tag = "rollouts", params(("id" = String, Path)),
+    responses((status = 200, description = "Every generation, the first one first", body = Vec<Object>), (status = 404)))]
+async fn plans(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Vec<Plan>>> {
+    caller.require(Scope::Viewer)?;
+    state.store.rollout(&id).await?;
+    Ok(Json(state.store.plans(&id).await?))
+}
+
+#[utoipa::path(post, path = "/v1/rollouts", tag = "rollouts", request_body = Object,
+    responses((status = 200, body = Object), (status = 400), (status = 409)))]
+async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<NewRollout>) -> ApiResult<Json<RolloutRow>> {
+    caller.require(Scope::Releaser)?;
+    let task = state.store.task(&new.task).await?;
+    let policy = new.policy.unwrap_or(task.definition.rollout);
+    policy.check().map_err(|error| ApiError::bad_request(error.to_string()))?;
+    if new.releases.is_empty() {
+        return Err(ApiError::bad_request("a rollout brings at least one release"));
+    }
+    let approvals = state.repos.approvals().map_err(ApiError::internal)?;
+    for release in &new.releases {
+        if !approvals.iter().any(|approval| approval.release == *release && approval.custom.task == new.task) {
+            let error = format!("release {release} is not approved for task {}", new.task);
+            return Err(ApiError::conflict(error).hint("sign it offline and upload the targets: dunlin model approve"));
+        }
+        if task.definition.pool.contains(release) {
+            return Err(ApiError::conflict(format!("release {release} is in the pool of task {} already", new.task)));
+        }
+    }
+    let plan = Plan::new(&format!("r-{}", short_id()), new.task, new.releases, &new.cause);
+    start(&state, &plan, &policy, &caller.name, None).await?;
+    Ok(Json(state.store.rollout(&plan.rollout).await?))
+}
+
+/// Stores a rollout and lets it take the place of those of its task that are under way.
+pub(crate) async fn start(state: &AppState, plan: &Plan, policy: &Policy, by: &str, run: Option<&str>) -> Result<bool, crate::store::StoreError> {
+    if !state.store.rollout_add(plan, policy, by, run, clock::wall_ms()).await? {
+        return Ok(false);
+    }
+    for old in state.store.rollouts().await? {
+        if old.plan.task == plan.task && old.plan.rollout != plan.rollout && !old.plan.state.is_final() {
+            let by = plan.rollout.clone();
+            if let Ok(next) = old.plan.order(Order::Supersede { by }, clock::now()) {
+                state.store.plan_add(&next, clock::wall_ms()).await?;
+            }
+        }
+    }
+    let after = json!({ "rollout": plan.rollout, "task": plan.task, "releases": plan.candidates, "cause": plan.cause });
+    state.audit.record(by, "rollout.create", serde_json::Value::Null, after).await?;
+    state.wake.planner.notify_one();
+    Ok(true)
+}
+
+#[utoipa::path(post, path = "/v1/rollouts/{id}/orders", tag = "rollouts", params(("id" = String, Path)), request_body = Object,
+    responses((status = 200, body = Object), (status = 404), (status = 409)))]
+async fn order(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(command): Json<RolloutCommand>,
+) -> ApiResult<Json<RolloutRow>> {
+    let by = caller.name.clone();
+    let (order, scope) = match command.clone() {
+        RolloutCommand::Pause => (Order::Pause { by }, Scope::Operator),
+        RolloutCommand::Abort => (Order::Abort { by }, Scope::Operator),
+        RolloutCommand::Resume => (Order::Resume, Scope::Releaser),
+        RolloutCommand::Promote => (Order::Promote, Scope::Releaser),
+        RolloutCommand::Approve { wave } => (Order::Approve { wave }, Scope::Releaser),
+    };
+    // A releaser may do whatever an operator may to a rollout.
+    caller.require(scope).or_else(|refusal| caller.require(Scope::Releaser).map_err(|_| refusal))?;
+    let row = state.store.rollout(&id).await?;
+    let next = row.plan.order(order, clock::now()).map_err(|error| match error {
+        OrderError::Ended(_) | OrderError::Unfit { .. } => ApiError::conflict(error.to_string()),
+        OrderError::Clock => ApiError::internal(error),
+    })?;
+    state.store.plan_add(&next, clock::wall_ms()).await?;
+    let before = json!({ "rollout": id, "state": row.plan.state.name(), "generation": row.plan.generation });
+    state.audit.record(&caller.name, "rollout.order", before, json!(command)).await?;
+    state.wake.planner.notify_one();
+    Ok(Json(state.store.rollout(&id).await?))
 }

@@ -2,13 +2,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use dunlin_protocol::challenge::{self, METHOD};
 use mqtt5::broker::events::{BrokerEventHandler, ClientPublishEvent, PublishAction};
 use mqtt5::broker::{AuthProvider, AuthResult, EnhancedAuthResult};
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::types::ReasonCode;
 
-use super::challenge::Challenges;
+use super::challenge::{Challenges, METHOD, signing_bytes, verifies};
 use super::{BrokerHandle, acl};
 use crate::clock;
 use crate::identity::CONTROLLER;
@@ -54,24 +53,16 @@ impl Gate {
         let Some(data) = data.filter(|data| !data.is_empty()) else {
             return EnhancedAuthResult::continue_auth(METHOD, Some(self.challenges.make(client, now_ms).to_vec()));
         };
-        let refuse = |why: &dyn std::fmt::Display| {
-            tracing::warn!(client, %why, "the broker refuses a client");
+        let refuse = |why: &str| {
+            tracing::warn!(client, why, "the broker refuses a client");
             EnhancedAuthResult::fail(METHOD, ReasonCode::NotAuthorized)
         };
-        let Some((challenge, signature)) = challenge::split(data) else {
-            return refuse(&"the answer is of the wrong length");
-        };
-        if let Err(why) = self.challenges.check(client, challenge, now_ms) {
-            return refuse(&why);
-        }
         let Some(spki) = self.key_of(client).await else {
-            return refuse(&"it is unknown, retired or revoked");
+            return refuse("it is unknown, retired or revoked");
         };
-        if !super::challenge::verifies(&spki, &challenge::signing_bytes(client, &self.name, challenge), signature) {
-            return refuse(&"its signature does not verify");
-        }
-        if let Err(why) = self.challenges.answer(challenge, now_ms) {
-            return refuse(&why);
+        let answers = |challenge: &[u8]| verifies(&spki, &signing_bytes(client, &self.name, challenge), data);
+        if !self.challenges.accept(client, now_ms, answers) {
+            return refuse("its answer does not fit the challenge, or comes too late or twice");
         }
         EnhancedAuthResult::success_with_user(METHOD, client)
     }

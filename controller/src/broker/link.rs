@@ -3,7 +3,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dunlin_protocol::challenge::{self, METHOD};
 use dunlin_protocol::{PAYLOAD_BYTES_MAX, Topic};
 use dunlin_trust::Signer;
 use rumqttc::mqttbytes::QoS;
@@ -14,6 +13,7 @@ use rumqttc::{
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, watch};
 
+use super::challenge::{METHOD, signing_bytes};
 use crate::identity::CONTROLLER;
 use crate::serve::Shutdown;
 
@@ -64,10 +64,9 @@ impl Authenticator for ChallengeAnswer {
 
     fn continue_auth(&mut self, _context: AuthContext<'_>, incoming: Option<AuthProperties>) -> Result<AuthAction, AuthError> {
         let challenge = incoming.and_then(|properties| properties.data).ok_or("the broker sent no challenge")?;
-        let message = challenge::signing_bytes(&self.client, &self.broker, &challenge);
+        let message = signing_bytes(&self.client, &self.broker, &challenge);
         let signature = self.signer.sign(&message).map_err(|error| AuthError::Failed(error.to_string()))?;
-        let data = challenge::answer(&challenge, &signature);
-        Ok(AuthAction::Send(AuthProperties { method: Some(METHOD.into()), data: Some(data.into()), reason: None, user_properties: Vec::new() }))
+        Ok(AuthAction::Send(AuthProperties { method: Some(METHOD.into()), data: Some(signature.into()), reason: None, user_properties: Vec::new() }))
     }
 
     fn success(&mut self, _context: AuthContext<'_>, _incoming: Option<AuthProperties>) -> Result<(), AuthError> {

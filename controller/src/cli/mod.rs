@@ -133,6 +133,9 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Print the OpenAPI document of this build.
     Openapi,
+    /// Run one training job folder.
+    #[command(hide = true)]
+    TrainWorker(model::TrainWorker),
 }
 
 impl Cli {
@@ -161,6 +164,7 @@ impl Verb {
                 out.text(&crate::api::document().to_pretty_json()?)?;
                 return Ok(Exit::Ok);
             }
+            Self::TrainWorker(worker) => return worker.run(),
             Self::Audit(audit::AuditCommand::Verify(verify)) => return verify.run(out),
             online => online,
         };
@@ -178,7 +182,7 @@ impl Verb {
             Self::Run(verb) => verb.run(&client, out).await,
             Self::Token(verb) => verb.run(&client, out).await,
             Self::Audit(verb) => verb.run(&client, out).await,
-            Self::Init(_) | Self::Serve(_) | Self::Key(_) | Self::Doctor(_) | Self::Openapi => {
+            Self::Init(_) | Self::Serve(_) | Self::Key(_) | Self::Doctor(_) | Self::Openapi | Self::TrainWorker(_) => {
                 unreachable!("verbs on files have run before a client is made")
             }
         }

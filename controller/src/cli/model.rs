@@ -1,16 +1,364 @@
 //! `dunlin model`.
-use anyhow::Result;
-use clap::Subcommand;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use dunlin_protocol::{Blob, FeatureMeta, ModelName, ReleaseId, TaskId, TaskType};
+use serde_json::{Value, json};
 
 use super::{ApiClient, Exit, Output};
+use crate::api::models::{AliasBody, Changed, PushBody, ReleaseView};
+use crate::clock;
+use crate::keys::{self, Addition, Request};
+use crate::store::ReleaseState;
+
+/// Sample rows that are sent along: enough for drift bins, little enough for one request.
+const SAMPLES_MAX: usize = 20_000;
 
 /// Verbs of `dunlin model`.
 #[derive(Debug, Subcommand)]
-pub enum ModelCommand {}
+pub enum ModelCommand {
+    /// Take a model in: it is proven and stored as the next release of its line.
+    Push(PushArgs),
+    /// Say what an ONNX file needs, or why it is refused. Needs no controller.
+    Check {
+        /// The ONNX file.
+        file: PathBuf,
+    },
+    /// List releases.
+    List {
+        /// Of this task only.
+        #[arg(long)]
+        task: Option<TaskId>,
+        /// Of this line only.
+        #[arg(long)]
+        name: Option<ModelName>,
+    },
+    /// Show one release.
+    Show {
+        /// `name@version` or `name@alias`.
+        release: String,
+    },
+    /// List what waits for offline signatures.
+    Pending,
+    /// Approve releases: sign the image targets that list them, here, with offline keys.
+    #[command(alias = "sign")]
+    Approve {
+        /// `name@version`; none means everything that waits, policies included.
+        releases: Vec<ReleaseId>,
+        /// With which keys.
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Withdraw a release and all older ones of its line, for ever: raises the release floor.
+    Withdraw {
+        /// The newest release to withdraw.
+        release: ReleaseId,
+        /// With which keys.
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Point an alias at a release.
+    Alias {
+        /// The release.
+        release: ReleaseId,
+        /// The alias, such as `stable`.
+        alias: String,
+    },
+    /// Store a file as a blob and print its digest and length: an anchor set of a policy.
+    Blob {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Task policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// Verbs of `dunlin model policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Sign a task policy with offline keys and put it in force.
+    Sign {
+        /// The policy, a JSON file.
+        #[arg(long)]
+        file: PathBuf,
+        /// With which keys.
+        #[command(flatten)]
+        signing: Signing,
+    },
+    /// Show the policy in force.
+    Show {
+        /// The task.
+        task: TaskId,
+    },
+}
+
+/// Where the offline keys are.
+#[derive(Debug, Args)]
+pub struct Signing {
+    /// Folder with the `image-targets*.pem` keys of the ceremony.
+    #[arg(long)]
+    keys: PathBuf,
+    /// Write the signed targets to this file instead of publishing them: for further signers
+    /// (`dunlin key cosign`).
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// `dunlin model push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The ONNX file.
+    file: PathBuf,
+    /// The task it is for.
+    #[arg(long)]
+    task: TaskId,
+    /// The model line.
+    #[arg(long)]
+    name: ModelName,
+    /// Rows of real inputs, CSV with a header of feature names: golden vectors and drift bins are made of them.
+    #[arg(long)]
+    samples: Option<PathBuf>,
+    /// Column of the samples that is no feature; may be given several times.
+    #[arg(long = "skip", value_name = "COLUMN")]
+    skipped: Vec<String>,
+    /// Class names, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Validation accuracy, parts per million.
+    #[arg(long)]
+    accuracy_ppm: Option<u32>,
+    /// Rows the accuracy stands on.
+    #[arg(long)]
+    accuracy_n: Option<u64>,
+    /// SPDX licence expression.
+    #[arg(long, default_value = "")]
+    licence: String,
+    /// The model answers with numbers rather than classes.
+    #[arg(long)]
+    regression: bool,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("could not read {}", path.display()))
+}
+
+/// Features and rows of a CSV file with a header.
+fn samples(path: &Path, skipped: &[String]) -> Result<(Vec<FeatureMeta>, Vec<Vec<f32>>)> {
+    let mut reader = csv::Reader::from_path(path).with_context(|| format!("could not read {}", path.display()))?;
+    let header = reader.headers()?.clone();
+    if let Some(missing) = skipped.iter().find(|name| !header.iter().any(|column| column == name.as_str())) {
+        bail!("{} has no column {missing:?} to skip", path.display());
+    }
+    let columns: Vec<usize> = (0..header.len()).filter(|&i| !skipped.iter().any(|name| name == &header[i])).collect();
+    let features = columns.iter().map(|&i| FeatureMeta { name: header[i].to_owned(), unit: String::new() }).collect();
+    let mut rows = Vec::new();
+    for record in reader.records().take(SAMPLES_MAX) {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let value = |&i: &usize| {
+            let text = record.get(i).unwrap_or_default().trim();
+            text.parse::<f32>().with_context(|| format!("{} line {line}: {text:?} in column {:?} is no number", path.display(), &header[i]))
+        };
+        rows.push(columns.iter().map(value).collect::<Result<Vec<f32>>>()?);
+    }
+    Ok((features, rows))
+}
+
+impl PushArgs {
+    async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
+        let (features, samples) = match &self.samples {
+            Some(path) => samples(path, &self.skipped)?,
+            None => (vec![], vec![]),
+        };
+        let accuracy = self.accuracy_ppm.map(|value| ("accuracy_ppm".to_owned(), i64::from(value)));
+        let n = self.accuracy_n.map(|n| ("n".to_owned(), i64::try_from(n).unwrap_or(i64::MAX)));
+        let body = PushBody {
+            task: self.task,
+            task_type: if self.regression { TaskType::Regression } else { TaskType::Classification },
+            onnx: read(&self.file)?.into(),
+            samples,
+            golden: None,
+            features,
+            labels: self.labels,
+            metrics: accuracy.into_iter().chain(n).collect::<BTreeMap<_, _>>(),
+            licence: self.licence,
+        };
+        let path = format!("/v1/models/{}/releases", self.name);
+        let view: ReleaseView = client.post(&path, &body).await?;
+        out.show(&view, |view| {
+            let hard = &view.bundle.hard;
+            format!(
+                "{} is {}: {} bytes, {} bytes of memory, {} us a row\nnext: dunlin model approve {} --keys DIR",
+                view.release, view.state, hard.bundle_bytes, hard.ram_bytes, view.bundle.latency_us, view.release
+            )
+        })?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl Signing {
+    /// Signs the published targets with `request` carried out, and publishes them.
+    async fn sign(&self, client: &ApiClient, out: &Output, request: &Request) -> Result<Exit> {
+        let current = client.download("/v1/approvals/current").await?;
+        let signed = keys::sign_targets(&current, request, &self.keys, clock::wall_ms())?;
+        if let Some(path) = &self.out {
+            std::fs::write(path, &signed).with_context(|| format!("could not write {}", path.display()))?;
+            out.show(&json!({ "file": path }), |_| format!("signed targets are in {}", path.display()))?;
+            return Ok(Exit::Ok);
+        }
+        let changed: Vec<Changed> = client.upload("/v1/approvals", signed).await?;
+        let rows: Vec<Vec<String>> = changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
+        out.table(&changed, &["release", "state"], &rows)?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn approve(client: &ApiClient, out: &Output, releases: &[ReleaseId], signing: &Signing) -> Result<Exit> {
+    let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
+    let names: Vec<String> = releases.iter().map(ReleaseId::target_name).collect();
+    if let Some(missing) = names.iter().position(|name| !pending.iter().any(|addition| addition.name == *name)) {
+        bail!("{} does not wait for approval; see `dunlin model pending`", releases[missing]);
+    }
+    let add: Vec<Addition> = pending.into_iter().filter(|addition| names.is_empty() || names.contains(&addition.name)).collect();
+    if add.is_empty() {
+        out.note("nothing waits for approval");
+        return Ok(Exit::Ok);
+    }
+    // What is signed is what its bytes say, not what the controller says about them.
+    for addition in &add {
+        check(client, addition).await?;
+    }
+    for addition in &add {
+        out.note(&format!("signing {} ({} bytes, {})", addition.name, addition.length, addition.sha256));
+    }
+    signing.sign(client, out, &Request { add, ..Request::default() }).await
+}
+
+/// Fetches what a target stands for and compares it with its description.
+async fn check(client: &ApiClient, addition: &Addition) -> Result<()> {
+    let content = client.download(&format!("/v1/targets/{}.{}", addition.sha256, addition.name)).await?;
+    if dunlin_trust::sha256(&content) != addition.sha256 || content.len() as u64 != addition.length {
+        bail!("the controller describes {} otherwise than it is; do not sign", addition.name);
+    }
+    if ReleaseId::from_target_name(&addition.name).is_some() {
+        let bundle: dunlin_protocol::Bundle = serde_json::from_slice(&content).with_context(|| format!("{} is no manifest", addition.name))?;
+        let custom: dunlin_protocol::TargetCustom = serde_json::from_value(addition.custom.clone())?;
+        if bundle.release.target_name() != addition.name || custom.task != bundle.task || custom.hard != bundle.hard {
+            bail!("the controller's constraints for {} are not its manifest's; do not sign", addition.name);
+        }
+    }
+    Ok(())
+}
 
 impl ModelCommand {
     /// Carries the verb out.
-    pub async fn run(self, _client: &ApiClient, _out: &Output) -> Result<Exit> {
-        match self {}
+    pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
+        match self {
+            Self::Push(push) => push.run(client, out).await,
+            Self::Check { file } => check_file(&file, out),
+            Self::List { task, name } => list(client, out, task, name).await,
+            Self::Show { release } => {
+                let view: ReleaseView = client.get(&format!("/v1/releases/{release}")).await?;
+                out.show(&view, |view| serde_json::to_string_pretty(view).unwrap_or_default())?;
+                Ok(Exit::Ok)
+            }
+            Self::Pending => {
+                let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
+                let rows: Vec<Vec<String>> = pending.iter().map(|one| vec![one.name.clone(), one.length.to_string(), one.sha256.to_string()]).collect();
+                out.table(&pending, &["target", "bytes", "sha256"], &rows)?;
+                Ok(Exit::Ok)
+            }
+            Self::Approve { releases, signing } => approve(client, out, &releases, &signing).await,
+            Self::Withdraw { release, signing } => {
+                let floors = BTreeMap::from([(release.model.clone(), release.version.saturating_add(1))]);
+                signing.sign(client, out, &Request { floors, ..Request::default() }).await
+            }
+            Self::Alias { release, alias } => {
+                let path = format!("/v1/models/{}/aliases/{alias}", release.model);
+                let answer: Value = client.put(&path, &AliasBody { version: release.version }).await?;
+                out.show(&answer, |_| format!("{alias} is {release}"))?;
+                Ok(Exit::Ok)
+            }
+            Self::Blob { file } => {
+                let blob: Blob = client.upload("/v1/blobs", read(&file)?).await?;
+                out.show(&blob, |blob| format!("{} {}", blob.digest, blob.length))?;
+                Ok(Exit::Ok)
+            }
+            Self::Policy(PolicyCommand::Sign { file, signing }) => {
+                let body = read(&file)?;
+                let sha256 = dunlin_trust::sha256(&body);
+                let addition: Addition = client.upload("/v1/policies", body).await?;
+                if addition.sha256 != sha256 {
+                    bail!("the controller describes another policy than {}; do not sign", file.display());
+                }
+                signing.sign(client, out, &Request { add: vec![addition], ..Request::default() }).await
+            }
+            Self::Policy(PolicyCommand::Show { task }) => {
+                let policy: Value = client.get(&format!("/v1/policies/{task}")).await?;
+                out.text(&serde_json::to_string_pretty(&policy)?)?;
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+fn check_file(file: &Path, out: &Output) -> Result<Exit> {
+    let inspection = match dunlin_engine::inspect(&read(file)?) {
+        Ok(inspection) => inspection,
+        Err(error) => {
+            let reason = error.reason();
+            out.show(&json!({ "refused": reason, "error": error.to_string() }), |_| format!("refused ({reason}): {error}"))?;
+            return Ok(Exit::Refused);
+        }
+    };
+    let value = json!({ "inputs": inspection.inputs, "outputs": inspection.outputs, "ops": inspection.ops });
+    out.show(&value, |_| {
+        let specs = |specs: &[dunlin_protocol::TensorSpec]| {
+            specs.iter().map(|spec| format!("{} {} {:?}", spec.name, spec.datatype.as_str(), spec.shape)).collect::<Vec<_>>().join(", ")
+        };
+        let ops: Vec<&str> = inspection.ops.iter().map(String::as_str).collect();
+        format!("inputs:  {}\noutputs: {}\nops:     {}", specs(&inspection.inputs), specs(&inspection.outputs), ops.join(", "))
+    })?;
+    Ok(Exit::Ok)
+}
+
+async fn list(client: &ApiClient, out: &Output, task: Option<TaskId>, name: Option<ModelName>) -> Result<Exit> {
+    let task = task.map(|task| format!("task={task}"));
+    let name = name.map(|name| format!("model={name}"));
+    let query: Vec<String> = task.into_iter().chain(name).collect();
+    let views: Vec<ReleaseView> = client.get(&format!("/v1/releases?{}", query.join("&"))).await?;
+    let row = |view: &ReleaseView| {
+        let accuracy = view.bundle.metrics.get("accuracy_ppm").map_or_else(|| "-".to_owned(), |ppm| format!("{:.1} %", *ppm as f64 / 1e4));
+        let state = match view.state {
+            ReleaseState::Pending => "pending",
+            ReleaseState::Approved => "approved",
+            ReleaseState::Withdrawn => "withdrawn",
+        };
+        let bundle = &view.bundle;
+        vec![view.release.to_string(), bundle.task.to_string(), bundle.family.clone(), state.to_owned(), accuracy, bundle.hard.bundle_bytes.to_string(), bundle.latency_us.to_string()]
+    };
+    let rows: Vec<Vec<String>> = views.iter().map(row).collect();
+    out.table(&views, &["release", "task", "family", "state", "accuracy", "bytes", "us"], &rows)?;
+    Ok(Exit::Ok)
+}
+
+/// `dunlin train-worker`: runs one job folder; started by the controller's supervisor.
+#[derive(Debug, Args)]
+pub struct TrainWorker {
+    /// The job folder.
+    dir: PathBuf,
+}
+
+impl TrainWorker {
+    /// Runs the job to its end. What came of it is in the folder: `result.json`, or `error.json`, which says
+    /// whether the data is at fault.
+    pub fn run(self) -> Result<Exit> {
+        match dunlin_learn::train_worker(&self.dir) {
+            Ok(_) => Ok(Exit::Ok),
+            Err(error) => Err(error.into()),
+        }
     }
 }

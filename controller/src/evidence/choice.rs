@@ -35,8 +35,9 @@ pub fn candidate_evidence(
     let of = |devices: &BTreeSet<DeviceId>| {
         measured(&ledger.summary(Filter { release: Some(release), devices: Some(devices), since_ms: 0 }))
     };
-    let proof_us =
-        installed.filter(|installed| installed.release.as_ref() == Some(release)).and_then(|installed| installed.proof_us);
+    let proof_us = installed
+        .filter(|installed| installed.release.as_ref() == Some(release))
+        .and_then(|installed| installed.proof_us);
     Evidence {
         device: Measured { proof_us, ..of(&BTreeSet::from([device.clone()])) },
         class: of(&peers),

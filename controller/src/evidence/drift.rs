@@ -136,7 +136,8 @@ impl Watch {
 
     fn forget(&mut self, now_ms: u64) {
         // A subject that was not judged for twice the memory of its voter says nothing about the present.
-        let memory = 2 * u64::from(self.config.votes_of.max(1)) * self.config.window_ms + self.config.lateness_ms;
+        let memory =
+            2 * u64::from(self.config.votes_of.max(1)) * self.config.window_ms + self.config.lateness_ms;
         let oldest = now_ms.saturating_sub(memory);
         self.seats.retain(|_, seat| seat.voter.last_ms().is_some_and(|last| last >= oldest));
     }
@@ -198,7 +199,8 @@ impl Watch {
             .collect();
         let scope = self.scope(&findings);
         let drifted: Vec<&Finding> = findings.iter().filter(|f| f.verdict == Verdict::Drifted).collect();
-        let share = drifted.iter().map(|finding| finding.report.share).sum::<f64>() / drifted.len().max(1) as f64;
+        let share =
+            drifted.iter().map(|finding| finding.report.share).sum::<f64>() / drifted.len().max(1) as f64;
         let features = named(&drifted);
         Drift { release: release.clone(), scope, share_ppm: (share * 1e6).round() as u32, features, findings }
     }

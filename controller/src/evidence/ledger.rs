@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_monitor::summary::{Pairs, Summary, WindowError};
-use dunlin_protocol::{DeviceId, Digest, PAYLOAD_BYTES_MAX, ReferenceProfile, ReleaseId, TaskId, Window, cbor};
+use dunlin_protocol::{
+    DeviceId, Digest, PAYLOAD_BYTES_MAX, ReferenceProfile, ReleaseId, TaskId, Window, cbor,
+};
 use serde::{Deserialize, Serialize};
 
 use super::drift::{Drift, Watch};
@@ -260,7 +262,11 @@ impl Ledger {
 
 /// The end of the window by the device's clock, unless it has none or runs ahead; then the time of arrival.
 fn believable(window: &Window, received_ms: u64) -> u64 {
-    if window.wall && window.end_ms <= received_ms + AHEAD_MS_MAX { window.end_ms.min(received_ms) } else { received_ms }
+    if window.wall && window.end_ms <= received_ms + AHEAD_MS_MAX {
+        window.end_ms.min(received_ms)
+    } else {
+        received_ms
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

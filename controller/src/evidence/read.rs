@@ -50,7 +50,8 @@ impl Ledger {
             return Ok(());
         };
         let before = self.skipped_rows(&device);
-        let row = Row { id, device, received_ms: uint(row.try_get("received_ms")?), body: row.try_get("body")? };
+        let row =
+            Row { id, device, received_ms: uint(row.try_get("received_ms")?), body: row.try_get("body")? };
         self.fold(&row);
         if self.skipped_rows(&row.device) > before {
             let cause = self.skipped().get(&row.device).map_or("", |skipped| &skipped.last_cause);

@@ -4,7 +4,9 @@ use dunlin_monitor::profile;
 use dunlin_monitor::rate::Rate;
 use dunlin_monitor::scope::Scope;
 use dunlin_monitor::window::{Accumulator, Observation};
-use dunlin_protocol::{DeviceId, Digest, Installed, Now, Phase, ReferenceProfile, ReleaseId, ResourceUse, TaskId, Window, cbor};
+use dunlin_protocol::{
+    DeviceId, Digest, Installed, Now, Phase, ReferenceProfile, ReleaseId, ResourceUse, TaskId, Window, cbor,
+};
 use dunlin_select::{LatencySource, Predicted};
 
 use super::*;
@@ -27,18 +29,29 @@ fn device(i: usize) -> DeviceId {
 
 fn reference() -> ReferenceProfile {
     let names = ["a", "b"].map(String::from);
-    profile::build(&names, &[(0..1000).map(|i| i as f32).collect(), (0..1000).map(|i| -(i as f32)).collect()], profile::BINS)
+    profile::build(
+        &names,
+        &[(0..1000).map(|i| i as f32).collect(), (0..1000).map(|i| -(i as f32)).collect()],
+        profile::BINS,
+    )
 }
 
 /// `n` requests in scattered order over the range of the reference, moved by `shift`; nine of ten labels right.
 fn window(version: u32, end_ms: u64, n: u32, shift: f32) -> Window {
     let reference = reference();
     let start = Now { mono_ms: 0, wall_ms: None };
-    let mut open = Accumulator::new(task(), Some(release(version)), 1, 2, false, Some((&reference, PROFILE)), start);
+    let mut open =
+        Accumulator::new(task(), Some(release(version)), 1, 2, false, Some((&reference, PROFILE)), start);
     for i in 0..n {
         // A step coprime to the range visits all of it without lag-1 correlation to speak of.
         let x = (i * 619 % 1000) as f32 + shift;
-        open.observe(&Observation { latency_us: 300, failed: i % 50 == 7, class: Some(0), confidence: 0.9, features: &[x, -x] });
+        open.observe(&Observation {
+            latency_us: 300,
+            failed: i % 50 == 7,
+            class: Some(0),
+            confidence: 0.9,
+            features: &[x, -x],
+        });
         if i % 10 == 0 {
             open.label(u32::from(i % 100 == 0), 0);
             open.pair_label(&release(version + 1), i % 100 != 0, true);
@@ -50,7 +63,7 @@ fn window(version: u32, end_ms: u64, n: u32, shift: f32) -> Window {
 fn roster(devices: usize) -> Roster {
     let place = |i: usize| Place {
         class: "rpi-4".parse().unwrap(),
-        groups: BTreeSet::from([if i % 2 == 0 { "even" } else { "odd" }.parse().unwrap()]),
+        groups: BTreeSet::from([if i.is_multiple_of(2) { "even" } else { "odd" }.parse().unwrap()]),
     };
     (0..devices).map(|i| (device(i), place(i))).collect()
 }
@@ -173,7 +186,7 @@ fn the_fleet_is_the_world() {
 
 #[test]
 fn quiet_devices_are_judged_together() {
-    // Sixty requests a window are too few alone; three devices of a group, or six of the fleet, are not quite or just enough.
+    // Sixty requests are too few alone; four devices of a group have 240, and two devices are not enough for a pool.
     let drift = Feed::new(8).run(8, 5, 60, |i| if i % 2 == 0 { 400.0 } else { 0.0 });
     assert_eq!(drift.fact().unwrap().scope, "even");
     let drift = Feed::new(8).run(8, 5, 60, |_| 400.0);
@@ -237,12 +250,23 @@ fn selection_gets_device_class_and_prediction_apart() {
     let mut roster = roster(3);
     roster.get_mut(&device(2)).unwrap().class = "nuc".parse().unwrap();
     let predicted = Predicted { accuracy_ppm: Some(900_000), rows: 500, latency_us: 100 };
-    let installed = Installed { release: Some(release(1)), manifest: None, phase: Phase::Committed, proof_us: Some(250), proof_bytes: None };
-    let evidence = candidate_evidence(&feed.ledger, &roster, &device(0), &release(1), Some(&installed), predicted);
+    let installed = Installed {
+        release: Some(release(1)),
+        manifest: None,
+        phase: Phase::Committed,
+        proof_us: Some(250),
+        proof_bytes: None,
+    };
+    let evidence =
+        candidate_evidence(&feed.ledger, &roster, &device(0), &release(1), Some(&installed), predicted);
     assert_eq!((evidence.device.labels.n, evidence.device.proof_us), (10, Some(250)));
-    assert_eq!((evidence.class.labels.n, evidence.class.failures, evidence.predicted), (20, Rate { hits: 4, n: 200 }, predicted));
+    assert_eq!(
+        (evidence.class.labels.n, evidence.class.failures, evidence.predicted),
+        (20, Rate { hits: 4, n: 200 }, predicted)
+    );
     assert!(evidence.class.latency_us.is_some_and(|us| (297..=303).contains(&us)));
-    let other = candidate_evidence(&feed.ledger, &roster, &device(0), &release(2), Some(&installed), predicted);
+    let other =
+        candidate_evidence(&feed.ledger, &roster, &device(0), &release(2), Some(&installed), predicted);
     assert_eq!((other.device.proof_us, other.device.latency_us), (None, None));
     assert_eq!(LatencySource::Predicted.to_string(), "predicted");
 }
@@ -282,6 +306,7 @@ async fn rows_are_read_once_from_the_store() {
     assert_eq!(ledger.skipped().values().map(|skipped| skipped.rows).sum::<u64>(), 1);
     insert(6, now, false, "meter", at(now)).await;
     assert_eq!(ledger.read(&store, now + MINUTE).await.unwrap(), 1);
-    let by_device: BTreeMap<DeviceId, u64> = ledger.by_device(Filter::default()).into_iter().map(|(id, sum)| (id, sum.n)).collect();
+    let by_device: BTreeMap<DeviceId, u64> =
+        ledger.by_device(Filter::default()).into_iter().map(|(id, sum)| (id, sum.n)).collect();
     assert_eq!(by_device, BTreeMap::from([(device(0), 200)]));
 }

@@ -1,0 +1,228 @@
+use std::collections::BTreeSet;
+
+use dunlin_protocol::{
+    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Kind, Outcome, Phase, Report, SCHEMA, Sample, SampleKind, Samples, Status, Window, cbor,
+};
+use dunlin_trust::{EcdsaP256Signer, Signer, envelope};
+use serde::Serialize;
+
+use super::*;
+use crate::store::{Claim, NewDevice, test_store};
+
+struct Device {
+    id: DeviceId,
+    signer: EcdsaP256Signer,
+}
+
+fn profile() -> DeviceProfile {
+    serde_json::from_value(serde_json::json!({
+        "class": "pi4", "arch": "aarch64", "cores": 4, "ram_bytes": 1 << 30,
+        "budgets": { "model_bytes_max": 1, "model_ram_bytes_max": 1, "latency_us_max": 1 },
+    }))
+    .unwrap()
+}
+
+async fn device(store: &Store, id: &str) -> Device {
+    let signer = EcdsaP256Signer::from_pkcs8(&EcdsaP256Signer::generate_pkcs8().unwrap()).unwrap();
+    let id: DeviceId = id.parse().unwrap();
+    let claim = Claim {
+        id: id.to_string(),
+        device: None,
+        groups: BTreeSet::from(["hall".parse().unwrap()]),
+        created_by: "test".into(),
+        created_ms: 1,
+        expires_ms: u64::MAX >> 1,
+        used_ms: None,
+        used_by: None,
+    };
+    store.claim_add(&claim, &dunlin_trust::sha256(id.as_str().as_bytes())).await.unwrap();
+    store.enrol(&claim, &id, &NewDevice { spki: signer.public(), certificate_pem: "", profile: &profile() }, 2).await.unwrap();
+    Device { id, signer }
+}
+
+impl Device {
+    fn payload<T: Serialize>(&self, kind: Kind, boot: u8, seq: u64, body: &T) -> Vec<u8> {
+        let header = Header { v: SCHEMA, kind, device: self.id.clone(), boot: BootId([boot; 16]), seq, exp: None, body: Bytes(cbor::encode(body)) };
+        envelope::seal_up(&header, &self.signer).unwrap().encode()
+    }
+
+    fn record<T: Serialize>(&self, kind: Kind, boot: u8, seq: u64, body: &T) -> Record {
+        Record::open(&self.payload(kind, boot, seq, body), &self.id, self.signer.public(), 1000 + seq).unwrap()
+    }
+}
+
+fn window(n: u64) -> Window {
+    let zero = serde_json::json!({ "task": "meter", "start_ms": 1, "end_ms": 2, "wall": true, "n": n });
+    let mut window: Window = serde_json::from_value(zero).unwrap();
+    window.confusion = Confusion { classes: 2, counts: Counts::pack(&[3, 1, 0, 4]) };
+    window
+}
+
+fn upto(stored: &Stored, device: &Device) -> Vec<u64> {
+    stored.acks[&device.id].iter().map(|range| range.upto).collect()
+}
+
+#[tokio::test]
+async fn every_record_is_stored_once_and_acknowledged_in_one_run() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let one = |seq| d.record(Kind::Window, 1, seq, &window(seq));
+    assert_eq!(upto(&store_batch(&store, vec![one(1), one(3)]).await.unwrap(), &d), [1]);
+    let again = store_batch(&store, vec![one(1), one(2), one(2)]).await.unwrap();
+    assert_eq!((upto(&again, &d), again.duplicates, again.stored["window"]), (vec![3], 2, 1));
+    let none = store_batch(&store, vec![one(1), one(2), one(3)]).await.unwrap();
+    assert_eq!((upto(&none, &d), none.duplicates), (vec![3], 3));
+    assert_eq!(store.windows_count(Some(&d.id)).await.unwrap(), 3);
+    let rows = store.windows(&"meter".parse().unwrap(), 0, 0, 10).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.window.n).collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
+    let boots = store.boots(&d.id, 5).await.unwrap();
+    assert_eq!((boots[0].windows_stored, boots[0].upto), (3, 3));
+}
+
+#[tokio::test]
+async fn boots_and_devices_are_counted_apart() {
+    let (_dir, store) = test_store().await;
+    let (a, b) = (device(&store, "a").await, device(&store, "b").await);
+    let batch = vec![a.record(Kind::Window, 1, 1, &window(1)), a.record(Kind::Window, 2, 1, &window(1)), b.record(Kind::Window, 1, 2, &window(1))];
+    let stored = store_batch(&store, batch).await.unwrap();
+    assert_eq!((upto(&stored, &a), upto(&stored, &b)), (vec![1, 1], vec![0]));
+    assert_eq!(store.windows_count(None).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_gap_closes_the_run_and_is_told_from_loss() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let gap = Gap { boot: BootId([1; 16]), ranges: vec![(1, 4)] };
+    let batch = vec![d.record(Kind::Window, 1, 5, &window(5)), d.record(Kind::Gap, 1, 6, &gap)];
+    assert_eq!(upto(&store_batch(&store, batch).await.unwrap(), &d), [6]);
+    assert_eq!(store.boots(&d.id, 1).await.unwrap()[0].records_lost, 4);
+}
+
+#[tokio::test]
+async fn reports_and_samples_reach_their_tables() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let outcome = Outcome {
+        generation: 4,
+        task: Some("meter".parse().unwrap()),
+        release: Some("m@2".parse().unwrap()),
+        correlation: "c".into(),
+        phase: Phase::RolledBack,
+        reason: ReasonCode::GuardErrors,
+        detail: String::new(),
+        at_ms: None,
+    };
+    let report = Report { generation: 4, outcomes: vec![outcome], windows_closed: 9, ..Report::default() };
+    let sample = Sample {
+        id: "r1".into(),
+        at_ms: None,
+        x: Bytes(vec![0; 8]),
+        predicted: 1,
+        label: None,
+        kind: SampleKind::Random,
+        inclusion_ppm: 10,
+    };
+    let samples = |label| Samples { task: "meter".parse().unwrap(), release: "m@2".parse().unwrap(), samples: vec![Sample { label, ..sample.clone() }] };
+    let batch = vec![d.record(Kind::Report, 1, 1, &report), d.record(Kind::Samples, 1, 2, &samples(None)), d.record(Kind::Samples, 1, 3, &samples(Some(7)))];
+    let stored = store_batch(&store, batch).await.unwrap();
+    assert!(stored.news);
+    let happened = store.happenings(&d.id, 10).await.unwrap();
+    assert_eq!((happened[0].phase.as_str(), happened[0].reason.as_str()), ("rolled_back", "guard_errors"));
+    assert_eq!(store.device(&d.id).await.unwrap().generation, 4);
+    let labelled = store.labelled_samples(&"meter".parse().unwrap(), 0, 10).await.unwrap();
+    assert_eq!(labelled.len(), 1, "the label that came late joins its sample");
+    assert_eq!(labelled[0].sample.label, Some(7));
+    assert_eq!(store.boots(&d.id, 1).await.unwrap()[0].windows_closed, 9);
+}
+
+#[tokio::test]
+async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
+    let (_dir, store) = test_store().await;
+    let (a, b) = (device(&store, "a").await, device(&store, "b").await);
+    let good = a.payload(Kind::Window, 1, 1, &window(1));
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let unknown_schema = {
+        let header = Header { v: SCHEMA + 1, kind: Kind::Window, device: a.id.clone(), boot: BootId([1; 16]), seq: 2, exp: None, body: Bytes::default() };
+        envelope::seal_up(&header, &a.signer).unwrap().encode()
+    };
+    let cases = [
+        ("dunlin/v1/d/a/up/telemetry", forged, ReasonCode::EnvelopeSignature),
+        ("dunlin/v1/d/b/up/telemetry", good.clone(), ReasonCode::EnvelopeSignature),
+        ("dunlin/v1/d/zz/up/telemetry", good.clone(), ReasonCode::EnvelopeSignature),
+        ("dunlin/v1/d/a/up/telemetry", b"\xff\xff".to_vec(), ReasonCode::EnvelopeMalformed),
+        ("dunlin/v1/d/a/up/telemetry", vec![0; dunlin_protocol::PAYLOAD_BYTES_MAX + 1], ReasonCode::TooLarge),
+        ("dunlin/v1/d/a/up/telemetry", unknown_schema, ReasonCode::SchemaUnknown),
+        ("dunlin/v1/d/a/up/telemetry", a.payload(Kind::Window, 1, 0, &window(1)), ReasonCode::EnvelopeMalformed),
+        ("dunlin/v1/d/a/up/telemetry", a.payload(Kind::Window, 1, 7, &"no window"), ReasonCode::EnvelopeMalformed),
+        ("dunlin/v1/nonsense", good.clone(), ReasonCode::EnvelopeMalformed),
+    ];
+    let mut messages: Vec<Message> = cases.iter().map(|(topic, payload, _)| Message { topic: (*topic).into(), payload: payload.clone().into() }).collect();
+    messages.push(Message { topic: "dunlin/v1/d/a/up/telemetry".into(), payload: good.into() });
+    let (records, refused) = verify_batch(&store, messages).await.unwrap();
+    assert_eq!(records.len(), 1);
+    let mut reasons: Vec<_> = refused.into_iter().map(|(_, refusal)| refusal.reason).collect();
+    let mut expected: Vec<_> = cases.iter().map(|(.., reason)| *reason).collect();
+    reasons.sort();
+    expected.sort();
+    assert_eq!(reasons, expected);
+    store.device_set_state(&b.id, crate::store::DeviceState::Revoked).await.unwrap();
+    let late = Message { topic: "dunlin/v1/d/b/up/telemetry".into(), payload: b.payload(Kind::Window, 1, 1, &window(1)).into() };
+    assert!(verify_batch(&store, vec![late]).await.unwrap().0.is_empty(), "a revoked device is heard no more");
+}
+
+fn status(online: bool, epoch: u64) -> Status {
+    Status { online, epoch, agent: "0.1.0".into() }
+}
+
+async fn clones(store: &Store) -> usize {
+    store.alerts(true, 10).await.unwrap().iter().filter(|alert| alert.kind == "cloned_identity").count()
+}
+
+#[tokio::test]
+async fn restarts_and_late_wills_are_no_clones() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    for (boot, online, epoch) in [(1, true, 1), (1, true, 2), (2, true, 3), (1, false, 2), (2, true, 3), (2, true, 4), (3, true, 5)] {
+        store_batch(&store, vec![d.record(Kind::Status, boot, epoch, &status(online, epoch))]).await.unwrap();
+    }
+    assert_eq!(clones(&store).await, 0);
+    let row = store.device(&d.id).await.unwrap();
+    assert!(row.online && row.epoch == 5, "the late will of an older session changes nothing");
+}
+
+#[tokio::test]
+async fn two_agents_with_one_key_raise_an_alert() {
+    let (_dir, store) = test_store().await;
+    for (id, order) in [("copy", [(1, 5), (2, 5)]), ("takeover", [(1, 5), (2, 6)])] {
+        let d = device(&store, id).await;
+        for (boot, epoch) in order {
+            store_batch(&store, vec![d.record(Kind::Status, boot, epoch, &status(true, epoch))]).await.unwrap();
+        }
+        if id == "takeover" {
+            assert_eq!(clones(&store).await, 1, "a new boot above all others is a restart");
+            store_batch(&store, vec![d.record(Kind::Status, 1, 6, &status(true, 6))]).await.unwrap();
+            store_batch(&store, vec![d.record(Kind::Status, 2, 7, &status(true, 7))]).await.unwrap();
+            store_batch(&store, vec![d.record(Kind::Status, 1, 7, &status(true, 7))]).await.unwrap();
+        }
+    }
+    assert_eq!(clones(&store).await, 2);
+}
+
+#[tokio::test]
+async fn a_damaged_row_costs_itself_and_nothing_else() {
+    let (_dir, store) = test_store().await;
+    let (a, b) = (device(&store, "a").await, device(&store, "b").await);
+    let batch = vec![a.record(Kind::Window, 1, 1, &window(1)), b.record(Kind::Window, 1, 1, &window(2))];
+    store_batch(&store, batch).await.unwrap();
+    sqlx::query("UPDATE windows SET body = x'ff00' WHERE device = 'a'").execute(store.writer()).await.unwrap();
+    sqlx::query("UPDATE devices SET profile = '{' WHERE id = 'a'").execute(store.writer()).await.unwrap();
+    sqlx::query("UPDATE boots SET ahead = x'ffff' WHERE device = 'a'").execute(store.writer()).await.unwrap();
+    let windows = store.windows(&"meter".parse().unwrap(), 0, 0, 10).await.unwrap();
+    assert_eq!(windows.iter().map(|row| row.device.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(store.devices().await.unwrap().len(), 1);
+    assert!(store.device(&a.id).await.unwrap_err().to_string().contains("devices"));
+    assert_eq!(store.damaged().await.unwrap().len(), 1);
+    assert_eq!(upto(&store_batch(&store, vec![a.record(Kind::Window, 1, 2, &window(1))]).await.unwrap(), &a), [2]);
+}

@@ -57,9 +57,9 @@ impl Registry {
     ///
     /// # Errors
     /// A device would refuse the file, or it lists something that is not here.
-    pub async fn approve(&self, targets: &[u8]) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+    pub async fn approve(&self, targets: Vec<u8>) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
         let now_ms = clock::wall_ms();
-        self.repos.publish_targets(targets, now_ms)?;
+        self.on_repos(move |repos| repos.publish_targets(&targets, now_ms)).await?;
         self.follow_targets(now_ms).await
     }
 
@@ -98,7 +98,8 @@ impl Registry {
         let sha256 = dunlin_trust::sha256(&body);
         let row = PolicyRow { policy, body, sha256, in_force: false, created_ms: clock::wall_ms() };
         self.store.policy_add(&row, who).await?;
-        self.repos.put_target(&TaskPolicy::target_name(&row.policy.task), &row.body)?;
+        let (name, body) = (TaskPolicy::target_name(&row.policy.task), row.body.clone());
+        self.on_repos(move |repos| repos.put_target(&name, &body)).await?;
         Ok(row)
     }
 

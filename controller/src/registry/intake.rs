@@ -83,7 +83,8 @@ impl Registry {
             (bundle, manifest, sha256)
         };
         let row = self.store.release_add(&line, &task, &model.digest, who, clock::wall_ms(), seal).await?;
-        self.repos.put_target(&row.bundle.release.target_name(), &row.manifest)?;
+        let (name, manifest) = (row.bundle.release.target_name(), row.manifest.clone());
+        self.on_repos(move |repos| repos.put_target(&name, &manifest)).await?;
         tracing::info!(release = %row.bundle.release, task = %task, who, "a model was taken in");
         Ok(row)
     }

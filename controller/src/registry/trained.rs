@@ -241,7 +241,7 @@ impl Registry {
             let row = self.store.release(release).await?;
             additions.push(row.ok_or_else(|| RegistryError::Refused(format!("there is no release {release}")))?.addition());
         }
-        self.repos.publish_retrained(&additions, now_ms)?;
+        self.on_repos(move |repos| repos.publish_retrained(&additions, now_ms)).await?;
         self.follow_targets(now_ms).await?;
         Ok(())
     }

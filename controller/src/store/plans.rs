@@ -365,16 +365,15 @@ impl Store {
         Ok(sound(&rows, read).into_iter().collect())
     }
 
-    /// Why a device runs what it runs for a task.
-    pub async fn decision(&self, device: &DeviceId, task: &TaskId) -> Result<Decision> {
-        let text: Option<String> = sqlx::query_scalar("SELECT body FROM decisions WHERE device = ? AND task = ?")
+    /// Why a device runs what it runs, for one task or all.
+    pub async fn decisions(&self, device: &DeviceId, task: Option<&TaskId>) -> Result<Vec<Decision>> {
+        let rows = sqlx::query("SELECT body FROM decisions WHERE device = ?1 AND (?2 IS NULL OR task = ?2) ORDER BY task")
             .bind(device.as_str())
-            .bind(task.as_str())
-            .fetch_optional(self.readers())
+            .bind(task.map(TaskId::as_str))
+            .fetch_all(self.readers())
             .await
-            .attempt("reading a decision")?;
-        let key = format!("{device}/{task}");
-        parse("decisions", &key, &text.ok_or(StoreError::NotFound { what: "decision", key: key.clone() })?)
+            .attempt("reading decisions")?;
+        rows.iter().map(|row| parse("decisions", device.as_str(), row.try_get("body")?)).collect()
     }
 }
 

@@ -318,7 +318,12 @@ impl TrustedRepo {
         Ok(())
     }
 
-    fn check_snapshot(&self, now: Now) -> Result<(), TrustError> {
+    /// That the snapshot held is the one the timestamp names and is not expired; what stands for
+    /// [`TrustedRepo::step_snapshot`] when nothing has to be fetched.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_snapshot(&self, now: Now) -> Result<(), TrustError> {
         not_expired("snapshot", self.current_snapshot()?, now)
     }
 
@@ -358,7 +363,11 @@ impl TrustedRepo {
         Ok(())
     }
 
-    fn check_targets(&self, now: Now) -> Result<(), TrustError> {
+    /// The same of the top-level targets.
+    ///
+    /// # Errors
+    /// As in [`TrustedRepo::check_snapshot`].
+    pub fn check_targets(&self, now: Now) -> Result<(), TrustError> {
         let held = self.current_targets().ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
         not_expired(TARGETS, held, now)
     }

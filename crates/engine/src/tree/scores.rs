@@ -93,8 +93,8 @@ impl Scores {
     fn finish_one(&self, row: &mut [f32]) {
         let s = row[0] + self.base.first().copied().unwrap_or(0.0);
         (row[0], row[1]) = match (self.layout, self.post) {
+            (_, PostTransform::Logistic) => (logistic(-s), logistic(s)),
             (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
-            (Layout::OneMargin, PostTransform::Logistic) => (logistic(-s), logistic(s)),
             (Layout::OneMargin, PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero) => (-s, s),
         };
     }

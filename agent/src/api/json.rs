@@ -1,0 +1,135 @@
+//! Tensors as JSON arrays, flat or nested, row-major.
+
+use std::fmt::Write;
+
+use dunlin_protocol::{DType, TensorData};
+use serde_json::Value;
+
+/// Deepest nesting of arrays; the rank of the largest tensors models take.
+const DEPTH_MAX: usize = 16;
+
+/// The little-endian bytes of exactly `elements` values.
+pub(super) fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
+    let mut out = Vec::with_capacity(kind.size().unwrap_or(1) * elements);
+    let mut count = 0;
+    walk(kind, data, DEPTH_MAX, &mut out, &mut count)?;
+    if count == elements { Ok(out) } else { Err(format!("{count} values where the shape has {elements}")) }
+}
+
+fn walk(kind: DType, data: &Value, depth: usize, out: &mut Vec<u8>, count: &mut usize) -> Result<(), String> {
+    if let Value::Array(items) = data {
+        let deeper = depth.checked_sub(1).ok_or("its data is nested too deep")?;
+        return items.iter().try_for_each(|item| walk(kind, item, deeper, out, count));
+    }
+    *count += 1;
+    one(kind, data, out).ok_or_else(|| format!("{} is no {}", data.to_string().chars().take(40).collect::<String>(), kind.as_str()))
+}
+
+/// Appends one value; `None` if it is not of that type or does not fit.
+fn one(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
+    let int = || value.as_i64();
+    match kind {
+        DType::Bool => out.push(value.as_bool().map(u8::from).or_else(|| value.as_u64().filter(|n| *n < 2).map(|n| n as u8))?),
+        DType::Uint8 => out.push(u8::try_from(int()?).ok()?),
+        DType::Int8 => out.extend(i8::try_from(int()?).ok()?.to_le_bytes()),
+        DType::Uint16 => out.extend(u16::try_from(int()?).ok()?.to_le_bytes()),
+        DType::Int16 => out.extend(i16::try_from(int()?).ok()?.to_le_bytes()),
+        DType::Uint32 => out.extend(u32::try_from(int()?).ok()?.to_le_bytes()),
+        DType::Int32 => out.extend(i32::try_from(int()?).ok()?.to_le_bytes()),
+        DType::Uint64 => out.extend(value.as_u64()?.to_le_bytes()),
+        DType::Int64 => out.extend(int()?.to_le_bytes()),
+        DType::Fp32 => out.extend((value.as_f64()? as f32).to_le_bytes()),
+        DType::Fp64 => out.extend(value.as_f64()?.to_le_bytes()),
+        // FP16 has no JSON form in the protocol, and no model here takes text.
+        DType::Fp16 | DType::Bytes => return None,
+    }
+    Some(())
+}
+
+macro_rules! list {
+    ($out:expr, $bytes:expr, $kind:ty) => {
+        for (i, b) in $bytes.as_chunks::<{ size_of::<$kind>() }>().0.iter().enumerate() {
+            // Writing to a string does not fail.
+            let _infallible = write!($out, "{}{}", if i == 0 { "" } else { "," }, <$kind>::from_le_bytes(*b));
+        }
+    };
+}
+
+/// Appends the values as a flat array. Floats are written with the fewest digits that read back the same; values
+/// that JSON has no number for are written as `null`.
+pub(super) fn write(tensor: &TensorData, out: &mut String) {
+    let bytes = tensor.data.as_slice();
+    out.push('[');
+    match tensor.datatype {
+        DType::Bool => {
+            let words: Vec<&str> = bytes.iter().map(|b| if *b == 0 { "false" } else { "true" }).collect();
+            out.push_str(&words.join(","));
+        }
+        DType::Uint8 => list!(out, bytes, u8),
+        DType::Uint16 => list!(out, bytes, u16),
+        DType::Uint32 => list!(out, bytes, u32),
+        DType::Uint64 => list!(out, bytes, u64),
+        DType::Int8 => list!(out, bytes, i8),
+        DType::Int16 => list!(out, bytes, i16),
+        DType::Int32 => list!(out, bytes, i32),
+        DType::Int64 => list!(out, bytes, i64),
+        DType::Fp32 => floats(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), f32::is_finite, out),
+        DType::Fp64 => floats(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)), f64::is_finite, out),
+        // The engine makes neither.
+        DType::Fp16 | DType::Bytes => {}
+    }
+    out.push(']');
+}
+
+fn floats<T: std::fmt::Debug + Copy>(values: impl Iterator<Item = T>, finite: impl Fn(T) -> bool, out: &mut String) {
+    for (i, x) in values.enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        if finite(x) {
+            let _infallible = write!(out, "{x:?}");
+        } else {
+            out.push_str("null");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_and_flat_are_the_same() {
+        let nested = serde_json::json!([[1, 2.5], [3, 4]]);
+        let flat = serde_json::json!([1, 2.5, 3, 4]);
+        assert_eq!(read(DType::Fp32, &nested, 4), read(DType::Fp32, &flat, 4));
+        assert!(read(DType::Fp32, &flat, 5).is_err());
+    }
+
+    #[test]
+    fn values_that_do_not_fit_their_type_are_refused() {
+        for (kind, value) in [
+            (DType::Uint8, serde_json::json!(256)),
+            (DType::Uint8, serde_json::json!(-1)),
+            (DType::Int32, serde_json::json!(1.5)),
+            (DType::Fp32, serde_json::json!("1")),
+            (DType::Bool, serde_json::json!(2)),
+            (DType::Fp16, serde_json::json!(1)),
+        ] {
+            assert!(read(kind, &serde_json::json!([value]), 1).is_err(), "{kind:?} {value}");
+        }
+        let deep = (0..20).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+        assert!(read(DType::Fp32, &deep, 1).is_err());
+    }
+
+    #[test]
+    fn floats_read_back_the_same() {
+        for x in [0.1_f32, 1e-30, 3.4e38, -0.0, 7.0] {
+            let tensor = dunlin_engine::of_floats("x", &[1], &[x]);
+            let mut text = String::new();
+            write(&tensor, &mut text);
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(read(DType::Fp32, &value, 1).unwrap(), x.to_le_bytes(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What is served: metadata, readiness, the repository index.
+
+use dunlin_protocol::{ReleaseId, TaskId, TensorSpec};
+use hyper::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::refusal::{self, Refusal};
+use super::{Answered, Api};
+use crate::serve::{Member, TaskView};
+
+pub(super) fn server() -> Value {
+    json!({ "name": "dunlin-agent", "version": crate::VERSION, "extensions": ["binary_tensor_data", "model_repository", "dunlin_feedback"] })
+}
+
+pub(super) fn task(name: &str) -> Result<TaskId, Refusal> {
+    name.parse().map_err(|_| Refusal::missing(format!("there is no model {:?} on this device", name.chars().take(100).collect::<String>())))
+}
+
+fn view(api: &Api, name: &str) -> Result<TaskView, Refusal> {
+    let task = task(name)?;
+    api.serving.view_of(&task).ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))
+}
+
+/// The loaded member that a version names: a release, or its number where that is unambiguous.
+pub(super) fn member<'a>(view: &'a TaskView, version: &str) -> Result<&'a Member, Refusal> {
+    let exact = version.parse::<ReleaseId>().ok();
+    let mut named = view.members.iter().filter(|m| match &exact {
+        Some(release) => m.release == *release,
+        None => version.parse() == Ok(m.release.version),
+    });
+    match (named.next(), named.next()) {
+        (Some(member), None) => Ok(member),
+        _ => Err(Refusal::missing(format!("model {:?} has no version {:?} loaded", view.task, version.chars().take(100).collect::<String>()))),
+    }
+}
+
+/// The release that a version of a model names.
+pub(super) fn release(api: &Api, name: &str, version: &str) -> Result<ReleaseId, Refusal> {
+    let view = view(api, name)?;
+    member(&view, version).map(|m| m.release.clone())
+}
+
+pub(super) fn metadata(api: &Api, name: &str, version: Option<&str>) -> Result<Answered, Refusal> {
+    let view = view(api, name)?;
+    let chosen = match version {
+        Some(version) => Some(member(&view, version)?),
+        None => view.members.first(),
+    };
+    let ports = |specs: &[TensorSpec]| specs.iter().map(|s| json!({ "name": s.name, "datatype": s.datatype.as_str(), "shape": s.shape })).collect::<Vec<_>>();
+    let versions: Vec<String> = view.members.iter().map(|m| m.release.to_string()).collect();
+    let body = json!({
+        "name": view.task.as_str(),
+        "versions": versions,
+        "platform": "onnx_onnxv1",
+        "inputs": chosen.map(|m| ports(&m.inputs)).unwrap_or_default(),
+        "outputs": chosen.map(|m| ports(&m.outputs)).unwrap_or_default(),
+    });
+    Ok(refusal::json(StatusCode::OK, &body))
+}
+
+pub(super) fn model_ready(api: &Api, name: &str, version: Option<&str>) -> Result<Answered, Refusal> {
+    let view = view(api, name)?;
+    if let Some(version) = version {
+        member(&view, version)?;
+    } else if !view.is_ready() {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("model {name:?} is not ready")));
+    }
+    Ok(refusal::json(StatusCode::OK, &json!({ "name": view.task.as_str(), "ready": true })))
+}
+
+/// Ready if every task that is known would be answered.
+pub(super) fn ready(api: &Api) -> Answered {
+    let waiting: Vec<String> = api.serving.view().iter().filter(|v| !v.is_ready()).map(|v| v.task.to_string()).collect();
+    if waiting.is_empty() {
+        return refusal::json(StatusCode::OK, &json!({ "ready": true }));
+    }
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", waiting.join(", "))).answer()
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Wanted {
+    ready: bool,
+}
+
+pub(super) fn index(api: &Api, body: &[u8]) -> Result<Answered, Refusal> {
+    let wanted = if body.trim_ascii().is_empty() {
+        Wanted::default()
+    } else {
+        serde_json::from_slice(body).map_err(|e| Refusal::bad(format!("reading the index request: {e}")))?
+    };
+    let mut all = Vec::new();
+    for view in api.serving.view() {
+        for member in &view.members {
+            all.push(json!({ "name": view.task.as_str(), "version": member.release.to_string(), "state": "READY", "reason": "" }));
+        }
+        if view.members.is_empty() && !wanted.ready {
+            let reason = if view.baseline { "the constant baseline answers" } else { "nothing is installed" };
+            all.push(json!({ "name": view.task.as_str(), "version": "", "state": "UNAVAILABLE", "reason": reason }));
+        }
+    }
+    Ok(refusal::json(StatusCode::OK, &Value::Array(all)))
+}

@@ -1,0 +1,50 @@
+use std::sync::Arc;
+
+use dunlin_engine::Model;
+use dunlin_protocol::{Bundle, ReferenceProfile, TaskPolicy, cbor};
+use dunlin_update::Pack;
+
+use super::fetch::{MANIFEST_BYTES_MAX, chain};
+use super::store::Store;
+use crate::serve::Resident;
+
+/// Largest reference profile: a thousand features of seventy bins.
+const PROFILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Loads a release from the store. It was proved in a child process before; its files are hashed once more, because
+/// disks rot.
+///
+/// Errors are sentences for people: the machine needs no more than that it failed.
+pub(super) fn resident(store: &Store, pack: &Pack) -> Result<Resident, String> {
+    let bundle = bundle(store, pack)?;
+    let onnx = store.read(&bundle.model).map_err(|e| chain(&e))?;
+    let model = Model::load(&onnx, None).map_err(|e| chain(&e))?;
+    let profile = match bundle.profile {
+        Some(blob) => {
+            let bytes = store.read(&blob).map_err(|e| chain(&e))?;
+            let profile: ReferenceProfile = cbor::decode(&bytes, PROFILE_BYTES_MAX).map_err(|e| chain(&e))?;
+            Some(Arc::new((profile, blob.digest)))
+        }
+        None => None,
+    };
+    Ok(Resident { release: pack.release.clone(), bundle: Arc::new(bundle), manifest: pack.manifest.digest, model: Arc::new(model), profile })
+}
+
+/// The manifest of a release in the store.
+pub(super) fn bundle(store: &Store, pack: &Pack) -> Result<Bundle, String> {
+    json(store, &pack.manifest)
+}
+
+/// A policy in the store.
+pub(super) fn policy(store: &Store, blob: &dunlin_protocol::Blob) -> Result<TaskPolicy, String> {
+    json(store, blob)
+}
+
+/// A small JSON file in the store, checked against its digest.
+pub(super) fn json<T: serde::de::DeserializeOwned>(store: &Store, blob: &dunlin_protocol::Blob) -> Result<T, String> {
+    if blob.length > MANIFEST_BYTES_MAX {
+        return Err(format!("a file of {} bytes is over the limit of {MANIFEST_BYTES_MAX}", blob.length));
+    }
+    let bytes = store.read(blob).map_err(|e| chain(&e))?;
+    serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+}

@@ -1,0 +1,145 @@
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ring::digest::{SHA256, digest};
+
+/// First bytes of a record; the digit is the format number.
+const MAGIC: &[u8; 8] = b"DUNTWN1\n";
+/// Magic, number of the write (u64, big-endian), length of the body (u32, big-endian).
+const HEADER_BYTES: usize = MAGIC.len() + 8 + 4;
+/// SHA-256 over all before it.
+const CHECKSUM_BYTES: usize = 32;
+
+/// A small record in two files, `{name}.a` and `{name}.b`, written in turn. Whatever byte a write is cut at, and
+/// whatever becomes of one file, the other still holds the record before it.
+#[derive(Debug)]
+pub struct Twin {
+    dir: PathBuf,
+    name: &'static str,
+    write: u64,
+}
+
+/// What was found at opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The newest whole record.
+    pub body: Option<Vec<u8>>,
+    /// Whether a file was there that holds no whole record.
+    pub damaged: bool,
+}
+
+impl Twin {
+    /// Opens the record, or a place for it.
+    ///
+    /// # Errors
+    /// A file is there and can not be read.
+    pub fn open(dir: &Path, name: &'static str) -> io::Result<(Self, Found)> {
+        let mut newest: Option<(u64, Vec<u8>)> = None;
+        let mut damaged = false;
+        for side in ["a", "b"] {
+            let bytes = match std::fs::read(dir.join(format!("{name}.{side}"))) {
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            match decode(&bytes) {
+                Some((write, body)) if newest.as_ref().is_none_or(|(known, _)| write > *known) => newest = Some((write, body.to_vec())),
+                Some(_) => {}
+                None => damaged = true,
+            }
+        }
+        let write = newest.as_ref().map_or(0, |(write, _)| *write);
+        let found = Found { body: newest.map(|(_, body)| body), damaged };
+        Ok((Self { dir: dir.to_path_buf(), name, write }, found))
+    }
+
+    /// Makes `body` the record; it is durable on return.
+    ///
+    /// # Errors
+    /// It could not be written; the record before it stands.
+    pub fn save(&mut self, body: &[u8]) -> io::Result<()> {
+        let write = self.write + 1;
+        // The write's number says which file is the older one, so no pointer needs to be kept.
+        let side = if write % 2 == 1 { "a" } else { "b" };
+        write_durably(&self.dir, &format!("{}.{side}", self.name), &encode(write, body))?;
+        self.write = write;
+        Ok(())
+    }
+}
+
+fn encode(write: u64, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + CHECKSUM_BYTES);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&write.to_be_bytes());
+    let length = u32::try_from(body.len()).expect("records are bounded far below 4 GiB");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(body);
+    let checksum = digest(&SHA256, &out);
+    out.extend_from_slice(checksum.as_ref());
+    out
+}
+
+fn decode(file: &[u8]) -> Option<(u64, &[u8])> {
+    let (content, checksum) = file.split_last_chunk::<CHECKSUM_BYTES>()?;
+    let rest = content.strip_prefix(MAGIC)?;
+    let (write, rest) = rest.split_first_chunk::<8>()?;
+    let (length, body) = rest.split_first_chunk::<4>()?;
+    let whole = u32::from_be_bytes(*length) as usize == body.len() && digest(&SHA256, content).as_ref() == checksum;
+    whole.then(|| (u64::from_be_bytes(*write), body))
+}
+
+/// Writes a file through a temporary one and a rename, and syncs file and folder.
+pub(crate) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let fresh = dir.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_cut_at_every_byte_leaves_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut twin, found) = Twin::open(dir.path(), "journal").unwrap();
+        assert_eq!(found, Found { body: None, damaged: false });
+        twin.save(b"the first").unwrap();
+        twin.save(b"the second").unwrap();
+        for (name, other) in [("journal.a", &b"the second"[..]), ("journal.b", b"the first")] {
+            let path = dir.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            for cut in 0..whole.len() {
+                for torn in [whole[..cut].to_vec(), [&whole[..cut], &vec![0; whole.len() - cut]].concat()] {
+                    std::fs::write(&path, torn).unwrap();
+                    let (mut twin, found) = Twin::open(dir.path(), "journal").unwrap();
+                    assert_eq!(found, Found { body: Some(other.to_vec()), damaged: true }, "{name} cut at {cut}");
+                    // The next write must not hit the only whole file.
+                    if cut % 16 == 0 {
+                        let copy = tempfile::tempdir().unwrap();
+                        for side in ["journal.a", "journal.b"] {
+                            std::fs::copy(dir.path().join(side), copy.path().join(side)).unwrap();
+                        }
+                        twin.dir = copy.path().to_path_buf();
+                        twin.save(b"the third").unwrap();
+                        assert_eq!(Twin::open(copy.path(), "journal").unwrap().1.body.unwrap(), b"the third");
+                        let kept = [other, b"the third"].map(|body| {
+                            ["journal.a", "journal.b"].iter().any(|side| {
+                                let bytes = std::fs::read(copy.path().join(side)).unwrap();
+                                decode(&bytes).is_some_and(|(_, found)| found == body)
+                            })
+                        });
+                        assert_eq!(kept, [true, true]);
+                    }
+                }
+            }
+            std::fs::write(&path, whole).unwrap();
+        }
+        assert_eq!(Twin::open(dir.path(), "journal").unwrap().1.body.unwrap(), b"the second");
+    }
+}

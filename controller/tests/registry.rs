@@ -1,0 +1,275 @@
+//! Models on their way in, with real files, real proofs in child processes and real signatures.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dunlin_controller::clock;
+use dunlin_controller::keys::{self, CeremonyOptions, Request};
+use dunlin_controller::registry::{Push, Registry, RegistryError, anchor_set};
+use dunlin_controller::repo::Repos;
+use dunlin_controller::store::{ReleaseState, Store, StoreError};
+use dunlin_learn::data::Table;
+use dunlin_learn::job::{DATA_FILE, Dataset, Feature, Job, RESULT_FILE, Schema, Split, SplitPolicy};
+use dunlin_learn::result::RunResult;
+use dunlin_learn::rng::Rng;
+use dunlin_learn::{Config, Family, fit, train_worker};
+use dunlin_protocol::{
+    Digest, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, cbor,
+};
+use tempfile::TempDir;
+
+struct World {
+    folder: TempDir,
+    store: Store,
+    repos: Arc<Repos>,
+    registry: Registry,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let online = keys::create_online(&data).unwrap();
+        let now_ms = clock::wall_ms();
+        keys::ceremony(&folder.path().join("safe"), &online, CeremonyOptions { threshold: 1, n: 1, now_ms }).unwrap();
+        let repos = Arc::new(Repos::open(&data).unwrap());
+        repos.import(&folder.path().join("safe/public"), now_ms).unwrap();
+        let store = Store::open(&data.join("test.db")).await.unwrap();
+        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos)).unwrap();
+        let registry = registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")));
+        Self { folder, store, repos, registry }
+    }
+
+    async fn sign(&self, request: Request) -> Vec<(ReleaseId, ReleaseState)> {
+        let current = self.registry.current_targets().unwrap();
+        let signed = keys::sign_targets(&current, &request, &self.folder.path().join("safe/private"), clock::wall_ms()).unwrap();
+        self.registry.approve(signed).await.unwrap()
+    }
+
+    fn job(&self) -> (PathBuf, Digest, Digest) {
+        let dir = self.folder.path().join("job");
+        fs::create_dir_all(&dir).unwrap();
+        let data = blobs_csv(400);
+        fs::write(dir.join(DATA_FILE), &data).unwrap();
+        let dataset = dunlin_trust::sha256(data.as_bytes());
+        let job = Job {
+            format: 1,
+            task: "meter".parse().unwrap(),
+            task_type: TaskType::Classification,
+            seed: 3,
+            families: vec![Family::Logistic, Family::Gbdt],
+            split: Split { policy: SplitPolicy::Stratified, holdout_percent: 20 },
+            trials: 2,
+            targets: vec![],
+            dataset: Dataset { file: DATA_FILE.into(), digest: dataset },
+        };
+        job.write(&schema(), &dir).unwrap();
+        let digest = dunlin_trust::sha256(&fs::read(dir.join("job.json")).unwrap());
+        (dir, digest, dataset)
+    }
+}
+
+fn schema() -> Schema {
+    let feature = |i| Feature { name: format!("f{i}"), unit: "V".into(), min: None, max: None };
+    Schema { features: (0..4).map(feature).collect(), label: "y".into(), labels: vec!["a".into(), "b".into(), "c".into()], time: None }
+}
+
+/// Three overlapping clouds in four dimensions.
+fn blobs_csv(rows: usize) -> String {
+    let mut rng = Rng::new(1, "clouds");
+    let mut text = "f0,f1,f2,f3,y\n".to_owned();
+    for i in 0..rows {
+        let class = i % 3;
+        for feature in 0..4 {
+            let centre = if feature == class { 2.0 } else { 0.0 };
+            text += &format!("{},", centre + (0..4).map(|_| rng.unit() - 0.5).sum::<f64>() * 1.5);
+        }
+        text += &format!("{}\n", ["a", "b", "c"][class]);
+    }
+    text
+}
+
+fn table() -> Table {
+    Table::parse(blobs_csv(400).as_bytes(), &schema()).unwrap()
+}
+
+fn push(l2: f64) -> Push {
+    let table = table();
+    Push {
+        task: "meter".parse().unwrap(),
+        task_type: TaskType::Classification,
+        model: "meter.base".parse().unwrap(),
+        onnx: fit(&Config::Logistic { l2 }, &table, 1).unwrap().onnx(),
+        samples: (0..table.rows()).map(|i| table.row(i).to_vec()).collect(),
+        golden: None,
+        features: vec![],
+        labels: vec!["a".into(), "b".into(), "c".into()],
+        metrics: Default::default(),
+        licence: "MIT".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_pending_until_signed_and_withdrawn_by_the_floor() {
+    let world = World::new().await;
+    let row = world.registry.push(push(1e-3), "ann").await.unwrap();
+    assert_eq!((row.bundle.release.to_string().as_str(), row.state), ("meter.base@1", ReleaseState::Pending));
+    assert!(row.bundle.hard.ops.contains("ai.onnx/Gemm"));
+    for blob in row.bundle.blobs() {
+        let bytes = world.registry.blobs().get(&blob.digest).await.unwrap().unwrap();
+        assert_eq!(bytes.len() as u64, blob.length);
+    }
+    let served = format!("{}.{}", row.sha256, row.bundle.release.target_name());
+    assert_eq!(world.repos.target_file(&served).unwrap().unwrap(), row.manifest);
+
+    let second = world.registry.push(push(1e-1), "ann").await.unwrap();
+    assert_eq!(second.bundle.release.version, 2);
+    let add = world.registry.pending().await.unwrap();
+    assert_eq!(add.len(), 2);
+    let changed = world.sign(Request { add, ..Request::default() }).await;
+    assert!(changed.len() == 2 && changed.iter().all(|(_, state)| *state == ReleaseState::Approved));
+    assert!(world.registry.pending().await.unwrap().is_empty());
+    assert_eq!(world.repos.approvals().unwrap().len(), 2);
+
+    let floors = [("meter.base".parse().unwrap(), 2)].into();
+    let changed = world.sign(Request { floors, ..Request::default() }).await;
+    assert_eq!(changed, [(row.bundle.release.clone(), ReleaseState::Withdrawn)]);
+    let kept = world.store.release(&row.bundle.release).await.unwrap().unwrap();
+    assert_eq!((kept.manifest, kept.state), (row.manifest, ReleaseState::Withdrawn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_by_name() {
+    let world = World::new().await;
+    let mut garbage = push(1e-3);
+    garbage.onnx = b"no model".to_vec();
+    let error = world.registry.push(garbage, "ann").await.unwrap_err();
+    assert!(matches!(error, RegistryError::Engine(_)), "{error}");
+
+    let mut foreign = push(1e-3);
+    let other = fit(&Config::Logistic { l2: 10.0 }, &table(), 1).unwrap();
+    let rows = table();
+    foreign.golden = Some(dunlin_protocol::GoldenSet {
+        outputs: vec![dunlin_protocol::TensorData {
+            name: "scores".into(),
+            datatype: dunlin_protocol::DType::Fp32,
+            shape: vec![rows.rows() as u64, 3],
+            data: dunlin_protocol::Bytes(other.scores(&rows.x).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect()),
+        }],
+        labels: vec![],
+        tolerance_ppm: 1000,
+        ..anchor_set(&rows)
+    });
+    match world.registry.push(foreign, "ann").await.unwrap_err() {
+        RegistryError::Proof(error) => assert_eq!(error.reason(), ReasonCode::GoldenMismatch),
+        other => panic!("{other}"),
+    }
+
+    let row = world.registry.push(push(1e-3), "ann").await.unwrap();
+    let again = world.registry.push(push(1e-3), "ann").await.unwrap_err();
+    assert!(matches!(&again, RegistryError::Store(StoreError::Conflict(text)) if text.contains("meter.base@1")), "{again}");
+    let stolen = Push { task: "door".parse().unwrap(), ..push(1e-2) };
+    assert!(matches!(world.registry.push(stolen, "ann").await.unwrap_err(), RegistryError::Store(StoreError::Conflict(_))));
+    let posing = Push { model: "auto.meter.mlp".parse().unwrap(), ..push(1e-2) };
+    assert!(matches!(world.registry.push(posing, "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    let narrow = Push { samples: vec![vec![1.0; 3]], ..push(1e-2) };
+    assert!(matches!(world.registry.push(narrow, "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    assert_eq!(world.store.releases(None, None).await.unwrap().len(), 1);
+
+    let edit = "UPDATE releases SET manifest = x'00' WHERE version = 1";
+    assert!(sqlx::query(edit).execute(world.store.writer()).await.is_err());
+    assert_eq!(world.store.release(&row.bundle.release).await.unwrap().unwrap().manifest, row.manifest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_result_is_believed_only_where_it_holds() {
+    let world = World::new().await;
+    let (dir, job, dataset) = world.job();
+    train_worker(&dir).unwrap();
+    let examined = world.registry.examine(&dir, &job, &dataset).await.unwrap();
+    assert_eq!(examined.candidates.len(), 2);
+    assert!(world.registry.examine(&dir, &Digest([1; 32]), &dataset).await.is_err());
+
+    let best = examined.candidates[0].candidate.id.clone();
+    let row = world.registry.register(&examined, &best, "r1").await.unwrap();
+    let again = world.registry.register(&examined, &best, "r1").await.unwrap();
+    assert_eq!(row.bundle.release, again.bundle.release);
+    assert!(row.bundle.release.model.is_retrained_for(&"meter".parse::<TaskId>().unwrap()));
+    assert_eq!(row.bundle.lineage.dataset, Some(dataset));
+    assert!(world.registry.pending().await.unwrap().is_empty(), "retrained releases are not for the offline keys");
+    world.registry.publish_retrained(&[row.bundle.release.clone()], clock::wall_ms()).await.unwrap();
+    let approved = world.repos.approvals().unwrap();
+    assert!(approved.len() == 1 && approved[0].retrained && approved[0].manifest == row.sha256);
+    assert_eq!(world.store.release(&row.bundle.release).await.unwrap().unwrap().state, ReleaseState::Approved);
+    let predictions = world.registry.predictions(&row.bundle.release, &examined.holdout).await.unwrap();
+    assert_eq!(predictions, examined.candidates[0].predictions);
+
+    // A lie about the score costs the candidate; a swapped file too; if none is left, the result.
+    let path = dir.join(RESULT_FILE);
+    let honest: RunResult = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut lying = honest.clone();
+    lying.candidates[0].right += 1;
+    fs::write(&path, serde_json::to_vec(&lying).unwrap()).unwrap();
+    assert_eq!(world.registry.examine(&dir, &job, &dataset).await.unwrap().candidates.len(), 1);
+    let swapped = dir.join("candidates").join(&honest.candidates[1].id).join("model.onnx");
+    fs::copy(dir.join("candidates").join(&honest.candidates[0].id).join("model.onnx"), &swapped).unwrap();
+    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+    let mut elsewhere = honest.clone();
+    elsewhere.candidates.truncate(1);
+    elsewhere.candidates[0].id = "../../data/keys".into();
+    fs::write(&path, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
+    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+    let mut easier = honest;
+    easier.truth[0] = (easier.truth[0] + 1) % 3;
+    fs::write(&path, serde_json::to_vec(&easier).unwrap()).unwrap();
+    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+}
+
+fn policy(anchor: dunlin_protocol::Blob) -> TaskPolicy {
+    TaskPolicy {
+        format: 1,
+        task: "meter".parse().unwrap(),
+        task_type: TaskType::Classification,
+        metric: "accuracy".into(),
+        baseline_class: 0,
+        labels: vec!["a".into(), "b".into(), "c".into()],
+        retrained: Some(RetrainedBounds {
+            inputs: vec![],
+            outputs: vec![],
+            ops: Default::default(),
+            bundle_bytes_max: 1 << 20,
+            ram_bytes_max: 1 << 26,
+            latency_us_max: 10_000,
+            anchor,
+            anchor_score_ppm_min: 800_000,
+        }),
+        samples: None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_needs_its_anchor_set_and_a_signature() {
+    let world = World::new().await;
+    let anchor = cbor::encode(&anchor_set(&table()));
+    let blob = dunlin_protocol::Blob { digest: dunlin_trust::sha256(&anchor), length: anchor.len() as u64 };
+    let body = serde_json::to_vec(&policy(blob)).unwrap();
+    assert!(matches!(world.registry.policy(body.clone(), "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    assert_eq!(world.registry.blobs().put(anchor).await.unwrap(), blob);
+    let row = world.registry.policy(body.clone(), "ann").await.unwrap();
+    let task: TaskId = "meter".parse().unwrap();
+    assert!(world.store.policy_in_force(&task).await.unwrap().is_none());
+    world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
+    assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, row.sha256);
+    assert_eq!(world.repos.policy(&task).unwrap().unwrap(), policy(blob));
+    assert!(world.registry.pending().await.unwrap().is_empty());
+
+    // The next policy takes its place once it is signed, and not before.
+    let mut stricter = policy(blob);
+    stricter.retrained.as_mut().unwrap().anchor_score_ppm_min = 900_000;
+    let next = world.registry.policy(serde_json::to_vec(&stricter).unwrap(), "ann").await.unwrap();
+    assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, row.sha256);
+    world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
+    assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, next.sha256);
+}
