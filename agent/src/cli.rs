@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dunlin_protocol::{ClaimToken, DeviceId, TaskId};
+use dunlin_protocol::{ClaimToken, CmdBody, DeviceId, ReasonCode, TaskId};
 use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 
@@ -21,12 +21,15 @@ use crate::identity::IdentityError;
 use crate::run::{RunError, run};
 use crate::status::AgentStatus;
 
-/// The hidden verb under which this binary is a prover and nothing else.
-pub const ENGINE_CHILD: &str = "engine-child";
+pub use crate::update::ENGINE_CHILD;
 
 /// Runs models on this device and keeps them up to date.
 #[derive(Debug, Parser)]
-#[command(name = "dunlin-agent", version, after_help = "Exit codes: 0 done, 1 failed, 2 usage or settings, 3 not found or not enrolled, 4 refused, 5 not running.")]
+#[command(
+    name = "dunlin-agent",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or settings, 3 not found or not enrolled, 4 refused, 5 not running."
+)]
 pub struct Cli {
     /// Settings file; its drop-ins lie beside it in a folder of the same name ending in .d.
     #[arg(long, global = true, env = "DUNLIN_AGENT_CONFIG")]
@@ -103,7 +106,9 @@ impl From<ConfigError> for Failure {
 impl From<EnrolError> for Failure {
     fn from(error: EnrolError) -> Self {
         let exit = match &error {
-            EnrolError::AlreadyEnrolled { .. } | EnrolError::Refused { .. } | EnrolError::Pin { .. } => Exit::Refused,
+            EnrolError::AlreadyEnrolled { .. } | EnrolError::Refused { .. } | EnrolError::Pin { .. } => {
+                Exit::Refused
+            }
             EnrolError::Unreachable { .. }
             | EnrolError::Answer { .. }
             | EnrolError::Request(_)
@@ -192,7 +197,7 @@ impl Cli {
     }
 
     async fn status(&self, settings: &Settings) -> Result<Exit, Failure> {
-        if let Ok((200, body)) = local::request(settings, "GET", "/dunlin/status").await
+        if let Ok((200, body)) = local::get(settings, "/dunlin/status").await
             && let Ok(status) = serde_json::from_slice::<Value>(&body)
         {
             self.show(&status);
@@ -204,14 +209,19 @@ impl Cli {
     }
 
     async fn rollback(&self, settings: &Settings, task: &TaskId) -> Result<Exit, Failure> {
-        let answer = local::request(settings, "POST", &format!("/dunlin/tasks/{task}/rollback")).await;
-        let (status, body) = answer.map_err(|e| Failure::new(Exit::NotRunning, &e))?;
-        self.show(&serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "status": status })));
-        Ok(match status {
-            200..=299 => Exit::Done,
-            404 => Exit::NotFound,
-            409 => Exit::Refused,
-            _ => Exit::Failed,
+        let command = CmdBody::Rollback { task: task.clone() };
+        let answer =
+            local::command(settings, &command).await.map_err(|e| Failure::new(Exit::NotRunning, &e))?;
+        self.show(&answer);
+        let reason = answer
+            .get("reason")
+            .cloned()
+            .and_then(|reason| serde_json::from_value::<ReasonCode>(reason).ok());
+        Ok(match reason {
+            Some(ReasonCode::Ok) => Exit::Done,
+            Some(ReasonCode::NothingToReturnTo) => Exit::NotFound,
+            Some(_) => Exit::Refused,
+            None => Exit::Failed,
         })
     }
 

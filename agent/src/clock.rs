@@ -1,13 +1,12 @@
-//! The one place that reads the clocks.
+//! The clocks, as windows and messages see them.
 
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use dunlin_protocol::Now;
 
-/// No agent of this code ran before 2026: a clock that says so is a board without battery at its default. In
-/// Unix milliseconds.
-const WALL_MS_MIN: u64 = 1_767_225_600_000;
+/// 2025-01-01 in Unix milliseconds: before it, a clock shows a board's idea of its own birth, not the time.
+const WALL_MS_MIN: u64 = 1_735_689_600_000;
 
 static STARTED: OnceLock<Instant> = OnceLock::new();
 

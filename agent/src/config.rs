@@ -151,6 +151,11 @@ impl Settings {
         self.run_dir.join("api.addr")
     }
 
+    /// The running agent's control socket.
+    pub fn socket_file(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+
     /// The running agent's process id.
     pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join("agent.pid")

@@ -15,8 +15,14 @@ pub const ARCH: Arch = if cfg!(target_arch = "aarch64") {
 
 /// The device's profile: what was configured, the rest measured. The architecture and the operators are those
 /// of this very binary, whatever a board file says.
-pub fn profile(class: ClassName, cores: Option<u32>, ram_bytes: Option<u64>, budgets: Budgets) -> DeviceProfile {
-    let measured_cores = || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+pub fn profile(
+    class: ClassName,
+    cores: Option<u32>,
+    ram_bytes: Option<u64>,
+    budgets: Budgets,
+) -> DeviceProfile {
+    let measured_cores =
+        || std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     DeviceProfile {
         class,
         arch: ARCH,

@@ -36,7 +36,9 @@ pub enum EnrolError {
         url: String,
     },
     /// The server could not be reached, or its certificate is not of the pinned authority.
-    #[error("could not reach {url}; if the address is right, the server does not show the authority that the claim token pins")]
+    #[error(
+        "could not reach {url}; if the address is right, the server does not show the authority that the claim token pins"
+    )]
     Unreachable {
         /// The address.
         url: String,
@@ -115,8 +117,15 @@ impl ServerCertVerifier for PinnedAuthority {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let authority = intermediates.iter().find(|certificate| sha256(certificate.as_ref()) == self.pin);
-        let authority = authority.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
-        self.verifier(authority)?.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let authority =
+            authority.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
+        self.verifier(authority)?.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        )
     }
 
     fn verify_tls12_signature(
@@ -201,7 +210,10 @@ fn pending_key(pending: &Path) -> Result<Vec<u8>, EnrolError> {
 }
 
 fn request_pem(key: &[u8], device: Option<&DeviceId>) -> Result<String, rcgen::Error> {
-    let pair = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(key.to_vec()), &PKCS_ECDSA_P256_SHA256)?;
+    let pair = KeyPair::from_pkcs8_der_and_sign_algo(
+        &PrivatePkcs8KeyDer::from(key.to_vec()),
+        &PKCS_ECDSA_P256_SHA256,
+    )?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, device.map_or("dunlin-device", DeviceId::as_str));
@@ -247,8 +259,10 @@ async fn post(token: &ClaimToken, request: &EnrolRequest) -> Result<EnrolRespons
 /// Compares the answer with the pins and writes it beside the key.
 fn keep(pending: &Path, token: &ClaimToken, answer: &EnrolResponse) -> Result<(), EnrolError> {
     let problem = |problem: &str| EnrolError::Answer { url: token.url.clone(), problem: problem.to_owned() };
-    let ca = identity::certificates(answer.ca_pem.as_bytes()).ok_or_else(|| problem("its authority is no certificate"))?;
-    identity::certificates(answer.certificate_pem.as_bytes()).ok_or_else(|| problem("its certificate is none"))?;
+    let ca = identity::certificates(answer.ca_pem.as_bytes())
+        .ok_or_else(|| problem("its authority is no certificate"))?;
+    identity::certificates(answer.certificate_pem.as_bytes())
+        .ok_or_else(|| problem("its certificate is none"))?;
     let pins = [
         ("certificate authority", sha256(ca[0].as_ref()), token.ca),
         ("image root", sha256(answer.image_root.as_bytes()), token.image_root),

@@ -85,7 +85,12 @@ pub struct Enrolment {
 
 impl Enrolment {
     /// A record of the present form.
-    pub fn new(device: DeviceId, url: String, (mqtt_host, mqtt_port): (String, u16), pins: [Digest; 3]) -> Self {
+    pub fn new(
+        device: DeviceId,
+        url: String,
+        (mqtt_host, mqtt_port): (String, u16),
+        pins: [Digest; 3],
+    ) -> Self {
         let [ca, image_root, director_root] = pins;
         Self { format: FORMAT, device, url, mqtt_host, mqtt_port, ca, image_root, director_root }
     }
@@ -119,15 +124,22 @@ impl Identity {
         if !dir.join(ENROLMENT_FILE).exists() {
             return Err(IdentityError::NotEnrolled(dir.to_path_buf()));
         }
-        let damaged = |name: &str, problem: &str| IdentityError::Damaged { path: dir.join(name), problem: problem.to_owned() };
-        let enrolment: Enrolment =
-            serde_json::from_slice(&read(dir, ENROLMENT_FILE)?).map_err(|e| damaged(ENROLMENT_FILE, &e.to_string()))?;
+        let damaged = |name: &str, problem: &str| IdentityError::Damaged {
+            path: dir.join(name),
+            problem: problem.to_owned(),
+        };
+        let enrolment: Enrolment = serde_json::from_slice(&read(dir, ENROLMENT_FILE)?)
+            .map_err(|e| damaged(ENROLMENT_FILE, &e.to_string()))?;
         if enrolment.format != FORMAT {
-            return Err(damaged(ENROLMENT_FILE, &format!("its form is {}, this agent reads {FORMAT}", enrolment.format)));
+            return Err(damaged(
+                ENROLMENT_FILE,
+                &format!("its form is {}, this agent reads {FORMAT}", enrolment.format),
+            ));
         }
         let key_pkcs8 = read(dir, KEY_FILE)?;
         let signer = Arc::new(EcdsaP256Signer::from_pkcs8(&key_pkcs8)?);
-        let chain = certificates(&read(dir, CERTIFICATE_FILE)?).ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
+        let chain = certificates(&read(dir, CERTIFICATE_FILE)?)
+            .ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
         let ca = certificates(&read(dir, CA_FILE)?).and_then(|all| all.into_iter().next());
         let ca = ca.ok_or_else(|| damaged(CA_FILE, "no certificate"))?;
         let (image_root, director_root) = (read(dir, IMAGE_ROOT_FILE)?, read(dir, DIRECTOR_ROOT_FILE)?);
@@ -180,7 +192,8 @@ pub(crate) fn write_private(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), 
     let path = dir.join(name);
     let scratch = dir.join(format!("{name}.new"));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&scratch, &path)?;

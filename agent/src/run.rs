@@ -3,6 +3,7 @@
 //! It decides nothing about models; it turns what the parts produce (windows, outcomes, refusals) into durable
 //! records, and what comes in into orders for the updater.
 
+mod control;
 mod report;
 
 use std::collections::VecDeque;
@@ -13,9 +14,10 @@ use std::time::Duration;
 use dunlin_protocol::{Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
+use crate::api::Api;
 use crate::clock;
 use crate::config::Settings;
 use crate::identity::{Identity, IdentityError};
@@ -85,10 +87,19 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let (notices_out, mut notices) = mpsc::channel(QUEUE);
     let driver = UpdateDriver::start(&settings, &identity, serving.clone(), orders_in, notices_out).await?;
 
-    let listener = TcpListener::bind(settings.api.listen).await.map_err(|e| RunError::Listen(settings.api.listen, e))?;
+    let listener =
+        TcpListener::bind(settings.api.listen).await.map_err(|e| RunError::Listen(settings.api.listen, e))?;
     let address = listener.local_addr().map_err(|e| RunError::Listen(settings.api.listen, e))?;
     let (stop, stopped) = watch::channel(false);
-    let api = tokio::spawn(crate::api::serve(listener, serving.clone(), board.clone(), orders.clone(), stopped.clone()));
+    let shown = board.clone();
+    let extra =
+        move |method: &str, path: &str| (method == "GET" && path == "/dunlin/status").then(|| shown.json());
+    let api = Api::new(serving.clone(), Arc::new(clock::now)).with_extra(Arc::new(extra));
+    let api = tokio::spawn(api.serve(listener, until(stopped.clone())));
+    let socket = settings.socket_file();
+    let control =
+        control::bind(&socket).map_err(|source| RunError::Folder { path: socket.clone(), source })?;
+    let control = tokio::spawn(control::serve(control, orders.clone()));
     write_file(&settings.api_addr_file(), &address.to_string())?;
     tracing::info!(%address, "local API");
 
@@ -128,6 +139,10 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     let ended = agent.serve(settings.telemetry.window, &mut notices, &mut news).await;
 
     tracing::info!("agent stops");
+    driver.stop().await;
+    while let Ok(notice) = notices.try_recv() {
+        agent.notice(notice);
+    }
     agent.close_windows().await;
     agent.report().await;
     if stop.send(true).is_err() {
@@ -145,8 +160,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     if timeout(END, parts).await.is_err() {
         tracing::warn!("not all parts ended in time");
     }
-    driver.stop().await;
-    for file in [settings.api_addr_file(), settings.pid_file()] {
+    control.abort();
+    for file in [settings.api_addr_file(), settings.pid_file(), socket] {
         if let Err(error) = std::fs::remove_file(&file) {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }
@@ -158,6 +173,13 @@ fn write_file(path: &Path, text: &str) -> Result<(), RunError> {
     let scratch = path.with_extension("new");
     let write = || std::fs::write(&scratch, text).and_then(|()| std::fs::rename(&scratch, path));
     write().map_err(|source| RunError::Folder { path: path.to_path_buf(), source })
+}
+
+/// Done when the agent stops.
+async fn until(mut stopped: watch::Receiver<bool>) {
+    if stopped.wait_for(|stop| *stop).await.is_err() {
+        tracing::debug!("the main loop has ended");
+    }
 }
 
 /// The main loop's state.
@@ -264,24 +286,11 @@ impl Agent {
 
     async fn command(&mut self, cmd: Cmd) {
         tracing::info!(id = %cmd.id, command = ?cmd.cmd, "command");
-        let (reply, answer) = oneshot::channel();
-        match cmd.cmd {
-            CmdBody::Check => {
-                self.order(Order::Check).await;
-                return self.reply(cmd.id, ReasonCode::Ok).await;
-            }
-            CmdBody::Report => {
-                self.reporter.want_profile();
-                self.report_within(SETTLE);
-                return self.reply(cmd.id, ReasonCode::Ok).await;
-            }
-            CmdBody::Rollback { task } => self.order(Order::Rollback { task, reply }).await,
-            CmdBody::Retarget { release } => self.order(Order::Retarget { release, reply }).await,
+        if cmd.cmd == CmdBody::Report {
+            self.reporter.want_profile();
+            self.report_within(SETTLE);
         }
-        let reason = match timeout(END, answer).await {
-            Ok(Ok(reason)) => reason,
-            Ok(Err(_)) | Err(_) => ReasonCode::Unknown,
-        };
+        let reason = control::carry_out(cmd.cmd, &self.orders).await;
         self.reply(cmd.id, reason).await;
     }
 
@@ -327,7 +336,11 @@ impl Agent {
         let mut all: Vec<_> = self.unspooled.drain(..).collect();
         for record in records {
             if record.1.len() > BODY_BYTES_MAX {
-                self.indicate(ReasonCode::TooLarge, format!("a {:?} of {} bytes", record.0, record.1.len()), 1);
+                self.indicate(
+                    ReasonCode::TooLarge,
+                    format!("a {:?} of {} bytes", record.0, record.1.len()),
+                    1,
+                );
             } else {
                 all.push(record);
             }
@@ -339,12 +352,18 @@ impl Agent {
             tracing::error!(%error, records = all.len(), "could not keep records");
             let reason = match &error {
                 SpoolError::DiskFull(_) => ReasonCode::DiskFull,
-                SpoolError::TooLarge(_) | SpoolError::Database { .. } | SpoolError::Folder { .. } => ReasonCode::SpoolDamaged,
+                SpoolError::TooLarge(_) | SpoolError::Database { .. } | SpoolError::Folder { .. } => {
+                    ReasonCode::SpoolDamaged
+                }
             };
             self.indicate(reason, error.to_string(), 1);
             let surplus = all.len().saturating_sub(UNSPOOLED_MAX);
             if surplus > 0 {
-                self.indicate(ReasonCode::SpoolEvicted, "records that the disk did not take".to_owned(), surplus as u64);
+                self.indicate(
+                    ReasonCode::SpoolEvicted,
+                    "records that the disk did not take".to_owned(),
+                    surplus as u64,
+                );
             }
             self.unspooled = all.into_iter().skip(surplus).collect();
         }

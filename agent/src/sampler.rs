@@ -72,9 +72,11 @@ impl Sampler {
         }
         if let Some(components) = &mut self.components {
             components.refresh(false);
-            let hottest = components.iter().filter_map(|c| c.temperature()).filter(|t| t.is_finite()).fold(None, |a: Option<f32>, t| {
-                Some(a.map_or(t, |a| a.max(t)))
-            });
+            let hottest = components
+                .iter()
+                .filter_map(|c| c.temperature())
+                .filter(|t| t.is_finite())
+                .fold(None, |a: Option<f32>, t| Some(a.map_or(t, |a| a.max(t))));
             usage.temperature_mc = hottest.map(|celsius| (f64::from(celsius) * 1000.0).round() as i64);
         }
         let (mut rx, mut tx) = (0, 0);
@@ -88,7 +90,8 @@ impl Sampler {
         usage.disk_free_bytes = disk_free_bytes(&self.state_dir).unwrap_or(0);
         let now = Last { at: Instant::now(), cpu_ms, rx, tx };
         if let Some(last) = self.last.replace(now) {
-            let elapsed_ms = u64::try_from(now.at.duration_since(last.at).as_millis()).unwrap_or(u64::MAX).max(1);
+            let elapsed_ms =
+                u64::try_from(now.at.duration_since(last.at).as_millis()).unwrap_or(u64::MAX).max(1);
             usage.cpu_ppm = cpu_ms.saturating_sub(last.cpu_ms).saturating_mul(1_000_000) / elapsed_ms;
             usage.net_rx_bytes = rx.saturating_sub(last.rx);
             usage.net_tx_bytes = tx.saturating_sub(last.tx);

@@ -92,6 +92,8 @@ CREATE TABLE runs (
     created_ms INTEGER NOT NULL,
     started_ms INTEGER,
     ended_ms   INTEGER,
+    -- What an operator wants of it and has not got yet: training::Wanted.
+    wanted     TEXT,
     -- Facts for people and for repetition: dataset digest, rows, code, metrics, verdict, releases; JSON.
     facts      TEXT NOT NULL DEFAULT '{}'
 ) STRICT;
@@ -111,3 +113,11 @@ CREATE TABLE run_queue (
     id   INTEGER PRIMARY KEY CHECK (id = 1),
     body TEXT NOT NULL
 ) STRICT;
+
+-- Failures of a release on a device up to this time count no more: an operator said so.
+CREATE TABLE forgiven (
+    device  TEXT NOT NULL,
+    release TEXT NOT NULL,
+    at_ms   INTEGER NOT NULL,
+    PRIMARY KEY (device, release)
+) STRICT, WITHOUT ROWID;

@@ -15,9 +15,7 @@ use dunlin_learn::job::{DATA_FILE, Dataset, Feature, Job, RESULT_FILE, Schema, S
 use dunlin_learn::result::RunResult;
 use dunlin_learn::rng::Rng;
 use dunlin_learn::{Config, Family, fit, train_worker};
-use dunlin_protocol::{
-    Digest, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, cbor,
-};
+use dunlin_protocol::{Digest, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, cbor};
 use tempfile::TempDir;
 
 struct World {
@@ -33,7 +31,8 @@ impl World {
         let data = folder.path().join("data");
         let online = keys::create_online(&data).unwrap();
         let now_ms = clock::wall_ms();
-        keys::ceremony(&folder.path().join("safe"), &online, CeremonyOptions { threshold: 1, n: 1, now_ms }).unwrap();
+        keys::ceremony(&folder.path().join("safe"), &online, CeremonyOptions { threshold: 1, n: 1, now_ms })
+            .unwrap();
         let repos = Arc::new(Repos::open(&data).unwrap());
         repos.import(&folder.path().join("safe/public"), now_ms).unwrap();
         let store = Store::open(&data.join("test.db")).await.unwrap();
@@ -44,7 +43,13 @@ impl World {
 
     async fn sign(&self, request: Request) -> Vec<(ReleaseId, ReleaseState)> {
         let current = self.registry.current_targets().unwrap();
-        let signed = keys::sign_targets(&current, &request, &self.folder.path().join("safe/private"), clock::wall_ms()).unwrap();
+        let signed = keys::sign_targets(
+            &current,
+            &request,
+            &self.folder.path().join("safe/private"),
+            clock::wall_ms(),
+        )
+        .unwrap();
         self.registry.approve(signed).await.unwrap()
     }
 
@@ -73,7 +78,12 @@ impl World {
 
 fn schema() -> Schema {
     let feature = |i| Feature { name: format!("f{i}"), unit: "V".into(), min: None, max: None };
-    Schema { features: (0..4).map(feature).collect(), label: "y".into(), labels: vec!["a".into(), "b".into(), "c".into()], time: None }
+    Schema {
+        features: (0..4).map(feature).collect(),
+        label: "y".into(),
+        labels: vec!["a".into(), "b".into(), "c".into()],
+        time: None,
+    }
 }
 
 /// Three overlapping clouds in four dimensions.
@@ -156,22 +166,31 @@ async fn what_does_not_fit_is_refused_by_name() {
             name: "scores".into(),
             datatype: dunlin_protocol::DType::Fp32,
             shape: vec![rows.rows() as u64, 3],
-            data: dunlin_protocol::Bytes(other.scores(&rows.x).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect()),
+            data: dunlin_protocol::Bytes(
+                other.scores(&rows.x).unwrap().iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ),
         }],
         labels: vec![],
         tolerance_ppm: 1000,
         ..anchor_set(&rows)
     });
-    match world.registry.push(foreign, "ann").await.unwrap_err() {
-        RegistryError::Proof(error) => assert_eq!(error.reason(), ReasonCode::GoldenMismatch),
-        other => panic!("{other}"),
-    }
+    let error = world.registry.push(foreign, "ann").await.unwrap_err();
+    assert!(
+        matches!(&error, RegistryError::Proof(proof) if proof.reason() == ReasonCode::GoldenMismatch),
+        "{error}"
+    );
 
     let row = world.registry.push(push(1e-3), "ann").await.unwrap();
     let again = world.registry.push(push(1e-3), "ann").await.unwrap_err();
-    assert!(matches!(&again, RegistryError::Store(StoreError::Conflict(text)) if text.contains("meter.base@1")), "{again}");
+    assert!(
+        matches!(&again, RegistryError::Store(StoreError::Conflict(text)) if text.contains("meter.base@1")),
+        "{again}"
+    );
     let stolen = Push { task: "door".parse().unwrap(), ..push(1e-2) };
-    assert!(matches!(world.registry.push(stolen, "ann").await.unwrap_err(), RegistryError::Store(StoreError::Conflict(_))));
+    assert!(matches!(
+        world.registry.push(stolen, "ann").await.unwrap_err(),
+        RegistryError::Store(StoreError::Conflict(_))
+    ));
     let posing = Push { model: "auto.meter.mlp".parse().unwrap(), ..push(1e-2) };
     assert!(matches!(world.registry.push(posing, "ann").await.unwrap_err(), RegistryError::Refused(_)));
     let narrow = Push { samples: vec![vec![1.0; 3]], ..push(1e-2) };
@@ -198,11 +217,21 @@ async fn a_training_result_is_believed_only_where_it_holds() {
     assert_eq!(row.bundle.release, again.bundle.release);
     assert!(row.bundle.release.model.is_retrained_for(&"meter".parse::<TaskId>().unwrap()));
     assert_eq!(row.bundle.lineage.dataset, Some(dataset));
-    assert!(world.registry.pending().await.unwrap().is_empty(), "retrained releases are not for the offline keys");
-    world.registry.publish_retrained(&[row.bundle.release.clone()], clock::wall_ms()).await.unwrap();
+    assert!(
+        world.registry.pending().await.unwrap().is_empty(),
+        "retrained releases are not for the offline keys"
+    );
+    world
+        .registry
+        .publish_retrained(std::slice::from_ref(&row.bundle.release), clock::wall_ms())
+        .await
+        .unwrap();
     let approved = world.repos.approvals().unwrap();
     assert!(approved.len() == 1 && approved[0].retrained && approved[0].manifest == row.sha256);
-    assert_eq!(world.store.release(&row.bundle.release).await.unwrap().unwrap().state, ReleaseState::Approved);
+    assert_eq!(
+        world.store.release(&row.bundle.release).await.unwrap().unwrap().state,
+        ReleaseState::Approved
+    );
     let predictions = world.registry.predictions(&row.bundle.release, &examined.holdout).await.unwrap();
     assert_eq!(predictions, examined.candidates[0].predictions);
 
@@ -215,16 +244,25 @@ async fn a_training_result_is_believed_only_where_it_holds() {
     assert_eq!(world.registry.examine(&dir, &job, &dataset).await.unwrap().candidates.len(), 1);
     let swapped = dir.join("candidates").join(&honest.candidates[1].id).join("model.onnx");
     fs::copy(dir.join("candidates").join(&honest.candidates[0].id).join("model.onnx"), &swapped).unwrap();
-    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+    assert!(matches!(
+        world.registry.examine(&dir, &job, &dataset).await.unwrap_err(),
+        RegistryError::Claim(_)
+    ));
     let mut elsewhere = honest.clone();
     elsewhere.candidates.truncate(1);
     elsewhere.candidates[0].id = "../../data/keys".into();
     fs::write(&path, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
-    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+    assert!(matches!(
+        world.registry.examine(&dir, &job, &dataset).await.unwrap_err(),
+        RegistryError::Claim(_)
+    ));
     let mut easier = honest;
     easier.truth[0] = (easier.truth[0] + 1) % 3;
     fs::write(&path, serde_json::to_vec(&easier).unwrap()).unwrap();
-    assert!(matches!(world.registry.examine(&dir, &job, &dataset).await.unwrap_err(), RegistryError::Claim(_)));
+    assert!(matches!(
+        world.registry.examine(&dir, &job, &dataset).await.unwrap_err(),
+        RegistryError::Claim(_)
+    ));
 }
 
 fn policy(anchor: dunlin_protocol::Blob) -> TaskPolicy {
@@ -255,7 +293,10 @@ async fn a_policy_needs_its_anchor_set_and_a_signature() {
     let anchor = cbor::encode(&anchor_set(&table()));
     let blob = dunlin_protocol::Blob { digest: dunlin_trust::sha256(&anchor), length: anchor.len() as u64 };
     let body = serde_json::to_vec(&policy(blob)).unwrap();
-    assert!(matches!(world.registry.policy(body.clone(), "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    assert!(matches!(
+        world.registry.policy(body.clone(), "ann").await.unwrap_err(),
+        RegistryError::Refused(_)
+    ));
     assert_eq!(world.registry.blobs().put(anchor).await.unwrap(), blob);
     let row = world.registry.policy(body.clone(), "ann").await.unwrap();
     let task: TaskId = "meter".parse().unwrap();

@@ -49,24 +49,34 @@ impl Ended {
 }
 
 impl Controller {
-    /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is appended to
-    /// the configuration that `init` wrote with free ports.
-    pub async fn init(folder: &Path, config: &str) -> Result<Self> {
-        let (data, keys) = (folder.join("controller"), folder.join("offline-keys"));
+    /// A controller that will live in `folder`; nothing is made yet.
+    pub fn new(folder: &Path) -> Self {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let log = folder.join("controller.log");
-        let mut this = Self { data, keys, api: unknown, mqtt: unknown, token: String::new(), log, process: None };
-        let data = this.data.display().to_string();
-        let init = this.run(&["init", "--data", &data, "--json"]).await?.json()?;
-        this.token = init["token"].as_str().context("init printed no token")?.to_owned();
+        Self {
+            data: folder.join("controller"),
+            keys: folder.join("offline-keys"),
+            api: unknown,
+            mqtt: unknown,
+            token: String::new(),
+            log: folder.join("controller.log"),
+            process: None,
+        }
+    }
+
+    /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is added to
+    /// the configuration, with free ports.
+    pub async fn init(&mut self, config: &str) -> Result<()> {
+        let data = self.data.display().to_string();
+        let init = self.run(&["init", "--data", &data, "--json"]).await?.json()?;
+        self.token = init["token"].as_str().context("init printed no token")?.to_owned();
         let settings = format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
-        std::fs::write(this.data.join("controller.toml"), settings)?;
-        let keys = this.keys.display().to_string();
-        let online = this.data.join("keys/online.json").display().to_string();
-        this.run(&["key", "ceremony", "--online", &online, "--out", &keys]).await?;
-        let public = this.keys.join("public").display().to_string();
-        this.run(&["key", "install", "--data", &data, "--public", &public]).await?;
-        Ok(this)
+        std::fs::write(self.data.join("controller.toml"), settings)?;
+        let keys = self.keys.display().to_string();
+        let online = self.data.join("keys/online.json").display().to_string();
+        self.run(&["key", "ceremony", "--online", &online, "--out", &keys]).await?;
+        let public = self.keys.join("public").display().to_string();
+        self.run(&["key", "import", "--data", &data, "--from", &public]).await?;
+        Ok(())
     }
 
     /// Starts `serve` and waits until it is reachable.

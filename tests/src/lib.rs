@@ -9,3 +9,4 @@ pub mod attacker;
 pub mod controller;
 pub mod digits;
 pub mod process;
+pub mod wide;

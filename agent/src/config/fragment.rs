@@ -144,8 +144,14 @@ impl Fragment {
             return Ok(());
         }
         let path = PathBuf::from(&board.value);
-        let text = std::fs::read_to_string(&path)
-            .map_err(|e| ConfigError::new(&board.file, "board", &format!("{}: {e}", board.value), "name a readable board file, or nothing"))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            ConfigError::new(
+                &board.file,
+                "board",
+                &format!("{}: {e}", board.value),
+                "name a readable board file, or nothing",
+            )
+        })?;
         let raw: RawBoard = toml::from_str(&text).map_err(|e| ConfigError::toml(&board.value, &text, &e))?;
         let (mut device, mut budgets) = split_device(raw.device, &board.value);
         let own = self.clone();
@@ -171,18 +177,40 @@ impl Fragment {
         let mut warnings = Vec::new();
         let class = require(&self.device.class, "device.class")?;
         let class_name = class.value.parse().map_err(|e| {
-            ConfigError::new(&class.file, "device.class", &format!("{e}"), "name the hardware class, such as raspberry-pi-4")
+            ConfigError::new(
+                &class.file,
+                "device.class",
+                &format!("{e}"),
+                "name the hardware class, such as raspberry-pi-4",
+            )
         })?;
         if let Some(arch) = self.device.arch.as_ref().filter(|arch| arch.value != device::ARCH) {
             warnings.push(format!(
                 "{} says arch {:?}, but this agent is built for {:?}, which is what it reports",
-                arch.file, arch.value, device::ARCH
+                arch.file,
+                arch.value,
+                device::ARCH
             ));
         }
         let budgets = Budgets {
-            model_bytes_max: within(&self.budgets.model_bytes_max, "device.budgets.model_bytes_max", 1024, 1 << 40)?,
-            model_ram_bytes_max: within(&self.budgets.model_ram_bytes_max, "device.budgets.model_ram_bytes_max", 1024, 1 << 40)?,
-            latency_us_max: within(&self.budgets.latency_us_max, "device.budgets.latency_us_max", 1, 3_600_000_000)?,
+            model_bytes_max: within(
+                &self.budgets.model_bytes_max,
+                "device.budgets.model_bytes_max",
+                1024,
+                1 << 40,
+            )?,
+            model_ram_bytes_max: within(
+                &self.budgets.model_ram_bytes_max,
+                "device.budgets.model_ram_bytes_max",
+                1024,
+                1 << 40,
+            )?,
+            latency_us_max: within(
+                &self.budgets.latency_us_max,
+                "device.budgets.latency_us_max",
+                1,
+                3_600_000_000,
+            )?,
         };
         let cores = self.device.cores.as_ref().map(|v| v.value);
         let ram_bytes = self.device.ram_bytes.as_ref().map(|v| v.value);
@@ -192,7 +220,12 @@ impl Fragment {
         let retry_max = seconds(&self.update.retry_max_s, "update.retry_max_s", 1, 86_400)?;
         if retry_max < retry_min {
             let file = &require(&self.update.retry_max_s, "update.retry_max_s")?.file;
-            return Err(ConfigError::new(file, "update.retry_max_s", "is below update.retry_min_s", "make it at least as long"));
+            return Err(ConfigError::new(
+                file,
+                "update.retry_max_s",
+                "is below update.retry_min_s",
+                "make it at least as long",
+            ));
         }
         let inhibit = require(&self.update.inhibit_file, "update.inhibit_file")?.value.clone();
         Ok(Settings {
@@ -205,11 +238,21 @@ impl Fragment {
                     "certificate" => MqttAuth::Certificate,
                     other => {
                         let problem = format!("{other:?} is no way to authenticate");
-                        return Err(ConfigError::new(&auth.file, "mqtt.auth", &problem, "use \"challenge\" or \"certificate\""));
+                        return Err(ConfigError::new(
+                            &auth.file,
+                            "mqtt.auth",
+                            &problem,
+                            "use \"challenge\" or \"certificate\"",
+                        ));
                     }
                 },
                 keep_alive: seconds(&self.mqtt.keep_alive_s, "mqtt.keep_alive_s", 5, 3600)?,
-                session_expiry: seconds(&self.mqtt.session_expiry_s, "mqtt.session_expiry_s", 0, 30 * 86_400)?,
+                session_expiry: seconds(
+                    &self.mqtt.session_expiry_s,
+                    "mqtt.session_expiry_s",
+                    0,
+                    30 * 86_400,
+                )?,
             },
             telemetry: TelemetrySettings {
                 window: seconds(&self.telemetry.window_s, "telemetry.window_s", 1, 3600)?,
@@ -222,7 +265,9 @@ impl Fragment {
                 retry_max,
                 inhibit_file: Some(inhibit).filter(|file| !file.is_empty()).map(PathBuf::from),
             },
-            spool: SpoolSettings { bytes_max: within(&self.spool.bytes_max, "spool.bytes_max", 1 << 20, 1 << 40)? },
+            spool: SpoolSettings {
+                bytes_max: within(&self.spool.bytes_max, "spool.bytes_max", 1 << 20, 1 << 40)?,
+            },
             warnings,
         })
     }
@@ -246,7 +291,9 @@ impl Fragment {
 }
 
 fn require<'a, T>(value: &'a Option<Sourced<T>>, key: &str) -> Result<&'a Sourced<T>, ConfigError> {
-    value.as_ref().ok_or_else(|| ConfigError::new("settings", key, "is missing", "add it as the shipped agent.toml has it"))
+    value.as_ref().ok_or_else(|| {
+        ConfigError::new("settings", key, "is missing", "add it as the shipped agent.toml has it")
+    })
 }
 
 fn within(value: &Option<Sourced<u64>>, key: &str, min: u64, max: u64) -> Result<u64, ConfigError> {

@@ -55,7 +55,11 @@ fn drop_ins_win_in_name_order_and_the_environment_wins_over_all() {
     let settings = Settings::load(Some(&main), &[]).unwrap();
     assert_eq!((settings.telemetry.window.as_secs(), settings.telemetry.report.as_secs()), (30, 21));
 
-    let env = [("DUNLIN_TELEMETRY__WINDOW_S", "40"), ("DUNLIN_STATE_DIR", "/srv/x"), ("DUNLIN_TOKEN", "other program's")];
+    let env = [
+        ("DUNLIN_TELEMETRY__WINDOW_S", "40"),
+        ("DUNLIN_STATE_DIR", "/srv/x"),
+        ("DUNLIN_TOKEN", "other program's"),
+    ];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let settings = Settings::load(Some(&main), &env).unwrap();
     assert_eq!(settings.telemetry.window.as_secs(), 40);

@@ -44,7 +44,10 @@ impl Controller {
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
         let server_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&server_key, &issuer).unwrap();
+        let server = CertificateParams::new(vec!["127.0.0.1".to_owned()])
+            .unwrap()
+            .signed_by(&server_key, &issuer)
+            .unwrap();
         let chain = vec![server.der().clone(), ca.der().clone()];
         let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -61,7 +64,8 @@ impl Controller {
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 let request = read_request(&mut stream).await;
                 let (status, body) = if request.secret == SECRET {
-                    let device: DeviceId = request.device.clone().unwrap_or_else(|| "pole-1".parse().unwrap());
+                    let device: DeviceId =
+                        request.device.clone().unwrap_or_else(|| "pole-1".parse().unwrap());
                     let certificate_pem = if stray_key {
                         let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
                         CertificateParams::default().signed_by(&other, &issuer).unwrap().pem()
@@ -82,7 +86,10 @@ impl Controller {
                 } else {
                     ("403 Forbidden", "{\"error\": \"the claim was used\"}".to_owned())
                 };
-                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
                 stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
                 stream.shutdown().await.ok();
             }

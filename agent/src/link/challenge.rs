@@ -14,7 +14,12 @@ const CHALLENGE_BYTES_MAX: usize = 512;
 
 /// The answer to a challenge: the signature over context, method, client id, broker name and challenge. The
 /// broker's name is the one this device dials, so an answer can not be passed on to another broker.
-pub fn answer(signer: &dyn Signer, client: &DeviceId, broker: &str, challenge: &[u8]) -> Result<Vec<u8>, TrustError> {
+pub fn answer(
+    signer: &dyn Signer,
+    client: &DeviceId,
+    broker: &str,
+    challenge: &[u8],
+) -> Result<Vec<u8>, TrustError> {
     let parts: [&[u8]; 7] =
         [METHOD.as_bytes(), b"\0", client.as_str().as_bytes(), b"\0", broker.as_bytes(), b"\0", challenge];
     signer.sign(&[CONTEXT, &parts.concat()].concat())
@@ -43,11 +48,13 @@ impl Authenticator for ChallengeAnswer {
         context: AuthContext<'_>,
         incoming: Option<AuthProperties>,
     ) -> Result<AuthAction, AuthError> {
-        let challenge = incoming.and_then(|properties| properties.data).ok_or("the broker sent no challenge")?;
+        let challenge =
+            incoming.and_then(|properties| properties.data).ok_or("the broker sent no challenge")?;
         if context.method != METHOD || challenge.len() > CHALLENGE_BYTES_MAX {
             return Err(AuthError::from("the broker's challenge is not of the agreed form"));
         }
-        let signature = answer(self.signer.as_ref(), &self.client, &self.broker, &challenge).map_err(|e| e.to_string())?;
+        let signature = answer(self.signer.as_ref(), &self.client, &self.broker, &challenge)
+            .map_err(|e| e.to_string())?;
         Ok(AuthAction::Send(AuthProperties {
             method: Some(METHOD.to_owned()),
             data: Some(signature.into()),
@@ -56,7 +63,11 @@ impl Authenticator for ChallengeAnswer {
         }))
     }
 
-    fn success(&mut self, _context: AuthContext<'_>, _incoming: Option<AuthProperties>) -> Result<(), AuthError> {
+    fn success(
+        &mut self,
+        _context: AuthContext<'_>,
+        _incoming: Option<AuthProperties>,
+    ) -> Result<(), AuthError> {
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use dunlin_protocol::{
-    AckBody, Cmd, Desired, DeviceId, Down, Envelope, EnvelopeError, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Topic,
-    cbor,
+    AckBody, Cmd, Desired, DeviceId, Down, Envelope, EnvelopeError, Header, Kind, PAYLOAD_BYTES_MAX,
+    ReasonCode, Topic, cbor,
 };
 
 /// Opens a signed envelope for this device: checks signature, addressee, counter and expiry, and raises the
@@ -49,8 +49,12 @@ pub fn accept(device: &DeviceId, topic: &str, payload: &[u8], open: &Opener) -> 
     let down = match Topic::parse(topic) {
         Some(Topic::Notice) => return Ok(Inbound::Notice),
         Some(Topic::Down(addressee, down)) if addressee == *device => down,
-        Some(Topic::Down(..)) => return Err(refuse(ReasonCode::EnvelopeWrongDevice, &"another device's topic")),
-        Some(Topic::Up(..)) | None => return Err(refuse(ReasonCode::EnvelopeMalformed, &"no topic of this device")),
+        Some(Topic::Down(..)) => {
+            return Err(refuse(ReasonCode::EnvelopeWrongDevice, &"another device's topic"));
+        }
+        Some(Topic::Up(..)) | None => {
+            return Err(refuse(ReasonCode::EnvelopeMalformed, &"no topic of this device"));
+        }
     };
     let envelope = Envelope::decode(payload).map_err(|e| refuse(shape(&e), &e))?;
     // The schema is looked at first, so that a newer controller is told from a forger in the reports.
@@ -59,7 +63,9 @@ pub fn accept(device: &DeviceId, topic: &str, payload: &[u8], open: &Opener) -> 
     let body = header.body.as_slice();
     let malformed = |e: cbor::CborError| refuse(ReasonCode::EnvelopeMalformed, &e);
     match (down, header.kind) {
-        (Down::Desired, Kind::Desired) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(|desired| Inbound::Desired(Box::new(desired))).map_err(malformed),
+        (Down::Desired, Kind::Desired) => cbor::decode(body, PAYLOAD_BYTES_MAX)
+            .map(|desired| Inbound::Desired(Box::new(desired)))
+            .map_err(malformed),
         (Down::Cmd, Kind::Cmd) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(Inbound::Cmd).map_err(malformed),
         (Down::Ack, Kind::Ack) => cbor::decode(body, PAYLOAD_BYTES_MAX).map(Inbound::Ack).map_err(malformed),
         (Down::Desired | Down::Cmd | Down::Ack, kind) => {

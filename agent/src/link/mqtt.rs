@@ -5,8 +5,8 @@ use dunlin_protocol::{PAYLOAD_BYTES_MAX, Topic};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{DisconnectReasonCode, LastWill, LastWillProperties, Packet};
 use rumqttc::{
-    AsyncClient, BrokerSessionResumePolicy, ClientError, Event, EventLoop, MqttOptions, PublishOptions, SessionMode,
-    TlsConfiguration, Transport,
+    AsyncClient, BrokerSessionResumePolicy, ClientError, Event, EventLoop, MqttOptions, PublishOptions,
+    SessionMode, TlsConfiguration, Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -57,8 +57,11 @@ impl MqttLink {
     fn options(&self, opening: Opening) -> Result<MqttOptions, crate::identity::IdentityError> {
         let enrolment = &self.identity.enrolment;
         let device = self.identity.device();
-        let mut options = MqttOptions::new(device.as_str(), (enrolment.mqtt_host.clone(), enrolment.mqtt_port));
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(self.identity.tls()?))));
+        let mut options =
+            MqttOptions::new(device.as_str(), (enrolment.mqtt_host.clone(), enrolment.mqtt_port));
+        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(
+            self.identity.tls()?,
+        ))));
         let keep_alive = u16::try_from(self.settings.keep_alive.as_secs()).unwrap_or(u16::MAX);
         options.set_keep_alive(keep_alive).set_connect_timeout(CONNECT_TIMEOUT);
         // The broker keeps what arrives while the device is away; what the device sends is kept by its spool.
@@ -110,7 +113,8 @@ impl Link for MqttLink {
             }
         };
         let acknowledged = timeout(2 * CONNECT_TIMEOUT, acknowledged).await;
-        let acknowledged = acknowledged.unwrap_or_else(|_| Err(fail("the broker did not answer in time".to_owned())))?;
+        let acknowledged =
+            acknowledged.unwrap_or_else(|_| Err(fail("the broker did not answer in time".to_owned())))?;
         let limit = acknowledged.properties.and_then(|properties| properties.max_packet_size);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         Ok(MqttSession {

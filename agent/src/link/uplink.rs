@@ -186,11 +186,21 @@ impl<L: Link> Uplink<L> {
         f: impl FnOnce(&Spool) -> Result<T, SpoolError> + Send + 'static,
     ) -> Result<T, SpoolError> {
         let spool = self.context.spool.clone();
-        tokio::task::spawn_blocking(move || f(&spool)).await.expect("the spool returns errors and does not panic")
+        tokio::task::spawn_blocking(move || f(&spool))
+            .await
+            .expect("the spool returns errors and does not panic")
     }
 
     fn seal(&self, kind: Kind, boot: BootId, seq: u64, body: Vec<u8>) -> Result<Vec<u8>, LinkError> {
-        let header = Header { v: SCHEMA, kind, device: self.context.device.clone(), boot, seq, exp: None, body: Bytes(body) };
+        let header = Header {
+            v: SCHEMA,
+            kind,
+            device: self.context.device.clone(),
+            boot,
+            seq,
+            exp: None,
+            body: Bytes(body),
+        };
         match envelope::seal_up(&header, self.context.signer.as_ref()) {
             Ok(envelope) => Ok(envelope.encode()),
             Err(error) => {
@@ -241,7 +251,11 @@ impl<L: Link> Uplink<L> {
         ended
     }
 
-    async fn serve(&mut self, session: &mut L::Session, stop: &mut watch::Receiver<bool>) -> Result<String, LinkError> {
+    async fn serve(
+        &mut self,
+        session: &mut L::Session,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<String, LinkError> {
         let mut flight = Flight::new();
         let wake = self.context.wake.clone();
         self.pump(session, &mut flight).await?;
@@ -276,11 +290,14 @@ impl<L: Link> Uplink<L> {
         let deadline = Instant::now() + DRAIN;
         self.pump(session, flight).await?;
         while !flight.sent.is_empty() {
-            let Ok(event) = timeout(deadline.saturating_duration_since(Instant::now()), session.next()).await else {
+            let Ok(event) = timeout(deadline.saturating_duration_since(Instant::now()), session.next()).await
+            else {
                 return Ok(());
             };
             match event {
-                LinkEvent::Received { topic, payload } => self.received(session, flight, &topic, &payload).await?,
+                LinkEvent::Received { topic, payload } => {
+                    self.received(session, flight, &topic, &payload).await?
+                }
                 LinkEvent::Lost { .. } => return Ok(()),
             }
         }
@@ -297,7 +314,8 @@ impl<L: Link> Uplink<L> {
         // The opener keeps its counter on disk before it returns.
         let (device, open) = (self.context.device.clone(), self.context.open.clone());
         let (topic, payload) = (topic.to_owned(), payload.to_vec());
-        let judged = tokio::task::spawn_blocking(move || inbound::accept(&device, &topic, &payload, &open)).await;
+        let judged =
+            tokio::task::spawn_blocking(move || inbound::accept(&device, &topic, &payload, &open)).await;
         match judged.expect("judging a message returns refusals and does not panic") {
             Ok(Inbound::Ack(body)) => {
                 self.acknowledged(flight, body).await;
@@ -341,7 +359,8 @@ impl<L: Link> Uplink<L> {
         }
         match self.spool(Spool::pending_gaps).await {
             Ok(gaps) => {
-                let fresh: Vec<_> = gaps.into_iter().filter(|gap| !flight.sent.contains_key(&gap.key)).collect();
+                let fresh: Vec<_> =
+                    gaps.into_iter().filter(|gap| !flight.sent.contains_key(&gap.key)).collect();
                 if !self.send(session, flight, fresh, false).await? {
                     return Ok(());
                 }
@@ -382,7 +401,9 @@ impl<L: Link> Uplink<L> {
                         flight.sent.insert(record.key, record.boot);
                     }
                     Err(LinkError::Full) => return Ok(false),
-                    Err(error @ LinkError::TooLarge { .. }) => self.refused(ReasonCode::TooLarge, error.to_string()).await,
+                    Err(error @ LinkError::TooLarge { .. }) => {
+                        self.refused(ReasonCode::TooLarge, error.to_string()).await
+                    }
                     Err(error) => return Err(error),
                 }
             }

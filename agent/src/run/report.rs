@@ -150,7 +150,11 @@ mod tests {
         }
         reporter.kept();
         let reports = reporter.reports(8);
-        assert!(reports[0].profile.is_none() && reports[0].outcomes.is_empty() && reports[0].indicators.is_empty());
+        assert!(
+            reports[0].profile.is_none()
+                && reports[0].outcomes.is_empty()
+                && reports[0].indicators.is_empty()
+        );
     }
 
     #[test]
@@ -159,7 +163,8 @@ mod tests {
         (0..1000).for_each(|generation| reporter.outcome(outcome(generation)));
         let reports = reporter.reports(0);
         assert!(reports.iter().all(|report| report.outcomes.len() <= OUTCOMES_PER_REPORT));
-        let kept: Vec<_> = reports.iter().flat_map(|report| report.outcomes.iter().map(|o| o.generation)).collect();
+        let kept: Vec<_> =
+            reports.iter().flat_map(|report| report.outcomes.iter().map(|o| o.generation)).collect();
         assert_eq!(kept, (488..1000).collect::<Vec<_>>());
         assert_eq!(reports[0].indicators[0].count, 488);
     }

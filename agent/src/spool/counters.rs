@@ -36,7 +36,16 @@ pub struct BootCounters {
 impl Default for BootCounters {
     fn default() -> Self {
         let boot = BootId([0; 16]);
-        Self { boot, ordinal: 0, appended: 0, windows: 0, acked: 0, evicted: 0, windows_evicted: 0, acked_upto: 0 }
+        Self {
+            boot,
+            ordinal: 0,
+            appended: 0,
+            windows: 0,
+            acked: 0,
+            evicted: 0,
+            windows_evicted: 0,
+            acked_upto: 0,
+        }
     }
 }
 
@@ -87,7 +96,10 @@ impl Counters {
     /// Moves finished boots into the sums while there are too many.
     pub(super) fn fold(&mut self) {
         while self.boots.len() > BOOTS_MAX {
-            let Some(at) = self.boots[..self.boots.len() - 1].iter().position(|boot| boot.waiting() == 0) else { return };
+            let Some(at) = self.boots[..self.boots.len() - 1].iter().position(|boot| boot.waiting() == 0)
+            else {
+                return;
+            };
             let boot = self.boots.remove(at);
             self.earlier.add(&boot);
         }

@@ -63,7 +63,12 @@ pub(super) fn make_room(txn: &WriteTransaction, books: &mut Books<'_>) -> Result
 }
 
 /// Gives up all records of one boot.
-pub(super) fn give_up_boot(txn: &WriteTransaction, books: &mut Books<'_>, ordinal: u64, lost: &mut Lost) -> Result<(), redb::Error> {
+pub(super) fn give_up_boot(
+    txn: &WriteTransaction,
+    books: &mut Books<'_>,
+    ordinal: u64,
+    lost: &mut Lost,
+) -> Result<(), redb::Error> {
     for key in keys_of(txn, ordinal, u64::MAX)? {
         evict(txn, books, key, lost)?;
     }
@@ -82,9 +87,16 @@ fn cheapest(txn: &WriteTransaction, books: &Books<'_>) -> Result<Option<Key>, re
     Ok(None)
 }
 
-fn evict(txn: &WriteTransaction, books: &mut Books<'_>, key: Key, lost: &mut Lost) -> Result<(), redb::Error> {
+fn evict(
+    txn: &WriteTransaction,
+    books: &mut Books<'_>,
+    key: Key,
+    lost: &mut Lost,
+) -> Result<(), redb::Error> {
     let removed = books.remove(txn, key)?;
-    let Some(boot) = books.counters.boots.iter_mut().find(|boot| boot.ordinal == key.ordinal) else { return Ok(()) };
+    let Some(boot) = books.counters.boots.iter_mut().find(|boot| boot.ordinal == key.ordinal) else {
+        return Ok(());
+    };
     boot.evicted += 1;
     lost.add_range(boot.boot, key.seq, key.seq);
     match removed {
@@ -101,14 +113,20 @@ fn evict(txn: &WriteTransaction, books: &mut Books<'_>, key: Key, lost: &mut Los
 }
 
 /// Writes what was lost into gap records: into the one that still grows where there is one.
-pub(super) fn write_gaps(txn: &WriteTransaction, books: &mut Books<'_>, lost: Lost) -> Result<(), redb::Error> {
+pub(super) fn write_gaps(
+    txn: &WriteTransaction,
+    books: &mut Books<'_>,
+    lost: Lost,
+) -> Result<(), redb::Error> {
     for (boot, ranges) in lost.0 {
         let open = books.open_gaps.get(&boot).copied();
         let known = match open {
             Some(key) => read_gap(txn, key)?,
             None => None,
         };
-        let grown = merge(known.iter().flat_map(|gap| gap.ranges.iter().copied()).chain(ranges.iter().copied()).collect());
+        let grown = merge(
+            known.iter().flat_map(|gap| gap.ranges.iter().copied()).chain(ranges.iter().copied()).collect(),
+        );
         if let Some(key) = open.filter(|_| known.is_some() && grown.len() <= RANGES_MAX) {
             books.put(txn, key, Kind::Gap, &cbor::encode(&Gap { boot, ranges: grown }))?;
             continue;

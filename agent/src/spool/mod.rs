@@ -135,7 +135,12 @@ impl Spool {
 
     /// Unacknowledged records above `after`, oldest first: at most `count_max` of them, and no more than the
     /// first beyond `bytes_max`. `None` begins at the oldest.
-    pub fn pending(&self, after: Option<Key>, count_max: usize, bytes_max: usize) -> Result<Vec<Record>, SpoolError> {
+    pub fn pending(
+        &self,
+        after: Option<Key>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, SpoolError> {
         self.lock().pending(after, count_max, bytes_max)
     }
 

@@ -94,7 +94,12 @@ impl Books<'_> {
     }
 
     /// Gives `body` the next number.
-    pub(super) fn insert(&mut self, txn: &WriteTransaction, kind: Kind, body: &[u8]) -> Result<u64, redb::Error> {
+    pub(super) fn insert(
+        &mut self,
+        txn: &WriteTransaction,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<u64, redb::Error> {
         let boot = self.current();
         boot.appended += 1;
         if kind == Kind::Window {
@@ -106,21 +111,37 @@ impl Books<'_> {
     }
 
     /// Writes a record in its place.
-    pub(super) fn put(&mut self, txn: &WriteTransaction, key: Key, kind: Kind, body: &[u8]) -> Result<(), redb::Error> {
+    pub(super) fn put(
+        &mut self,
+        txn: &WriteTransaction,
+        key: Key,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), redb::Error> {
         txn.open_table(RECORDS)?.insert((key.ordinal, key.seq), encode(kind, body).as_slice())?;
-        let before = txn.open_table(INDEX)?.insert((class(kind), key.ordinal, key.seq), cost(body))?.map(|old| old.value());
+        let before = txn
+            .open_table(INDEX)?
+            .insert((class(kind), key.ordinal, key.seq), cost(body))?
+            .map(|old| old.value());
         self.counters.bytes = self.counters.bytes.saturating_sub(before.unwrap_or(0)) + cost(body);
         Ok(())
     }
 
     /// Removes a record and returns its kind and body.
-    pub(super) fn remove(&mut self, txn: &WriteTransaction, key: Key) -> Result<Option<(Kind, Vec<u8>)>, redb::Error> {
+    pub(super) fn remove(
+        &mut self,
+        txn: &WriteTransaction,
+        key: Key,
+    ) -> Result<Option<(Kind, Vec<u8>)>, redb::Error> {
         let mut records = txn.open_table(RECORDS)?;
         let Some(bytes) = records.remove((key.ordinal, key.seq))?.map(|bytes| bytes.value().to_vec()) else {
             return Ok(None);
         };
         let Some((kind, body)) = decode(&bytes) else { return Ok(None) };
-        let cost = txn.open_table(INDEX)?.remove((class(kind), key.ordinal, key.seq))?.map_or(0, |cost| cost.value());
+        let cost = txn
+            .open_table(INDEX)?
+            .remove((class(kind), key.ordinal, key.seq))?
+            .map_or(0, |cost| cost.value());
         self.counters.bytes = self.counters.bytes.saturating_sub(cost);
         Ok(Some((kind, body.to_vec())))
     }
@@ -149,7 +170,8 @@ fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
 
 impl Store {
     pub(super) fn open(dir: &Path, bytes_max: u64, boot: BootId) -> Result<(Self, Found), SpoolError> {
-        std::fs::create_dir_all(dir).map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
+        std::fs::create_dir_all(dir)
+            .map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
         let path = dir.join("spool.redb");
         // The database code may panic on a damaged file; that must not take the agent down.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_database(&path)))
@@ -158,7 +180,8 @@ impl Store {
             Ok((db, counters)) => (db, counters, Found::Sound),
             Err(error) if is_damage(&error) => {
                 let aside = dir.join("spool.damaged.redb");
-                std::fs::rename(&path, &aside).map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
+                std::fs::rename(&path, &aside)
+                    .map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
                 let (db, _) = open_database(&path).map_err(|e| failure(dir, e))?;
                 (db, counters::read(dir).unwrap_or_default(), Found::Damaged(aside))
             }
@@ -166,7 +189,8 @@ impl Store {
         };
         // The disk_full count is kept by the file alone: the database could not be written when it rose.
         counters.disk_full = counters.disk_full.max(counters::read(dir).map_or(0, |old| old.disk_full));
-        let mut store = Self { dir: dir.to_path_buf(), bytes_max, db: Some(db), counters, open_gaps: Default::default() };
+        let mut store =
+            Self { dir: dir.to_path_buf(), bytes_max, db: Some(db), counters, open_gaps: Default::default() };
         store.begin_boot(boot, found != Found::Sound)?;
         Ok((store, found))
     }
@@ -178,7 +202,8 @@ impl Store {
     /// Lists the new boot. If the database was `lost`, what waited in it is declared as gaps.
     fn begin_boot(&mut self, boot: BootId, lost: bool) -> Result<(), SpoolError> {
         self.write(|txn, books| {
-            let ordinal = books.counters.boots.last().map_or(books.counters.earlier.ordinal, |last| last.ordinal) + 1;
+            let ordinal =
+                books.counters.boots.last().map_or(books.counters.earlier.ordinal, |last| last.ordinal) + 1;
             let mut gone = Lost::default();
             if lost {
                 books.counters.bytes = 0;
@@ -230,7 +255,12 @@ impl Store {
             for key in &keys {
                 books.remove(txn, *key)?;
             }
-            let boot = books.counters.boots.iter_mut().find(|boot| boot.ordinal == ordinal).expect("looked up before");
+            let boot = books
+                .counters
+                .boots
+                .iter_mut()
+                .find(|boot| boot.ordinal == ordinal)
+                .expect("looked up before");
             boot.acked += keys.len() as u64;
             boot.acked_upto = upto;
             books.counters.fold();
@@ -245,7 +275,12 @@ impl Store {
         })
     }
 
-    pub(super) fn pending(&mut self, after: Option<Key>, count_max: usize, bytes_max: usize) -> Result<Vec<Record>, SpoolError> {
+    pub(super) fn pending(
+        &mut self,
+        after: Option<Key>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Record>, SpoolError> {
         let records = self.read(|db, boots| {
             let table = db.begin_read()?.open_table(RECORDS)?;
             let from = after.map_or((0, 0), |key| (key.ordinal, key.seq + 1));
@@ -289,7 +324,10 @@ impl Store {
         }
     }
 
-    fn read<T>(&mut self, f: impl FnOnce(&Database, &[BootCounters]) -> Result<T, redb::Error>) -> Result<T, SpoolError> {
+    fn read<T>(
+        &mut self,
+        f: impl FnOnce(&Database, &[BootCounters]) -> Result<T, redb::Error>,
+    ) -> Result<T, SpoolError> {
         self.reopen()?;
         let db = self.db.as_ref().expect("just opened");
         f(db, &self.counters.boots).map_err(|error| {
@@ -300,14 +338,18 @@ impl Store {
     }
 
     /// Runs `f` in one durable transaction; memory follows only when the disk has it.
-    fn write<T>(&mut self, f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>) -> Result<T, SpoolError> {
+    fn write<T>(
+        &mut self,
+        f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
+    ) -> Result<T, SpoolError> {
         self.reopen()?;
         let db = self.db.as_ref().expect("just opened");
         let mut counters = self.counters.clone();
         let mut open_gaps = self.open_gaps.clone();
         let done = (|| {
             let txn = db.begin_write()?;
-            let mut books = Books { counters: &mut counters, open_gaps: &mut open_gaps, bytes_max: self.bytes_max };
+            let mut books =
+                Books { counters: &mut counters, open_gaps: &mut open_gaps, bytes_max: self.bytes_max };
             let value = f(&txn, &mut books)?;
             let bytes = serde_cbor::to_vec(&counters).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
             txn.open_table(BOOKS)?.insert(0, bytes.as_slice())?;
@@ -332,7 +374,8 @@ impl Store {
     /// disk, so the books are read anew.
     fn reopen(&mut self) -> Result<(), SpoolError> {
         if self.db.is_none() {
-            let (db, counters) = open_database(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
+            let (db, counters) =
+                open_database(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
             let disk_full = self.counters.disk_full;
             self.db = Some(db);
             self.counters = Counters { disk_full, ..counters };

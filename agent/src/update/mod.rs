@@ -4,17 +4,17 @@
 //! store of blobs; [`Twin`], small records that survive a cut at any byte; [`Trusted`], both repositories'
 //! verified state and the floors; [`Fetcher`], downloads that resume; and proofs in a child process.
 
-mod clock;
+mod carry;
 mod driver;
 mod fetch;
 mod load;
+mod marker;
 mod prove;
 mod store;
 mod trusted;
 mod twin;
 
-pub use clock::Clock;
-pub use driver::{DriverError, Notice, ORDERS_MAX, Order, UpdateConfig, UpdateDriver};
+pub use driver::{Notice, Order, UpdateConfig, UpdateDriver, UpdateError};
 pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX};
 pub use prove::{ENGINE_CHILD, prove};
 pub use store::{CHUNK_BYTES, Partial, Room, Store, StoreError};

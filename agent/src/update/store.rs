@@ -139,10 +139,10 @@ impl Store {
     /// It is not there, not whole, or not what its name says.
     pub fn read(&self, blob: &Blob) -> Result<Vec<u8>, StoreError> {
         let digest = blob.digest;
-        let mut file = File::open(self.path(&digest)).map_err(|source| StoreError::Io { digest, source })?;
+        let file = File::open(self.path(&digest)).map_err(|source| StoreError::Io { digest, source })?;
         let mut bytes = Vec::new();
         // One byte more than it should have tells a longer file without reading it all.
-        file.by_ref().take(blob.length.saturating_add(1)).read_to_end(&mut bytes).map_err(|source| StoreError::Io { digest, source })?;
+        file.take(blob.length.saturating_add(1)).read_to_end(&mut bytes).map_err(|source| StoreError::Io { digest, source })?;
         if bytes.len() as u64 != blob.length || dunlin_trust::sha256(&bytes) != digest {
             return Err(StoreError::Mismatch { digest });
         }

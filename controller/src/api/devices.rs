@@ -160,6 +160,10 @@ async fn command(
         DeviceCommand::Retarget { release } => CmdBody::Retarget { release },
     };
     let sent = state.downlink.cmd(&id, body).await.map_err(ApiError::internal)?;
+    if let DeviceCommand::Retarget { release } = &command {
+        state.store.forgive(&id, release, clock::wall_ms()).await?;
+        state.wake.planner.notify_one();
+    }
     state.audit.record(&caller.name, "device.command", Value::Null, json!({ "device": id, "command": command, "id": sent })).await?;
     Ok(Json(SentCommand { command: sent }))
 }

@@ -8,7 +8,9 @@ use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use dunlin_protocol::{Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType};
+use dunlin_protocol::{
+    Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType,
+};
 use object_store::GetRange;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -52,13 +54,22 @@ impl From<RegistryError> for ApiError {
         match error {
             RegistryError::Store(error) => error.into(),
             RegistryError::Repo(error) => error.into(),
-            RegistryError::Engine(error) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the model is refused ({}): {error}", error.reason()))
-                .hint("`dunlin model check FILE` says the same without a controller"),
-            RegistryError::Proof(error) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, format!("the model did not pass its proof ({}): {error}", error.reason()))
+            RegistryError::Engine(error) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the model is refused ({}): {error}", error.reason()),
+            )
+            .hint("`dunlin model check FILE` says the same without a controller"),
+            RegistryError::Proof(error) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("the model did not pass its proof ({}): {error}", error.reason()),
+            ),
+            RegistryError::Refused(_) | RegistryError::Claim(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
             }
-            RegistryError::Refused(_) | RegistryError::Claim(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
-            RegistryError::Blob { .. } | RegistryError::File { .. } | RegistryError::Digest { .. } | RegistryError::Learn(_) => Self::internal(error),
+            RegistryError::Blob { .. }
+            | RegistryError::File { .. }
+            | RegistryError::Digest { .. }
+            | RegistryError::Learn(_) => Self::internal(error),
         }
     }
 }
@@ -172,12 +183,19 @@ fn id<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> ApiRe
 }
 
 fn digest(text: &str) -> ApiResult<Digest> {
-    text.parse().map_err(|_| ApiError::bad_request(format!("{text:?} is no SHA-256 digest")).hint("use 64 lower-case hex digits"))
+    text.parse().map_err(|_| {
+        ApiError::bad_request(format!("{text:?} is no SHA-256 digest")).hint("use 64 lower-case hex digits")
+    })
 }
 
 #[utoipa::path(post, path = "/v1/models/{model}/releases", tag = "models", params(("model" = String, Path)), request_body = PushBody,
     responses((status = 201, body = ReleaseView), (status = 409, description = "the same model is a release already"), (status = 422, description = "refused by engine or proof")))]
-async fn push(State(state): State<AppState>, caller: Caller, Path(model): Path<String>, Json(body): Json<PushBody>) -> ApiResult<Response> {
+async fn push(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(model): Path<String>,
+    Json(body): Json<PushBody>,
+) -> ApiResult<Response> {
     caller.require(Scope::Releaser)?;
     let push = Push {
         task: body.task,
@@ -192,12 +210,24 @@ async fn push(State(state): State<AppState>, caller: Caller, Path(model): Path<S
         licence: body.licence,
     };
     let view = ReleaseView::from(state.registry.push(push, &caller.name).await?);
-    state.audit.record(&caller.name, "model.push", Value::Null, json!({ "release": view.release, "manifest": view.manifest })).await?;
+    state
+        .audit
+        .record(
+            &caller.name,
+            "model.push",
+            Value::Null,
+            json!({ "release": view.release, "manifest": view.manifest }),
+        )
+        .await?;
     Ok((StatusCode::CREATED, Json(view)).into_response())
 }
 
 #[utoipa::path(get, path = "/v1/releases", tag = "models", params(Filter), responses((status = 200, body = Vec<ReleaseView>)))]
-async fn releases(State(state): State<AppState>, caller: Caller, Query(filter): Query<Filter>) -> ApiResult<Json<Vec<ReleaseView>>> {
+async fn releases(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(filter): Query<Filter>,
+) -> ApiResult<Json<Vec<ReleaseView>>> {
     caller.require(Scope::Viewer)?;
     let model = filter.model.as_deref().map(id::<ModelName>).transpose()?;
     let task = filter.task.as_deref().map(id::<TaskId>).transpose()?;
@@ -207,7 +237,11 @@ async fn releases(State(state): State<AppState>, caller: Caller, Query(filter): 
 
 #[utoipa::path(get, path = "/v1/releases/{release}", tag = "models", params(("release" = String, Path, description = "`name@version`, or `name@alias`")),
     responses((status = 200, body = ReleaseView), (status = 404)))]
-async fn release(State(state): State<AppState>, caller: Caller, Path(text): Path<String>) -> ApiResult<Json<ReleaseView>> {
+async fn release(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(text): Path<String>,
+) -> ApiResult<Json<ReleaseView>> {
     caller.require(Scope::Viewer)?;
     let release = match text.split_once('@') {
         Some((model, alias)) if alias.parse::<u32>().is_err() => {
@@ -222,7 +256,11 @@ async fn release(State(state): State<AppState>, caller: Caller, Path(text): Path
 }
 
 #[utoipa::path(get, path = "/v1/models/{model}/aliases", tag = "models", params(("model" = String, Path)), responses((status = 200, body = BTreeMap<String, u32>)))]
-async fn aliases(State(state): State<AppState>, caller: Caller, Path(model): Path<String>) -> ApiResult<Json<BTreeMap<String, u32>>> {
+async fn aliases(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(model): Path<String>,
+) -> ApiResult<Json<BTreeMap<String, u32>>> {
     caller.require(Scope::Viewer)?;
     Ok(Json(state.store.aliases(&id(&model)?).await?))
 }
@@ -240,12 +278,16 @@ async fn set_alias(
         && alias.starts_with(|c: char| c.is_ascii_lowercase())
         && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !sound {
-        return Err(ApiError::bad_request(format!("{alias:?} is no alias")).hint("use a-z, 0-9 and '-', beginning with a letter"));
+        return Err(ApiError::bad_request(format!("{alias:?} is no alias"))
+            .hint("use a-z, 0-9 and '-', beginning with a letter"));
     }
     let release = ReleaseId { model: id(&model)?, version: body.version };
     let before = state.store.aliases(&release.model).await?.get(&alias).copied();
     state.store.alias_set(&release, &alias, crate::clock::wall_ms()).await?;
-    state.audit.record(&caller.name, "model.alias", json!(before), json!({ "alias": alias, "release": release })).await?;
+    state
+        .audit
+        .record(&caller.name, "model.alias", json!(before), json!({ "alias": alias, "release": release }))
+        .await?;
     Ok(Json(json!({ "alias": alias, "release": release })))
 }
 
@@ -263,12 +305,20 @@ async fn current_targets(State(state): State<AppState>, caller: Caller) -> ApiRe
 
 #[utoipa::path(post, path = "/v1/approvals", tag = "models", request_body(content = [u8], description = "targets signed offline"),
     responses((status = 200, body = Vec<Changed>), (status = 400, description = "a device would refuse the file")))]
-async fn approve(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Json<Vec<Changed>>> {
+async fn approve(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: Bytes,
+) -> ApiResult<Json<Vec<Changed>>> {
     caller.require(Scope::Releaser)?;
     let sha256 = dunlin_trust::sha256(&body);
     let changed = state.registry.approve(body.to_vec()).await?;
-    let changed: Vec<Changed> = changed.into_iter().map(|(release, state)| Changed { release, state }).collect();
-    state.audit.record(&caller.name, "model.approve", Value::Null, json!({ "targets": sha256, "changed": changed })).await?;
+    let changed: Vec<Changed> =
+        changed.into_iter().map(|(release, state)| Changed { release, state }).collect();
+    state
+        .audit
+        .record(&caller.name, "model.approve", Value::Null, json!({ "targets": sha256, "changed": changed }))
+        .await?;
     state.wake.planner.notify_one();
     Ok(Json(changed))
 }
@@ -278,12 +328,24 @@ async fn approve(State(state): State<AppState>, caller: Caller, body: Bytes) -> 
 async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
     caller.require(Scope::Releaser)?;
     let row = state.registry.policy(body.to_vec(), &caller.name).await?;
-    state.audit.record(&caller.name, "policy.upload", Value::Null, json!({ "task": row.policy.task, "sha256": row.sha256 })).await?;
+    state
+        .audit
+        .record(
+            &caller.name,
+            "policy.upload",
+            Value::Null,
+            json!({ "task": row.policy.task, "sha256": row.sha256 }),
+        )
+        .await?;
     Ok((StatusCode::CREATED, Json(row.addition())).into_response())
 }
 
 #[utoipa::path(get, path = "/v1/policies/{task}", tag = "models", params(("task" = String, Path)), responses((status = 200, description = "the policy in force", body = Object), (status = 404)))]
-async fn policy(State(state): State<AppState>, caller: Caller, Path(task): Path<String>) -> ApiResult<Json<TaskPolicy>> {
+async fn policy(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(task): Path<String>,
+) -> ApiResult<Json<TaskPolicy>> {
     caller.require(Scope::Viewer)?;
     let row = state.store.policy_in_force(&id(&task)?).await?;
     Ok(Json(row.ok_or_else(|| ApiError::not_found("policy in force for the task", task))?.policy))
@@ -337,7 +399,12 @@ fn satisfiable(range: &GetRange, length: u64) -> bool {
 
 #[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "models", params(("sha256" = String, Path)),
     responses((status = 200, description = "the blob", body = [u8]), (status = 206, description = "a range of it", body = [u8]), (status = 404), (status = 416)))]
-async fn blob(State(state): State<AppState>, _reader: Reader, Path(text): Path<String>, headers: HeaderMap) -> ApiResult<Response> {
+async fn blob(
+    State(state): State<AppState>,
+    _reader: Reader,
+    Path(text): Path<String>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
     let sha256 = digest(&text)?;
     let missing = || ApiError::not_found("blob", &text);
     let length = state.registry.blobs().length(&sha256).await?.ok_or_else(missing)?;
@@ -359,7 +426,9 @@ async fn blob(State(state): State<AppState>, _reader: Reader, Path(text): Path<S
     let body = Body::from_stream(part.stream);
     if partial {
         let content_range = format!("bytes {}-{}/{}", part.range.start, part.range.end - 1, part.length);
-        return Ok((StatusCode::PARTIAL_CONTENT, common, [(CONTENT_RANGE, content_range)], body).into_response());
+        return Ok(
+            (StatusCode::PARTIAL_CONTENT, common, [(CONTENT_RANGE, content_range)], body).into_response()
+        );
     }
     Ok((common, body).into_response())
 }

@@ -147,20 +147,25 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Features and rows of a CSV file with a header.
 fn samples(path: &Path, skipped: &[String]) -> Result<(Vec<FeatureMeta>, Vec<Vec<f32>>)> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("could not read {}", path.display()))?;
+    let mut reader =
+        csv::Reader::from_path(path).with_context(|| format!("could not read {}", path.display()))?;
     let header = reader.headers()?.clone();
     if let Some(missing) = skipped.iter().find(|name| !header.iter().any(|column| column == name.as_str())) {
         bail!("{} has no column {missing:?} to skip", path.display());
     }
-    let columns: Vec<usize> = (0..header.len()).filter(|&i| !skipped.iter().any(|name| name == &header[i])).collect();
-    let features = columns.iter().map(|&i| FeatureMeta { name: header[i].to_owned(), unit: String::new() }).collect();
+    let columns: Vec<usize> =
+        (0..header.len()).filter(|&i| !skipped.iter().any(|name| name == &header[i])).collect();
+    let features =
+        columns.iter().map(|&i| FeatureMeta { name: header[i].to_owned(), unit: String::new() }).collect();
     let mut rows = Vec::new();
     for record in reader.records().take(SAMPLES_MAX) {
         let record = record?;
         let line = record.position().map_or(0, csv::Position::line);
         let value = |&i: &usize| {
             let text = record.get(i).unwrap_or_default().trim();
-            text.parse::<f32>().with_context(|| format!("{} line {line}: {text:?} in column {:?} is no number", path.display(), &header[i]))
+            text.parse::<f32>().with_context(|| {
+                format!("{} line {line}: {text:?} in column {:?} is no number", path.display(), &header[i])
+            })
         };
         rows.push(columns.iter().map(value).collect::<Result<Vec<f32>>>()?);
     }
@@ -210,19 +215,28 @@ impl Signing {
             return Ok(Exit::Ok);
         }
         let changed: Vec<Changed> = client.upload("/v1/approvals", signed).await?;
-        let rows: Vec<Vec<String>> = changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
+        let rows: Vec<Vec<String>> =
+            changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
         out.table(&changed, &["release", "state"], &rows)?;
         Ok(Exit::Ok)
     }
 }
 
-async fn approve(client: &ApiClient, out: &Output, releases: &[ReleaseId], signing: &Signing) -> Result<Exit> {
+async fn approve(
+    client: &ApiClient,
+    out: &Output,
+    releases: &[ReleaseId],
+    signing: &Signing,
+) -> Result<Exit> {
     let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
     let names: Vec<String> = releases.iter().map(ReleaseId::target_name).collect();
-    if let Some(missing) = names.iter().position(|name| !pending.iter().any(|addition| addition.name == *name)) {
+    if let Some(missing) =
+        names.iter().position(|name| !pending.iter().any(|addition| addition.name == *name))
+    {
         bail!("{} does not wait for approval; see `dunlin model pending`", releases[missing]);
     }
-    let add: Vec<Addition> = pending.into_iter().filter(|addition| names.is_empty() || names.contains(&addition.name)).collect();
+    let add: Vec<Addition> =
+        pending.into_iter().filter(|addition| names.is_empty() || names.contains(&addition.name)).collect();
     if add.is_empty() {
         out.note("nothing waits for approval");
         return Ok(Exit::Ok);
@@ -244,9 +258,13 @@ async fn check(client: &ApiClient, addition: &Addition) -> Result<()> {
         bail!("the controller describes {} otherwise than it is; do not sign", addition.name);
     }
     if ReleaseId::from_target_name(&addition.name).is_some() {
-        let bundle: dunlin_protocol::Bundle = serde_json::from_slice(&content).with_context(|| format!("{} is no manifest", addition.name))?;
+        let bundle: dunlin_protocol::Bundle =
+            serde_json::from_slice(&content).with_context(|| format!("{} is no manifest", addition.name))?;
         let custom: dunlin_protocol::TargetCustom = serde_json::from_value(addition.custom.clone())?;
-        if bundle.release.target_name() != addition.name || custom.task != bundle.task || custom.hard != bundle.hard {
+        if bundle.release.target_name() != addition.name
+            || custom.task != bundle.task
+            || custom.hard != bundle.hard
+        {
             bail!("the controller's constraints for {} are not its manifest's; do not sign", addition.name);
         }
     }
@@ -267,7 +285,10 @@ impl ModelCommand {
             }
             Self::Pending => {
                 let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
-                let rows: Vec<Vec<String>> = pending.iter().map(|one| vec![one.name.clone(), one.length.to_string(), one.sha256.to_string()]).collect();
+                let rows: Vec<Vec<String>> = pending
+                    .iter()
+                    .map(|one| vec![one.name.clone(), one.length.to_string(), one.sha256.to_string()])
+                    .collect();
                 out.table(&pending, &["target", "bytes", "sha256"], &rows)?;
                 Ok(Exit::Ok)
             }
@@ -310,35 +331,63 @@ fn check_file(file: &Path, out: &Output) -> Result<Exit> {
         Ok(inspection) => inspection,
         Err(error) => {
             let reason = error.reason();
-            out.show(&json!({ "refused": reason, "error": error.to_string() }), |_| format!("refused ({reason}): {error}"))?;
+            out.show(&json!({ "refused": reason, "error": error.to_string() }), |_| {
+                format!("refused ({reason}): {error}")
+            })?;
             return Ok(Exit::Refused);
         }
     };
     let value = json!({ "inputs": inspection.inputs, "outputs": inspection.outputs, "ops": inspection.ops });
     out.show(&value, |_| {
         let specs = |specs: &[dunlin_protocol::TensorSpec]| {
-            specs.iter().map(|spec| format!("{} {} {:?}", spec.name, spec.datatype.as_str(), spec.shape)).collect::<Vec<_>>().join(", ")
+            specs
+                .iter()
+                .map(|spec| format!("{} {} {:?}", spec.name, spec.datatype.as_str(), spec.shape))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         let ops: Vec<&str> = inspection.ops.iter().map(String::as_str).collect();
-        format!("inputs:  {}\noutputs: {}\nops:     {}", specs(&inspection.inputs), specs(&inspection.outputs), ops.join(", "))
+        format!(
+            "inputs:  {}\noutputs: {}\nops:     {}",
+            specs(&inspection.inputs),
+            specs(&inspection.outputs),
+            ops.join(", ")
+        )
     })?;
     Ok(Exit::Ok)
 }
 
-async fn list(client: &ApiClient, out: &Output, task: Option<TaskId>, name: Option<ModelName>) -> Result<Exit> {
+async fn list(
+    client: &ApiClient,
+    out: &Output,
+    task: Option<TaskId>,
+    name: Option<ModelName>,
+) -> Result<Exit> {
     let task = task.map(|task| format!("task={task}"));
     let name = name.map(|name| format!("model={name}"));
     let query: Vec<String> = task.into_iter().chain(name).collect();
     let views: Vec<ReleaseView> = client.get(&format!("/v1/releases?{}", query.join("&"))).await?;
     let row = |view: &ReleaseView| {
-        let accuracy = view.bundle.metrics.get("accuracy_ppm").map_or_else(|| "-".to_owned(), |ppm| format!("{:.1} %", *ppm as f64 / 1e4));
+        let accuracy = view
+            .bundle
+            .metrics
+            .get("accuracy_ppm")
+            .map_or_else(|| "-".to_owned(), |ppm| format!("{:.1} %", *ppm as f64 / 1e4));
         let state = match view.state {
             ReleaseState::Pending => "pending",
             ReleaseState::Approved => "approved",
             ReleaseState::Withdrawn => "withdrawn",
         };
         let bundle = &view.bundle;
-        vec![view.release.to_string(), bundle.task.to_string(), bundle.family.clone(), state.to_owned(), accuracy, bundle.hard.bundle_bytes.to_string(), bundle.latency_us.to_string()]
+        vec![
+            view.release.to_string(),
+            bundle.task.to_string(),
+            bundle.family.clone(),
+            state.to_owned(),
+            accuracy,
+            bundle.hard.bundle_bytes.to_string(),
+            bundle.latency_us.to_string(),
+        ]
     };
     let rows: Vec<Vec<String>> = views.iter().map(row).collect();
     out.table(&views, &["release", "task", "family", "state", "accuracy", "bytes", "us"], &rows)?;

@@ -4,6 +4,7 @@
 //! One [`Ledger`] per task folds windows in the order of their arrival. Its state is a function of the rows, the
 //! roster and the reference profiles alone: after a restart it is rebuilt by reading the same rows again.
 //! A row that can not be read, or whose counts contradict one another, is skipped, counted and reported.
+mod alert;
 mod choice;
 mod config;
 mod drift;
@@ -11,6 +12,7 @@ mod ledger;
 mod read;
 mod subject;
 
+pub use alert::{DRIFT, SENSOR_SUSPECT, WINDOW_SKIPPED, alert};
 pub use choice::{candidate_evidence, predicted};
 pub use config::EvidenceConfig;
 pub use drift::{Drift, Finding};

@@ -11,6 +11,8 @@ use dunlin_select::{LatencySource, Predicted};
 
 use super::*;
 
+mod alerts;
+
 const MINUTE: u64 = 60_000;
 const QUARTER: u64 = 15 * MINUTE;
 const PROFILE: Digest = Digest([9; 32]);

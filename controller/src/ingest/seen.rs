@@ -57,7 +57,8 @@ impl Seen {
 
     /// Accounts for a range; returns how many of its numbers were not yet.
     pub fn insert(&mut self, first: u64, last: u64) -> Result<u64, TooManyHoles> {
-        let first = first.max(self.upto.saturating_add(1));
+        let Some(next) = self.upto.checked_add(1) else { return Ok(0) };
+        let first = first.max(next);
         if last < first {
             return Ok(0);
         }

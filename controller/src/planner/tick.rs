@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dunlin_protocol::{Assignment, Bundle, Desired as Hint, DeviceId, ReleaseId, TaskId};
-use dunlin_rollout::{Inventory, Member, Progress, Verdict, plan};
+use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
 use serde_json::json;
 
@@ -146,6 +146,11 @@ async fn look(state: &AppState, rollout: &mut RolloutRow, inventory: &Inventory)
         tracing::info!(rollout = next.rollout, generation = next.generation, state = next.state.name(), "a rollout moved on");
         let after = json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
         state.audit.record("planner", verb(&report.verdict), json!({ "generation": rollout.plan.generation }), after).await?;
+        if let State::Stopped { reason, .. } = &next.state {
+            let facts = json!(reason);
+            let detail = format!("rollout {} of task {} stopped; its devices return to what they ran", next.rollout, next.task);
+            state.store.alert_raise("rollout_stopped", &format!("rollout:{}", next.rollout), &detail, &facts, clock::wall_ms()).await?;
+        }
         rollout.plan = next;
     }
     if rollout.report.as_ref() != Some(&report) {

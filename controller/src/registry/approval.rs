@@ -71,8 +71,10 @@ impl Registry {
     pub async fn follow_targets(&self, now_ms: u64) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
         let image = self.repos.image()?;
         let names = image.target_names();
-        let targets: BTreeMap<String, Digest> =
-            names.into_iter().filter_map(|name| Some((name.to_string(), image.target(&name)?.sha256))).collect();
+        let targets: BTreeMap<String, Digest> = names
+            .into_iter()
+            .filter_map(|name| Some((name.to_string(), image.target(name)?.sha256)))
+            .collect();
         let listed = Listed { targets, floors: self.repos.release_floors()? };
         Ok(self.store.registry_listed(&listed, now_ms).await?)
     }
@@ -84,16 +86,23 @@ impl Registry {
     pub async fn policy(&self, body: Vec<u8>, who: &str) -> Result<PolicyRow, RegistryError> {
         let refuse = |text: String| RegistryError::Refused(text);
         if body.len() > POLICY_BYTES_MAX {
-            return Err(refuse(format!("a policy of {} bytes; at most {POLICY_BYTES_MAX} are read", body.len())));
+            return Err(refuse(format!(
+                "a policy of {} bytes; at most {POLICY_BYTES_MAX} are read",
+                body.len()
+            )));
         }
-        let policy: TaskPolicy = serde_json::from_slice(&body).map_err(|error| refuse(format!("this is no task policy: {error}")))?;
+        let policy: TaskPolicy = serde_json::from_slice(&body)
+            .map_err(|error| refuse(format!("this is no task policy: {error}")))?;
         if policy.format != 1 {
             return Err(refuse(format!("a policy of format {}; this release reads 1", policy.format)));
         }
         if let Some(bounds) = &policy.retrained
             && self.blobs.length(&bounds.anchor.digest).await? != Some(bounds.anchor.length)
         {
-            return Err(refuse(format!("the anchor set {} is not here; upload it first: dunlin model blob FILE", bounds.anchor.digest)));
+            return Err(refuse(format!(
+                "the anchor set {} is not here; upload it first: dunlin model blob FILE",
+                bounds.anchor.digest
+            )));
         }
         let sha256 = dunlin_trust::sha256(&body);
         let row = PolicyRow { policy, body, sha256, in_force: false, created_ms: clock::wall_ms() };
@@ -109,6 +118,9 @@ impl Registry {
     /// There is no repository yet.
     pub fn current_targets(&self) -> Result<Vec<u8>, RegistryError> {
         let stored = self.repos.image()?.stored();
-        stored.targets.map(|bytes| bytes.0).ok_or_else(|| RegistryError::Refused("no targets are published yet".into()))
+        stored
+            .targets
+            .map(|bytes| bytes.0)
+            .ok_or_else(|| RegistryError::Refused("no targets are published yet".into()))
     }
 }

@@ -50,7 +50,10 @@ impl Blobs {
     /// They are too many, or can not be written.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Blob, RegistryError> {
         if bytes.len() > BLOB_BYTES_MAX {
-            return Err(RegistryError::Refused(format!("a blob of {} bytes; at most {BLOB_BYTES_MAX} are kept", bytes.len())));
+            return Err(RegistryError::Refused(format!(
+                "a blob of {} bytes; at most {BLOB_BYTES_MAX} are kept",
+                bytes.len()
+            )));
         }
         let blob = Blob { digest: dunlin_trust::sha256(&bytes), length: bytes.len() as u64 };
         let put = self.files.put(&key(&blob.digest), PutPayload::from(bytes)).await;
@@ -90,10 +93,18 @@ impl Blobs {
     }
 
     /// A stream of a blob, or of a part of it. The receiver checks the digest.
-    pub(crate) async fn stream(&self, digest: &Digest, range: Option<GetRange>) -> Result<Option<Part>, RegistryError> {
+    pub(crate) async fn stream(
+        &self,
+        digest: &Digest,
+        range: Option<GetRange>,
+    ) -> Result<Option<Part>, RegistryError> {
         let options = GetOptions { range, ..GetOptions::default() };
         match self.files.get_opts(&key(digest), options).await {
-            Ok(result) => Ok(Some(Part { range: result.range.clone(), length: result.meta.size, stream: result.into_stream() })),
+            Ok(result) => Ok(Some(Part {
+                range: result.range.clone(),
+                length: result.meta.size,
+                stream: result.into_stream(),
+            })),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(RegistryError::Blob { attempted: "read a blob", source }),
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use dunlin_engine::Inspection;
 use dunlin_engine::prove::Proof;
 use dunlin_protocol::{
-    Blob, Bundle, Digest, FeatureMeta, GoldenSet, Hard, Lineage, ModelName, ModelSignature, ReferenceProfile, ReleaseId, TaskId,
-    TaskType, cbor,
+    Blob, Bundle, Digest, FeatureMeta, GoldenSet, Hard, Lineage, ModelName, ModelSignature, ReferenceProfile,
+    ReleaseId, TaskId, TaskType, cbor,
 };
 
 use super::{Registry, RegistryError};
@@ -46,7 +46,8 @@ impl Registry {
             Some(profile) => Some(self.blobs.put(cbor::encode(profile)).await?),
             None => None,
         };
-        let bundle_bytes = [Some(model), Some(golden), profile].into_iter().flatten().map(|blob: Blob| blob.length).sum();
+        let bundle_bytes =
+            [Some(model), Some(golden), profile].into_iter().flatten().map(|blob: Blob| blob.length).sum();
         let hard = Hard {
             arch: Default::default(),
             ops: parts.inspection.ops,

@@ -21,8 +21,8 @@ mod proof;
 mod push;
 mod trained;
 
-pub use blobs::{BLOB_BYTES_MAX, Blobs};
 pub use approval::POLICY_BYTES_MAX;
+pub use blobs::{BLOB_BYTES_MAX, Blobs};
 pub use push::Push;
 pub use trained::{Examined, ExaminedCandidate, anchor_set};
 
@@ -120,9 +120,14 @@ impl Registry {
     }
 
     /// Runs file work on the repositories off the async threads.
-    async fn on_repos<T: Send + 'static>(&self, work: impl FnOnce(&Repos) -> Result<T, RepoError> + Send + 'static) -> Result<T, RegistryError> {
+    async fn on_repos<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Repos) -> Result<T, RepoError> + Send + 'static,
+    ) -> Result<T, RegistryError> {
         let repos = Arc::clone(&self.repos);
-        Ok(tokio::task::spawn_blocking(move || work(&repos)).await.expect("the repositories return their errors")?)
+        Ok(tokio::task::spawn_blocking(move || work(&repos))
+            .await
+            .expect("the repositories return their errors")?)
     }
 
     /// The blobs.

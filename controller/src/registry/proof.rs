@@ -30,7 +30,12 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
 
 impl Registry {
     /// Replays `golden` on `onnx` in a child process, and scores it on `anchor` if there is one.
-    pub(super) async fn prove(&self, onnx: &[u8], golden: &GoldenSet, anchor: Option<&GoldenSet>) -> Result<Proof, RegistryError> {
+    pub(super) async fn prove(
+        &self,
+        onnx: &[u8],
+        golden: &GoldenSet,
+        anchor: Option<&GoldenSet>,
+    ) -> Result<Proof, RegistryError> {
         let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let scratch = Scratch(self.proofs.join(name));
         std::fs::create_dir_all(&scratch.0).map_err(RegistryError::file("create", &scratch.0))?;
@@ -55,8 +60,15 @@ impl Registry {
     /// Loads the model and runs `inputs` in a child process, whatever the answers are.
     pub(super) async fn survive(&self, onnx: &[u8], inputs: &[TensorData]) -> Result<(), RegistryError> {
         // No answer differs by more than this tolerance, so the one expected output holds nothing.
-        let nothing = TensorData { name: String::new(), datatype: DType::Fp32, shape: vec![], data: Bytes(vec![]) };
-        let golden = GoldenSet { format: 1, inputs: inputs.to_vec(), outputs: vec![nothing], tolerance_ppm: u32::MAX, labels: vec![] };
+        let nothing =
+            TensorData { name: String::new(), datatype: DType::Fp32, shape: vec![], data: Bytes(vec![]) };
+        let golden = GoldenSet {
+            format: 1,
+            inputs: inputs.to_vec(),
+            outputs: vec![nothing],
+            tolerance_ppm: u32::MAX,
+            labels: vec![],
+        };
         self.prove(onnx, &golden, None).await.map(|_| ())
     }
 }

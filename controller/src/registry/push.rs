@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use dunlin_engine::{Inspection, Model, golden, inspect};
 use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
-    Bytes, DType, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType, TensorData, TensorSpec,
+    Bytes, DType, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType, TensorData,
+    TensorSpec,
 };
 
 use super::intake::Parts;
@@ -54,7 +55,10 @@ impl Registry {
     /// The engine refuses it, it fails its proof, or what is said about it does not fit it.
     pub async fn push(&self, push: Push, who: &str) -> Result<ReleaseRow, RegistryError> {
         if push.model.is_retrained() {
-            return Err(RegistryError::Refused(format!("names that begin with auto. belong to retrained models; choose another than {}", push.model)));
+            return Err(RegistryError::Refused(format!(
+                "names that begin with auto. belong to retrained models; choose another than {}",
+                push.model
+            )));
         }
         let inspection = inspect(&push.onnx)?;
         let features = check_form(&push, &inspection)?;
@@ -102,7 +106,12 @@ fn row_len(spec: &TensorSpec) -> Result<usize, RegistryError> {
         .map(|&dim| usize::try_from(dim).ok())
         .try_fold(1usize, |product, dim| product.checked_mul(dim?))
         .filter(|&len| (1..=GOLDEN_ELEMENTS_MAX).contains(&len))
-        .ok_or_else(|| RegistryError::Refused(format!("input {:?} of shape {:?}: only the first dimension may be open", spec.name, spec.shape)))
+        .ok_or_else(|| {
+            RegistryError::Refused(format!(
+                "input {:?} of shape {:?}: only the first dimension may be open",
+                spec.name, spec.shape
+            ))
+        })
 }
 
 /// Checks samples, features and labels against the graph; returns the features, numbered if none are named.
@@ -117,12 +126,19 @@ fn check_form(push: &Push, inspection: &Inspection) -> Result<Vec<FeatureMeta>, 
         return refuse("a sample holds a value that is not a finite number".to_owned());
     }
     if !push.features.is_empty() && push.features.len() != width {
-        return refuse(format!("{} features are named, input {:?} takes {width}", push.features.len(), first.name));
+        return refuse(format!(
+            "{} features are named, input {:?} takes {width}",
+            push.features.len(),
+            first.name
+        ));
     }
     if push.task_type == TaskType::Classification {
         let classes = inspection.outputs.last().and_then(|output| output.shape.last()).copied().unwrap_or(-1);
         if classes > 0 && !push.labels.is_empty() && classes as usize != push.labels.len() {
-            return refuse(format!("{} labels are named, the scores have {classes} classes", push.labels.len()));
+            return refuse(format!(
+                "{} labels are named, the scores have {classes} classes",
+                push.labels.len()
+            ));
         }
     }
     if !push.features.is_empty() {
@@ -133,10 +149,16 @@ fn check_form(push: &Push, inspection: &Inspection) -> Result<Vec<FeatureMeta>, 
 
 fn inputs(inspection: &Inspection, samples: &[Vec<f32>]) -> Result<Vec<TensorData>, RegistryError> {
     let fixed = inspection.inputs.iter().find_map(|spec| spec.shape.first().copied().filter(|&dim| dim > 0));
-    let widest = inspection.inputs.iter().map(row_len).collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(1);
+    let widest =
+        inspection.inputs.iter().map(row_len).collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(1);
     let wanted = if samples.is_empty() { GOLDEN_ROWS } else { GOLDEN_ROWS.min(samples.len()) };
     let rows = fixed.map_or(wanted.min(GOLDEN_ELEMENTS_MAX / widest).max(1), |dim| dim as usize);
-    inspection.inputs.iter().enumerate().map(|(i, spec)| input(spec, rows, if i == 0 { samples } else { &[] })).collect()
+    inspection
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| input(spec, rows, if i == 0 { samples } else { &[] }))
+        .collect()
 }
 
 /// `rows` rows spread over the samples, or random ones that are the same for the same model input.
@@ -162,16 +184,22 @@ fn input(spec: &TensorSpec, rows: usize, samples: &[Vec<f32>]) -> Result<TensorD
         | DType::Int16
         | DType::Fp16
         | DType::Bytes => {
-            let text = format!("input {:?} is {}: give golden vectors of your own with the model", spec.name, spec.datatype.as_str());
+            let text = format!(
+                "input {:?} is {}: give golden vectors of your own with the model",
+                spec.name,
+                spec.datatype.as_str()
+            );
             return Err(RegistryError::Refused(text));
         }
     };
-    let shape = std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
+    let shape =
+        std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
     Ok(TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
 }
 
 fn profile(features: &[FeatureMeta], samples: &[Vec<f32>]) -> ReferenceProfile {
     let names: Vec<String> = features.iter().map(|feature| feature.name.clone()).collect();
-    let columns: Vec<Vec<f32>> = (0..features.len()).map(|i| samples.iter().map(|row| row[i]).collect()).collect();
+    let columns: Vec<Vec<f32>> =
+        (0..features.len()).map(|i| samples.iter().map(|row| row[i]).collect()).collect();
     dunlin_monitor::profile::build(&names, &columns, PROFILE_BINS)
 }

@@ -10,7 +10,8 @@ use dunlin_learn::job::{CANDIDATES_DIR, Job, RESULT_FILE, Schema};
 use dunlin_learn::result::{Candidate, GOLDEN_FILE, MODEL_FILE, PROFILE_FILE, RunResult};
 use dunlin_learn::split;
 use dunlin_protocol::{
-    Blob, Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, ReleaseId, TaskId, TensorData, cbor,
+    Blob, Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, ReleaseId,
+    TaskId, TensorData, cbor,
 };
 
 use super::intake::Parts;
@@ -78,7 +79,9 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, RegistryError> {
 }
 
 fn part(folder: &Path, candidate: &Candidate, name: &str, max: u64) -> Result<Vec<u8>, RegistryError> {
-    let Some(blob) = candidate.files.get(name) else { return claim(format!("candidate {} has no {name}", candidate.id)) };
+    let Some(blob) = candidate.files.get(name) else {
+        return claim(format!("candidate {} has no {name}", candidate.id));
+    };
     let bytes = read(&folder.join(name), max)?;
     let found = Blob { digest: dunlin_trust::sha256(&bytes), length: bytes.len() as u64 };
     if found != *blob {
@@ -103,7 +106,12 @@ impl Registry {
     ///
     /// # Errors
     /// The result does not answer this job, or no candidate holds what it claims.
-    pub async fn examine(&self, dir: &Path, job: &Digest, dataset: &Digest) -> Result<Examined, RegistryError> {
+    pub async fn examine(
+        &self,
+        dir: &Path,
+        job: &Digest,
+        dataset: &Digest,
+    ) -> Result<Examined, RegistryError> {
         let given = read(&dir.join(dunlin_learn::job::JOB_FILE), PART_BYTES_MAX)?;
         if dunlin_trust::sha256(&given) != *job {
             return claim("job.json is not the one that was given out");
@@ -114,10 +122,15 @@ impl Registry {
         }
         let table = Table::read(dir, &job_file, &schema)?;
         let bytes = read(&dir.join(RESULT_FILE), RESULT_BYTES_MAX)?;
-        let result: RunResult = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Claim(format!("result.json: {error}")))?;
+        let result: RunResult = serde_json::from_slice(&bytes)
+            .map_err(|error| RegistryError::Claim(format!("result.json: {error}")))?;
         let parts = split::holdout(&table, job_file.split, job_file.seed);
         let holdout = table.take(&parts.holdout);
-        if result.format != 1 || result.job != *job || result.dataset != *dataset || result.seed != job_file.seed {
+        if result.format != 1
+            || result.job != *job
+            || result.dataset != *dataset
+            || result.seed != job_file.seed
+        {
             return claim("result.json answers another job");
         }
         if result.truth != holdout.y || result.candidates.len() > CANDIDATES_MAX {
@@ -140,44 +153,87 @@ impl Registry {
         }
     }
 
-    async fn examine_one(&self, dir: &Path, candidate: &Candidate, schema: &Schema, holdout: &Table) -> Result<ExaminedCandidate, RegistryError> {
+    async fn examine_one(
+        &self,
+        dir: &Path,
+        candidate: &Candidate,
+        schema: &Schema,
+        holdout: &Table,
+    ) -> Result<ExaminedCandidate, RegistryError> {
         // The id is a folder name; ids of the protocol are safe as such.
-        let id: TaskId = candidate.id.parse().map_err(|_| RegistryError::Claim("a candidate's id is no folder name".into()))?;
+        let id: TaskId = candidate
+            .id
+            .parse()
+            .map_err(|_| RegistryError::Claim("a candidate's id is no folder name".into()))?;
         let folder = dir.join(CANDIDATES_DIR).join(id.as_str());
         let onnx = part(&folder, candidate, MODEL_FILE, dunlin_engine::MODEL_BYTES_MAX as u64)?;
         let inspection = inspect(&onnx)?;
-        let shape = |specs: &[dunlin_protocol::TensorSpec], width: usize| {
-            matches!(specs, [one] if one.datatype == DType::Fp32 && one.shape == [-1, width as i64])
-        };
+        let shape = |specs: &[dunlin_protocol::TensorSpec], width: usize| matches!(specs, [one] if one.datatype == DType::Fp32 && one.shape == [-1, width as i64]);
         if !shape(&inspection.inputs, holdout.width) || !shape(&inspection.outputs, holdout.classes) {
-            return claim(format!("candidate {} does not have the input and output its schema asks for", candidate.id));
+            return claim(format!(
+                "candidate {} does not have the input and output its schema asks for",
+                candidate.id
+            ));
         }
         let decode = |error: cbor::CborError| RegistryError::Claim(error.to_string());
-        let profile: ReferenceProfile = cbor::decode(&part(&folder, candidate, PROFILE_FILE, PART_BYTES_MAX)?, PART_BYTES_MAX as usize).map_err(decode)?;
+        let profile: ReferenceProfile =
+            cbor::decode(&part(&folder, candidate, PROFILE_FILE, PART_BYTES_MAX)?, PART_BYTES_MAX as usize)
+                .map_err(decode)?;
         let names: Vec<&String> = profile.features.iter().map(|feature| &feature.name).collect();
         let sound = profile.features.iter().all(|feature| feature.counts.unpack(feature.bins()).is_some());
         if !sound || !names.into_iter().eq(schema.features.iter().map(|feature| &feature.name)) {
-            return claim(format!("the reference profile of candidate {} is not one of the schema's features", candidate.id));
+            return claim(format!(
+                "the reference profile of candidate {} is not one of the schema's features",
+                candidate.id
+            ));
         }
-        let golden: GoldenSet = cbor::decode(&part(&folder, candidate, GOLDEN_FILE, PART_BYTES_MAX)?, PART_BYTES_MAX as usize).map_err(decode)?;
+        let golden: GoldenSet =
+            cbor::decode(&part(&folder, candidate, GOLDEN_FILE, PART_BYTES_MAX)?, PART_BYTES_MAX as usize)
+                .map_err(decode)?;
         let rows = golden.inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(0);
-        if golden.tolerance_ppm > TOLERANCE_PPM_MAX || !(1..=GOLDEN_ROWS_MAX).contains(&rows) || golden.outputs.len() != 1 {
+        if golden.tolerance_ppm > TOLERANCE_PPM_MAX
+            || !(1..=GOLDEN_ROWS_MAX).contains(&rows)
+            || golden.outputs.len() != 1
+        {
             return claim(format!("the golden set of candidate {} proves nothing", candidate.id));
         }
         let proof = self.prove(&onnx, &golden, None).await?;
         let predictions = predict(onnx.clone(), holdout.clone()).await?;
-        let right = predictions.iter().zip(&holdout.y).filter(|(predicted, truth)| **predicted == Some(**truth)).count() as u64;
+        let right = predictions
+            .iter()
+            .zip(&holdout.y)
+            .filter(|(predicted, truth)| **predicted == Some(**truth))
+            .count() as u64;
         if right != candidate.right || candidate.n != holdout.rows() as u64 {
-            return claim(format!("candidate {} claims {} of {} right, {right} of {} were", candidate.id, candidate.right, candidate.n, holdout.rows()));
+            return claim(format!(
+                "candidate {} claims {} of {} right, {right} of {} were",
+                candidate.id,
+                candidate.right,
+                candidate.n,
+                holdout.rows()
+            ));
         }
-        Ok(ExaminedCandidate { candidate: candidate.clone(), predictions, right, proof, onnx, inspection, golden, profile })
+        Ok(ExaminedCandidate {
+            candidate: candidate.clone(),
+            predictions,
+            right,
+            proof,
+            onnx,
+            inspection,
+            golden,
+            profile,
+        })
     }
 
     /// What an existing release predicts for `rows`, for a paired comparison. It was proven when it came in.
     ///
     /// # Errors
     /// It is not here, or takes other inputs.
-    pub async fn predictions(&self, release: &ReleaseId, rows: &Table) -> Result<Vec<Option<u32>>, RegistryError> {
+    pub async fn predictions(
+        &self,
+        release: &ReleaseId,
+        rows: &Table,
+    ) -> Result<Vec<Option<u32>>, RegistryError> {
         let missing = || RegistryError::Refused(format!("the model of {release} is not here"));
         let row = self.store.release(release).await?.ok_or_else(missing)?;
         let onnx = self.blobs.get(&row.bundle.model.digest).await?.ok_or_else(missing)?;
@@ -189,24 +245,40 @@ impl Registry {
     ///
     /// # Errors
     /// There is no such candidate, or it was registered before.
-    pub async fn register(&self, examined: &Examined, candidate: &str, run: &str) -> Result<ReleaseRow, RegistryError> {
+    pub async fn register(
+        &self,
+        examined: &Examined,
+        candidate: &str,
+        run: &str,
+    ) -> Result<ReleaseRow, RegistryError> {
         let found = examined.candidates.iter().find(|one| one.candidate.id == candidate);
-        let one = found.ok_or_else(|| RegistryError::Refused(format!("the run {run} has no candidate {candidate}")))?;
+        let one = found
+            .ok_or_else(|| RegistryError::Refused(format!("the run {run} has no candidate {candidate}")))?;
         let task = examined.job.task.clone();
-        let model = ModelName::retrained(&task, one.candidate.family.as_str()).map_err(|error| RegistryError::Refused(error.to_string()))?;
+        let model = ModelName::retrained(&task, one.candidate.family.as_str())
+            .map_err(|error| RegistryError::Refused(error.to_string()))?;
         // A repeated step of a run finds what it made before.
         let digest = dunlin_trust::sha256(&one.onnx);
-        let same = self.store.releases(Some(&model), None).await?.into_iter().find(|row| row.bundle.model.digest == digest);
+        let same = self
+            .store
+            .releases(Some(&model), None)
+            .await?
+            .into_iter()
+            .find(|row| row.bundle.model.digest == digest);
         if let Some(row) = same {
             return Ok(row);
         }
-        let accuracy = i64::try_from(one.right * 1_000_000 / (examined.holdout.rows().max(1) as u64)).unwrap_or(0);
+        let accuracy =
+            i64::try_from(one.right * 1_000_000 / (examined.holdout.rows().max(1) as u64)).unwrap_or(0);
         let metrics = BTreeMap::from([
             ("accuracy_ppm".to_owned(), accuracy),
             ("n".to_owned(), examined.holdout.rows() as i64),
             ("right".to_owned(), one.right as i64),
         ]);
-        let feature = |feature: &dunlin_learn::job::Feature| FeatureMeta { name: feature.name.clone(), unit: feature.unit.clone() };
+        let feature = |feature: &dunlin_learn::job::Feature| FeatureMeta {
+            name: feature.name.clone(),
+            unit: feature.unit.clone(),
+        };
         let parts = Parts {
             model,
             task,
@@ -239,7 +311,10 @@ impl Registry {
         let mut additions: Vec<Addition> = Vec::with_capacity(releases.len());
         for release in releases {
             let row = self.store.release(release).await?;
-            additions.push(row.ok_or_else(|| RegistryError::Refused(format!("there is no release {release}")))?.addition());
+            additions.push(
+                row.ok_or_else(|| RegistryError::Refused(format!("there is no release {release}")))?
+                    .addition(),
+            );
         }
         self.on_repos(move |repos| repos.publish_retrained(&additions, now_ms)).await?;
         self.follow_targets(now_ms).await?;
@@ -254,7 +329,11 @@ async fn predict(onnx: Vec<u8>, rows: Table) -> Result<Vec<Option<u32>>, Registr
     let answered = tokio::task::spawn_blocking(move || {
         let model = Model::load(&onnx, None)?;
         if model.row_len() != rows.width {
-            return Err(RegistryError::Refused(format!("the model takes {} features, the rows have {}", model.row_len(), rows.width)));
+            return Err(RegistryError::Refused(format!(
+                "the model takes {} features, the rows have {}",
+                model.row_len(),
+                rows.width
+            )));
         }
         let mut predictions = Vec::with_capacity(rows.rows());
         for chunk in rows.x.chunks(CHUNK * rows.width) {
@@ -269,5 +348,11 @@ async fn predict(onnx: Vec<u8>, rows: Table) -> Result<Vec<Option<u32>>, Registr
 
 /// The anchor set of `rows`: labelled inputs that a task policy binds retrained models to.
 pub fn anchor_set(rows: &Table) -> GoldenSet {
-    GoldenSet { format: 1, inputs: vec![tensor(rows)], outputs: vec![], tolerance_ppm: 0, labels: rows.y.clone() }
+    GoldenSet {
+        format: 1,
+        inputs: vec![tensor(rows)],
+        outputs: vec![],
+        tolerance_ppm: 0,
+        labels: rows.y.clone(),
+    }
 }

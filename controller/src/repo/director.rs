@@ -196,6 +196,8 @@ impl Repos {
         };
         state.director.clone().update(&check, Now { mono_ms: 0, wall_ms: Some(now_ms) }).map_err(failed)?;
         files.iter().try_for_each(|(path, bytes)| disk::write_atomic(path, bytes))?;
+        disk::prune(&folder, "snapshot", last.snapshot);
+        disk::prune(&folder, "targets", last.targets);
         Ok(last)
     }
 

@@ -21,6 +21,17 @@ pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
     attempt().map_err(|source| RepoError::File { attempted: "write", path: path.to_owned(), source })
 }
 
+/// Releases of an online-signed file that are kept: more than any client that is in the middle of fetching needs,
+/// few enough that a fleet's folder does not grow with its age.
+const KEPT: u64 = 16;
+
+/// Removes the release of a role's file that is no longer kept once `version` is published.
+pub(super) fn prune(folder: &Path, role: &str, version: u64) {
+    let old = version.checked_sub(KEPT).filter(|old| *old > 0);
+    // One that can not be removed costs a few hundred bytes, which is no reason to stop publishing.
+    old.into_iter().for_each(|old| drop(fs::remove_file(folder.join(format!("{old}.{role}.json")))));
+}
+
 /// Reads a file; `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, RepoError> {
     match fs::read(path) {

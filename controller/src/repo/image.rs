@@ -180,6 +180,9 @@ impl Repos {
             disk::write_atomic(&folder.join(format!("{}.snapshot.json", last.snapshot)), bytes.as_slice())?;
         }
         disk::write_atomic(&folder.join("timestamp.json"), files.timestamp.as_slice())?;
+        // Releases of the targets stay: they are the record of what was approved.
+        disk::prune(&folder, "snapshot", last.snapshot);
+        disk::prune(&folder, RETRAINED, last.retrained);
         self.set(next);
         Ok(())
     }

@@ -108,7 +108,6 @@ impl Store {
             .filename(path)
             .create_if_missing(true)
             .page_size(PAGE_BYTES)
-            .auto_vacuum(SqliteAutoVacuum::Incremental)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
@@ -117,13 +116,16 @@ impl Store {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
-            .connect_with(options.clone())
+            // Only here: SQLite takes this setting for a write, which readers may not do.
+            .connect_with(options.clone().auto_vacuum(SqliteAutoVacuum::Incremental))
             .await
             .attempt("opening the database file")?;
         sqlx::migrate!("./migrations").run(&writer).await.map_err(StoreError::Migrate)?;
+        // None of the settings above: a connection that only reads can not make them, and need not.
+        let reading = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY).pragma("cache_size", CACHE_KIB);
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_with(options.read_only(true))
+            .connect_with(reading)
             .await
             .attempt("opening the database file for reading")?;
         Ok(Self { writer, readers })

@@ -115,7 +115,7 @@ impl Store {
         let mut tx = self.begin().await?;
         let added = sqlx::query(
             "INSERT INTO rollouts (id, task, policy, cause, created_by, created_ms, run, generation, state, updated_ms)
-             VALUES (?, ?, ?, ?, ?, ?6, ?, ?, ?, ?6) ON CONFLICT DO NOTHING",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6) ON CONFLICT DO NOTHING",
         )
         .bind(&plan.rollout)
         .bind(plan.task.as_str())
@@ -197,12 +197,26 @@ impl Store {
         Ok(sound(&rows.attempt("listing orders")?, read).into_iter().collect())
     }
 
-    /// Last steps of updates that concern a release of `releases`, by device; the newest for each.
+    /// Lets the failures of a release on a device count no more.
+    pub async fn forgive(&self, device: &DeviceId, release: &ReleaseId, now_ms: u64) -> Result<()> {
+        sqlx::query("INSERT INTO forgiven (device, release, at_ms) VALUES (?1, ?2, ?3) ON CONFLICT (device, release) DO UPDATE SET at_ms = ?3")
+            .bind(device.as_str())
+            .bind(release.to_string())
+            .bind(int(now_ms))
+            .execute(self.writer())
+            .await
+            .attempt("forgiving a release")?;
+        Ok(())
+    }
+
+    /// Steps of updates that concern a release of `releases`, oldest first, without those that are forgiven.
     pub async fn outcomes_of(&self, task: &TaskId, releases: &[&ReleaseId]) -> Result<Vec<DeviceOutcome>> {
         let list = json(&releases);
         let rows = sqlx::query(
-            "SELECT device, release, generation, phase, reason FROM outcomes
-             WHERE release IN (SELECT value FROM json_each(?)) AND task = ? ORDER BY id",
+            "SELECT o.device, o.release, o.generation, o.phase, o.reason FROM outcomes o
+             LEFT JOIN forgiven f ON f.device = o.device AND f.release = o.release
+             WHERE o.release IN (SELECT value FROM json_each(?)) AND o.task = ? AND (f.at_ms IS NULL OR o.received_ms > f.at_ms)
+             ORDER BY o.id",
         )
         .bind(list)
         .bind(task.as_str())

@@ -139,12 +139,17 @@ impl Store {
         seal: impl FnOnce(ReleaseId) -> (Bundle, Vec<u8>, Digest),
     ) -> Result<ReleaseRow> {
         let mut tx = self.begin().await?;
-        let line = sqlx::query("SELECT task FROM models WHERE name = ?").bind(model.as_str()).fetch_optional(&mut *tx).await?;
+        let line = sqlx::query("SELECT task FROM models WHERE name = ?")
+            .bind(model.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
         match line {
             Some(row) => {
                 let of: String = row.try_get("task")?;
                 if of != task.as_str() {
-                    return Err(StoreError::Conflict(format!("the model line {model} belongs to the task {of}, not {task}")));
+                    return Err(StoreError::Conflict(format!(
+                        "the model line {model} belongs to the task {of}, not {task}"
+                    )));
                 }
             }
             None => {
@@ -171,7 +176,8 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?
             .try_get("last")?;
-        let version = u32::try_from(last + 1).map_err(|_| StoreError::Conflict(format!("the model line {model} is used up")))?;
+        let version = u32::try_from(last + 1)
+            .map_err(|_| StoreError::Conflict(format!("the model line {model} is used up")))?;
         let (bundle, manifest, sha256) = seal(ReleaseId { model: model.clone(), version });
         sqlx::query(
             "INSERT INTO releases (model, version, task, family, manifest, sha256, onnx, created_by, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -190,7 +196,16 @@ impl Store {
         .attempt("storing a release")?;
         tx.commit().await.attempt("storing a release")?;
         let (state, created_by) = (ReleaseState::Pending, who.to_owned());
-        Ok(ReleaseRow { bundle, manifest, sha256, state, created_by, created_ms: now_ms, approved_ms: None, withdrawn_ms: None })
+        Ok(ReleaseRow {
+            bundle,
+            manifest,
+            sha256,
+            state,
+            created_by,
+            created_ms: now_ms,
+            approved_ms: None,
+            withdrawn_ms: None,
+        })
     }
 
     /// One release.
@@ -205,7 +220,11 @@ impl Store {
     }
 
     /// Releases in the order of line and version; of one line or task only if named.
-    pub async fn releases(&self, model: Option<&ModelName>, task: Option<&TaskId>) -> Result<Vec<ReleaseRow>> {
+    pub async fn releases(
+        &self,
+        model: Option<&ModelName>,
+        task: Option<&TaskId>,
+    ) -> Result<Vec<ReleaseRow>> {
         let rows = sqlx::query(
             "SELECT * FROM releases WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR task = ?2) ORDER BY model, version",
         )
@@ -289,7 +308,10 @@ impl Store {
 
     /// Every policy in force.
     pub async fn policies_in_force(&self) -> Result<Vec<PolicyRow>> {
-        let rows = sqlx::query("SELECT * FROM policies WHERE in_force = 1 ORDER BY task").fetch_all(self.readers()).await.attempt("listing policies")?;
+        let rows = sqlx::query("SELECT * FROM policies WHERE in_force = 1 ORDER BY task")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing policies")?;
         rows.iter().map(policy).collect()
     }
 
@@ -308,7 +330,11 @@ impl Store {
 
     /// Brings states in line with what verified, published targets list. Returns the releases whose state
     /// changed.
-    pub async fn registry_listed(&self, listed: &Listed, now_ms: u64) -> Result<Vec<(ReleaseId, ReleaseState)>> {
+    pub async fn registry_listed(
+        &self,
+        listed: &Listed,
+        now_ms: u64,
+    ) -> Result<Vec<(ReleaseId, ReleaseState)>> {
         let mut changed = Vec::new();
         for row in self.releases(None, None).await? {
             let id = &row.bundle.release;
@@ -328,8 +354,12 @@ impl Store {
         let mut tx = self.begin().await?;
         for (id, state) in &changed {
             let query = match state {
-                ReleaseState::Approved => "UPDATE releases SET state = ?1, approved_ms = ?2 WHERE model = ?3 AND version = ?4",
-                ReleaseState::Withdrawn | ReleaseState::Pending => "UPDATE releases SET state = ?1, withdrawn_ms = ?2 WHERE model = ?3 AND version = ?4",
+                ReleaseState::Approved => {
+                    "UPDATE releases SET state = ?1, approved_ms = ?2 WHERE model = ?3 AND version = ?4"
+                }
+                ReleaseState::Withdrawn | ReleaseState::Pending => {
+                    "UPDATE releases SET state = ?1, withdrawn_ms = ?2 WHERE model = ?3 AND version = ?4"
+                }
             };
             sqlx::query(query)
                 .bind(state.as_str())
@@ -340,15 +370,20 @@ impl Store {
                 .await
                 .attempt("changing the state of a release")?;
         }
-        sqlx::query("UPDATE policies SET in_force = 0 WHERE in_force = 1").execute(&mut *tx).await.attempt("putting policies in force")?;
+        sqlx::query("UPDATE policies SET in_force = 0 WHERE in_force = 1")
+            .execute(&mut *tx)
+            .await
+            .attempt("putting policies in force")?;
         for (name, digest) in &listed.targets {
             if name.starts_with("policy.") {
-                sqlx::query("UPDATE policies SET in_force = 1 WHERE sha256 = ? AND 'policy.' || task || '.json' = ?")
-                    .bind(digest.to_string())
-                    .bind(name)
-                    .execute(&mut *tx)
-                    .await
-                    .attempt("putting a policy in force")?;
+                sqlx::query(
+                    "UPDATE policies SET in_force = 1 WHERE sha256 = ? AND 'policy.' || task || '.json' = ?",
+                )
+                .bind(digest.to_string())
+                .bind(name)
+                .execute(&mut *tx)
+                .await
+                .attempt("putting a policy in force")?;
             }
         }
         tx.commit().await.attempt("putting signed targets in force")?;

@@ -1,12 +1,14 @@
 //! Retraining runs, their journals and the queue.
-use dunlin_pipeline::{Entry, Queue};
+use std::collections::BTreeMap;
+
+use dunlin_pipeline::{Entry, Queue, QueueRefusal, Ticket};
 use dunlin_protocol::TaskId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::plans::{json, parse};
 use super::{Attempt, Result, Store, StoreError, int, uint};
-use crate::training::{RunRow, TrainingRow};
+use crate::training::{RunRow, TrainingRow, Wanted};
 
 fn run(row: &SqliteRow) -> Result<RunRow> {
     let key: String = row.try_get("id")?;
@@ -29,9 +31,14 @@ fn run(row: &SqliteRow) -> Result<RunRow> {
 }
 
 impl Store {
-    /// Stores a run together with the queue it was put into.
-    pub async fn run_add(&self, row: &RunRow, queue: &Queue) -> Result<()> {
+    /// Stores a run and puts it into the queue, or says why the queue does not take it.
+    pub async fn run_add(&self, row: &RunRow) -> Result<std::result::Result<(), QueueRefusal>> {
         let mut tx = self.begin().await?;
+        let mut queue = queue_of(&mut tx).await?;
+        let ticket = Ticket { run: row.id.clone(), task: row.task.to_string(), owner: row.owner.clone() };
+        if let Err(refusal) = queue.offer(ticket) {
+            return Ok(Err(refusal));
+        }
         sqlx::query("INSERT INTO runs (id, task, owner, cause, state, definition, seed, repeats, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(&row.id)
             .bind(row.task.as_str())
@@ -45,8 +52,43 @@ impl Store {
             .execute(&mut *tx)
             .await
             .attempt("storing a run")?;
-        queue_put(&mut tx, queue).await?;
-        tx.commit().await.attempt("committing a run")
+        queue_put(&mut tx, &queue).await?;
+        tx.commit().await.attempt("committing a run")?;
+        Ok(Ok(()))
+    }
+
+    /// Takes the run whose turn it is out of the queue and moves it to running.
+    pub async fn run_next(&self, running: &BTreeMap<String, usize>, workers: usize, now_ms: u64) -> Result<Option<RunRow>> {
+        let mut tx = self.begin().await?;
+        let mut queue = queue_of(&mut tx).await?;
+        let Some(ticket) = queue.next(running, workers) else { return Ok(None) };
+        sqlx::query("UPDATE runs SET state = 'running', started_ms = ? WHERE id = ?")
+            .bind(int(now_ms))
+            .bind(&ticket.run)
+            .execute(&mut *tx)
+            .await
+            .attempt("starting a run")?;
+        queue_put(&mut tx, &queue).await?;
+        tx.commit().await.attempt("committing the start of a run")?;
+        self.run(&ticket.run).await.map(Some)
+    }
+
+    /// Cancels a run that waits; `false` if it does not wait any more.
+    pub async fn run_unqueue(&self, key: &str, now_ms: u64) -> Result<bool> {
+        let mut tx = self.begin().await?;
+        let mut queue = queue_of(&mut tx).await?;
+        if !queue.remove(key) {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE runs SET state = 'cancelled', ended_ms = ? WHERE id = ?")
+            .bind(int(now_ms))
+            .bind(key)
+            .execute(&mut *tx)
+            .await
+            .attempt("cancelling a run")?;
+        queue_put(&mut tx, &queue).await?;
+        tx.commit().await.attempt("committing the end of a run")?;
+        Ok(true)
     }
 
     /// Every run, the newest first.
@@ -71,21 +113,39 @@ impl Store {
         run(&row.attempt("reading a run")?.ok_or_else(|| StoreError::NotFound { what: "run", key: key.to_owned() })?)
     }
 
-    /// Moves a run to a state, with the queue if that changed too.
-    pub async fn run_state(&self, key: &str, state: &str, now_ms: u64, ended: bool, queue: Option<&Queue>) -> Result<()> {
-        let mut tx = self.begin().await?;
+    /// Moves a run to a state.
+    pub async fn run_state(&self, key: &str, state: &str, now_ms: u64, ended: bool) -> Result<()> {
         sqlx::query("UPDATE runs SET state = ?1, started_ms = coalesce(started_ms, ?2), ended_ms = CASE WHEN ?3 THEN ?2 END WHERE id = ?4")
             .bind(state)
             .bind(int(now_ms))
             .bind(ended)
             .bind(key)
-            .execute(&mut *tx)
+            .execute(self.writer())
             .await
             .attempt("moving a run on")?;
-        if let Some(queue) = queue {
-            queue_put(&mut tx, queue).await?;
-        }
-        tx.commit().await.attempt("committing the state of a run")
+        Ok(())
+    }
+
+    /// Notes what an operator wants of a run, for the supervisor to see to.
+    pub async fn run_want(&self, key: &str, wanted: Option<&Wanted>) -> Result<()> {
+        sqlx::query("UPDATE runs SET wanted = ? WHERE id = ?")
+            .bind(wanted.map(json))
+            .bind(key)
+            .execute(self.writer())
+            .await
+            .attempt("noting what is wanted of a run")?;
+        Ok(())
+    }
+
+    /// Runs of which something is wanted.
+    pub async fn runs_wanted(&self) -> Result<Vec<(String, String, Wanted)>> {
+        let rows = sqlx::query("SELECT id, state, wanted FROM runs WHERE wanted IS NOT NULL").fetch_all(self.readers()).await;
+        let read = |row: &SqliteRow| -> Result<(String, String, Wanted)> {
+            let key: String = row.try_get("id")?;
+            let wanted = parse("runs", &key, row.try_get("wanted")?)?;
+            Ok((key, row.try_get("state")?, wanted))
+        };
+        rows.attempt("listing runs of which something is wanted")?.iter().map(read).collect()
     }
 
     /// Adds facts to a run; those of the same name are replaced.
@@ -115,12 +175,6 @@ impl Store {
             .await
             .attempt("appending to a journal")?;
         Ok(())
-    }
-
-    /// The queue.
-    pub async fn queue(&self) -> Result<Queue> {
-        let text: Option<String> = sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1").fetch_optional(self.readers()).await.attempt("reading the queue")?;
-        text.map_or_else(|| Ok(Queue::default()), |text| parse("run_queue", "1", &text))
     }
 
     /// Labelled samples of a task, the newest `limit` not older than `since_ms`, oldest first; without those of
@@ -180,6 +234,12 @@ impl Store {
         .attempt("summing labelled answers")?;
         Ok((uint(row.try_get("labelled")?), uint(row.try_get("correct")?)))
     }
+}
+
+async fn queue_of(tx: &mut sqlx::SqliteConnection) -> Result<Queue> {
+    let text: Option<String> =
+        sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1").fetch_optional(tx).await.attempt("reading the queue")?;
+    text.map_or_else(|| Ok(Queue::default()), |text| parse("run_queue", "1", &text))
 }
 
 async fn queue_put(tx: &mut sqlx::SqliteConnection, queue: &Queue) -> Result<()> {

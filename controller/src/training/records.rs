@@ -44,3 +44,28 @@ pub struct TrainingRow {
     /// When the device saw it, Unix milliseconds.
     pub at_ms: u64,
 }
+
+/// What an operator wants of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "wanted", rename_all = "snake_case")]
+pub enum Wanted {
+    /// That it ends.
+    Cancel {
+        /// Who.
+        by: String,
+    },
+    /// That the failed step is tried again.
+    Restart {
+        /// Who.
+        by: String,
+    },
+}
+
+/// A run with its journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunDetail {
+    /// The run.
+    pub run: RunRow,
+    /// Line by line.
+    pub journal: Vec<dunlin_pipeline::Entry>,
+}

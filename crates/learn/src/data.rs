@@ -98,7 +98,11 @@ impl Table {
                 }
                 Err((fault, column)) => {
                     *table.dropped.entry(fault.to_owned()).or_default() += 1;
-                    first_fault.get_or_insert((record.position().map_or(0, csv::Position::line), fault, column));
+                    first_fault.get_or_insert((
+                        record.position().map_or(0, csv::Position::line),
+                        fault,
+                        column,
+                    ));
                 }
             }
         }
@@ -228,11 +232,18 @@ impl Columns {
             row.push(value);
         }
         let label = record.get(self.label).unwrap_or_default().trim();
-        let label = *labels.get(label).ok_or((if label.is_empty() { MISSING } else { UNKNOWN_LABEL }, schema.label.clone()))?;
+        let label = *labels
+            .get(label)
+            .ok_or((if label.is_empty() { MISSING } else { UNKNOWN_LABEL }, schema.label.clone()))?;
         let time = match (self.time, &schema.time) {
-            (Some(place), Some(name)) => {
-                Some(record.get(place).unwrap_or_default().trim().parse().map_err(|_| (NOT_FINITE, name.clone()))?)
-            }
+            (Some(place), Some(name)) => Some(
+                record
+                    .get(place)
+                    .unwrap_or_default()
+                    .trim()
+                    .parse()
+                    .map_err(|_| (NOT_FINITE, name.clone()))?,
+            ),
             (Some(_), None) | (None, _) => None,
         };
         Ok((label, time))
@@ -245,7 +256,12 @@ mod tests {
     use crate::job::Feature;
 
     fn schema() -> Schema {
-        let feature = |name: &str| Feature { name: name.into(), unit: String::new(), min: Some(-100.0), max: Some(100.0) };
+        let feature = |name: &str| Feature {
+            name: name.into(),
+            unit: String::new(),
+            min: Some(-100.0),
+            max: Some(100.0),
+        };
         Schema {
             features: vec![feature("a"), feature("b")],
             label: "y".into(),
@@ -272,10 +288,17 @@ mod tests {
 
     #[test]
     fn few_faulty_rows_are_counted_many_are_refused() {
-        let table = Table::parse(format!("a,b,y\n{}1,,no\n1,2,maybe\n", rows(98)).as_bytes(), &schema()).unwrap();
+        let table =
+            Table::parse(format!("a,b,y\n{}1,,no\n1,2,maybe\n", rows(98)).as_bytes(), &schema()).unwrap();
         assert_eq!(table.rows(), 98);
         assert_eq!(table.dropped.values().sum::<u64>(), 2);
-        for (faulty, name) in [("1,,no\n", MISSING), ("1,inf,no\n", NOT_FINITE), ("1,2,maybe\n", UNKNOWN_LABEL), ("1,101,no\n", OUT_OF_RANGE), ("x,1,no\n", NOT_FINITE)] {
+        for (faulty, name) in [
+            ("1,,no\n", MISSING),
+            ("1,inf,no\n", NOT_FINITE),
+            ("1,2,maybe\n", UNKNOWN_LABEL),
+            ("1,101,no\n", OUT_OF_RANGE),
+            ("x,1,no\n", NOT_FINITE),
+        ] {
             assert_eq!(anomaly(format!("a,b,y\n{}{}", rows(98), faulty.repeat(10))), name);
         }
     }

@@ -20,7 +20,10 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
 pub(crate) fn read(path: &Path, max: u64) -> Result<Vec<u8>, LearnError> {
     let length = fs::metadata(path).map_err(fail("read", path))?.len();
     if length > max {
-        let error = std::io::Error::new(std::io::ErrorKind::FileTooLarge, format!("{length} bytes, at most {max} are read"));
+        let error = std::io::Error::new(
+            std::io::ErrorKind::FileTooLarge,
+            format!("{length} bytes, at most {max} are read"),
+        );
         return Err(fail("read", path)(error));
     }
     fs::read(path).map_err(fail("read", path))
@@ -43,8 +46,8 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), LearnError> {
 }
 
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), LearnError> {
-    let bytes =
-        serde_json::to_vec_pretty(value).map_err(|source| LearnError::Json { path: path.to_owned(), source })?;
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|source| LearnError::Json { path: path.to_owned(), source })?;
     write(path, &bytes)
 }
 

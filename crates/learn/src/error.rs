@@ -80,7 +80,9 @@ pub enum LearnError {
         source: dunlin_engine::EngineError,
     },
     /// The engine answers otherwise than the native model.
-    #[error("export of {family}: row {row} differs by {error_ppm} ppm between the native model and the engine")]
+    #[error(
+        "export of {family}: row {row} differs by {error_ppm} ppm between the native model and the engine"
+    )]
     Parity {
         /// The family.
         family: Family,

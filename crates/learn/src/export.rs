@@ -55,7 +55,9 @@ fn difference(native: &[f32], answered: &[f32], classes: usize) -> (usize, u32) 
         let error = f64::from((a - b).abs()) / f64::from(b.abs().max(1.0));
         if error.is_nan() { u32::MAX } else { (error * 1e6).ceil() as u32 }
     });
-    errors.enumerate().fold((0, 0), |worst, (i, error)| if error > worst.1 { (i / classes, error) } else { worst })
+    errors
+        .enumerate()
+        .fold((0, 0), |worst, (i, error)| if error > worst.1 { (i / classes, error) } else { worst })
 }
 
 fn latency(onnx: &[u8], rows: &Table) -> Result<u64, dunlin_engine::EngineError> {
@@ -79,7 +81,11 @@ pub(crate) fn reference(schema: &Schema, rows: &Table) -> ReferenceProfile {
 }
 
 /// The profile with one model's predicted classes, encoded.
-pub(crate) fn profile_bytes(reference: &ReferenceProfile, model: &dyn Fit, rows: &Table) -> Result<Vec<u8>, LearnError> {
+pub(crate) fn profile_bytes(
+    reference: &ReferenceProfile,
+    model: &dyn Fit,
+    rows: &Table,
+) -> Result<Vec<u8>, LearnError> {
     let mut counts = vec![0u64; rows.classes];
     for class in argmax(&model.scores(&rows.x)?, rows.classes) {
         counts[class as usize] += 1;

@@ -171,7 +171,9 @@ impl Job {
         if self.task_type != TaskType::Classification {
             return bad("task_type", "must be classification: this release trains nothing else");
         }
-        if self.families.is_empty() || self.families.iter().collect::<BTreeSet<_>>().len() != self.families.len() {
+        if self.families.is_empty()
+            || self.families.iter().collect::<BTreeSet<_>>().len() != self.families.len()
+        {
             return bad("families", "must name at least one family, each once");
         }
         if !(5..=50).contains(&self.split.holdout_percent) {
@@ -208,8 +210,13 @@ impl Schema {
         if self.labels.iter().collect::<BTreeSet<_>>().len() != self.labels.len() {
             return bad("schema.labels", "must differ from one another".to_owned());
         }
-        let columns: Vec<&String> =
-            self.features.iter().map(|feature| &feature.name).chain([&self.label]).chain(&self.time).collect();
+        let columns: Vec<&String> = self
+            .features
+            .iter()
+            .map(|feature| &feature.name)
+            .chain([&self.label])
+            .chain(&self.time)
+            .collect();
         if columns.iter().collect::<BTreeSet<_>>().len() != columns.len() {
             return bad("schema", "must name every column once".to_owned());
         }

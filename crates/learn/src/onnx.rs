@@ -4,8 +4,8 @@ use dunlin_engine::onnx_pb::tensor_proto::DataType;
 use dunlin_engine::onnx_pb::tensor_shape_proto::Dimension;
 use dunlin_engine::onnx_pb::tensor_shape_proto::dimension::Value as Dim;
 use dunlin_engine::onnx_pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
-    ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
 };
 use prost::Message;
 
@@ -30,15 +30,30 @@ pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
 }
 
 pub(crate) fn text(name: &str, value: &str) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::String as i32, s: value.into(), ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::String as i32,
+        s: value.into(),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn ints(name: &str, values: Vec<i64>) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Ints as i32, ints: values, ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: values,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn floats(name: &str, values: Vec<f32>) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Floats as i32, floats: values, ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Floats as i32,
+        floats: values,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn texts(name: &str, values: Vec<&str>) -> AttributeProto {
@@ -71,7 +86,13 @@ impl Graph {
     }
 
     /// Adds a node with one output and returns the output's name.
-    pub(crate) fn node(&mut self, op: &str, inputs: &[&str], output: &str, attributes: Vec<AttributeProto>) -> String {
+    pub(crate) fn node(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        output: &str,
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         self.push("", op, inputs, &[output], attributes);
         output.into()
     }
@@ -92,7 +113,14 @@ impl Graph {
         self.node("Mul", &[&centred, &inverse], "standard", vec![])
     }
 
-    fn push(&mut self, domain: &str, op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) {
+    fn push(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attribute: Vec<AttributeProto>,
+    ) {
         self.graph.node.push(NodeProto {
             name: format!("{}_{}", op.to_lowercase(), self.graph.node.len()),
             op_type: op.into(),
@@ -127,8 +155,10 @@ impl Graph {
 
 fn value(name: &str, width: usize) -> ValueInfoProto {
     let dims = [Dim::DimParam("N".into()), Dim::DimValue(width as i64)];
-    let dim = dims.into_iter().map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
-    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    let dim =
+        dims.into_iter().map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
+    let tensor =
+        type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
     let r#type = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }

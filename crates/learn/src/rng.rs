@@ -20,7 +20,9 @@ impl Rng {
     /// The stream `name` of `seed`.
     pub fn new(seed: u64, name: &str) -> Self {
         // FNV-1a of the name: any fixed function that tells names apart will do.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash = name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         let mut s = seed ^ hash.rotate_left(17);
         Self { state: std::array::from_fn(|_| splitmix(&mut s)) }
     }
@@ -95,7 +97,10 @@ mod tests {
         let first: Vec<u64> = (0..3).map(|_| rng.below(1000)).collect();
         let mut again = Rng::new(42, "split");
         assert_eq!(first, (0..3).map(|_| again.below(1000)).collect::<Vec<_>>());
-        assert_ne!(first, { let mut other = Rng::new(42, "init"); (0..3).map(|_| other.below(1000)).collect::<Vec<_>>() });
+        assert_ne!(first, {
+            let mut other = Rng::new(42, "init");
+            (0..3).map(|_| other.below(1000)).collect::<Vec<_>>()
+        });
     }
 
     #[test]

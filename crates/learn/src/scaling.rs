@@ -16,7 +16,8 @@ impl Scaling {
                 let mean = column.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
                 let variance = column.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
                 // A constant feature says nothing: it becomes zero.
-                let inverse = if variance > 1e-12 * mean.abs().max(1e-12) { 1.0 / variance.sqrt() } else { 0.0 };
+                let inverse =
+                    if variance > 1e-12 * mean.abs().max(1e-12) { 1.0 / variance.sqrt() } else { 0.0 };
                 (mean as f32, inverse as f32)
             })
             .unzip();

@@ -14,9 +14,9 @@ pub(crate) fn plan(families: &[Family], trials: usize, seed: u64) -> Vec<Config>
 fn nth(family: Family, n: usize, seed: u64) -> Config {
     let fixed = match family {
         Family::Logistic => [1e-3, 1e-2, 1e-4, 1e-1].get(n).map(|&l2| Config::Logistic { l2 }),
-        Family::Mlp => [(&[32][..], 30), (&[64], 30), (&[64, 32], 40), (&[128, 64], 40)]
-            .get(n)
-            .map(|&(hidden, epochs)| Config::Mlp { hidden: hidden.to_vec(), rate: 3e-3, epochs, decay: 1e-2 }),
+        Family::Mlp => [(&[32][..], 30), (&[64], 30), (&[64, 32], 40), (&[128, 64], 40)].get(n).map(
+            |&(hidden, epochs)| Config::Mlp { hidden: hidden.to_vec(), rate: 3e-3, epochs, decay: 1e-2 },
+        ),
         Family::Gbdt => [(40, 3, 0.3), (60, 4, 0.2), (100, 3, 0.15), (120, 5, 0.1)]
             .get(n)
             .map(|&(trees, depth, rate)| Config::Gbdt { trees, depth, rate, l2: 1.0 }),
@@ -31,7 +31,12 @@ fn draw(family: Family, mut rng: Rng) -> Config {
         Family::Mlp => {
             let first = log(16.0, 192.0).round() as usize;
             let hidden = if log(1.0, 4.0) < 2.0 { vec![first] } else { vec![first, first.div_ceil(2)] };
-            Config::Mlp { hidden, rate: log(1e-3, 1e-2), epochs: log(20.0, 80.0).round() as usize, decay: log(1e-4, 1e-1) }
+            Config::Mlp {
+                hidden,
+                rate: log(1e-3, 1e-2),
+                epochs: log(20.0, 80.0).round() as usize,
+                decay: log(1e-4, 1e-1),
+            }
         }
         Family::Gbdt => Config::Gbdt {
             trees: log(20.0, 200.0).round() as usize,

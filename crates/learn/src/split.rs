@@ -55,7 +55,14 @@ mod tests {
 
     fn table(y: Vec<u32>) -> Table {
         let rows = y.len();
-        Table { width: 1, classes: 3, x: vec![0.0; rows], y, order: (0..rows as i64).rev().collect(), dropped: BTreeMap::new() }
+        Table {
+            width: 1,
+            classes: 3,
+            x: vec![0.0; rows],
+            y,
+            order: (0..rows as i64).rev().collect(),
+            dropped: BTreeMap::new(),
+        }
     }
 
     proptest! {
@@ -73,7 +80,8 @@ mod tests {
 
     #[test]
     fn time_holds_the_newest_rows_out() {
-        let parts = holdout(&table(vec![0; 100]), Split { policy: SplitPolicy::TimeOrdered, holdout_percent: 20 }, 1);
+        let parts =
+            holdout(&table(vec![0; 100]), Split { policy: SplitPolicy::TimeOrdered, holdout_percent: 20 }, 1);
         assert_eq!(parts.holdout, (0..20).collect::<Vec<_>>());
     }
 

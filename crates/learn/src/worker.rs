@@ -1,4 +1,5 @@
 //! Running one job folder: validate, split, search, export, prove, report.
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -178,7 +179,8 @@ impl Worker {
             .sum();
         let n = rows.validation.rows() as u64;
         let onnx = model.onnx();
-        let inspection = dunlin_engine::inspect(&onnx).map_err(|source| LearnError::Engine { family, source })?;
+        let inspection =
+            dunlin_engine::inspect(&onnx).map_err(|source| LearnError::Engine { family, source })?;
         Ok(Trial {
             number,
             config,
@@ -198,10 +200,11 @@ impl Worker {
         for family in families {
             for target in self.job.targets() {
                 for trial in ranked(trials, family, &target, rows.overhead).into_iter().take(REFITS_MAX) {
-                    if !refits.contains_key(&trial.number) {
-                        refits.insert(trial.number, self.refit(trial, rows)?);
-                    }
-                    if fits(&target, &refits[&trial.number]) {
+                    let refit = match refits.entry(trial.number) {
+                        Entry::Occupied(made) => made.into_mut(),
+                        Entry::Vacant(place) => place.insert(self.refit(trial, rows)?),
+                    };
+                    if fits(&target, refit) {
                         chosen.entry(trial.number).or_default().push(target.name());
                         break;
                     }
@@ -236,11 +239,19 @@ impl Worker {
         Ok(Refit { proven, profile, golden })
     }
 
-    fn write(&self, id: String, trial: &Trial, targets: &[String], refit: &Refit, rows: &Rows) -> Result<Candidate, LearnError> {
+    fn write(
+        &self,
+        id: String,
+        trial: &Trial,
+        targets: &[String],
+        refit: &Refit,
+        rows: &Rows,
+    ) -> Result<Candidate, LearnError> {
         let folder = self.dir.join(CANDIDATES_DIR).join(&id);
         disk::make_dir(&folder)?;
         let mut files = BTreeMap::new();
-        let parts = [(MODEL_FILE, &refit.proven.onnx), (PROFILE_FILE, &refit.profile), (GOLDEN_FILE, &refit.golden)];
+        let parts =
+            [(MODEL_FILE, &refit.proven.onnx), (PROFILE_FILE, &refit.profile), (GOLDEN_FILE, &refit.golden)];
         for (name, bytes) in parts {
             disk::write(&folder.join(name), bytes)?;
             files.insert(name.to_owned(), Blob { digest: disk::sha256(bytes), length: bytes.len() as u64 });

@@ -1,19 +1,20 @@
 //! Whole jobs on UCI digits.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use dunlin_learn::job::{DATA_FILE, Dataset, ERROR_FILE, Feature, Job, PROGRESS_FILE, RESULT_FILE, Schema, Split, SplitPolicy, Target};
+use dunlin_learn::job::{
+    DATA_FILE, Dataset, ERROR_FILE, Feature, Job, PROGRESS_FILE, RESULT_FILE, Schema, Split, SplitPolicy,
+    Target,
+};
 use dunlin_learn::result::{MODEL_FILE, PROFILE_FILE, Progress};
 use dunlin_learn::{Family, train_worker};
 use dunlin_protocol::{Digest, ReferenceProfile, TaskType, cbor};
 
 fn sha256(bytes: &[u8]) -> Digest {
-    Digest(ring_digest(bytes))
-}
-
-fn ring_digest(bytes: &[u8]) -> [u8; 32] {
-    ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap()
+    Digest(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().try_into().unwrap())
 }
 
 fn schema() -> Schema {
@@ -69,7 +70,8 @@ fn every_family_reads_digits_and_exports_what_the_engine_runs() {
             let bytes = fs::read(folder.join(name)).unwrap();
             assert_eq!((sha256(&bytes), bytes.len() as u64), (blob.digest, blob.length));
         }
-        let profile: ReferenceProfile = cbor::decode(&fs::read(folder.join(PROFILE_FILE)).unwrap(), 1 << 20).unwrap();
+        let profile: ReferenceProfile =
+            cbor::decode(&fs::read(folder.join(PROFILE_FILE)).unwrap(), 1 << 20).unwrap();
         assert_eq!(profile.features.len(), 64);
         let known = dunlin_engine::supported_ops();
         assert!(candidate.ops.iter().all(|op| known.contains(op)), "{:?}", candidate.ops);
@@ -105,7 +107,8 @@ fn the_same_job_gives_the_same_bytes_wherever_it_is_cut() {
     assert_eq!(first.trials, second.trials);
     assert_eq!(first.candidates.len(), 3);
     for candidate in &first.candidates {
-        let read = |dir: &Path| fs::read(dir.join("candidates").join(&candidate.id).join(MODEL_FILE)).unwrap();
+        let read =
+            |dir: &Path| fs::read(dir.join("candidates").join(&candidate.id).join(MODEL_FILE)).unwrap();
         assert!(read(&whole) == read(&cut), "{} differs", candidate.id);
     }
     // A finished job is not run again.
@@ -118,12 +121,19 @@ fn the_same_job_gives_the_same_bytes_wherever_it_is_cut() {
 fn a_small_target_gets_a_small_model() {
     let dir = tempfile::tempdir().unwrap();
     let mut job = job(dir.path(), &digits(500), &[Family::Logistic, Family::Gbdt], 3);
-    let small = Target { class: Some("small".parse().unwrap()), ops: Some(BTreeSet::from(["ai.onnx/Sub", "ai.onnx/Mul", "ai.onnx/Gemm", "ai.onnx/Softmax"].map(String::from))), ..Target::default() };
+    let small = Target {
+        class: Some("small".parse().unwrap()),
+        ops: Some(BTreeSet::from(
+            ["ai.onnx/Sub", "ai.onnx/Mul", "ai.onnx/Gemm", "ai.onnx/Softmax"].map(String::from),
+        )),
+        ..Target::default()
+    };
     job.targets = vec![small, Target::default()];
     job.write(&schema(), dir.path()).unwrap();
     let result = train_worker(dir.path()).unwrap();
     for candidate in &result.candidates {
-        let expected: &[&str] = if candidate.family == Family::Logistic { &["small", "any"] } else { &["any"] };
+        let expected: &[&str] =
+            if candidate.family == Family::Logistic { &["small", "any"] } else { &["any"] };
         assert_eq!(candidate.targets, expected, "{}", candidate.id);
     }
     job.targets = vec![Target { bundle_bytes_max: Some(1000), ..Target::default() }];

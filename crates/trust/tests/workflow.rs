@@ -447,6 +447,23 @@ fn rotating_the_stolen_key_recovers_from_a_fast_forward() {
     assert_eq!(recovered.versions().targets, 6);
 }
 
+/// A device whose cached root is torn walks the chain again from its pinned root. The rotations on the way were
+/// seen before, so they must not take the floors down a second time.
+#[test]
+fn an_old_rotation_recovers_nothing_twice() {
+    let mut forge = Forge::new(RepoKind::Image);
+    (forge.timestamp, forge.snapshot) = (key(), key());
+    forge.rotate(&[]);
+    let old = forge.files();
+    forge.versions = [2, 9, 9, 9, 9];
+    let repo = forge.trusted();
+    let stored = dunlin_trust::StoredFiles { root: Bytes(forge.roots[0].clone()), ..Default::default() };
+    let mut again = TrustedRepo::restore(RepoKind::Image, &stored, &repo.floors()).unwrap();
+    refused(&mut again, &old, ReasonCode::MetadataRollback);
+    again.update(&forge.files(), now()).unwrap();
+    assert_eq!(again.floors(), repo.floors());
+}
+
 #[test]
 fn adding_a_key_recovers_nothing() {
     let mut forge = Forge::new(RepoKind::Image);

@@ -1,2 +1,82 @@
-//! placeholder while parts are built
-fn main() {}
+//! The demonstration: a fleet of real agents, a real controller with its broker and database, real images, and
+//! every claim checked. `cargo xtask demo` runs it.
+#![allow(clippy::print_stdout, reason = "it tells its story on standard output")]
+
+mod ageing;
+mod attacks;
+mod bad_model;
+mod books;
+mod cuts;
+mod report;
+mod setup;
+mod traffic;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use report::Report;
+use world::World;
+
+/// The whole demonstration must end in this time, whatever happens.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Parser)]
+#[command(about = "A fleet's day, from enrolment to rollback")]
+struct Options {
+    /// Number of devices, spread over three hardware classes
+    #[arg(long, default_value_t = 24)]
+    devices: usize,
+    /// Folder for the report and for every program's logs and state; what a former demonstration left is replaced
+    #[arg(long, default_value = "out/demo")]
+    out: PathBuf,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            done = tokio::time::timeout(LIMIT, play(&options)) => done.context("the demonstration took too long")?,
+            _ = tokio::signal::ctrl_c() => {
+                println!("\ninterrupted; everything that was started is being stopped");
+                Ok(ExitCode::from(130))
+            }
+        }
+    })
+}
+
+async fn play(options: &Options) -> Result<ExitCode> {
+    anyhow::ensure!(options.devices >= 12, "at least 12 devices are needed: two of each class are never retrained");
+    let mut report = Report::new();
+    let mut world = World::new(options.devices, &options.out)?;
+    let played = acts(&mut world, &mut report).await;
+    if let Err(error) = &played {
+        report.claim("the story was told to its end", false, format!("{error:#}"));
+    }
+    world.chart(&mut report);
+    let rows: Vec<Vec<String>> = report
+        .claims
+        .iter()
+        .map(|claim| vec![if claim.held { "✔" } else { "✘" }.to_owned(), claim.text.clone(), claim.evidence.clone()])
+        .collect();
+    report.table("Summary", &["", "claim", "evidence"], &rows);
+    let page = options.out.join("report.html");
+    report.write(&page)?;
+    println!("    report: {}", page.display());
+    let all = report.all_held();
+    println!("    {} in {:.0} s", if all { "every claim was checked and held" } else { "not every claim held" }, report.now());
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn acts(world: &mut World, report: &mut Report) -> Result<()> {
+    setup::play(world, report).await.context("act 1: the fleet enrols")?;
+    ageing::play(world, report).await.context("act 2: the cameras age")?;
+    bad_model::play(world, report).await.context("act 3: a bad model")?;
+    attacks::play(world, report).await.context("act 4: attacks")?;
+    cuts::play(world, report).await.context("act 5: power cuts")
+}

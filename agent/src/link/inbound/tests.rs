@@ -21,15 +21,22 @@ fn ed25519() -> Ed25519Signer {
 fn fixture() -> Fixture {
     let controller = ed25519();
     let role = write::RoleSpec { keys: vec![controller.key().clone()], threshold: 1 };
-    let spec = write::RootSpec { root: role.clone(), timestamp: role.clone(), snapshot: role.clone(), targets: role };
-    let root = write::sign(&write::root(1, 2_000_000_000_000, &spec).unwrap(), &[&controller as &dyn Signer]).unwrap();
+    let spec = write::RootSpec {
+        root: role.clone(),
+        timestamp: role.clone(),
+        snapshot: role.clone(),
+        targets: role,
+    };
+    let root = write::sign(&write::root(1, 2_000_000_000_000, &spec).unwrap(), &[&controller as &dyn Signer])
+        .unwrap();
     let director = TrustedRepo::pinned(RepoKind::Director, &root).unwrap();
     let device: DeviceId = "pole-17".parse().unwrap();
     let (addressee, floor) = (device.clone(), Mutex::new(0));
     let open: Opener = Arc::new(move |sealed| {
         let mut floor = floor.lock().unwrap();
         let now = Now { mono_ms: 0, wall_ms: Some(NOW_MS) };
-        let header = envelope::open_down(sealed, &director, &addressee, *floor, now).map_err(|e| e.reason())?;
+        let header =
+            envelope::open_down(sealed, &director, &addressee, *floor, now).map_err(|e| e.reason())?;
         *floor = header.seq;
         Ok((*header).clone())
     });
@@ -37,7 +44,15 @@ fn fixture() -> Fixture {
 }
 
 fn header(kind: Kind, device: &DeviceId, seq: u64, body: Vec<u8>) -> Header {
-    Header { v: SCHEMA, kind, device: device.clone(), boot: BootId([0; 16]), seq, exp: Some(NOW_MS + 60_000), body: Bytes(body) }
+    Header {
+        v: SCHEMA,
+        kind,
+        device: device.clone(),
+        boot: BootId([0; 16]),
+        seq,
+        exp: Some(NOW_MS + 60_000),
+        body: Bytes(body),
+    }
 }
 
 impl Fixture {
@@ -60,9 +75,11 @@ fn a_genuine_message_of_each_kind_is_accepted() {
     let fixture = fixture();
     let desired = cbor::encode(&Desired { generation: 4, files: None });
     let cmd = cbor::encode(&Cmd { id: "c1".into(), cmd: CmdBody::Report });
-    for (seq, down, kind, body) in
-        [(1, Down::Ack, Kind::Ack, ack()), (2, Down::Desired, Kind::Desired, desired), (3, Down::Cmd, Kind::Cmd, cmd)]
-    {
+    for (seq, down, kind, body) in [
+        (1, Down::Ack, Kind::Ack, ack()),
+        (2, Down::Desired, Kind::Desired, desired),
+        (3, Down::Cmd, Kind::Cmd, cmd),
+    ] {
         let payload = fixture.sealed(&header(kind, &fixture.device, seq, body));
         assert!(fixture.accept(down, &payload).is_ok(), "{down:?}");
         assert_eq!(fixture.accept(down, &payload), Err(ReasonCode::EnvelopeReplayed), "{down:?}");
@@ -79,7 +96,8 @@ fn every_way_of_being_wrong_has_its_reason() {
     let unknown = Header { v: SCHEMA + 1, ..good.clone() };
     let p = unknown.encode();
     let signature = fixture.controller.sign(&Envelope::signing_bytes(&p)).unwrap();
-    let unknown = Envelope { p: Bytes(p), k: fixture.controller.key_id().to_owned(), s: Bytes(signature) }.encode();
+    let unknown =
+        Envelope { p: Bytes(p), k: fixture.controller.key_id().to_owned(), s: Bytes(signature) }.encode();
     let mut flipped = Envelope::decode(&fixture.sealed(&good)).unwrap();
     let last = flipped.p.0.len() - 1;
     flipped.p.0[last] ^= 1;
@@ -109,7 +127,9 @@ fn every_way_of_being_wrong_has_its_reason() {
 #[test]
 fn a_notice_is_only_a_notice_and_foreign_topics_are_refused() {
     let fixture = fixture();
-    let accept = |topic: &str| accept(&fixture.device, topic, b"whatever", &fixture.open).map_err(|refusal| refusal.reason);
+    let accept = |topic: &str| {
+        accept(&fixture.device, topic, b"whatever", &fixture.open).map_err(|refusal| refusal.reason)
+    };
     assert_eq!(accept("dunlin/v1/all/notice"), Ok(Inbound::Notice));
     assert_eq!(accept("dunlin/v1/d/pole-18/down/ack"), Err(ReasonCode::EnvelopeWrongDevice));
     assert_eq!(accept("dunlin/v1/d/pole-17/up/status"), Err(ReasonCode::EnvelopeMalformed));

@@ -50,8 +50,10 @@ impl World {
         let none = BTreeSet::new();
         let boots: BTreeSet<_> = self.stored.keys().chain(self.declared.keys()).copied().collect();
         let ranges = boots.into_iter().map(|boot| {
-            let (stored, declared) = (self.stored.get(&boot).unwrap_or(&none), self.declared.get(&boot).unwrap_or(&none));
-            let upto = (1..).take_while(|seq| stored.contains(seq) || declared.contains(seq)).last().unwrap_or(0);
+            let (stored, declared) =
+                (self.stored.get(&boot).unwrap_or(&none), self.declared.get(&boot).unwrap_or(&none));
+            let upto =
+                (1..).take_while(|seq| stored.contains(seq) || declared.contains(seq)).last().unwrap_or(0);
             AckRange { boot, upto }
         });
         let body = cbor::encode(&AckBody { ranges: ranges.collect() });
@@ -190,7 +192,8 @@ async fn losses_and_cuts_are_made_good_until_the_controller_holds_every_record()
     let world = world.lock().unwrap();
     assert_eq!(world.stored[&boot], (1..=200).collect());
     assert!(world.subscriptions >= 8, "a lost session is subscribed again: {}", world.subscriptions);
-    let epochs: BTreeSet<_> = world.statuses.iter().filter(|(online, _)| *online).map(|(_, epoch)| *epoch).collect();
+    let epochs: BTreeSet<_> =
+        world.statuses.iter().filter(|(online, _)| *online).map(|(_, epoch)| *epoch).collect();
     assert!(epochs.len() >= 3, "each session has its own epoch: {epochs:?}");
     assert!(!world.statuses.last().unwrap().0, "the last word is offline");
 }

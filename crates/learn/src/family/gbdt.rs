@@ -24,8 +24,16 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, Copy)]
 enum Node {
     /// `x[feature] < threshold` goes left; a missing value goes left if `missing_left`.
-    Branch { feature: usize, threshold: f32, left: usize, right: usize, missing_left: bool },
-    Leaf { weight: f32 },
+    Branch {
+        feature: usize,
+        threshold: f32,
+        left: usize,
+        right: usize,
+        missing_left: bool,
+    },
+    Leaf {
+        weight: f32,
+    },
 }
 
 /// The trees that add to one margin.
@@ -44,13 +52,22 @@ pub(super) struct Gbdt {
 }
 
 pub(super) fn fit(table: &Table, plan: &Plan, seed: u64) -> Result<Gbdt, LearnError> {
-    let columns: Vec<f64> = (0..table.width).flat_map(|feature| table.column(feature)).map(f64::from).collect();
+    let columns: Vec<f64> =
+        (0..table.width).flat_map(|feature| table.column(feature)).map(f64::from).collect();
     let classes = if table.classes == 2 { 1..2 } else { 0..table.classes as u32 };
-    let ensembles = classes.map(|class| one_against_rest(table, &columns, class, plan, seed)).collect::<Result<_, _>>()?;
+    let ensembles = classes
+        .map(|class| one_against_rest(table, &columns, class, plan, seed))
+        .collect::<Result<_, _>>()?;
     Ok(Gbdt { width: table.width, classes: table.classes, ensembles })
 }
 
-fn one_against_rest(table: &Table, columns: &[f64], class: u32, plan: &Plan, seed: u64) -> Result<Ensemble, LearnError> {
+fn one_against_rest(
+    table: &Table,
+    columns: &[f64],
+    class: u32,
+    plan: &Plan,
+    seed: u64,
+) -> Result<Ensemble, LearnError> {
     let failed = |detail: String| LearnError::Fit { family: Family::Gbdt, detail };
     let truth: Vec<f64> = table.y.iter().map(|&y| f64::from(u8::from(y == class))).collect();
     let mut booster = GradientBooster::default()
@@ -63,7 +80,9 @@ fn one_against_rest(table: &Table, columns: &[f64], class: u32, plan: &Plan, see
         // One thread: sums keep their order, and several workers share the machine.
         .set_parallel(false)
         .set_seed(seed);
-    booster.fit_unweighted(&Matrix::new(columns, table.rows(), table.width), &truth, None).map_err(|error| failed(error.to_string()))?;
+    booster
+        .fit_unweighted(&Matrix::new(columns, table.rows(), table.width), &truth, None)
+        .map_err(|error| failed(error.to_string()))?;
     let base = booster.base_score as f32;
     if !base.is_finite() {
         return Err(failed(format!("class {class} is all or nothing of the training rows")));
@@ -186,7 +205,9 @@ impl Flat<'_> {
             self.tree_ids.push(self.tree);
             self.node_ids.push(id as i64);
             let (mode, feature, threshold, left, right, missing_left) = match *node {
-                Node::Branch { feature, threshold, left, right, missing_left } => ("BRANCH_LT", feature, threshold, left, right, missing_left),
+                Node::Branch { feature, threshold, left, right, missing_left } => {
+                    ("BRANCH_LT", feature, threshold, left, right, missing_left)
+                }
                 Node::Leaf { weight } => {
                     for &(class, sign) in classes {
                         self.leaf_trees.push(self.tree);

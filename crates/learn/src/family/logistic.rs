@@ -31,11 +31,24 @@ pub(super) fn fit(table: &Table, l2: f64) -> Logistic {
         objective(theta, gradient, &x, &table.y, width, classes, l2)
     });
     let narrow = |values: &[f64]| values.iter().map(|&v| v as f32).collect();
-    Logistic { scaling, classes, weights: narrow(&solution[..width * classes]), bias: narrow(&solution[width * classes..]) }
+    Logistic {
+        scaling,
+        classes,
+        weights: narrow(&solution[..width * classes]),
+        bias: narrow(&solution[width * classes..]),
+    }
 }
 
 /// Mean cross-entropy plus `l2 / 2` times the squared norm of the weights.
-fn objective(theta: &[f64], gradient: &mut [f64], x: &[f64], y: &[u32], width: usize, classes: usize, l2: f64) -> f64 {
+fn objective(
+    theta: &[f64],
+    gradient: &mut [f64],
+    x: &[f64],
+    y: &[u32],
+    width: usize,
+    classes: usize,
+    l2: f64,
+) -> f64 {
     let (weights, bias) = theta.split_at(width * classes);
     gradient.fill(0.0);
     let scale = 1.0 / y.len() as f64;

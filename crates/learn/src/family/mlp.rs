@@ -3,11 +3,11 @@
 use candle_core::{Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
 
+use crate::LearnError;
 use crate::data::Table;
 use crate::onnx::{Graph, OUTPUT, int};
 use crate::rng::Rng;
 use crate::scaling::Scaling;
-use crate::LearnError;
 
 use super::{Fit, softmax};
 
@@ -39,11 +39,14 @@ pub(super) struct Mlp {
 pub(super) fn fit(table: &Table, plan: &Plan, seed: u64) -> Result<Mlp, LearnError> {
     let scaling = Scaling::of(table);
     let x = scaling.apply(&table.x);
-    let widths: Vec<usize> = [table.width].into_iter().chain(plan.hidden.iter().copied()).chain([table.classes]).collect();
+    let widths: Vec<usize> =
+        [table.width].into_iter().chain(plan.hidden.iter().copied()).chain([table.classes]).collect();
     let mut init = Rng::new(seed, "mlp init");
-    let layers = widths.windows(2).map(|pair| layer(pair[0], pair[1], &mut init)).collect::<Result<Vec<_>, _>>()?;
+    let layers =
+        widths.windows(2).map(|pair| layer(pair[0], pair[1], &mut init)).collect::<Result<Vec<_>, _>>()?;
     let mut model = Mlp { scaling, classes: table.classes, layers };
-    let variables = model.layers.iter().flat_map(|layer| [layer.weights.clone(), layer.bias.clone()]).collect();
+    let variables =
+        model.layers.iter().flat_map(|layer| [layer.weights.clone(), layer.bias.clone()]).collect();
     let parameters = ParamsAdamW { lr: plan.rate, weight_decay: plan.decay, ..ParamsAdamW::default() };
     let mut optimiser = AdamW::new(variables, parameters)?;
     let mut order: Vec<usize> = (0..table.rows()).collect();
@@ -62,7 +65,8 @@ pub(super) fn fit(table: &Table, plan: &Plan, seed: u64) -> Result<Mlp, LearnErr
 fn layer(inputs: usize, outputs: usize, rng: &mut Rng) -> Result<Layer, LearnError> {
     // He's uniform initialisation for ReLU.
     let bound = (6.0 / inputs as f64).sqrt();
-    let weights: Vec<f32> = (0..inputs * outputs).map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32).collect();
+    let weights: Vec<f32> =
+        (0..inputs * outputs).map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32).collect();
     Ok(Layer {
         weights: Var::from_vec(weights, (inputs, outputs), &Device::Cpu)?,
         bias: Var::from_vec(vec![0f32; outputs], outputs, &Device::Cpu)?,
@@ -70,7 +74,13 @@ fn layer(inputs: usize, outputs: usize, rng: &mut Rng) -> Result<Layer, LearnErr
 }
 
 impl Mlp {
-    fn step(&mut self, optimiser: &mut AdamW, x: &[f32], y: &[u32], batch: &[usize]) -> Result<(), LearnError> {
+    fn step(
+        &mut self,
+        optimiser: &mut AdamW,
+        x: &[f32],
+        y: &[u32],
+        batch: &[usize],
+    ) -> Result<(), LearnError> {
         let width = self.scaling.mean.len();
         let rows: Vec<f32> = batch.iter().flat_map(|&i| &x[i * width..(i + 1) * width]).copied().collect();
         let truth: Vec<u32> = batch.iter().map(|&i| y[i]).collect();
@@ -107,7 +117,10 @@ impl Fit for Mlp {
         let mut value = graph.scaled(&self.scaling);
         for (i, layer) in self.layers.iter().enumerate() {
             let read = |var: &Var| {
-                var.as_tensor().flatten_all().and_then(|flat| flat.to_vec1::<f32>()).expect("weights are dense f32 on the CPU")
+                var.as_tensor()
+                    .flatten_all()
+                    .and_then(|flat| flat.to_vec1::<f32>())
+                    .expect("weights are dense f32 on the CPU")
             };
             let weights = graph.floats(&format!("weights_{i}"), layer.weights.dims(), &read(&layer.weights));
             let bias = graph.floats(&format!("bias_{i}"), layer.bias.dims(), &read(&layer.bias));

@@ -1,0 +1,400 @@
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, TaskId, TaskPolicy};
+use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Record, Slot, Updater};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::fetch::{Fetcher, chain};
+use super::store::Store;
+use super::twin::Twin;
+use super::{load, prove};
+use crate::serve::{Resident, Serving};
+
+/// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
+const FETCHES: usize = 2;
+/// Proofs at one time: their latencies count, so they must not run beside each other.
+const PROOFS: usize = 1;
+/// Pause before state that could not be written is written again.
+const DISK_RETRY: Duration = Duration::from_secs(5);
+
+/// What came of an order.
+pub(super) enum Told {
+    /// Nothing, or an event will come from [`Hands::done`].
+    Nothing,
+    /// A fact.
+    Event(Event),
+    /// A numbered outcome, to be told outside.
+    Outcome(u64, Outcome),
+    /// Something that is not the machine's business.
+    Trouble(ReasonCode, String),
+}
+
+/// What the serving side was told last.
+#[derive(Debug, Default)]
+struct Live {
+    /// Champion and fallback.
+    line: Option<(Digest, Option<Digest>)>,
+    /// Champion that is kept warm.
+    previous: Option<Digest>,
+}
+
+/// Carries out the orders of the machine.
+pub(super) struct Hands {
+    store: Store,
+    journal: Twin,
+    record: Twin,
+    recorded: Vec<u8>,
+    fetcher: Fetcher,
+    serving: Arc<Serving>,
+    exe: PathBuf,
+    live: BTreeMap<TaskId, Live>,
+    jobs: JoinSet<Option<Event>>,
+    aborts: BTreeMap<TaskId, AbortHandle>,
+    fetches: Arc<Semaphore>,
+    /// By blob: two tasks may want the same one, and only one may write it.
+    writers: BTreeMap<Digest, Arc<Mutex<()>>>,
+    proofs: Arc<Semaphore>,
+}
+
+impl Hands {
+    pub(super) fn new(store: Store, journal: Twin, record: Twin, recorded: Vec<u8>, fetcher: Fetcher, serving: Arc<Serving>, exe: PathBuf) -> Self {
+        Self {
+            store,
+            journal,
+            record,
+            recorded,
+            fetcher,
+            serving,
+            exe,
+            live: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            aborts: BTreeMap::new(),
+            fetches: Arc::new(Semaphore::new(FETCHES)),
+            writers: BTreeMap::new(),
+            proofs: Arc::new(Semaphore::new(PROOFS)),
+        }
+    }
+
+    /// Whether something is under way.
+    pub(super) fn busy(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// The next fact from what is under way; `None` if something ended without one.
+    pub(super) async fn done(&mut self) -> Option<Event> {
+        loop {
+            match self.jobs.join_next().await? {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => tracing::error!(%error, "a step of an update ended badly"),
+            }
+        }
+    }
+
+    /// Ends what is under way.
+    pub(super) fn end(&mut self) {
+        self.jobs.abort_all();
+    }
+
+    pub(super) async fn carry_out(&mut self, command: Command, updater: &Updater) -> Told {
+        match command {
+            Command::Persist(bytes) => {
+                while let Err(error) = self.journal.save(&bytes) {
+                    tracing::error!(error = %chain(&error), "could not write the update journal");
+                    tokio::time::sleep(DISK_RETRY).await;
+                }
+                Told::Nothing
+            }
+            Command::FetchPolicy { task, file } => {
+                self.fetch(task, Item::Policy(file));
+                Told::Nothing
+            }
+            Command::FetchManifest { task, file } => {
+                self.fetch(task, Item::Manifest(file));
+                Told::Nothing
+            }
+            Command::FetchBlob { task, blob } => {
+                self.fetch(task, Item::Blob(blob));
+                Told::Nothing
+            }
+            Command::ApplyPolicy { task, policy } => match load::policy(&self.store, &policy) {
+                Ok(policy) => {
+                    self.serving.set_policy(&policy);
+                    Told::Nothing
+                }
+                Err(detail) => Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}")),
+            },
+            Command::CheckSpace { task, blobs } => {
+                let (enough, detail) = match self.store.room(&blobs) {
+                    Ok(room) => (room.enough(), format!("{} bytes needed, {} free", room.missing, room.free)),
+                    Err(error) => (false, chain(&error)),
+                };
+                Told::Event(Event::SpaceChecked { task, enough, detail })
+            }
+            Command::Cancel { task } => {
+                if let Some(job) = self.aborts.remove(&task) {
+                    job.abort();
+                }
+                Told::Nothing
+            }
+            Command::Verify { task, files } => {
+                let store = self.store.clone();
+                let of = task.clone();
+                let verify = move || {
+                    // A file that can not be read is as good as damaged: it is fetched again.
+                    let damaged = files.iter().find(|file| !store.verify(file).unwrap_or(false));
+                    Some(match damaged {
+                        Some(file) => Event::StagedDamaged { task, digest: file.digest },
+                        None => Event::StagedVerified { task },
+                    })
+                };
+                self.keep_track(of, |jobs| jobs.spawn_blocking(verify));
+                Told::Nothing
+            }
+            Command::Prove { task, pack, terms } => {
+                let (store, exe, proofs) = (self.store.clone(), self.exe.clone(), self.proofs.clone());
+                self.keep_track(task.clone(), |jobs| {
+                    jobs.spawn(async move {
+                        let turn = proofs.acquire_owned().await.ok()?;
+                        let manifest = pack.manifest.digest;
+                        let proof = tokio::task::spawn_blocking(move || {
+                            let proof = prove::prove(&exe, &store, &pack, &terms);
+                            drop(turn);
+                            proof
+                        });
+                        Some(match proof.await.ok()? {
+                            Ok(proof) => Event::Proved { task, manifest, proof },
+                            Err((reason, detail)) => Event::ProofFailed { task, manifest, reason, detail },
+                        })
+                    })
+                });
+                Told::Nothing
+            }
+            Command::Restore { task, serving, previous, trial } => match serving {
+                Designation::Baseline => Told::Nothing,
+                Designation::Line(line) => {
+                    if let (true, Designation::Line(previous)) = (trial, previous)
+                        && let Err(detail) = self.serve(&task, &previous, false).await
+                    {
+                        tracing::warn!(%task, detail, "the predecessor of a release on probation can not be loaded");
+                    }
+                    self.serve(&task, &line, trial).await.map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
+                }
+            },
+            Command::SwitchTo { task, line, previous, trial } => {
+                let residents = match self.residents(&line).await {
+                    Ok(residents) => residents,
+                    Err(detail) => return failed(task, &line, detail),
+                };
+                let mut record = updater.record();
+                let policy = record.tasks.get(&task).and_then(|slot| slot.policy);
+                record.tasks.insert(task.clone(), Slot { policy, serving: Designation::Line(line.clone()), previous });
+                self.write_record(&record).await;
+                self.switch(&task, &line, residents, trial);
+                Told::Event(Event::Switched { task })
+            }
+            Command::Commit { task } => {
+                self.serving.commit(&task);
+                self.live.entry(task).or_default().previous = None;
+                self.write_record(&updater.record()).await;
+                Told::Nothing
+            }
+            Command::RollBack { task, to } => {
+                // What serves first: the journal knows, and the record follows it.
+                let told = self.roll_back(task, to).await;
+                self.write_record(&updater.record()).await;
+                told
+            }
+            Command::Remove { task } => {
+                self.serving.remove(&task);
+                self.live.remove(&task);
+                self.write_record(&updater.record()).await;
+                Told::Nothing
+            }
+            Command::DropBlobs { keep } => {
+                // The record must not name what is gone.
+                self.write_record(&updater.record()).await;
+                match self.store.keep_only(&keep) {
+                    Ok(dropped) => tracing::debug!(dropped, "dropped files that nothing needs"),
+                    Err(error) => tracing::warn!(%error, "could not drop files that nothing needs"),
+                }
+                Told::Nothing
+            }
+            Command::ReadGuard { task } => match self.serving.guard(&task) {
+                Some(guard) => {
+                    let seen = Observed {
+                        requests: guard.requests,
+                        errors: guard.errors,
+                        p99_us: guard.p99_us,
+                        previous_p99_us: Some(guard.previous_p99_us).filter(|us| *us > 0),
+                        rss_bytes: resident_bytes().unwrap_or(0),
+                        paired: guard.paired,
+                        disagree: guard.disagree,
+                    };
+                    Told::Event(Event::GuardObserved { task, seen })
+                }
+                None => Told::Nothing,
+            },
+            Command::Report { seq, outcome } => Told::Outcome(seq, outcome),
+        }
+    }
+
+    fn keep_track(&mut self, task: TaskId, spawn: impl FnOnce(&mut JoinSet<Option<Event>>) -> AbortHandle) {
+        if let Some(before) = self.aborts.remove(&task) {
+            before.abort();
+        }
+        let job = spawn(&mut self.jobs);
+        self.aborts.insert(task, job);
+    }
+
+    fn fetch(&mut self, task: TaskId, item: Item) {
+        let (store, fetcher, fetches) = (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
+        self.writers.retain(|_, writer| Arc::strong_count(writer) > 1);
+        let writer = self.writers.entry(item.blob().digest).or_default().clone();
+        self.keep_track(task.clone(), |jobs| {
+            jobs.spawn(async move {
+                let _writer = writer.lock_owned().await;
+                let _turn = fetches.acquire_owned().await.ok()?;
+                let blob = item.blob();
+                let fetched = match &item {
+                    Item::Policy(file) | Item::Manifest(file) => fetcher.target(&store, &file.name, &blob).await,
+                    Item::Blob(blob) => fetcher.blob(&store, blob).await,
+                };
+                Some(match fetched {
+                    Ok(()) => item.stored(task, &store),
+                    Err(error) => Event::FetchFailed { task, digest: blob.digest, fault: error.fault() },
+                })
+            })
+        });
+    }
+
+    async fn roll_back(&mut self, task: TaskId, to: Designation) -> Told {
+        let live = self.live.entry(task.clone()).or_default();
+        let line = match to {
+            Designation::Baseline => {
+                *live = Live::default();
+                self.serving.remove(&task);
+                // The constant baseline goes with the task, so it is put back.
+                return self.reapply(&task);
+            }
+            Designation::Line(line) => line,
+        };
+        if live.line == Some(digests(&line)) {
+            return Told::Nothing;
+        }
+        if live.previous == Some(line.champion.manifest.digest) && line.fallback.is_none() && self.serving.rollback(&task) {
+            *live = Live { line: Some(digests(&line)), previous: None };
+            return Told::Nothing;
+        }
+        // At once with what is warm, then the whole line-up.
+        if live.previous == Some(line.champion.manifest.digest) && self.serving.rollback(&task) {
+            live.previous = None;
+        }
+        self.serve(&task, &line, false).await.map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
+    }
+
+    /// The policy of a task, from the generation record.
+    fn reapply(&self, task: &TaskId) -> Told {
+        let record = Record::decode(&self.recorded).ok();
+        let policy = record.and_then(|record| record.tasks.get(task).and_then(|slot| slot.policy));
+        match policy.map(|blob| load::policy(&self.store, &blob)) {
+            Some(Ok(policy)) => self.serving.set_policy(&policy),
+            Some(Err(detail)) => return Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}")),
+            None => {}
+        }
+        Told::Nothing
+    }
+
+    async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
+        let residents = self.residents(line).await?;
+        self.switch(task, line, residents, trial);
+        Ok(())
+    }
+
+    fn switch(&mut self, task: &TaskId, line: &Line, (champion, fallback): (Resident, Option<Resident>), trial: bool) {
+        let live = self.live.entry(task.clone()).or_default();
+        let before = live.line.map(|(champion, _)| champion);
+        *live = Live { line: Some(digests(line)), previous: before.filter(|_| trial) };
+        self.serving.switch(task, champion, fallback, line.generation, trial);
+    }
+
+    /// Loads a line-up. A fallback that does not load is gone without; the champion decides.
+    async fn residents(&self, line: &Line) -> Result<(Resident, Option<Resident>), String> {
+        let (store, line) = (self.store.clone(), line.clone());
+        let load = move || {
+            let champion = load::resident(&store, &line.champion)?;
+            let fallback = line.fallback.as_ref().and_then(|pack| {
+                let loaded = load::resident(&store, pack);
+                loaded.inspect_err(|detail| tracing::warn!(release = %pack.release, detail, "a fallback can not be loaded")).ok()
+            });
+            Ok((champion, fallback))
+        };
+        tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?
+    }
+
+    async fn write_record(&mut self, record: &Record) {
+        let bytes = record.encode();
+        if bytes == self.recorded {
+            return;
+        }
+        while let Err(error) = self.record.save(&bytes) {
+            tracing::error!(error = %chain(&error), "could not write the generation record");
+            tokio::time::sleep(DISK_RETRY).await;
+        }
+        self.recorded = bytes;
+    }
+}
+
+fn digests(line: &Line) -> (Digest, Option<Digest>) {
+    (line.champion.manifest.digest, line.fallback.as_ref().map(|pack| pack.manifest.digest))
+}
+
+fn failed(task: TaskId, line: &Line, detail: String) -> Told {
+    Told::Event(Event::ServeFailed { task, release: line.champion.release.clone(), detail })
+}
+
+/// What is fetched.
+enum Item {
+    Policy(FileRef),
+    Manifest(FileRef),
+    Blob(Blob),
+}
+
+impl Item {
+    fn blob(&self) -> Blob {
+        match self {
+            Self::Policy(file) | Self::Manifest(file) => Blob { digest: file.sha256, length: file.length },
+            Self::Blob(blob) => *blob,
+        }
+    }
+
+    /// The fact that it is in the store.
+    fn stored(self, task: TaskId, store: &Store) -> Event {
+        let blob = self.blob();
+        let malformed = |task, detail| Event::FileMalformed { task, file: blob.digest, detail };
+        match self {
+            Self::Policy(_) => match load::json::<TaskPolicy>(store, &blob) {
+                Ok(policy) => Event::PolicyFetched { task, file: blob.digest, policy: Box::new(policy) },
+                Err(detail) => malformed(task, detail),
+            },
+            Self::Manifest(_) => match load::json::<Bundle>(store, &blob) {
+                Ok(bundle) => Event::ManifestFetched { task, file: blob.digest, bundle: Box::new(bundle) },
+                Err(detail) => malformed(task, detail),
+            },
+            Self::Blob(_) => Event::BlobStored { task, digest: blob.digest },
+        }
+    }
+}
+
+/// Resident memory of this process, bytes (`VmRSS` of proc(5)).
+fn resident_bytes() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}

@@ -1,0 +1,506 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dunlin_protocol::{Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_update::{Event, Journal, Record, Setup, Stop, Updater};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::carry::{Hands, Told};
+use super::fetch::{FetchError, Fetcher, chain};
+use super::marker::Marker;
+use super::store::Store;
+use super::trusted::{Trusted, TrustedError};
+use super::twin::Twin;
+use crate::clock;
+use crate::config::Settings;
+use crate::identity::{Identity, IdentityError};
+use crate::serve::Serving;
+
+/// Bytes of the file system that downloads leave free: the spool, logs and the system itself write there too.
+const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+/// How often the inhibit file is looked at while it holds something back.
+const INHIBIT_EVERY: Duration = Duration::from_secs(10);
+/// Longest wait for the driver to end; what it has in hand goes on at the next start.
+const END: Duration = Duration::from_secs(5);
+
+/// What the driver is told to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Ask the controller for new metadata.
+    Check,
+    /// Judge metadata that came some other way.
+    Files {
+        /// The files.
+        files: Check,
+        /// Which way they came, for the log.
+        via: &'static str,
+    },
+    /// Return to the previous release of a task.
+    Rollback {
+        /// The task.
+        task: TaskId,
+        /// Told what came of it.
+        reply: oneshot::Sender<ReasonCode>,
+    },
+    /// Forget that a release failed here.
+    Retarget {
+        /// The release.
+        release: ReleaseId,
+        /// Told what came of it.
+        reply: oneshot::Sender<ReasonCode>,
+    },
+}
+
+/// What the driver tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A step of an update.
+    Outcome(Outcome),
+    /// Something was refused or went wrong.
+    Indicator(Indicator),
+    /// What every task runs, and the generation of the assignment in force; told at the start and when it changed.
+    Installed(BTreeMap<TaskId, Installed>, u64),
+}
+
+/// Why the driver can not start.
+#[derive(Debug, thiserror::Error)]
+pub enum UpdateError {
+    /// State can not be read or written.
+    #[error("accessing update state in {dir}")]
+    State {
+        /// The folder.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Trust can not be judged.
+    #[error("taking up what this device trusts")]
+    Trusted(#[from] TrustedError),
+    /// The identity is not usable for TLS.
+    #[error("setting up downloads")]
+    Identity(#[from] IdentityError),
+    /// The path of this program is not known.
+    #[error("finding this program's own file")]
+    Program(#[source] std::io::Error),
+}
+
+/// What the driver works with.
+#[derive(Debug, Clone)]
+pub struct UpdateConfig {
+    /// Where journal, generation records and blobs lie.
+    pub slots_dir: PathBuf,
+    /// What this device is.
+    pub profile: dunlin_protocol::DeviceProfile,
+    /// The program whose verb [`super::ENGINE_CHILD`] proves models.
+    pub exe: PathBuf,
+    /// Interval of checks that nobody asked for.
+    pub check: Duration,
+    /// Pause after a check that got no answer, at first.
+    pub retry_min: Duration,
+    /// The same at most.
+    pub retry_max: Duration,
+    /// While this file exists, nothing new is installed.
+    pub inhibit_file: Option<PathBuf>,
+    /// Bytes of the file system that are left free.
+    pub reserve_bytes: u64,
+}
+
+impl UpdateConfig {
+    /// As the settings say.
+    ///
+    /// # Errors
+    /// The path of this program is not known.
+    pub fn of(settings: &Settings) -> Result<Self, UpdateError> {
+        Ok(Self {
+            slots_dir: settings.state_dir.join("slots"),
+            profile: settings.device.clone(),
+            exe: std::env::current_exe().map_err(UpdateError::Program)?,
+            check: settings.update.check,
+            retry_min: settings.update.retry_min,
+            retry_max: settings.update.retry_max,
+            inhibit_file: settings.update.inhibit_file.clone(),
+            reserve_bytes: RESERVE_BYTES,
+        })
+    }
+}
+
+/// A handle on the task that keeps this device's models up to date.
+#[derive(Debug, Clone)]
+pub struct UpdateDriver {
+    trusted: Arc<Mutex<Trusted>>,
+    stop: watch::Sender<bool>,
+    ended: watch::Receiver<bool>,
+}
+
+impl UpdateDriver {
+    /// Restores what was designated to serve, then starts to drive. Serving has resumed on return; no network was
+    /// used for it.
+    ///
+    /// # Errors
+    /// State on disk can not be read or written, or trust in it is impossible.
+    pub async fn start(
+        settings: &Settings,
+        identity: &Identity,
+        serving: Arc<Serving>,
+        orders: mpsc::Receiver<Order>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Self, UpdateError> {
+        let dir = settings.state_dir.join("trust");
+        let (device, profile) = (identity.device().clone(), settings.device.clone());
+        let trusted = Trusted::open(&dir, device, profile, &identity.image_root, &identity.director_root)?;
+        let fetcher = Fetcher::pinned(identity)?;
+        Self::start_with(UpdateConfig::of(settings)?, trusted, fetcher, serving, orders, notices).await
+    }
+
+    /// The same from parts.
+    ///
+    /// # Errors
+    /// State on disk can not be read or written.
+    pub async fn start_with(
+        config: UpdateConfig,
+        trusted: Trusted,
+        fetcher: Fetcher,
+        serving: Arc<Serving>,
+        orders: mpsc::Receiver<Order>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<Self, UpdateError> {
+        let seed = seed(trusted.device().as_str());
+        let trusted = Arc::new(Mutex::new(trusted));
+        let (driver, stopped) = Driver::restore(config, seed, trusted.clone(), fetcher, serving, orders, notices)?;
+        let mut driver = driver;
+        driver.tell(Event::ProcessStarted(stopped)).await;
+        driver.announce();
+        let (stop, stopping) = watch::channel(false);
+        let (end, ended) = watch::channel(false);
+        tokio::spawn(async move {
+            driver.run(stopping).await;
+            // Nobody waits any more if the handle is gone.
+            end.send_replace(true);
+        });
+        Ok(Self { trusted, stop, ended })
+    }
+
+    /// Opens a signed message for this device, see [`Trusted::open_down`].
+    ///
+    /// # Errors
+    /// Why it may not be believed.
+    pub fn open_down(&self, envelope: &Envelope, now: Now) -> Result<Header, ReasonCode> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).open_down(envelope, now)
+    }
+
+    /// Ends the driver in order.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut ended = self.ended.clone();
+        if tokio::time::timeout(END, ended.wait_for(|ended| *ended)).await.is_err() {
+            tracing::warn!("the updater did not end in time");
+        }
+    }
+}
+
+/// Differs between devices (FNV-1a).
+fn seed(device: &str) -> u64 {
+    device.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The task itself: one event after the other, and all orders of one before the next.
+struct Driver {
+    updater: Updater,
+    hands: Hands,
+    marker: Marker,
+    trusted: Arc<Mutex<Trusted>>,
+    fetcher: Fetcher,
+    config: UpdateConfig,
+    orders: mpsc::Receiver<Order>,
+    notices: mpsc::Sender<Notice>,
+    /// Notices that wait for room, so that the driver never waits for who reads them.
+    pending: VecDeque<Notice>,
+    announced: Option<(BTreeMap<TaskId, Installed>, u64)>,
+    /// At most one check is under way.
+    checking: JoinSet<Result<Check, FetchError>>,
+    check_at: Instant,
+    failed_checks: u32,
+    inhibited: bool,
+    /// The last refusal of a whole assignment, which is told once.
+    refused: Option<(ReasonCode, String)>,
+}
+
+/// Notices in memory; the oldest go first if nobody reads them.
+const PENDING_MAX: usize = 1024;
+
+impl Driver {
+    #[allow(clippy::too_many_arguments, reason = "the parts of the one struct that is made here")]
+    fn restore(
+        config: UpdateConfig,
+        seed: u64,
+        trusted: Arc<Mutex<Trusted>>,
+        fetcher: Fetcher,
+        serving: Arc<Serving>,
+        orders: mpsc::Receiver<Order>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Result<(Self, Stop), UpdateError> {
+        let dir = config.slots_dir.clone();
+        let state = |source| UpdateError::State { dir: dir.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(state)?;
+        let store = Store::open(&dir.join("blobs"), config.reserve_bytes).map_err(state)?;
+        let (journal_file, journal) = Twin::open(&dir, "journal").map_err(state)?;
+        let (record_file, record) = Twin::open(&dir, "slots").map_err(state)?;
+        let (marker, stop) = Marker::set(&dir).map_err(state)?;
+        let mut pending = VecDeque::new();
+        for (found, what) in [(&journal, "update journal"), (&record, "generation record")] {
+            if found.damaged {
+                pending.push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, format!("one copy of the {what} is damaged"))));
+            }
+        }
+        let taken = match journal.body.map(|bytes| Journal::decode(&bytes)) {
+            Some(Ok(journal)) => journal,
+            other => {
+                if let Some(Err(error)) = other {
+                    pending.push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, chain(&error))));
+                }
+                let record = record.body.as_deref().and_then(|bytes| Record::decode(bytes).ok());
+                record.map_or_else(Journal::default, Journal::adopt)
+            }
+        };
+        let now = clock::now();
+        let updater = Updater::restore(taken, Setup { budgets: config.profile.budgets, seed }, now);
+        let hands = Hands::new(store, journal_file, record_file, record.body.unwrap_or_default(), fetcher.clone(), serving, config.exe.clone());
+        let check_at = Instant::now();
+        let driver = Self {
+            updater,
+            hands,
+            marker,
+            trusted,
+            fetcher,
+            config,
+            orders,
+            notices,
+            pending,
+            announced: None,
+            checking: JoinSet::new(),
+            check_at,
+            failed_checks: 0,
+            inhibited: false,
+            refused: None,
+        };
+        Ok((driver, stop))
+    }
+
+    async fn run(&mut self, mut stopping: watch::Receiver<bool>) {
+        let notices = self.notices.clone();
+        loop {
+            let due = self.updater.poll_timeout().map(at);
+            let inhibit_at = self.inhibited.then(|| Instant::now() + INHIBIT_EVERY);
+            tokio::select! {
+                () = told_to_stop(&mut stopping) => break,
+                Ok(room) = notices.reserve(), if !self.pending.is_empty() => {
+                    if let Some(notice) = self.pending.pop_front() {
+                        room.send(notice);
+                    }
+                }
+                Some(order) = self.orders.recv() => self.order(order).await,
+                Some(event) = self.hands.done(), if self.hands.busy() => self.tell(event).await,
+                Some(answer) = self.checking.join_next(), if !self.checking.is_empty() => match answer {
+                    Ok(answer) => self.checked(answer).await,
+                    Err(error) => tracing::error!(%error, "a check ended badly"),
+                },
+                () = sleep_until(self.check_at), if self.checking.is_empty() => self.check(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tell(Event::TimePassed).await,
+                () = sleep_until(inhibit_at.unwrap_or_else(Instant::now)), if inhibit_at.is_some() => {}
+            }
+            if self.inhibited && !self.inhibit() {
+                self.approve().await;
+            }
+            self.announce();
+        }
+        self.hands.end();
+        if let Err(error) = self.marker.clear() {
+            tracing::warn!(%error, "the next start will count this end as a crash");
+        }
+    }
+
+    async fn order(&mut self, order: Order) {
+        match order {
+            Order::Check => {
+                self.failed_checks = 0;
+                self.check_at = Instant::now();
+            }
+            Order::Files { files, via } => {
+                tracing::debug!(via, "metadata came in");
+                self.judge(files).await;
+            }
+            Order::Rollback { task, reply } => self.asked(Event::OperatorRollback { task }, reply).await,
+            Order::Retarget { release, reply } => self.asked(Event::Retarget { release }, reply).await,
+        }
+    }
+
+    async fn asked(&mut self, event: Event, reply: oneshot::Sender<ReasonCode>) {
+        let reason = match self.updater.handle(event, clock::now()) {
+            Ok(()) => ReasonCode::Ok,
+            Err(ignored) => ignored.reason(),
+        };
+        self.drain().await;
+        if reply.send(reason).is_err() {
+            tracing::debug!("nobody waits for the answer to a command");
+        }
+    }
+
+    fn check(&mut self) {
+        self.check_at = Instant::now() + self.config.check;
+        let (device, versions) = {
+            let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+            (trusted.device().clone(), trusted.versions())
+        };
+        let fetcher = self.fetcher.clone();
+        self.checking.spawn(async move { fetcher.check(&device, versions.0, versions.1).await });
+    }
+
+    async fn checked(&mut self, answer: Result<Check, FetchError>) {
+        match answer {
+            Ok(files) => {
+                self.failed_checks = 0;
+                self.judge(files).await;
+            }
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "a check got no answer");
+                let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
+                self.failed_checks = self.failed_checks.saturating_add(1);
+                let pause = self.config.retry_min.saturating_mul(factor).min(self.config.retry_max);
+                self.check_at = self.check_at.min(Instant::now() + pause);
+            }
+        }
+    }
+
+    /// The one way in for metadata, fetched or pushed.
+    async fn judge(&mut self, files: Check) {
+        let now = clock::now();
+        let judged = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).accept(&files, now);
+        match judged {
+            Ok(Ok(())) => self.approve().await,
+            Ok(Err(refused)) => self.indicate(refused.reason(), chain(&refused)),
+            Err(error) => self.indicate(ReasonCode::DiskFull, chain(&error)),
+        }
+    }
+
+    async fn approve(&mut self) {
+        let (judged, floors) = {
+            let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+            let judged = trusted.approve();
+            (judged, trusted.floors().releases.clone())
+        };
+        self.tell(Event::FloorsRaised(floors)).await;
+        match judged {
+            Ok(Ok(approved)) => {
+                self.refused = None;
+                let generation = approved.assignment.generation;
+                if self.inhibit() {
+                    if generation > self.updater.generation() {
+                        let detail = "an inhibit file holds updates back".to_owned();
+                        self.refuse(generation, approved.assignment.correlation.clone(), Phase::Deferred, ReasonCode::Inhibited, detail);
+                    }
+                } else {
+                    self.tell(Event::AssignmentApproved(Box::new(approved))).await;
+                }
+            }
+            Ok(Err(refused)) => {
+                let (reason, detail) = (refused.reason(), chain(&refused));
+                if self.refused.as_ref() != Some(&(reason, detail.clone())) {
+                    self.indicate(reason, detail.clone());
+                }
+                self.refuse(self.updater.generation(), String::new(), Phase::Rejected, reason, detail);
+            }
+            Err(error) => self.indicate(ReasonCode::DiskFull, chain(&error)),
+        }
+    }
+
+    /// Tells once that a whole assignment is not taken up.
+    fn refuse(&mut self, generation: u64, correlation: String, phase: Phase, reason: ReasonCode, detail: String) {
+        let told = Some((reason, detail.clone()));
+        if self.refused == told {
+            return;
+        }
+        self.refused = told;
+        let at_ms = clock::now().wall_ms;
+        self.notice(Notice::Outcome(Outcome { generation, task: None, release: None, correlation, phase, reason, detail, at_ms }));
+    }
+
+    fn inhibit(&mut self) -> bool {
+        self.inhibited = self.config.inhibit_file.as_deref().is_some_and(Path::exists);
+        self.inhibited
+    }
+
+    fn indicate(&mut self, reason: ReasonCode, detail: String) {
+        tracing::warn!(%reason, detail, "refused or failed");
+        self.notice(Notice::Indicator(indicator(reason, detail)));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(notice);
+    }
+
+    /// Tells a fact, carries out what follows, and the facts that follow from that.
+    async fn tell(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            if let Err(ignored) = self.updater.handle(event, clock::now()) {
+                tracing::debug!(%ignored, "a fact changed nothing");
+            }
+            events.extend(self.carry_out().await);
+        }
+    }
+
+    async fn drain(&mut self) {
+        for event in self.carry_out().await {
+            self.tell(event).await;
+        }
+    }
+
+    async fn carry_out(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(command) = self.updater.poll_command() {
+            match self.hands.carry_out(command, &self.updater).await {
+                Told::Nothing => {}
+                Told::Event(event) => events.push(event),
+                Told::Outcome(seq, outcome) => {
+                    tracing::info!(task = ?outcome.task, release = ?outcome.release, phase = ?outcome.phase, reason = %outcome.reason, detail = outcome.detail, "update");
+                    self.notice(Notice::Outcome(outcome));
+                    events.push(Event::Reported { seq });
+                }
+                Told::Trouble(reason, detail) => self.indicate(reason, detail),
+            }
+        }
+        events
+    }
+
+    /// Tells what is installed, if that changed.
+    fn announce(&mut self) {
+        let installed = (self.updater.installed(), self.updater.generation());
+        if self.announced.as_ref() != Some(&installed) {
+            self.notice(Notice::Installed(installed.0.clone(), installed.1));
+            self.announced = Some(installed);
+        }
+    }
+}
+
+/// Ends when the handle says so, or is gone.
+async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
+    if stopping.wait_for(|stop| *stop).await.is_err() {
+        tracing::debug!("the updater's handle is gone");
+    }
+}
+
+fn indicator(reason: ReasonCode, detail: String) -> Indicator {
+    Indicator { reason, detail, count: 1, at_ms: clock::now().wall_ms }
+}
+
+/// The instant at which the monotonic clock reads `mono_ms`.
+fn at(mono_ms: u64) -> Instant {
+    Instant::now() + Duration::from_millis(mono_ms.saturating_sub(clock::now().mono_ms))
+}

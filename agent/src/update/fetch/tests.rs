@@ -1,0 +1,233 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::update::store::CHUNK_BYTES;
+
+impl Fetcher {
+    /// A fetcher for a loopback server without TLS.
+    fn plain(base: String) -> Self {
+        Self { client: build(reqwest::Client::builder()).unwrap(), base }
+    }
+}
+
+/// What the server does with one request.
+#[derive(Clone, Copy)]
+enum Act {
+    /// Sends what is asked for, then cuts the connection after so many bytes.
+    Cut(usize),
+    /// Sends what is asked for.
+    Serve,
+    /// Sends everything, whatever range is asked for.
+    Whole,
+    /// Flips a bit of what is asked for.
+    Flip,
+    /// Sends a byte too many.
+    Longer,
+    /// Claims another range than it was asked for.
+    WrongRange,
+    /// Answers with a status and a `Retry-After` of seven seconds.
+    Refuse(u16),
+}
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+struct Server {
+    base: String,
+    ranges: Arc<Mutex<Vec<Option<u64>>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn respond(request: &Request<Incoming>, content: &[u8], act: Act) -> (Option<u64>, Response<Body>) {
+    let from: Option<u64> =
+        request.headers().get("range").map(|range| range.to_str().unwrap().strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap());
+    let mut start = from.unwrap_or(0) as usize;
+    let mut response = Response::builder().status(if from.is_some() { 206 } else { 200 });
+    let mut content = content.to_vec();
+    let total = content.len();
+    let mut claimed = start;
+    match act {
+        Act::Refuse(status) => {
+            let empty = http_body_util::Empty::new().map_err(|never: Infallible| match never {}).boxed();
+            return (from, Response::builder().status(status).header("retry-after", "7").body(empty).unwrap());
+        }
+        Act::Whole => {
+            start = 0;
+            response = Response::builder().status(200);
+        }
+        Act::Flip => content[total / 2] ^= 1,
+        Act::Longer => content.push(0),
+        Act::WrongRange => claimed = start / 2,
+        Act::Cut(_) | Act::Serve => {}
+    }
+    if from.is_some() && !matches!(act, Act::Whole) {
+        response = response.header("content-range", format!("bytes {claimed}-{}/{total}", total - 1));
+    }
+    let mut frames: VecDeque<Result<Frame<Bytes>, std::io::Error>> = VecDeque::new();
+    let rest = &content[start..];
+    let rest = if let Act::Cut(at) = act { &rest[..at.min(rest.len())] } else { rest };
+    frames.extend(rest.chunks(10_000).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))));
+    if matches!(act, Act::Cut(_)) {
+        frames.push_back(Err(std::io::Error::other("the connection is cut here")));
+    }
+    (from, response.body(StreamBody::new(stream::iter(frames)).boxed()).unwrap())
+}
+
+/// Serves `content` at every path, one act for each request, the last one for ever.
+async fn serve(content: Vec<u8>, acts: Vec<Act>) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let (seen, acts, content) = (ranges.clone(), Arc::new(Mutex::new(VecDeque::from(acts))), Arc::new(content));
+    let task = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (seen, acts, content) = (seen.clone(), acts.clone(), content.clone());
+            let service = service_fn(move |request| {
+                let act = {
+                    let mut acts = acts.lock().unwrap();
+                    if acts.len() > 1 { acts.pop_front().unwrap() } else { acts[0] }
+                };
+                let (from, response) = respond(&request, &content, act);
+                seen.lock().unwrap().push(from);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    Server { base, ranges, task }
+}
+
+fn content(length: u64) -> Vec<u8> {
+    (0..length).map(|i| (i * 31 % 251) as u8).collect()
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob { digest: dunlin_trust::sha256(bytes), length: bytes.len() as u64 }
+}
+
+struct Case {
+    _dir: tempfile::TempDir,
+    store: Store,
+    server: Server,
+    fetcher: Fetcher,
+    bytes: Vec<u8>,
+    blob: Blob,
+}
+
+async fn case(length: u64, acts: Vec<Act>) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 0).unwrap();
+    let bytes = content(length);
+    let server = serve(bytes.clone(), acts).await;
+    let fetcher = Fetcher::plain(server.base.clone());
+    let blob = blob(&bytes);
+    Case { _dir: dir, store, server, fetcher, bytes, blob }
+}
+
+impl Case {
+    async fn fetch(&self) -> Result<(), FetchError> {
+        self.fetcher.blob(&self.store, &self.blob).await
+    }
+
+    fn ranges(&self) -> Vec<Option<u64>> {
+        self.server.ranges.lock().unwrap().clone()
+    }
+}
+
+const LENGTH: u64 = 5 * CHUNK_BYTES + 100;
+
+#[tokio::test]
+async fn a_dropped_download_resumes_with_at_most_one_chunk_twice() {
+    let cut = 2 * CHUNK_BYTES + 5_000;
+    let case = case(LENGTH, vec![Act::Cut(cut as usize), Act::Serve]).await;
+    let error = case.fetch().await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Passing { .. }), "{error:?}");
+    let stored = case.store.stored(&case.blob);
+    assert!(stored >= cut - 10_000 - CHUNK_BYTES && stored % CHUNK_BYTES == 0, "{stored}");
+    case.fetch().await.unwrap();
+    assert_eq!(case.ranges(), [None, Some(stored)]);
+    assert_eq!(case.store.read(&case.blob).unwrap(), case.bytes);
+    case.fetch().await.unwrap();
+    assert_eq!(case.ranges().len(), 2, "what is there is not fetched again");
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_is_read_from_the_start() {
+    let case = case(LENGTH, vec![Act::Cut(3 * CHUNK_BYTES as usize), Act::Whole]).await;
+    case.fetch().await.unwrap_err();
+    case.fetch().await.unwrap();
+    assert!(case.ranges()[1].is_some());
+    assert_eq!(case.store.read(&case.blob).unwrap(), case.bytes);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_named_and_forgotten() {
+    let case = case(LENGTH, vec![Act::Flip, Act::Serve]).await;
+    let fault = case.fetch().await.unwrap_err().fault();
+    assert!(matches!(fault, Fault::Wrong { reason: ReasonCode::DigestMismatch, .. }), "{fault:?}");
+    assert_eq!(case.store.stored(&case.blob), 0);
+    case.fetch().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_longer_body_is_cut_off_at_the_signed_length() {
+    let case = case(LENGTH, vec![Act::Longer]).await;
+    let fault = case.fetch().await.unwrap_err().fault();
+    assert!(matches!(fault, Fault::Wrong { reason: ReasonCode::LengthMismatch, .. }), "{fault:?}");
+    assert!(!case.store.holds(&case.blob));
+}
+
+#[tokio::test]
+async fn another_range_than_asked_for_is_refused() {
+    let case = case(LENGTH, vec![Act::Cut(3 * CHUNK_BYTES as usize), Act::WrongRange]).await;
+    case.fetch().await.unwrap_err();
+    let error = case.fetch().await.unwrap_err();
+    assert!(matches!(error, FetchError::Answer { .. }), "{error:?}");
+    assert!(!case.store.holds(&case.blob));
+}
+
+#[tokio::test]
+async fn a_busy_server_is_waited_for_as_long_as_it_asks() {
+    let case = case(LENGTH, vec![Act::Refuse(503), Act::Refuse(429), Act::Refuse(404)]).await;
+    for _ in 0..2 {
+        let fault = case.fetch().await.unwrap_err().fault();
+        assert!(matches!(fault, Fault::Passing { retry_after_ms: Some(7_000), .. }), "{fault:?}");
+    }
+    assert!(matches!(case.fetch().await.unwrap_err().fault(), Fault::Wrong { reason: ReasonCode::FetchFailed, .. }));
+}
+
+#[tokio::test]
+async fn nothing_at_all_listens() {
+    let case = case(10, vec![Act::Serve]).await;
+    case.server.task.abort();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let fetcher = Fetcher::plain(format!("http://{closed}"));
+    let fault = fetcher.blob(&case.store, &case.blob).await.unwrap_err().fault();
+    assert!(matches!(fault, Fault::Passing { reason: ReasonCode::FetchFailed, .. }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_signed_to_be_huge_is_not_asked_for() {
+    let case = case(10, vec![Act::Serve]).await;
+    let huge = Blob { digest: case.blob.digest, length: MANIFEST_BYTES_MAX + 1 };
+    assert!(case.fetcher.target(&case.store, "m.1.json", &huge).await.is_err());
+    assert!(case.ranges().is_empty());
+}

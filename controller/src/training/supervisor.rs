@@ -1,0 +1,190 @@
+//! Weighs triggers, gives workers to runs, and sees to what operators want.
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dunlin_pipeline::{Cause, Event, Outcome, RunState, Verdict, consider};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::drive::drive;
+use super::{RunRow, TrainingError, WAITING, Wanted, enqueue, facts};
+use crate::api::AppState;
+use crate::clock;
+use crate::planner::TaskRow;
+use crate::serve::Shutdown;
+
+/// Orders that wait for one run; an operator gives one at a time.
+const ORDERS_MAX: usize = 8;
+
+/// A run at work.
+#[derive(Debug)]
+struct AtWork {
+    owner: String,
+    orders: mpsc::Sender<Event>,
+    task: JoinHandle<Result<RunState, TrainingError>>,
+}
+
+#[derive(Debug)]
+struct Supervisor {
+    state: AppState,
+    at_work: BTreeMap<String, AtWork>,
+    ledgers: facts::Ledgers,
+}
+
+/// Runs until shutdown: a look each tick and whenever something wakes the supervisor.
+pub async fn run(state: AppState, mut shutdown: Shutdown) {
+    let every = Duration::from_millis(state.config.training.tick_ms.max(1));
+    let mut supervisor = Supervisor { state: state.clone(), at_work: BTreeMap::new(), ledgers: BTreeMap::new() };
+    let mut resumed = false;
+    while !shutdown.is_requested() {
+        if let Err(error) = supervisor.look(&mut resumed).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the training supervisor's look failed");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = state.wake.training.notified() => {}
+            () = shutdown.requested() => {}
+        }
+    }
+    // Workers end with their tasks; the journals know where to go on.
+    for at_work in supervisor.at_work.into_values() {
+        at_work.task.abort();
+        drop(at_work.task.await);
+    }
+}
+
+impl Supervisor {
+    async fn look(&mut self, resumed: &mut bool) -> Result<(), TrainingError> {
+        if !*resumed {
+            for run in self.state.store.runs_open().await? {
+                tracing::info!(run = run.id, "a run is taken up from its journal");
+                self.begin(run, None);
+            }
+            *resumed = true;
+        }
+        self.reap().await?;
+        self.see_to_orders().await?;
+        for task in self.state.store.tasks().await? {
+            self.weigh(&task).await?;
+        }
+        self.dispatch().await
+    }
+
+    fn begin(&mut self, run: RunRow, first: Option<Event>) {
+        let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        if let Some(event) = first {
+            orders.try_send(event).expect("a new channel has room");
+        }
+        let (id, owner, wake) = (run.id.clone(), run.owner.clone(), self.state.wake.training.clone());
+        let driving = drive(self.state.clone(), run, receiver);
+        let task = tokio::spawn(async move {
+            let ended = driving.await;
+            wake.notify_one();
+            ended
+        });
+        self.at_work.insert(id, AtWork { owner, orders, task });
+    }
+
+    /// Notes the end of runs that ended.
+    async fn reap(&mut self) -> Result<(), TrainingError> {
+        let ended: Vec<String> = self.at_work.iter().filter(|(_, at_work)| at_work.task.is_finished()).map(|(id, _)| id.clone()).collect();
+        for id in ended {
+            let Some(at_work) = self.at_work.remove(&id) else { continue };
+            let now_ms = clock::wall_ms();
+            match at_work.task.await {
+                Ok(Ok(end)) => {
+                    tracing::info!(run = id, state = end.name(), "a run ended");
+                    self.state.store.run_facts(&id, &serde_json::json!({ "end": end })).await?;
+                    self.state.store.run_state(&id, end.name(), now_ms, true).await?;
+                }
+                // The database failed it, not the run: it is taken up again from its journal.
+                Ok(Err(error)) => {
+                    tracing::error!(run = id, error = &error as &dyn std::error::Error, "a run is taken up again");
+                    let run = self.state.store.run(&id).await?;
+                    self.begin(run, None);
+                }
+                Err(error) => {
+                    tracing::error!(run = id, %error, "a run's task broke off");
+                    self.state.store.run_facts(&id, &serde_json::json!({ "end": error.to_string() })).await?;
+                    self.state.store.run_state(&id, "failed", now_ms, true).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn see_to_orders(&mut self) -> Result<(), TrainingError> {
+        for (id, state, wanted) in self.state.store.runs_wanted().await? {
+            let event = match &wanted {
+                Wanted::Cancel { by } => Event::Cancelled { by: by.clone() },
+                Wanted::Restart { by } => Event::RestartOrdered { by: by.clone() },
+            };
+            match (self.at_work.get(&id), &wanted) {
+                (Some(at_work), _) => {
+                    if at_work.orders.try_send(event).is_err() {
+                        continue;
+                    }
+                }
+                (None, Wanted::Cancel { .. }) => {
+                    // One that has just left the queue is at work at the next look.
+                    if !self.state.store.run_unqueue(&id, clock::wall_ms()).await? && state == WAITING {
+                        continue;
+                    }
+                }
+                (None, Wanted::Restart { .. }) if state == "failed" => {
+                    self.state.store.run_state(&id, RunState::Running.name(), clock::wall_ms(), false).await?;
+                    let run = self.state.store.run(&id).await?;
+                    self.begin(run, Some(event));
+                }
+                (None, Wanted::Restart { .. }) => {}
+            }
+            self.state.store.run_want(&id, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Weighs the triggers of a task and queues a run if one fired and nothing holds it.
+    async fn weigh(&mut self, task: &TaskRow) -> Result<(), TrainingError> {
+        let Some(retraining) = &task.definition.retraining else { return Ok(()) };
+        let now_ms = clock::wall_ms();
+        let mut facts = facts::of_runs(&self.state, task, now_ms).await?;
+        // Looked at even where it is no trigger: the alerts come of it.
+        facts.drift = facts::drift(&self.state, task, &mut self.ledgers, now_ms).await?;
+        if facts.pending.is_none() {
+            // Models on their way are judged by their rollout before others are made.
+            let rollouts = self.state.store.rollouts().await?;
+            let under_way = rollouts.iter().find(|rollout| rollout.plan.task == task.definition.task && !rollout.plan.state.is_final());
+            facts.pending = under_way.map(|rollout| rollout.plan.rollout.clone());
+        }
+        let decision = consider(&retraining.triggers, &facts, None, Some(now_ms));
+        let mut fired_ms = None;
+        if let Verdict::Start(cause) = &decision.verdict {
+            match enqueue(&self.state, task, cause.clone(), None).await {
+                Ok(run) => {
+                    tracing::info!(run, task = %task.definition.task, ?cause, "a retraining run was queued");
+                    let after = serde_json::json!({ "run": run, "cause": cause });
+                    self.state.audit.record("trainer", "run.create", serde_json::Value::Null, after).await?;
+                    let due = |row: &dunlin_pipeline::Row| matches!(row.outcome, Outcome::Fired(Cause::Cron { .. }));
+                    fired_ms = decision.rows.iter().any(due).then_some(now_ms);
+                }
+                Err(TrainingError::Refused(reason)) => tracing::warn!(reason, "a retraining run was not queued"),
+                Err(error) => return Err(error),
+            }
+        }
+        if fired_ms.is_some() || task.triggers.as_ref() != Some(&decision) {
+            self.state.store.task_weighed(&task.definition.task, &decision, fired_ms).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives free workers to those whose turn it is.
+    async fn dispatch(&mut self) -> Result<(), TrainingError> {
+        loop {
+            let mut running: BTreeMap<String, usize> = BTreeMap::new();
+            self.at_work.values().for_each(|at_work| *running.entry(at_work.owner.clone()).or_default() += 1);
+            let workers = self.state.config.training.workers_max;
+            let Some(run) = self.state.store.run_next(&running, workers, clock::wall_ms()).await? else { return Ok(()) };
+            self.begin(run, None);
+        }
+    }
+}

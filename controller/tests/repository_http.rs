@@ -1,0 +1,88 @@
+//! The repositories as devices and operators reach them: over TLS, from a controller that runs.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_controller::serve::Controller;
+use dunlin_controller::{clock, repo::Repos};
+use dunlin_controller::{init, keys};
+use dunlin_protocol::{Check, Now, cbor};
+use dunlin_trust::{RepoKind, TrustedRepo, update_both};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// One request over a connection of its own; the whole answer with its head.
+async fn get(controller: &Controller, data: &Path, path: &str, token: Option<&str>) -> (usize, u16, Vec<u8>) {
+    let mut authorities = rustls::RootCertStore::empty();
+    authorities.add(CertificateDer::from_pem_file(data.join("ca.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(authorities).with_no_client_auth();
+    let tcp = TcpStream::connect(controller.api).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{token}connection: close\r\n\r\n");
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // The peer may close without a TLS goodbye; what came before it is judged by its length.
+    drop(tokio::time::timeout(Duration::from_secs(20), tls.read_to_end(&mut answer)).await.unwrap());
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
+    (request.len() - token.len() + end, status, answer.split_off(end))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_over_http_is_small_and_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let any = Some("127.0.0.1:0".parse().unwrap());
+    let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
+    let token = init::init(&data, &options).await.unwrap();
+    let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
+    let ceremony = keys::CeremonyOptions { threshold: 1, n: 1, now_ms: clock::wall_ms() };
+    keys::ceremony(&folder.path().join("safe"), &online, ceremony).unwrap();
+    Repos::open(&data).unwrap().import(&folder.path().join("safe/public"), clock::wall_ms()).unwrap();
+    let controller = Controller::start(&data).await.unwrap();
+
+    // A device that holds nothing but its pinned roots.
+    let pinned = |kind| {
+        TrustedRepo::pinned(kind, controller.state.repos.first_root(kind).unwrap().as_slice()).unwrap()
+    };
+    let (mut image, mut director) = (pinned(RepoKind::Image), pinned(RepoKind::Director));
+    let (_, status, body) =
+        get(&controller, &data, "/v1/check?d=pole-1&i=1.0.0.0.0&o=1.0.0.0", Some(&token)).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let check: Check = cbor::decode(&body, 1 << 20).unwrap();
+    let now = Now { mono_ms: 0, wall_ms: Some(clock::wall_ms()) };
+    update_both(&mut image, &mut director, &check, now).unwrap();
+
+    // The same device when nothing changed: both timestamps, heads included, in a kibibyte.
+    let (heads, status, body) =
+        get(&controller, &data, "/v1/check?d=pole-1&i=1.1.1.1.1&o=1.1.1.1", Some(&token)).await;
+    assert_eq!(status, 200);
+    assert!(heads + body.len() <= 1024, "{heads} + {}", body.len());
+
+    // The static layout holds the same bytes; only the image repository is open to everyone.
+    let (_, status, body) = get(&controller, &data, "/v1/image/timestamp.json", None).await;
+    assert_eq!((status, body), (200, check.image.timestamp.0));
+    let (_, status, body) = get(&controller, &data, "/v1/director/pole-1/1.targets.json", Some(&token)).await;
+    assert_eq!((status, body), (200, check.director.targets.unwrap().0));
+    let refused = [
+        ("/v1/check?d=pole-1&i=1.0.0.0&o=1.0.0.0", None, 401),
+        ("/v1/director/pole-1/timestamp.json", None, 401),
+        ("/v1/check?d=NO&i=1&o=1", Some(token.as_str()), 400),
+        ("/v1/check?d=pole-1&i=x&o=1", Some(token.as_str()), 400),
+        ("/v1/image/2.root.json", None, 404),
+        ("/v1/image/..%2F..%2Fcontroller.toml", None, 404),
+        ("/v1/targets/..%2Fimage%2F1.root.json", Some(token.as_str()), 404),
+    ];
+    for (path, token, expected) in refused {
+        assert_eq!(get(&controller, &data, path, token).await.1, expected, "{path}");
+    }
+    controller.stop().await;
+}
