@@ -166,8 +166,11 @@ impl Config {
     /// Reads and checks `controller.toml` of a data folder.
     pub fn load(data: &Path) -> Result<Self, ConfigError> {
         let path = data.join("controller.toml");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ConfigError::Read { path: path.clone(), data: data.to_owned(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+            path: path.clone(),
+            data: data.to_owned(),
+            source,
+        })?;
         let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source })?;
         config.check()?;
         Ok(config)

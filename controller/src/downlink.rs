@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_protocol::{AckBody, BootId, Bytes, Cmd, CmdBody, Desired, DeviceId, Down, Header, Kind, SCHEMA, Topic, cbor};
+use dunlin_protocol::{
+    AckBody, BootId, Bytes, Cmd, CmdBody, Desired, DeviceId, Down, Header, Kind, SCHEMA, Topic, cbor,
+};
 use dunlin_trust::{Signer, envelope};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{AsyncClient, PublishOptions};
@@ -82,7 +84,12 @@ impl std::fmt::Debug for Downlink {
 
 impl Downlink {
     /// Sends through `client`, signed by a key of the director's timestamp role.
-    pub fn new(client: AsyncClient, signer: Arc<dyn Signer + Send + Sync>, store: Store, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        client: AsyncClient,
+        signer: Arc<dyn Signer + Send + Sync>,
+        store: Store,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self(Arc::new(Inner { client, signer, store, metrics, counters: Mutex::default() }))
     }
 
@@ -93,7 +100,8 @@ impl Downlink {
             Some(counter) => *counter,
             None => {
                 let before = self.0.store.reserve_down_seq(device, 0).await;
-                let before = before.map_err(|source| DownlinkError::Counter { device: device.clone(), source })?;
+                let before =
+                    before.map_err(|source| DownlinkError::Counter { device: device.clone(), source })?;
                 Counter { last: before, ceiling: before }
             }
         };
@@ -107,18 +115,34 @@ impl Downlink {
         Ok(next.last)
     }
 
-    async fn send<T: Serialize>(&self, device: &DeviceId, kind: Kind, topic: Down, life_ms: u64, body: &T) -> Result<(), DownlinkError> {
+    async fn send<T: Serialize>(
+        &self,
+        device: &DeviceId,
+        kind: Kind,
+        topic: Down,
+        life_ms: u64,
+        body: &T,
+    ) -> Result<(), DownlinkError> {
         let now_ms = clock::wall_ms();
         let seq = self.next_seq(device, now_ms).await?;
         let body = Bytes(cbor::encode(body));
-        let header = Header { v: SCHEMA, kind, device: device.clone(), boot: BootId([0; 16]), seq, exp: Some(now_ms + life_ms), body };
+        let header = Header {
+            v: SCHEMA,
+            kind,
+            device: device.clone(),
+            boot: BootId([0; 16]),
+            seq,
+            exp: Some(now_ms + life_ms),
+            body,
+        };
         let sealed = envelope::seal_down(&header, self.0.signer.as_ref());
         let sealed = sealed.map_err(|source| DownlinkError::Sign { device: device.clone(), source })?;
         self.publish(&Topic::down(device, topic), sealed.encode()).await
     }
 
     async fn publish(&self, topic: &Topic, payload: Vec<u8>) -> Result<(), DownlinkError> {
-        let publish = self.0.client.publish(topic.to_string(), payload, PublishOptions::new(QoS::AtLeastOnce));
+        let publish =
+            self.0.client.publish(topic.to_string(), payload, PublishOptions::new(QoS::AtLeastOnce));
         match timeout(SEND_TIMEOUT, publish).await {
             Ok(Ok(())) => {
                 self.0.metrics.sent(match topic {

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use dunlin_protocol::{DeviceId, Digest};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -134,10 +134,12 @@ fn read(path: &Path) -> Result<String, IdentityError> {
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
+    let written = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(
+        |mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        },
+    );
     written.map_err(|source| IdentityError::File { path: path.to_owned(), source })
 }
 
@@ -166,8 +168,13 @@ impl Identity {
         write_private(&files.ca_key, ca_key.serialize_pem().as_bytes())?;
         let issuer = Issuer::new(ca, ca_key);
 
-        let all: Vec<String> = ["127.0.0.1", "::1", "localhost"].into_iter().map(str::to_owned).chain(names.iter().cloned()).collect();
-        let sans = certificate("reading the names of the server", CertificateParams::new(all))?.subject_alt_names;
+        let all: Vec<String> = ["127.0.0.1", "::1", "localhost"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(names.iter().cloned())
+            .collect();
+        let sans =
+            certificate("reading the names of the server", CertificateParams::new(all))?.subject_alt_names;
         let leaf = |name: &str, sans, usage, file: &Path, key_file: &Path| {
             let key = generate()?;
             let mut params = params(name, LEAF_DAYS);
@@ -178,8 +185,20 @@ impl Identity {
             write_private(file, format!("{pem}{ca_pem}").as_bytes())?;
             write_private(key_file, key.serialize_pem().as_bytes())
         };
-        leaf("Dunlin controller", sans, ExtendedKeyUsagePurpose::ServerAuth, &files.server, &files.server_key)?;
-        leaf(CONTROLLER, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &files.controller, &files.controller_key)
+        leaf(
+            "Dunlin controller",
+            sans,
+            ExtendedKeyUsagePurpose::ServerAuth,
+            &files.server,
+            &files.server_key,
+        )?;
+        leaf(
+            CONTROLLER,
+            Vec::new(),
+            ExtendedKeyUsagePurpose::ClientAuth,
+            &files.controller,
+            &files.controller_key,
+        )
     }
 
     /// Reads what [`Identity::create`] made.
@@ -221,15 +240,19 @@ impl Identity {
     }
 
     /// The server's certificate chain and key.
-    pub fn server_chain(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
+    pub fn server_chain(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
         chain(&self.files.server, &self.files.server_key)
     }
 
     /// The signer of the controller's MQTT client.
     pub fn controller_signer(&self) -> Result<dunlin_trust::EcdsaP256Signer, IdentityError> {
         let path = &self.files.controller_key;
-        let key = PrivateKeyDer::from_pem_file(path).map_err(|_| IdentityError::Pem { path: path.clone(), what: "private key" })?;
-        dunlin_trust::EcdsaP256Signer::from_pkcs8(key.secret_der()).map_err(|source| IdentityError::Key { path: path.clone(), source })
+        let key = PrivateKeyDer::from_pem_file(path)
+            .map_err(|_| IdentityError::Pem { path: path.clone(), what: "private key" })?;
+        dunlin_trust::EcdsaP256Signer::from_pkcs8(key.secret_der())
+            .map_err(|source| IdentityError::Key { path: path.clone(), source })
     }
 
     /// Issues a device's certificate: CN and nothing else of the subject, for the key in the request. The
@@ -240,21 +263,29 @@ impl Identity {
             return Err(IdentityError::Request("is too long"));
         }
         let request = CertificateSigningRequestParams::from_pem(csr_pem);
-        let request = request.map_err(|_| IdentityError::Request("is not a PKCS#10 request in PEM signed by its own key"))?;
+        let request = request
+            .map_err(|_| IdentityError::Request("is not a PKCS#10 request in PEM signed by its own key"))?;
         if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(IdentityError::Request("is not for an ECDSA P-256 key"));
         }
         let mut params = params(device.as_str(), LEAF_DAYS);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let issued = certificate("signing a device's certificate", params.signed_by(&request.public_key, &self.issuer))?;
+        let issued = certificate(
+            "signing a device's certificate",
+            params.signed_by(&request.public_key, &self.issuer),
+        )?;
         Ok((issued.pem(), request.public_key.subject_public_key_info()))
     }
 }
 
 /// Reads a certificate chain and its key.
-pub fn chain(certificates: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|_| IdentityError::Pem { path: key.to_owned(), what: "private key" })?;
+pub fn chain(
+    certificates: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|_| IdentityError::Pem { path: key.to_owned(), what: "private key" })?;
     Ok((self::certificates(certificates)?, private))
 }
 
@@ -280,7 +311,12 @@ mod tests {
     use super::*;
 
     fn csr(key: &KeyPair) -> String {
-        CertificateParams::new(vec!["evil.example".into()]).unwrap().serialize_request(key).unwrap().pem().unwrap()
+        CertificateParams::new(vec!["evil.example".into()])
+            .unwrap()
+            .serialize_request(key)
+            .unwrap()
+            .pem()
+            .unwrap()
     }
 
     fn identity() -> (tempfile::TempDir, Identity) {
@@ -300,7 +336,10 @@ mod tests {
         assert_eq!(spki, key.subject_public_key_info());
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         assert_eq!(device_of(&der), Some(device));
-        assert!(!String::from_utf8_lossy(&der).contains("evil.example"), "names the request asks for are not granted");
+        assert!(
+            !String::from_utf8_lossy(&der).contains("evil.example"),
+            "names the request asks for are not granted"
+        );
     }
 
     #[test]
@@ -310,7 +349,8 @@ mod tests {
         let ed = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
         assert!(matches!(identity.issue_device(&device, &csr(&ed)), Err(IdentityError::Request(_))));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut der = CertificateParams::new(vec!["a".into()]).unwrap().serialize_request(&key).unwrap().der().to_vec();
+        let mut der =
+            CertificateParams::new(vec!["a".into()]).unwrap().serialize_request(&key).unwrap().der().to_vec();
         *der.last_mut().unwrap() ^= 1;
         let body = data_encoding::BASE64.encode(&der);
         let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");

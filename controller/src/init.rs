@@ -90,7 +90,9 @@ pub async fn init(data: &Path, options: &Options) -> Result<String, InitError> {
     config.mqtt.listen = options.mqtt_listen.unwrap_or(config.mqtt.listen);
     config.check()?;
     let text = toml::to_string(&config).expect("a configuration has a TOML form");
-    let text = format!("# Configuration of the Dunlin controller; every value here is the default or was given to `dunlin init`.\n\n{text}");
+    let text = format!(
+        "# Configuration of the Dunlin controller; every value here is the default or was given to `dunlin init`.\n\n{text}"
+    );
     identity::write_private(&data.join("controller.toml"), text.as_bytes())?;
 
     let store = Store::open(&data.join(DATABASE)).await?;
@@ -104,7 +106,9 @@ pub async fn init(data: &Path, options: &Options) -> Result<String, InitError> {
         revoked_ms: None,
     };
     store.token_add(&row, &token).await?;
-    crate::audit::Audit::new(store.clone()).record("init", "controller.init", serde_json::Value::Null, serde_json::json!({ "token": row.id })).await?;
+    crate::audit::Audit::new(store.clone())
+        .record("init", "controller.init", serde_json::Value::Null, serde_json::json!({ "token": row.id }))
+        .await?;
     store.close().await;
     Ok(token)
 }

@@ -165,14 +165,16 @@ impl Controller {
         repos.pin(RepoKind::Director)?;
         let identity = Arc::new(Identity::open(data)?);
         let store = Store::open(&data.join(DATABASE)).await?;
-        let registry = Registry::open(data, store.clone(), Arc::clone(&repos)).map_err(ServeError::Registry)?;
+        let registry =
+            Registry::open(data, store.clone(), Arc::clone(&repos)).map_err(ServeError::Registry)?;
         registry.follow_targets(clock::wall_ms()).await.map_err(ServeError::Registry)?;
         let registry = Arc::new(registry);
         let metrics = Arc::new(Metrics::new());
         let wake = Wake::default();
 
         let listen = config.api.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|source| ServeError::Listen { listen, source })?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|source| ServeError::Listen { listen, source })?;
         let api = listener.local_addr().map_err(|source| ServeError::Listen { listen, source })?;
         let (broker, handle) = Broker::open(&config.mqtt, data, &identity, &store).await?;
         let mqtt = broker.address();
@@ -210,9 +212,15 @@ impl Controller {
         };
         let mut loops = Vec::new();
         let ingest = tokio::spawn(ingest.run(incoming));
-        loops.push(("link", tokio::spawn(link::drive(client, events, messages, connected_tx, shutdown.clone()))));
+        loops.push((
+            "link",
+            tokio::spawn(link::drive(client, events, messages, connected_tx, shutdown.clone())),
+        ));
         let router = api::router(state.clone());
-        loops.push(("api", tokio::spawn(tls::serve(listener, tls::server_config(&identity)?, router, shutdown.clone()))));
+        loops.push((
+            "api",
+            tokio::spawn(tls::serve(listener, tls::server_config(&identity)?, router, shutdown.clone())),
+        ));
         loops.push(("refresh", tokio::spawn(refresh(repos, shutdown.clone()))));
         loops.push(("planner", tokio::spawn(planner::run(state.clone(), shutdown.clone()))));
         loops.push(("training", tokio::spawn(training::run(state.clone(), shutdown))));
@@ -264,7 +272,11 @@ fn endpoints(config: &Config, api: SocketAddr, mqtt_port: u16) -> Endpoints {
 
 /// How the controller's own client reaches the broker. The embedded one is dialled by its address, whatever
 /// name devices use; what is signed is always that name.
-fn link_options(config: &Config, identity: &Identity, endpoints: &Endpoints) -> Result<rumqttc::MqttOptions, ServeError> {
+fn link_options(
+    config: &Config,
+    identity: &Identity,
+    endpoints: &Endpoints,
+) -> Result<rumqttc::MqttOptions, ServeError> {
     let mut roots = RootCertStore::empty();
     let files = identity.files();
     let Some(external) = &config.mqtt.external else {
@@ -272,7 +284,8 @@ fn link_options(config: &Config, identity: &Identity, endpoints: &Endpoints) -> 
         let authority = chain.into_iter().last().expect("a chain that was read holds a certificate");
         roots.add(authority).map_err(ServeError::BrokerTls)?;
         let tls = link::tls(roots, None).map_err(ServeError::BrokerTls)?;
-        let answer = ChallengeAnswer::new(CONTROLLER, &endpoints.mqtt_host, Arc::new(identity.controller_signer()?));
+        let answer =
+            ChallengeAnswer::new(CONTROLLER, &endpoints.mqtt_host, Arc::new(identity.controller_signer()?));
         let ip = config.mqtt.listen.ip();
         let host = if ip.is_unspecified() { "127.0.0.1".to_owned() } else { ip.to_string() };
         // The certificate is valid for loopback and the names given to `init`; an address that is neither
@@ -311,7 +324,9 @@ async fn refresh(repos: Arc<Repos>, mut shutdown: Shutdown) {
         let task = Arc::clone(&repos);
         let next = tokio::task::spawn_blocking(move || task.refresh(now_ms)).await;
         let pause = match next {
-            Ok(Ok(due_ms)) => Duration::from_millis(due_ms.saturating_sub(now_ms)).clamp(REFRESH_MIN, REFRESH_MAX),
+            Ok(Ok(due_ms)) => {
+                Duration::from_millis(due_ms.saturating_sub(now_ms)).clamp(REFRESH_MIN, REFRESH_MAX)
+            }
             Ok(Err(error)) => {
                 tracing::error!(%error, "the image repository can not be signed anew");
                 REFRESH_MAX / 60

@@ -51,9 +51,14 @@ pub fn server_config(identity: &Identity) -> Result<Arc<ServerConfig>, TlsError>
     let mut roots = RootCertStore::empty();
     let authority = chain.last().expect("a chain that was read holds a certificate");
     roots.add(authority.clone()).map_err(TlsError::Rustls)?;
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build().map_err(TlsError::Verifier)?;
-    let mut config =
-        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).map_err(TlsError::Rustls)?;
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()
+        .map_err(TlsError::Verifier)?;
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Rustls)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -92,10 +97,17 @@ pub async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, router: Router
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut shutdown: Shutdown) -> io::Result<()> {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    mut shutdown: Shutdown,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let remote = stream.peer_addr()?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = Peer(certificate.and_then(identity::device_of));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {

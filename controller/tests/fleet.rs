@@ -50,7 +50,12 @@ gain = { rows_min = 20 }
 
 fn schema() -> Schema {
     let feature = |i| Feature { name: format!("f{i}"), unit: String::new(), min: None, max: None };
-    Schema { features: (0..4).map(feature).collect(), label: "y".into(), labels: vec!["a".into(), "b".into(), "c".into()], time: None }
+    Schema {
+        features: (0..4).map(feature).collect(),
+        label: "y".into(),
+        labels: vec!["a".into(), "b".into(), "c".into()],
+        time: None,
+    }
 }
 
 /// Three overlapping clouds; `sign` -1 is a world in which every sensor is mounted the other way round.
@@ -60,7 +65,11 @@ fn rows(count: usize, sign: f64) -> (String, Vec<(Vec<f32>, u32)>) {
     for i in 0..count {
         let class = i % 3;
         let x: Vec<f32> = (0..4)
-            .map(|f| (sign * (if f == class { 2.0 } else { 0.0 } + (0..4).map(|_| rng.unit() - 0.5).sum::<f64>() * 1.5)) as f32)
+            .map(|f| {
+                (sign
+                    * (if f == class { 2.0 } else { 0.0 }
+                        + (0..4).map(|_| rng.unit() - 0.5).sum::<f64>() * 1.5)) as f32
+            })
             .collect();
         text += &format!("{},{},{},{},{}\n", x[0], x[1], x[2], x[3], ["a", "b", "c"][class]);
         list.push((x, class as u32));
@@ -89,8 +98,11 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let any = Some("127.0.0.1:0".parse().unwrap());
-        let token = init::init(&data, &Options { names: vec![], listen: any, mqtt_listen: any }).await.unwrap();
-        let config = fs::read_to_string(data.join("controller.toml")).unwrap().replace("tick_ms = 10000", "tick_ms = 200");
+        let token =
+            init::init(&data, &Options { names: vec![], listen: any, mqtt_listen: any }).await.unwrap();
+        let config = fs::read_to_string(data.join("controller.toml"))
+            .unwrap()
+            .replace("tick_ms = 10000", "tick_ms = 200");
         fs::write(data.join("controller.toml"), config).unwrap();
         let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
         let safe = folder.path().join("safe");
@@ -102,7 +114,9 @@ impl World {
         let registry = Registry::open(&data, store.clone(), Arc::clone(&repos)).unwrap();
         let registry = registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")));
         let table = Table::parse(rows(400, 1.0).0.as_bytes(), &schema()).unwrap();
-        for (model, l2) in [("meter.base", 1e-3), ("meter.next", 1e-2), ("meter.bad", 1e-1), ("meter.slow", 1.0)] {
+        for (model, l2) in
+            [("meter.base", 1e-3), ("meter.next", 1e-2), ("meter.bad", 1e-1), ("meter.slow", 1.0)]
+        {
             let push = Push {
                 task: "meter".parse().unwrap(),
                 task_type: TaskType::Classification,
@@ -122,7 +136,9 @@ impl World {
         registry.policy(serde_json::to_vec(&policy(anchor)).unwrap(), "ann").await.unwrap();
         let add = registry.pending().await.unwrap();
         let request = Request { add, ..Request::default() };
-        let signed = keys::sign_targets(&registry.current_targets().unwrap(), &request, &safe.join("private"), now_ms).unwrap();
+        let signed =
+            keys::sign_targets(&registry.current_targets().unwrap(), &request, &safe.join("private"), now_ms)
+                .unwrap();
         registry.approve(signed).await.unwrap();
         let mut world = Self { _folder: folder, data, store, token, serve: None, seq: 0 };
         for i in 0..6 {
@@ -150,7 +166,11 @@ impl World {
             arch: Arch::X86_64,
             cores: 2,
             ram_bytes: 1 << 30,
-            budgets: Budgets { model_bytes_max: 1 << 24, model_ram_bytes_max: 1 << 28, latency_us_max: 1_000_000 },
+            budgets: Budgets {
+                model_bytes_max: 1 << 24,
+                model_ram_bytes_max: 1 << 28,
+                latency_us_max: 1_000_000,
+            },
             ops: ops(),
             agent: "0.1.0".into(),
         };
@@ -197,12 +217,24 @@ impl World {
 
     fn json(&self, args: &[&str]) -> Value {
         let output = self.cli(args);
-        assert!(output.status.success(), "{args:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        assert!(
+            output.status.success(),
+            "{args:?}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
     async fn assignments(&self) -> BTreeMap<DeviceId, Assignment> {
-        self.store.assignments().await.unwrap().into_iter().filter(|(_, (_, published))| *published).map(|(id, (a, _))| (id, a)).collect()
+        self.store
+            .assignments()
+            .await
+            .unwrap()
+            .into_iter()
+            .filter(|(_, (_, published))| *published)
+            .map(|(id, (a, _))| (id, a))
+            .collect()
     }
 
     fn champion(assignment: &Assignment) -> Option<&ReleaseId> {
@@ -241,10 +273,19 @@ impl World {
     async fn window(&mut self, device: &DeviceId, release: &ReleaseId, other: ReleaseId) {
         self.seq += 1;
         let now = clock::wall_ms();
-        let pair = PairCounts { other, n: 100, disagree: 42, both_right: 56, only_this: 40, only_other: 2, both_wrong: 2 };
+        let pair = PairCounts {
+            other,
+            n: 100,
+            disagree: 42,
+            both_right: 56,
+            only_this: 40,
+            only_other: 2,
+            both_wrong: 2,
+        };
         let mut window: Window = serde_json::from_value(serde_json::json!({
             "task": "meter", "start_ms": now - 1000, "end_ms": now, "wall": true, "n": 100,
-        })).unwrap();
+        }))
+        .unwrap();
         window.release = Some(release.clone());
         window.probation = true;
         window.pair = Some(pair);
@@ -259,7 +300,12 @@ impl World {
     async fn until(&mut self, manner: Manner, what: &str, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
-            assert!(start.elapsed() < PATIENCE, "{what} did not come: {}\n{}", self.json(&["rollout", "list"]), self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{what} did not come: {}\n{}",
+                self.json(&["rollout", "list"]),
+                self.log()
+            );
             self.play(manner).await;
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
@@ -316,10 +362,12 @@ async fn rollouts_are_promoted_stopped_and_resumed_after_a_kill() {
     let file = world.data.join("task.toml");
     fs::write(&file, TASK).unwrap();
     world.json(&["task", "apply", file.to_str().unwrap()]);
-    world.until(Manner::Better, "the first assignments", |world| {
-        let text = world.cli(&["device", "explain", "cam-4"]);
-        text.status.success() && String::from_utf8_lossy(&text.stdout).contains("meter.base@1")
-    }).await;
+    world
+        .until(Manner::Better, "the first assignments", |world| {
+            let text = world.cli(&["device", "explain", "cam-4"]);
+            text.status.success() && String::from_utf8_lossy(&text.stdout).contains("meter.base@1")
+        })
+        .await;
     world.until(Manner::Better, "installation", |world| world.state_of_all("meter.base@1")).await;
 
     // Nobody plays, so the time to watch is over.
@@ -339,14 +387,28 @@ async fn rollouts_are_promoted_stopped_and_resumed_after_a_kill() {
     assert!((1..=2).contains(&ordered.len()), "{ordered:?}");
     world.until(Manner::Better, "the return", |world| world.state_of_all("meter.base@1")).await;
     let (device, order) = ordered.first_key_value().unwrap();
-    let known_bad = |world: &World| world.json(&["device", "explain", device.as_str()])[0]["selection"].to_string().contains("known_bad");
+    let known_bad = |world: &World| {
+        world.json(&["device", "explain", device.as_str()])[0]["selection"].to_string().contains("known_bad")
+    };
     world.until(Manner::Better, "the explanation", known_bad).await;
-    world.json(&["device", "retarget", device.as_str(), "--release", &order.release.to_string(), "--timeout", "0"]);
+    world.json(&[
+        "device",
+        "retarget",
+        device.as_str(),
+        "--release",
+        &order.release.to_string(),
+        "--timeout",
+        "0",
+    ]);
     world.until(Manner::Better, "forgiveness", |world| !known_bad(world)).await;
 
     // A better one is promoted although the controller is killed on the way; the held device keeps its release.
     let next = world.create("meter.next@1");
-    world.until(Manner::Better, "the canary", |world| world.json(&["rollout", "status", &next])["plan"]["members"].as_object().unwrap().len() >= 2).await;
+    world
+        .until(Manner::Better, "the canary", |world| {
+            world.json(&["rollout", "status", &next])["plan"]["members"].as_object().unwrap().len() >= 2
+        })
+        .await;
     world.kill();
     world.start();
     world.until(Manner::Better, "the promotion", |world| world.state(&next) == "promoted").await;
@@ -354,10 +416,17 @@ async fn rollouts_are_promoted_stopped_and_resumed_after_a_kill() {
     let assigned = world.assignments().await;
     for (device, assignment) in &assigned {
         let champion = World::champion(assignment).unwrap().to_string();
-        assert_eq!(champion, if device.as_str() == "cam-5" { "meter.base@1" } else { "meter.next@1" }, "{device}");
+        assert_eq!(
+            champion,
+            if device.as_str() == "cam-5" { "meter.base@1" } else { "meter.next@1" },
+            "{device}"
+        );
     }
     let plans = world.store.plans(&next).await.unwrap();
-    assert!(plans.windows(2).all(|pair| pair[1].parent == Some(pair[0].generation)), "an unbroken line of plans");
+    assert!(
+        plans.windows(2).all(|pair| pair[1].parent == Some(pair[0].generation)),
+        "an unbroken line of plans"
+    );
     let explained = world.json(&["device", "explain", "cam-5"]);
     assert!(explained[0]["held"].as_bool().unwrap(), "{explained}");
 }
@@ -374,7 +443,11 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
     assert_eq!(refused.status.code(), Some(3));
     // Without samples the run fails for good, and says why.
     let empty = world.json(&["run", "start", "meter"])["id"].as_str().unwrap().to_owned();
-    world.until(Manner::Better, "the failure", |world| world.json(&["run", "show", &empty])["run"]["state"] == "failed").await;
+    world
+        .until(Manner::Better, "the failure", |world| {
+            world.json(&["run", "show", &empty])["run"]["state"] == "failed"
+        })
+        .await;
     assert!(world.json(&["run", "show", &empty]).to_string().contains("too few"));
 
     for (i, (x, label)) in rows(400, -1.0).1.into_iter().enumerate() {
@@ -387,7 +460,12 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
     // Wherever the controller is killed, the run goes on from its journal.
     world.kill();
     world.start();
-    world.until(Manner::Better, "the run", |world| world.json(&["run", "show", &run])["run"]["state"] != "running" && world.json(&["run", "show", &run])["run"]["state"] != "waiting").await;
+    world
+        .until(Manner::Better, "the run", |world| {
+            world.json(&["run", "show", &run])["run"]["state"] != "running"
+                && world.json(&["run", "show", &run])["run"]["state"] != "waiting"
+        })
+        .await;
     let shown = world.json(&["run", "show", &run]);
     assert_eq!(shown["run"]["state"], "succeeded", "{shown}");
     let rollout = shown["run"]["facts"]["rollout"].as_str().unwrap().to_owned();
@@ -396,7 +474,11 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
     assert!(release.starts_with("auto.meter."), "{release}");
 
     let repeat = world.json(&["run", "repeat", &run])["id"].as_str().unwrap().to_owned();
-    world.until(Manner::Better, "the repetition", |world| world.json(&["run", "show", &repeat])["run"]["state"] == "no_gain").await;
+    world
+        .until(Manner::Better, "the repetition", |world| {
+            world.json(&["run", "show", &repeat])["run"]["state"] == "no_gain"
+        })
+        .await;
     assert_eq!(world.json(&["run", "show", &repeat])["run"]["facts"]["identical"], true);
 }
 
@@ -404,12 +486,19 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
 async fn a_schedule_starts_a_run_by_itself() {
     let mut world = World::new().await;
     let file = world.data.join("task.toml");
-    fs::write(&file, TASK.replace("cooldown_ms = 0", "cooldown_ms = 3600000, cron = \"* * * * * *\"")).unwrap();
+    fs::write(&file, TASK.replace("cooldown_ms = 0", "cooldown_ms = 3600000, cron = \"* * * * * *\""))
+        .unwrap();
     world.json(&["task", "apply", file.to_str().unwrap()]);
-    world.until(Manner::Better, "the run", |world| world.json(&["run", "list"])[0]["state"] == "failed").await;
+    world
+        .until(Manner::Better, "the run", |world| world.json(&["run", "list"])[0]["state"] == "failed")
+        .await;
     let runs = world.json(&["run", "list"]);
     assert_eq!((runs.as_array().unwrap().len(), &runs[0]["cause"]["cause"]), (1, &Value::from("cron")));
-    world.until(Manner::Better, "the cool-down", |world| world.json(&["task", "show", "meter"])["triggers"]["verdict"].to_string().contains("cool_down")).await;
+    world
+        .until(Manner::Better, "the cool-down", |world| {
+            world.json(&["task", "show", "meter"])["triggers"]["verdict"].to_string().contains("cool_down")
+        })
+        .await;
 }
 
 impl World {
@@ -422,9 +511,13 @@ impl World {
                 let assigned = store.assignments().await.unwrap();
                 let installed = store.installed_all().await.unwrap();
                 assigned.len() == 6
-                    && assigned.values().all(|(assignment, published)| *published && Self::champion(assignment) == Some(&wanted))
+                    && assigned.values().all(|(assignment, published)| {
+                        *published && Self::champion(assignment) == Some(&wanted)
+                    })
                     && installed.len() == 6
-                    && installed.values().all(|tasks| tasks.values().all(|one| one.release.as_ref() == Some(&wanted)))
+                    && installed
+                        .values()
+                        .all(|tasks| tasks.values().all(|one| one.release.as_ref() == Some(&wanted)))
             })
         })
     }

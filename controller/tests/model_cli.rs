@@ -127,9 +127,35 @@ async fn from_push_to_withdrawal() {
 
     ranges(&daemon, pushed["bundle"]["model"]["digest"].as_str().unwrap(), &fs::read(file).unwrap()).await;
 
+    policy(&daemon, rows, safe);
+
     let withdrawn = daemon.json(&["model", "withdraw", "lamp@1", "--keys", safe]);
     assert_eq!((&withdrawn[0]["release"], &withdrawn[0]["state"]), (&"lamp@1".into(), &"withdrawn".into()));
     assert_eq!(daemon.json(&["model", "list"])[0]["state"], "withdrawn");
+}
+
+/// A policy that lets retrained models run within bounds: from rows to the signed file in force.
+fn policy(daemon: &Daemon, rows: &str, safe: &str) {
+    let set = daemon.path("anchor.cbor");
+    let set = set.to_str().unwrap();
+    let made = daemon.json(&["model", "anchor", rows, "--label", "y", "--labels", "off,on", "--out", set]);
+    let policy = serde_json::json!({
+        "format": 1, "task": "lamp", "task_type": "classification", "metric": "accuracy", "baseline_class": 0,
+        "labels": ["off", "on"],
+        "retrained": {
+            "inputs": [{ "name": "x", "datatype": "FP32", "shape": [-1, 2] }],
+            "outputs": [{ "name": "scores", "datatype": "FP32", "shape": [-1, 2] }],
+            "ops": ["ai.onnx/Gemm"], "bundle_bytes_max": 100_000, "ram_bytes_max": 50_000_000,
+            "latency_us_max": 5000, "anchor": made, "anchor_score_ppm_min": 600_000,
+        },
+    });
+    let file = daemon.path("policy.json");
+    fs::write(&file, policy.to_string()).unwrap();
+    let sign = ["model", "policy", "sign", "--file", file.to_str().unwrap(), "--keys", safe];
+    assert_eq!(daemon.run(&sign).status.code(), Some(4), "the anchor set has to be there first");
+    assert_eq!(daemon.json(&["model", "blob", set]), made);
+    daemon.json(&sign);
+    assert_eq!(daemon.json(&["model", "policy", "show", "lamp"])["retrained"]["anchor"], made);
 }
 
 /// A blob whole, in part, from beyond its end, and without a token.

@@ -16,13 +16,21 @@ use super::request::{self, Inference, JSON_LENGTH, Wanted};
 use super::{Answered, Api, json, models};
 use crate::serve::Answer;
 
-pub(super) async fn answer(api: &Api, name: &str, version: Option<&str>, request: Request<Incoming>) -> Result<Answered, Refusal> {
+pub(super) async fn answer(
+    api: &Api,
+    name: &str,
+    version: Option<&str>,
+    request: Request<Incoming>,
+) -> Result<Answered, Refusal> {
     let task = models::task(name)?;
     let version = version.map(|v| models::release(api, name, v)).transpose()?;
     let json_length = request::json_length(request.headers())?;
     let body = request::body(request).await?;
     let asked = if json_length == Some(0) {
-        let view = api.serving.view_of(&task).ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))?;
+        let view = api
+            .serving
+            .view_of(&task)
+            .ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))?;
         let inputs = view.members.first().map(|m| m.inputs.as_slice()).unwrap_or_default();
         request::raw(&body, inputs)?
     } else {
@@ -49,7 +57,11 @@ fn fresh_id() -> String {
 }
 
 /// The outputs that go into the answer, and whether as binary.
-fn choose<'a>(answer: &'a Answer, wanted: Option<Vec<Wanted>>, binary: bool) -> Result<Vec<(&'a TensorData, bool)>, Refusal> {
+fn choose<'a>(
+    answer: &'a Answer,
+    wanted: Option<Vec<Wanted>>,
+    binary: bool,
+) -> Result<Vec<(&'a TensorData, bool)>, Refusal> {
     let Some(wanted) = wanted else {
         return Ok(answer.outputs.iter().map(|output| (output, binary)).collect());
     };
@@ -57,7 +69,12 @@ fn choose<'a>(answer: &'a Answer, wanted: Option<Vec<Wanted>>, binary: bool) -> 
         .into_iter()
         .map(|w| {
             let found = answer.outputs.iter().find(|output| output.name == w.name);
-            let missing = || Refusal::bad(format!("the model has no output {:?}", w.name.chars().take(100).collect::<String>()));
+            let missing = || {
+                Refusal::bad(format!(
+                    "the model has no output {:?}",
+                    w.name.chars().take(100).collect::<String>()
+                ))
+            };
             found.map(|output| (output, w.binary)).ok_or_else(missing)
         })
         .collect()
@@ -78,9 +95,14 @@ fn respond(name: &str, id: &str, answer: &Answer, outputs: &[(&TensorData, bool)
     for (i, (output, binary)) in outputs.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };
         let (kind, shape) = (output.datatype.as_str(), &output.shape);
-        let _infallible = write!(text, "{comma}{{\"name\":{},\"datatype\":\"{kind}\",\"shape\":{shape:?},", quoted(&output.name));
+        let _infallible = write!(
+            text,
+            "{comma}{{\"name\":{},\"datatype\":\"{kind}\",\"shape\":{shape:?},",
+            quoted(&output.name)
+        );
         if *binary {
-            let _infallible = write!(text, "\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.0.len());
+            let _infallible =
+                write!(text, "\"parameters\":{{\"binary_data_size\":{}}}}}", output.data.0.len());
             tail.extend_from_slice(output.data.as_slice());
         } else {
             text.push_str("\"data\":");

@@ -22,14 +22,18 @@ fn walk(kind: DType, data: &Value, depth: usize, out: &mut Vec<u8>, count: &mut 
         return items.iter().try_for_each(|item| walk(kind, item, deeper, out, count));
     }
     *count += 1;
-    one(kind, data, out).ok_or_else(|| format!("{} is no {}", data.to_string().chars().take(40).collect::<String>(), kind.as_str()))
+    one(kind, data, out).ok_or_else(|| {
+        format!("{} is no {}", data.to_string().chars().take(40).collect::<String>(), kind.as_str())
+    })
 }
 
 /// Appends one value; `None` if it is not of that type or does not fit.
 fn one(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
     let int = || value.as_i64();
     match kind {
-        DType::Bool => out.push(value.as_bool().map(u8::from).or_else(|| value.as_u64().filter(|n| *n < 2).map(|n| n as u8))?),
+        DType::Bool => out.push(
+            value.as_bool().map(u8::from).or_else(|| value.as_u64().filter(|n| *n < 2).map(|n| n as u8))?,
+        ),
         DType::Uint8 => out.push(u8::try_from(int()?).ok()?),
         DType::Int8 => out.extend(i8::try_from(int()?).ok()?.to_le_bytes()),
         DType::Uint16 => out.extend(u16::try_from(int()?).ok()?.to_le_bytes()),
@@ -73,15 +77,23 @@ pub(super) fn write(tensor: &TensorData, out: &mut String) {
         DType::Int16 => list!(out, bytes, i16),
         DType::Int32 => list!(out, bytes, i32),
         DType::Int64 => list!(out, bytes, i64),
-        DType::Fp32 => floats(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), f32::is_finite, out),
-        DType::Fp64 => floats(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)), f64::is_finite, out),
+        DType::Fp32 => {
+            floats(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)), f32::is_finite, out)
+        }
+        DType::Fp64 => {
+            floats(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)), f64::is_finite, out)
+        }
         // The engine makes neither.
         DType::Fp16 | DType::Bytes => {}
     }
     out.push(']');
 }
 
-fn floats<T: std::fmt::Debug + Copy>(values: impl Iterator<Item = T>, finite: impl Fn(T) -> bool, out: &mut String) {
+fn floats<T: std::fmt::Debug + Copy>(
+    values: impl Iterator<Item = T>,
+    finite: impl Fn(T) -> bool,
+    out: &mut String,
+) {
     for (i, x) in values.enumerate() {
         if i > 0 {
             out.push(',');

@@ -15,7 +15,9 @@ pub(super) fn text(views: &[TaskView]) -> String {
         }
     };
     let by = [AnsweredBy::Champion, AnsweredBy::Fallback, AnsweredBy::Baseline, AnsweredBy::Named];
-    let answered = views.iter().flat_map(|v| by.iter().zip(v.answered).map(|(by, n)| (format!("task=\"{}\",by=\"{}\"", v.task, by.as_str()), n)));
+    let answered = views.iter().flat_map(|v| {
+        by.iter().zip(v.answered).map(|(by, n)| (format!("task=\"{}\",by=\"{}\"", v.task, by.as_str()), n))
+    });
     family("dunlin_requests_total", "counter", "Requests answered.", answered.collect());
     let failed = views.iter().map(|v| (format!("task=\"{}\"", v.task), v.failed));
     family("dunlin_model_failures_total", "counter", "Runs of models that failed.", failed.collect());
@@ -24,9 +26,16 @@ pub(super) fn text(views: &[TaskView]) -> String {
     let probation = views.iter().map(|v| (format!("task=\"{}\"", v.task), u64::from(v.probation)));
     family("dunlin_probation", "gauge", "Whether the champion is in probation.", probation.collect());
     let latency = views.iter().flat_map(|v| {
-        v.members.iter().map(|m| (format!("task=\"{}\",release=\"{}\",role=\"{}\"", v.task, m.release, role(m.role)), m.row_us))
+        v.members.iter().map(|m| {
+            (format!("task=\"{}\",release=\"{}\",role=\"{}\"", v.task, m.release, role(m.role)), m.row_us)
+        })
     });
-    family("dunlin_model_row_microseconds", "gauge", "Moving average of the time of one row.", latency.collect());
+    family(
+        "dunlin_model_row_microseconds",
+        "gauge",
+        "Moving average of the time of one row.",
+        latency.collect(),
+    );
     out
 }
 

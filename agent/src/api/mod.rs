@@ -107,7 +107,10 @@ impl Api {
                     let api = api.clone();
                     async move { Ok::<_, Infallible>(route::answer(&api, request).await) }
                 });
-                let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a local connection ended early");
                 }

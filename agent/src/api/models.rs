@@ -14,12 +14,19 @@ pub(super) fn server() -> Value {
 }
 
 pub(super) fn task(name: &str) -> Result<TaskId, Refusal> {
-    name.parse().map_err(|_| Refusal::missing(format!("there is no model {:?} on this device", name.chars().take(100).collect::<String>())))
+    name.parse().map_err(|_| {
+        Refusal::missing(format!(
+            "there is no model {:?} on this device",
+            name.chars().take(100).collect::<String>()
+        ))
+    })
 }
 
 fn view(api: &Api, name: &str) -> Result<TaskView, Refusal> {
     let task = task(name)?;
-    api.serving.view_of(&task).ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))
+    api.serving
+        .view_of(&task)
+        .ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))
 }
 
 /// The loaded member that a version names: a release, or its number where that is unambiguous.
@@ -31,7 +38,11 @@ pub(super) fn member<'a>(view: &'a TaskView, version: &str) -> Result<&'a Member
     });
     match (named.next(), named.next()) {
         (Some(member), None) => Ok(member),
-        _ => Err(Refusal::missing(format!("model {:?} has no version {:?} loaded", view.task, version.chars().take(100).collect::<String>()))),
+        _ => Err(Refusal::missing(format!(
+            "model {:?} has no version {:?} loaded",
+            view.task,
+            version.chars().take(100).collect::<String>()
+        ))),
     }
 }
 
@@ -47,7 +58,12 @@ pub(super) fn metadata(api: &Api, name: &str, version: Option<&str>) -> Result<A
         Some(version) => Some(member(&view, version)?),
         None => view.members.first(),
     };
-    let ports = |specs: &[TensorSpec]| specs.iter().map(|s| json!({ "name": s.name, "datatype": s.datatype.as_str(), "shape": s.shape })).collect::<Vec<_>>();
+    let ports = |specs: &[TensorSpec]| {
+        specs
+            .iter()
+            .map(|s| json!({ "name": s.name, "datatype": s.datatype.as_str(), "shape": s.shape }))
+            .collect::<Vec<_>>()
+    };
     let versions: Vec<String> = view.members.iter().map(|m| m.release.to_string()).collect();
     let body = json!({
         "name": view.task.as_str(),
@@ -71,7 +87,8 @@ pub(super) fn model_ready(api: &Api, name: &str, version: Option<&str>) -> Resul
 
 /// Ready if every task that is known would be answered.
 pub(super) fn ready(api: &Api) -> Answered {
-    let waiting: Vec<String> = api.serving.view().iter().filter(|v| !v.is_ready()).map(|v| v.task.to_string()).collect();
+    let waiting: Vec<String> =
+        api.serving.view().iter().filter(|v| !v.is_ready()).map(|v| v.task.to_string()).collect();
     if waiting.is_empty() {
         return refusal::json(StatusCode::OK, &json!({ "ready": true }));
     }

@@ -80,7 +80,8 @@ pub(super) struct Inference {
 
 /// The whole body, if it is not too large.
 pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {BODY_BYTES_MAX} bytes"));
+    let too_large =
+        || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {BODY_BYTES_MAX} bytes"));
     if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
@@ -102,9 +103,13 @@ pub(super) fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal>
 pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference, Refusal> {
     let json_length = json_length.unwrap_or(body.len());
     let Some((text, mut rest)) = body.split_at_checked(json_length) else {
-        return Err(Refusal::bad(format!("the body has {} bytes, its JSON alone should have {json_length}", body.len())));
+        return Err(Refusal::bad(format!(
+            "the body has {} bytes, its JSON alone should have {json_length}",
+            body.len()
+        )));
     };
-    let wire: Wire = serde_json::from_slice(text).map_err(|e| Refusal::bad(format!("reading the request: {e}")))?;
+    let wire: Wire =
+        serde_json::from_slice(text).map_err(|e| Refusal::bad(format!("reading the request: {e}")))?;
     if wire.inputs.len() > PORTS_MAX || wire.outputs.as_ref().is_some_and(|o| o.len() > PORTS_MAX) {
         return Err(Refusal::bad(format!("a request has at most {PORTS_MAX} inputs and outputs")));
     }
@@ -118,7 +123,10 @@ pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference,
     }
     let binary = wire.parameters.and_then(|p| p.binary_data_output).unwrap_or(false);
     let outputs = wire.outputs.filter(|o| !o.is_empty()).map(|outputs| {
-        let wanted = |o: WireOutput| Wanted { name: o.name, binary: o.parameters.and_then(|p| p.binary_data).unwrap_or(binary) };
+        let wanted = |o: WireOutput| Wanted {
+            name: o.name,
+            binary: o.parameters.and_then(|p| p.binary_data).unwrap_or(binary),
+        };
         outputs.into_iter().map(wanted).collect()
     });
     Ok(Inference { id, inputs, outputs, binary })
@@ -126,29 +134,39 @@ pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference,
 
 fn input(wire: WireInput, rest: &mut &[u8]) -> Result<TensorData, Refusal> {
     let name: String = wire.name.chars().take(100).collect();
-    let datatype = DType::ALL
-        .into_iter()
-        .find(|kind| kind.as_str() == wire.datatype)
-        .ok_or_else(|| Refusal::bad(format!("input {name:?}: {:?} is no datatype", wire.datatype.chars().take(20).collect::<String>())))?;
-    let elements = wire
-        .shape
-        .iter()
-        .try_fold(1_u64, |all, &d| all.checked_mul(d))
-        .filter(|&n| n <= BODY_BYTES_MAX as u64)
-        .ok_or_else(|| Refusal::bad(format!("input {name:?}: its shape is too large")))? as usize;
+    let datatype = DType::ALL.into_iter().find(|kind| kind.as_str() == wire.datatype).ok_or_else(|| {
+        Refusal::bad(format!(
+            "input {name:?}: {:?} is no datatype",
+            wire.datatype.chars().take(20).collect::<String>()
+        ))
+    })?;
+    let elements =
+        wire.shape
+            .iter()
+            .try_fold(1_u64, |all, &d| all.checked_mul(d))
+            .filter(|&n| n <= BODY_BYTES_MAX as u64)
+            .ok_or_else(|| Refusal::bad(format!("input {name:?}: its shape is too large")))? as usize;
     let data = match (wire.parameters.and_then(|p| p.binary_data_size), wire.data) {
         (Some(size), None) => {
-            let (own, after) =
-                rest.split_at_checked(size).ok_or_else(|| Refusal::bad(format!("input {name:?}: {size} bytes are announced, {} are there", rest.len())))?;
+            let (own, after) = rest.split_at_checked(size).ok_or_else(|| {
+                Refusal::bad(format!("input {name:?}: {size} bytes are announced, {} are there", rest.len()))
+            })?;
             *rest = after;
             own.to_vec()
         }
-        (None, Some(data)) => json::read(datatype, &data, elements).map_err(|problem| Refusal::bad(format!("input {name:?}: {problem}")))?,
-        (Some(_), Some(_)) => return Err(Refusal::bad(format!("input {name:?} has both data and binary data"))),
+        (None, Some(data)) => json::read(datatype, &data, elements)
+            .map_err(|problem| Refusal::bad(format!("input {name:?}: {problem}")))?,
+        (Some(_), Some(_)) => {
+            return Err(Refusal::bad(format!("input {name:?} has both data and binary data")));
+        }
         (None, None) => return Err(Refusal::bad(format!("input {name:?} has no data"))),
     };
     if datatype.size().is_some_and(|size| size * elements != data.len()) {
-        return Err(Refusal::bad(format!("input {name:?} holds {} bytes, which is not shape {:?}", data.len(), wire.shape)));
+        return Err(Refusal::bad(format!(
+            "input {name:?} holds {} bytes, which is not shape {:?}",
+            data.len(),
+            wire.shape
+        )));
     }
     Ok(TensorData { name: wire.name, datatype, shape: wire.shape, data: data.into() })
 }
@@ -156,13 +174,22 @@ fn input(wire: WireInput, rest: &mut &[u8]) -> Result<TensorData, Refusal> {
 /// Reads a raw request: the whole body is the one input of the model, batch 1, and all outputs are binary.
 pub(super) fn raw(body: &[u8], inputs: &[TensorSpec]) -> Result<Inference, Refusal> {
     let [spec] = inputs else {
-        return Err(Refusal::bad(format!("a raw request serves models with one input, this one has {}", inputs.len())));
+        return Err(Refusal::bad(format!(
+            "a raw request serves models with one input, this one has {}",
+            inputs.len()
+        )));
     };
-    let shape: Vec<u64> = spec.shape.iter().enumerate().map(|(i, &d)| if i == 0 { 1 } else { d.unsigned_abs() }).collect();
+    let shape: Vec<u64> =
+        spec.shape.iter().enumerate().map(|(i, &d)| if i == 0 { 1 } else { d.unsigned_abs() }).collect();
     let bytes = spec.datatype.size().map(|size| size as u64 * shape.iter().product::<u64>());
     if bytes != Some(body.len() as u64) {
-        return Err(Refusal::bad(format!("input {:?} holds {} bytes, which is not shape {shape:?}", spec.name, body.len())));
+        return Err(Refusal::bad(format!(
+            "input {:?} holds {} bytes, which is not shape {shape:?}",
+            spec.name,
+            body.len()
+        )));
     }
-    let input = TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: body.to_vec().into() };
+    let input =
+        TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: body.to_vec().into() };
     Ok(Inference { id: None, inputs: vec![input], outputs: None, binary: true })
 }

@@ -18,22 +18,33 @@ async fn dispatch(api: &Api, request: Request<Incoming>) -> Result<Answered, Ref
     let method = request.method().clone();
     match (&method, parts.as_slice()) {
         (&Method::POST, ["v2", "models", model, "infer"]) => infer::answer(api, model, None, request).await,
-        (&Method::POST, ["v2", "models", model, "versions", version, "infer"]) => infer::answer(api, model, Some(version), request).await,
+        (&Method::POST, ["v2", "models", model, "versions", version, "infer"]) => {
+            infer::answer(api, model, Some(version), request).await
+        }
         (&Method::POST, ["v2", "models", model, "feedback"]) => feedback(api, model, request).await,
         (&Method::GET, ["v2"]) => Ok(json(StatusCode::OK, &models::server())),
-        (&Method::GET, ["v2", "health", "live"]) => Ok(json(StatusCode::OK, &serde_json::json!({ "live": true }))),
+        (&Method::GET, ["v2", "health", "live"]) => {
+            Ok(json(StatusCode::OK, &serde_json::json!({ "live": true })))
+        }
         (&Method::GET, ["v2", "health", "ready"]) => Ok(models::ready(api)),
         (&Method::GET, ["v2", "models", model]) => models::metadata(api, model, None),
         (&Method::GET, ["v2", "models", model, "ready"]) => models::model_ready(api, model, None),
-        (&Method::GET, ["v2", "models", model, "versions", version]) => models::metadata(api, model, Some(version)),
-        (&Method::GET, ["v2", "models", model, "versions", version, "ready"]) => models::model_ready(api, model, Some(version)),
+        (&Method::GET, ["v2", "models", model, "versions", version]) => {
+            models::metadata(api, model, Some(version))
+        }
+        (&Method::GET, ["v2", "models", model, "versions", version, "ready"]) => {
+            models::model_ready(api, model, Some(version))
+        }
         (&Method::POST, ["v2", "repository", "index"]) => models::index(api, &request::body(request).await?),
-        (&Method::POST, ["v2", "repository", "models", _, "load" | "unload"]) => {
-            Err(Refusal::new(StatusCode::FORBIDDEN, "what runs here is decided by signed assignments; load and unload are not offered"))
-        }
-        (&Method::GET, ["metrics"]) => {
-            Ok(with(StatusCode::OK, "text/plain; version=0.0.4", metrics::text(&api.serving.view()).into_bytes()))
-        }
+        (&Method::POST, ["v2", "repository", "models", _, "load" | "unload"]) => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            "what runs here is decided by signed assignments; load and unload are not offered",
+        )),
+        (&Method::GET, ["metrics"]) => Ok(with(
+            StatusCode::OK,
+            "text/plain; version=0.0.4",
+            metrics::text(&api.serving.view()).into_bytes(),
+        )),
         (method, parts) => other(api, method, &path, parts),
     }
 }
@@ -44,7 +55,10 @@ fn other(api: &Api, method: &Method, path: &str, parts: &[&str]) -> Result<Answe
     }
     let known = matches!(
         parts,
-        ["v2" | "metrics"] | ["v2", "health", "live" | "ready"] | ["v2", "repository", "index"] | ["v2", "models", _]
+        ["v2" | "metrics"]
+            | ["v2", "health", "live" | "ready"]
+            | ["v2", "repository", "index"]
+            | ["v2", "models", _]
             | ["v2", "models", _, "infer" | "feedback" | "ready"]
             | ["v2", "models", _, "versions", _]
             | ["v2", "models", _, "versions", _, "infer" | "ready"]
@@ -73,13 +87,16 @@ enum Label {
 async fn feedback(api: &Api, model: &str, request: Request<Incoming>) -> Result<Answered, Refusal> {
     let task = models::task(model)?;
     let body = request::body(request).await?;
-    let feedback: Feedback = serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the feedback: {e}")))?;
+    let feedback: Feedback =
+        serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the feedback: {e}")))?;
     let label = match feedback.label {
         Label::Index(index) => index,
-        Label::Name(name) => api
-            .serving
-            .class_index(&task, &name)
-            .ok_or_else(|| Refusal::bad(format!("model {task:?} has no class {:?}", name.chars().take(100).collect::<String>())))?,
+        Label::Name(name) => api.serving.class_index(&task, &name).ok_or_else(|| {
+            Refusal::bad(format!(
+                "model {task:?} has no class {:?}",
+                name.chars().take(100).collect::<String>()
+            ))
+        })?,
     };
     api.serving.feedback(&task, &feedback.id, label, (api.clock)())?;
     Ok(json(StatusCode::OK, &serde_json::json!({})))

@@ -49,7 +49,9 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let clock = Arc::new(|| Now { mono_ms: 1, wall_ms: None });
-        let extra = Arc::new(|method: &str, path: &str| (method == "GET" && path == "/dunlin/status").then(|| json!({ "agent": "ok" })));
+        let extra = Arc::new(|method: &str, path: &str| {
+            (method == "GET" && path == "/dunlin/status").then(|| json!({ "agent": "ok" }))
+        });
         let api = Api::new(Arc::clone(&serving), clock).with_extra(extra);
         let server = tokio::spawn(api.serve(listener, async {
             let _either = stopped.await;
@@ -62,7 +64,13 @@ impl Served {
         Self { serving, client, stop: Some(stop), server, connection }
     }
 
-    async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Got {
+    async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Got {
         let mut request = Request::builder().method(method).uri(path).header("host", "localhost");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -110,7 +118,10 @@ async fn json_requests_are_answered_for_one_row_and_many() {
     let e = std::f64::consts::E;
     assert!((scores(&one)[0] - e / (e + 2.0)).abs() < 1e-6);
     let body = one.json();
-    assert_eq!((&body["model_name"], &body["model_version"], &body["id"]), (&json!("meter"), &json!("m@3"), &json!("r1")));
+    assert_eq!(
+        (&body["model_name"], &body["model_version"], &body["id"]),
+        (&json!("meter"), &json!("m@3"), &json!("r1"))
+    );
     assert_eq!(body["parameters"], json!({ "generation": 5, "answered_by": "champion" }));
     let many = served.infer(&request(&[[0.5, 1.0, 2.0]; 50])).await;
     assert_eq!(many.json()["outputs"][0]["shape"], json!([50, 3]));
@@ -137,7 +148,8 @@ async fn binary_tensors_go_in_and_out() {
     for name in ["Inference-Header-Content-Length", "inference-header-content-length"] {
         let got = served.send("POST", "/v2/models/meter/infer", &[(name, &length)], body.clone()).await;
         assert_eq!(got.status, StatusCode::OK, "{:?}", got.body);
-        let json_len: usize = got.headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
+        let json_len: usize =
+            got.headers["inference-header-content-length"].to_str().unwrap().parse().unwrap();
         let (text, tail) = got.body.split_at(json_len);
         let text: Value = serde_json::from_slice(text).unwrap();
         assert_eq!(text["outputs"][0]["parameters"]["binary_data_size"], 24);
@@ -219,7 +231,13 @@ async fn wrong_requests_are_4xx_with_an_error() {
 #[tokio::test]
 async fn metadata_readiness_index_metrics_and_further_routes() {
     let mut served = Served::start().await;
-    for path in ["/v2/health/live", "/v2/health/ready", "/v2/models/meter/ready", "/v2/models/meter/versions/m@3/ready", "/v2/models/meter/versions/3/ready"] {
+    for path in [
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models/meter/ready",
+        "/v2/models/meter/versions/m@3/ready",
+        "/v2/models/meter/versions/3/ready",
+    ] {
         assert_eq!(served.send("GET", path, &[], "").await.status, StatusCode::OK, "{path}");
     }
     let server = served.send("GET", "/v2", &[], "").await.json();
@@ -232,7 +250,9 @@ async fn metadata_readiness_index_metrics_and_further_routes() {
         assert_eq!(index, json!([{ "name": "meter", "version": "m@3", "state": "READY", "reason": "" }]));
     }
     served.infer(&request(&[[1.0, 0.0, 0.0]])).await;
-    let named = served.send("POST", "/v2/models/meter/versions/3/infer", &[], request(&[[1.0, 0.0, 0.0]]).to_string()).await;
+    let named = served
+        .send("POST", "/v2/models/meter/versions/3/infer", &[], request(&[[1.0, 0.0, 0.0]]).to_string())
+        .await;
     assert_eq!(named.json()["parameters"]["answered_by"], "champion");
     let metrics = served.send("GET", "/metrics", &[], "").await;
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
@@ -272,7 +292,10 @@ async fn a_model_without_finite_scores_is_answered_for() {
     let fallback = resident("m@1", &task(), &linear(3, 3, &IDENTITY, false), 3);
     served.serving.switch(&task(), resident("m@4", &task(), &brittle(), 3), Some(fallback), 6, false);
     let got = served.infer(&request(&[[-1.0, 1.0, 1.0]])).await.json();
-    assert_eq!((&got["parameters"]["answered_by"], &got["model_version"]), (&json!("fallback"), &json!("m@1")));
+    assert_eq!(
+        (&got["parameters"]["answered_by"], &got["model_version"]),
+        (&json!("fallback"), &json!("m@1"))
+    );
     served.serving.switch(&task(), resident("m@4", &task(), &brittle(), 3), None, 7, false);
     let got = served.infer(&request(&[[-1.0, 1.0, 1.0]])).await;
     assert_eq!(got.json()["parameters"]["answered_by"], "baseline");

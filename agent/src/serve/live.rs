@@ -50,16 +50,31 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(task: TaskId) -> Self {
-        Self { task, windows: BTreeMap::new(), memory: Memory::default(), sampler: None, watch: Watch::new(), failures: BTreeMap::new() }
+        Self {
+            task,
+            windows: BTreeMap::new(),
+            memory: Memory::default(),
+            sampler: None,
+            watch: Watch::new(),
+            failures: BTreeMap::new(),
+        }
     }
 
-    fn window(&mut self, key: &Key, model: Option<&Serving>, classes: usize, now: Now) -> Option<&mut Accumulator> {
+    fn window(
+        &mut self,
+        key: &Key,
+        model: Option<&Serving>,
+        classes: usize,
+        now: Now,
+    ) -> Option<&mut Accumulator> {
         if self.windows.len() >= WINDOWS_MAX && !self.windows.contains_key(key) {
             return None;
         }
         let task = self.task.clone();
         Some(self.windows.entry(key.clone()).or_insert_with(|| {
-            let profile = model.and_then(|m| m.resident.profile.as_ref().map(Arc::as_ref)).map(|(p, digest)| (p, *digest));
+            let profile = model
+                .and_then(|m| m.resident.profile.as_ref().map(Arc::as_ref))
+                .map(|(p, digest)| (p, *digest));
             Accumulator::new(task, key.release.clone(), key.generation, classes, key.probation, profile, now)
         }))
     }
@@ -77,7 +92,9 @@ impl Live {
             let confidence = class.and_then(|c| scores.get(c as usize)).copied().unwrap_or(f32::NAN);
             let other_class = other.and_then(|(other, made)| {
                 let width = made.scores.len() / rows.max(1);
-                other.class(&made.scores[row * width..(row + 1) * width]).map(|class| (other.release(), class))
+                other
+                    .class(&made.scores[row * width..(row + 1) * width])
+                    .map(|class| (other.release(), class))
             });
             let same = other_class.zip(class).map(|((release, theirs), ours)| (release, theirs == ours));
             if let Some(window) = self.window(key, Some(model), classes, now) {
@@ -93,11 +110,19 @@ impl Live {
             let Some(predicted) = class else { continue };
             let row_id = if rows == 1 { id.to_owned() } else { format!("{id}.{row}") };
             if let Some(sampler) = &mut self.sampler {
-                sampler.consider(&Row { id: &row_id, release: model.release(), x: features, predicted, scores }, now);
+                sampler.consider(
+                    &Row { id: &row_id, release: model.release(), x: features, predicted, scores },
+                    now,
+                );
             }
-            let kept = if self.sampler.is_some() && columns <= FEATURES_MAX { features.to_vec() } else { Vec::new() };
+            let kept = if self.sampler.is_some() && columns <= FEATURES_MAX {
+                features.to_vec()
+            } else {
+                Vec::new()
+            };
             let other = other_class.map(|(release, class)| (release.clone(), class));
-            self.memory.keep(row_id, Prediction { release: model.release().clone(), predicted, other, x: kept });
+            self.memory
+                .keep(row_id, Prediction { release: model.release().clone(), predicted, other, x: kept });
         }
     }
 
@@ -105,18 +130,38 @@ impl Live {
     pub(super) fn constant(&mut self, key: &Key, class: u32, classes: usize, rows: usize, now: Now) {
         if let Some(window) = self.window(key, None, classes, now) {
             for _ in 0..rows {
-                window.observe(&Observation { latency_us: 0, failed: false, class: Some(class), confidence: 1.0, features: &[] });
+                window.observe(&Observation {
+                    latency_us: 0,
+                    failed: false,
+                    class: Some(class),
+                    confidence: 1.0,
+                    features: &[],
+                });
             }
         }
     }
 
     /// Counts rows that a model failed on, and keeps the fact for the next report.
-    pub(super) fn failed(&mut self, key: &Key, model: &Serving, rows: usize, x: &[f32], detail: &str, now: Now) {
+    pub(super) fn failed(
+        &mut self,
+        key: &Key,
+        model: &Serving,
+        rows: usize,
+        x: &[f32],
+        detail: &str,
+        now: Now,
+    ) {
         let columns = x.len() / rows.max(1);
         if let Some(window) = self.window(key, Some(model), model.classes(), now) {
             for row in 0..rows {
                 let features = &x[row * columns..(row + 1) * columns];
-                window.observe(&Observation { latency_us: 0, failed: true, class: None, confidence: f32::NAN, features });
+                window.observe(&Observation {
+                    latency_us: 0,
+                    failed: true,
+                    class: None,
+                    confidence: f32::NAN,
+                    features,
+                });
             }
         }
         let indicator = self.failures.entry(model.release().clone()).or_insert_with(|| Indicator {
@@ -125,7 +170,8 @@ impl Live {
             count: 0,
             at_ms: None,
         });
-        indicator.detail = format!("{} of {}: {detail}", model.release(), self.task).chars().take(DETAIL_MAX).collect();
+        indicator.detail =
+            format!("{} of {}: {detail}", model.release(), self.task).chars().take(DETAIL_MAX).collect();
         indicator.count += 1;
         indicator.at_ms = now.wall_ms;
     }
@@ -136,7 +182,15 @@ impl Live {
     }
 
     /// Counts a late label in the window of the release that predicted, as `key` says.
-    pub(super) fn label(&mut self, id: &str, label: u32, key: &Key, model: Option<&Serving>, classes: usize, now: Now) {
+    pub(super) fn label(
+        &mut self,
+        id: &str,
+        label: u32,
+        key: &Key,
+        model: Option<&Serving>,
+        classes: usize,
+        now: Now,
+    ) {
         let Some(prediction) = self.memory.take(id) else { return };
         if let Some(window) = self.window(key, model, classes, now) {
             window.label(label, prediction.predicted);
@@ -148,7 +202,13 @@ impl Live {
             && !sampler.label(id, label)
             && prediction.predicted != label
         {
-            let row = Row { id, release: &prediction.release, x: &prediction.x, predicted: prediction.predicted, scores: &[] };
+            let row = Row {
+                id,
+                release: &prediction.release,
+                x: &prediction.x,
+                predicted: prediction.predicted,
+                scores: &[],
+            };
             sampler.flag(&row, label, now);
         }
     }

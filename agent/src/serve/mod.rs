@@ -26,7 +26,9 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use dunlin_protocol::{Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window};
+use dunlin_protocol::{
+    Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
+};
 
 pub use answer::{Answer, AnsweredBy, FeedbackError, InferError};
 pub use guard::Guard;
@@ -56,7 +58,14 @@ impl Serving {
     }
 
     /// Changes what a task runs. With `probation` the champion so far stays loaded and is run on the same inputs.
-    pub fn switch(&self, task: &TaskId, champion: Resident, fallback: Option<Resident>, generation: u64, probation: bool) {
+    pub fn switch(
+        &self,
+        task: &TaskId,
+        champion: Resident,
+        fallback: Option<Resident>,
+        generation: u64,
+        probation: bool,
+    ) {
         self.task_or_new(task).switch(champion, fallback, generation, probation);
     }
 
@@ -87,7 +96,13 @@ impl Serving {
     /// # Errors
     /// [`InferError::Input`] is the caller's fault. That a model failed is no error as long as anything in the
     /// line-up answers.
-    pub fn infer(&self, task: &TaskId, id: &str, inputs: &[TensorData], now: Now) -> Result<Answer, InferError> {
+    pub fn infer(
+        &self,
+        task: &TaskId,
+        id: &str,
+        inputs: &[TensorData],
+        now: Now,
+    ) -> Result<Answer, InferError> {
         self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?.infer(None, id, inputs, now)
     }
 

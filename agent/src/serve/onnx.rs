@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use dunlin_engine::Model;
-use dunlin_protocol::{
-    Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskPolicy, TaskType,
-};
+use dunlin_protocol::{Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskPolicy, TaskType};
 
 use super::Resident;
 
@@ -106,13 +104,25 @@ pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize
             features: vec![],
             labels: (0..classes).map(|c| format!("c{c}")).collect(),
         },
-        hard: Hard { arch: Default::default(), ops: model.ops(), bundle_bytes: 1, ram_bytes: 1, min_agent: String::new() },
+        hard: Hard {
+            arch: Default::default(),
+            ops: model.ops(),
+            bundle_bytes: 1,
+            ram_bytes: 1,
+            min_agent: String::new(),
+        },
         latency_us: 10,
         metrics: Default::default(),
         lineage: Lineage { run: "import".into(), dataset: None, code: String::new(), seed: 0 },
         licence: String::new(),
     };
-    Resident { release: release.parse().unwrap(), bundle: Arc::new(bundle), manifest: Digest([0; 32]), model: Arc::new(model), profile: None }
+    Resident {
+        release: release.parse().unwrap(),
+        bundle: Arc::new(bundle),
+        manifest: Digest([0; 32]),
+        model: Arc::new(model),
+        profile: None,
+    }
 }
 
 /// A policy whose baseline is class 1 of three.

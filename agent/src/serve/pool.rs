@@ -37,7 +37,11 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { workers: Arc::new(Semaphore::new(limits.workers.max(1))), waiting: AtomicUsize::new(0), waiting_max: limits.waiting_max.max(1) }
+        Self {
+            workers: Arc::new(Semaphore::new(limits.workers.max(1))),
+            waiting: AtomicUsize::new(0),
+            waiting_max: limits.waiting_max.max(1),
+        }
     }
 
     pub(super) async fn run(

@@ -81,7 +81,10 @@ impl Serving {
         }
         let classes = self.classes();
         if classes > 0 && scores.len() != rows * classes {
-            return Err(Unable::Failed(format!("{} scores for {rows} rows of {classes} classes", scores.len())));
+            return Err(Unable::Failed(format!(
+                "{} scores for {rows} rows of {classes} classes",
+                scores.len()
+            )));
         }
         let row_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX) / rows.max(1) as u64;
         // One part in eight of the new value: follows a change within some requests, forgives one hiccup.

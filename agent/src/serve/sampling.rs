@@ -41,7 +41,11 @@ impl Bucket {
 
     /// The chance with which something of `cost` is drawn now, in parts per million.
     fn chance_ppm(&self, cost: f64) -> u32 {
-        if self.tokens < cost || self.capacity <= 0.0 { 0 } else { (self.tokens / self.capacity * 1e6) as u32 }
+        if self.tokens < cost || self.capacity <= 0.0 {
+            0
+        } else {
+            (self.tokens / self.capacity * 1e6) as u32
+        }
     }
 }
 
@@ -68,7 +72,12 @@ impl Sampler {
     pub(super) fn new(policy: &SamplePolicy, seed: u64, now: Now) -> Self {
         let share = f64::from(policy.random_ppm_min.clamp(RANDOM_PPM_MIN, 1_000_000)) / 1e6;
         let day = policy.bytes_per_day_max as f64;
-        Self { random: Bucket::new(day * share, now), chosen: Bucket::new(day * (1.0 - share), now), dice: seed, held: Vec::new() }
+        Self {
+            random: Bucket::new(day * share, now),
+            chosen: Bucket::new(day * (1.0 - share), now),
+            dice: seed,
+            held: Vec::new(),
+        }
     }
 
     /// Considers an answered row.
@@ -130,7 +139,15 @@ impl Sampler {
 
     fn hold(&mut self, row: &Row<'_>, label: Option<u32>, kind: SampleKind, inclusion_ppm: u32, now: Now) {
         let x = row.x.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into();
-        let sample = Sample { id: row.id.to_owned(), at_ms: now.wall_ms, x, predicted: row.predicted, label, kind, inclusion_ppm };
+        let sample = Sample {
+            id: row.id.to_owned(),
+            at_ms: now.wall_ms,
+            x,
+            predicted: row.predicted,
+            label,
+            kind,
+            inclusion_ppm,
+        };
         self.held.push((row.release.clone(), sample));
     }
 

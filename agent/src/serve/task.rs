@@ -2,15 +2,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dunlin_engine::floats;
-use dunlin_protocol::{DType, Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, TensorSpec, Window};
+use dunlin_protocol::{
+    DType, Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, TensorSpec,
+    Window,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::answer::{Answer, AnsweredBy, FeedbackError, InferError};
+use super::baseline;
 use super::guard::{Guard, Watch};
 use super::live::{Answered, Key, Live};
 use super::resident::{Resident, Serving, Unable};
 use super::sampling::Sampler;
-use super::baseline;
 
 /// A task's part in the line-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +86,9 @@ impl LineUp {
     }
 
     fn key(&self, release: Option<ReleaseId>) -> Key {
-        let probation = self.probation && release.is_some() && self.champion.as_ref().map(|c| c.release()) == release.as_ref();
+        let probation = self.probation
+            && release.is_some()
+            && self.champion.as_ref().map(|c| c.release()) == release.as_ref();
         Key { release, generation: self.generation, probation }
     }
 
@@ -105,7 +110,13 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(task: TaskId) -> Self {
         let live = Mutex::new(Live::new(task.clone()));
-        Self { task, lineup: RwLock::default(), live, answered: Default::default(), failed: AtomicU64::new(0) }
+        Self {
+            task,
+            lineup: RwLock::default(),
+            live,
+            answered: Default::default(),
+            failed: AtomicU64::new(0),
+        }
     }
 
     fn lineup(&self) -> Arc<LineUp> {
@@ -138,7 +149,13 @@ impl Task {
         }
     }
 
-    pub(super) fn switch(&self, champion: Resident, fallback: Option<Resident>, generation: u64, probation: bool) {
+    pub(super) fn switch(
+        &self,
+        champion: Resident,
+        fallback: Option<Resident>,
+        generation: u64,
+        probation: bool,
+    ) {
         self.change(|lineup| {
             let before = lineup.champion.replace(Arc::new(Serving::new(champion)));
             lineup.previous = before.filter(|_| probation);
@@ -179,17 +196,29 @@ impl Task {
     /// What the line-up is expected to need for these inputs, microseconds.
     pub(super) fn expected_us(&self, inputs: &[TensorData]) -> u64 {
         let lineup = self.lineup();
-        let row = lineup.champion.as_ref().map_or(0, |m| m.row_us()) + lineup.previous.as_ref().map_or(0, |m| m.row_us());
+        let row = lineup.champion.as_ref().map_or(0, |m| m.row_us())
+            + lineup.previous.as_ref().map_or(0, |m| m.row_us());
         row.saturating_mul(rows(inputs) as u64)
     }
 
-    pub(super) fn infer(&self, version: Option<&ReleaseId>, id: &str, inputs: &[TensorData], now: Now) -> Result<Answer, InferError> {
+    pub(super) fn infer(
+        &self,
+        version: Option<&ReleaseId>,
+        id: &str,
+        inputs: &[TensorData],
+        now: Now,
+    ) -> Result<Answer, InferError> {
         let lineup = self.lineup();
         let rows = rows(inputs);
         // A first input that is no FP32 has no features to count; one that is not whole rows is refused by the model.
-        let x = inputs.first().filter(|t| t.datatype == DType::Fp32).and_then(floats).filter(|x| rows > 0 && x.len() % rows == 0);
+        let x = inputs
+            .first()
+            .filter(|t| t.datatype == DType::Fp32)
+            .and_then(floats)
+            .filter(|x| rows > 0 && x.len() % rows == 0);
         let x = x.unwrap_or_default();
-        if let Some(version) = version.filter(|v| lineup.champion.as_ref().is_none_or(|c| c.release() != *v)) {
+        if let Some(version) = version.filter(|v| lineup.champion.as_ref().is_none_or(|c| c.release() != *v))
+        {
             return self.named(&lineup, version, inputs, rows);
         }
         let champion = lineup.champion.iter().map(|m| (AnsweredBy::Champion, m));
@@ -199,7 +228,8 @@ impl Task {
             let detail = match model.run(inputs, rows) {
                 Ok(made) => {
                     let previous = lineup.previous.as_ref().filter(|_| by == AnsweredBy::Champion);
-                    let other = previous.and_then(|p| p.run(inputs, rows).ok().map(|made| (p.as_ref(), made)));
+                    let other =
+                        previous.and_then(|p| p.run(inputs, rows).ok().map(|made| (p.as_ref(), made)));
                     let mut live = self.live();
                     if by == AnsweredBy::Champion {
                         live.watch.answered(rows as u64, made.latency_us);
@@ -211,9 +241,16 @@ impl Task {
                     live.answered(&Answered { key: &key, model, made: &made, other, id, x: &x, rows, now });
                     drop(live);
                     self.count(by);
-                    return Ok(Answer { outputs: made.outputs, by, release: Some(model.release().clone()), generation: lineup.generation });
+                    return Ok(Answer {
+                        outputs: made.outputs,
+                        by,
+                        release: Some(model.release().clone()),
+                        generation: lineup.generation,
+                    });
                 }
-                Err(Unable::Input(problem)) if by == AnsweredBy::Champion => return Err(InferError::Input(problem)),
+                Err(Unable::Input(problem)) if by == AnsweredBy::Champion => {
+                    return Err(InferError::Input(problem));
+                }
                 Err(Unable::Input(detail) | Unable::Failed(detail)) => detail,
             };
             self.failed.fetch_add(1, Ordering::Relaxed);
@@ -229,10 +266,17 @@ impl Task {
     fn constant(&self, lineup: &LineUp, rows: usize, now: Now) -> Result<Answer, InferError> {
         let not_ready = || InferError::NotReady(self.task.clone());
         if rows == 0 || rows > dunlin_engine::ROWS_MAX {
-            return Err(InferError::Input(format!("{rows} rows; from 1 to {} are answered at once", dunlin_engine::ROWS_MAX)));
+            return Err(InferError::Input(format!(
+                "{rows} rows; from 1 to {} are answered at once",
+                dunlin_engine::ROWS_MAX
+            )));
         }
         let policy = lineup.policy.as_deref().ok_or_else(not_ready)?;
-        let name = lineup.champion.as_ref().and_then(|c| c.resident.model.outputs().last()).map_or("scores", |o| o.name.as_str());
+        let name = lineup
+            .champion
+            .as_ref()
+            .and_then(|c| c.resident.model.outputs().last())
+            .map_or("scores", |o| o.name.as_str());
         let outputs = baseline::answer(policy, name, rows).ok_or_else(not_ready)?;
         self.live().constant(&lineup.key(None), policy.baseline_class, policy.labels.len(), rows, now);
         self.count(AnsweredBy::Baseline);
@@ -240,13 +284,24 @@ impl Task {
     }
 
     /// One member answers for itself: nothing is counted in windows, so that they tell of the line-up's traffic.
-    fn named(&self, lineup: &LineUp, version: &ReleaseId, inputs: &[TensorData], rows: usize) -> Result<Answer, InferError> {
+    fn named(
+        &self,
+        lineup: &LineUp,
+        version: &ReleaseId,
+        inputs: &[TensorData],
+        rows: usize,
+    ) -> Result<Answer, InferError> {
         let unknown = || InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() };
         let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(unknown)?;
         match model.run(inputs, rows) {
             Ok(made) => {
                 self.count(AnsweredBy::Named);
-                Ok(Answer { outputs: made.outputs, by: AnsweredBy::Named, release: Some(version.clone()), generation: lineup.generation })
+                Ok(Answer {
+                    outputs: made.outputs,
+                    by: AnsweredBy::Named,
+                    release: Some(version.clone()),
+                    generation: lineup.generation,
+                })
             }
             Err(Unable::Input(problem)) => Err(InferError::Input(problem)),
             Err(Unable::Failed(detail)) => {
@@ -267,7 +322,9 @@ impl Task {
             return Err(FeedbackError::UnknownClass { task: self.task.clone(), class: label });
         }
         let mut live = self.live();
-        let prediction = live.predicted(id).ok_or_else(|| FeedbackError::UnknownRequest(id.chars().take(100).collect()))?;
+        let prediction = live
+            .predicted(id)
+            .ok_or_else(|| FeedbackError::UnknownRequest(id.chars().take(100).collect()))?;
         let release = prediction.release.clone();
         let model = lineup.members().map(|(_, m)| m).find(|m| *m.release() == release);
         live.label(id, label, &lineup.key(Some(release)), model.map(Arc::as_ref), classes, now);
@@ -276,7 +333,8 @@ impl Task {
 
     pub(super) fn class_index(&self, name: &str) -> Option<u32> {
         let lineup = self.lineup();
-        let of = |labels: &[String]| labels.iter().position(|l| l == name).and_then(|i| u32::try_from(i).ok());
+        let of =
+            |labels: &[String]| labels.iter().position(|l| l == name).and_then(|i| u32::try_from(i).ok());
         let champion = lineup.champion.as_ref().and_then(|c| of(&c.resident.bundle.signature.labels));
         champion.or_else(|| lineup.policy.as_ref().and_then(|p| of(&p.labels)))
     }

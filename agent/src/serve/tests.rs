@@ -33,7 +33,10 @@ fn x(rows: &[[f32; 3]]) -> Vec<TensorData> {
 
 fn window<'a>(windows: &'a [Window], release: &str) -> &'a Window {
     let id = release.parse().unwrap();
-    windows.iter().find(|w| w.release.as_ref() == Some(&id)).unwrap_or_else(|| panic!("no window of {release} in {windows:?}"))
+    windows
+        .iter()
+        .find(|w| w.release.as_ref() == Some(&id))
+        .unwrap_or_else(|| panic!("no window of {release} in {windows:?}"))
 }
 
 #[test]
@@ -46,8 +49,14 @@ fn the_champion_answers_and_its_window_counts_rows_and_labels() {
     serving.infer(&task(), "b", &x(&[[0.0, 0.0, 3.0]]), now(2)).unwrap();
     serving.feedback(&task(), "a.1", 1, now(3)).unwrap();
     serving.feedback(&task(), "b", 0, now(3)).unwrap();
-    assert!(matches!(serving.feedback(&task(), "b", 0, now(3)), Err(FeedbackError::UnknownRequest(_))), "a label is taken once");
-    assert!(matches!(serving.feedback(&task(), "a.0", 3, now(3)), Err(FeedbackError::UnknownClass { class: 3, .. })));
+    assert!(
+        matches!(serving.feedback(&task(), "b", 0, now(3)), Err(FeedbackError::UnknownRequest(_))),
+        "a label is taken once"
+    );
+    assert!(matches!(
+        serving.feedback(&task(), "a.0", 3, now(3)),
+        Err(FeedbackError::UnknownClass { class: 3, .. })
+    ));
     let windows = serving.close_windows(now(60_000), &ResourceUse::default());
     let w = window(&windows, "m@1");
     assert_eq!((w.n, w.errors, w.generation), (3, 0, 7));
@@ -69,7 +78,10 @@ fn a_failing_champion_is_answered_for_by_fallback_then_baseline() {
     assert_eq!(fine.by, AnsweredBy::Champion);
 
     serving.switch(&task(), brittle("m@2"), Some(brittle("m@3")), 2, false);
-    assert!(matches!(serving.infer(&task(), "c", &bad, now(2)), Err(InferError::NotReady(_))), "no policy, no baseline");
+    assert!(
+        matches!(serving.infer(&task(), "c", &bad, now(2)), Err(InferError::NotReady(_))),
+        "no policy, no baseline"
+    );
     serving.set_policy(&policy(&task()));
     let answer = serving.infer(&task(), "d", &bad, now(2)).unwrap();
     assert_eq!((answer.by, answer.release), (AnsweredBy::Baseline, None));
@@ -147,7 +159,8 @@ fn a_switch_under_load_is_never_seen_half() {
         for _ in 0..2 {
             scope.spawn(|| {
                 for i in 0..200 {
-                    let answer = serving.infer(&task(), &format!("{i}"), &x(&[[1.0, 2.0, 3.0]]), now(i)).unwrap();
+                    let answer =
+                        serving.infer(&task(), &format!("{i}"), &x(&[[1.0, 2.0, 3.0]]), now(i)).unwrap();
                     assert_eq!(u64::from(answer.release.unwrap().version), answer.generation);
                 }
             });
@@ -171,7 +184,10 @@ fn samples_leave_only_if_the_policy_says_so_and_wrong_answers_are_flagged() {
         serving.infer(&task(), &format!("s{i}"), &x(&[[9.0, 0.0, 0.0]]), now(2)).unwrap();
     }
     let first: Vec<_> = serving.take_samples().into_iter().flat_map(|s| s.samples).collect();
-    assert!(!first.is_empty() && first.iter().all(|s| s.kind == SampleKind::Random && s.predicted == 0 && s.x.0.len() == 12));
+    assert!(
+        !first.is_empty()
+            && first.iter().all(|s| s.kind == SampleKind::Random && s.predicted == 0 && s.x.0.len() == 12)
+    );
     let unsampled = (0..50).map(|i| format!("s{i}")).find(|id| first.iter().all(|s| s.id != *id)).unwrap();
     serving.feedback(&task(), &unsampled, 2, now(3)).unwrap();
     let flagged: Vec<_> = serving.take_samples().into_iter().flat_map(|s| s.samples).collect();

@@ -28,7 +28,11 @@ pub fn router() -> OpenApiRouter<AppState> {
 }
 
 #[utoipa::path(get, path = "/v1/audit", tag = "audit", params(Page), responses((status = 200, body = Vec<Entry>)))]
-async fn entries(State(state): State<AppState>, caller: Caller, Query(page): Query<Page>) -> ApiResult<Json<Vec<Entry>>> {
+async fn entries(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(page): Query<Page>,
+) -> ApiResult<Json<Vec<Entry>>> {
     caller.require(Scope::Admin)?;
     Ok(Json(state.store.audit_entries(page.after, page.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX)).await?))
 }

@@ -70,8 +70,11 @@ impl Caller {
         if scope == Scope::Viewer || self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
             return Ok(());
         }
-        let hint = format!("ask an administrator for a token with the scope {scope}: dunlin token create --scope {scope}");
-        Err(ApiError::forbidden(format!("the token {:?} does not have the scope {scope}", self.name)).hint(hint))
+        let hint = format!(
+            "ask an administrator for a token with the scope {scope}: dunlin token create --scope {scope}"
+        );
+        Err(ApiError::forbidden(format!("the token {:?} does not have the scope {scope}", self.name))
+            .hint(hint))
     }
 }
 
@@ -79,7 +82,8 @@ impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
-        let token = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let token =
+            parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let hint = "give a token: --token or DUNLIN_TOKEN; `dunlin init` printed the first one";
         let token = token.ok_or_else(|| ApiError::unauthorised("this request needs a token").hint(hint))?;
         let found = state.store.caller(token, crate::clock::wall_ms()).await?;
@@ -108,6 +112,10 @@ impl FromRequestParts<AppState> for Peer {
             return Ok(Self(None));
         };
         let active = state.store.device_key(&device).await?.is_some();
-        if active { Ok(Self(Some(device))) } else { Err(ApiError::forbidden(format!("the device {device} is revoked or unknown"))) }
+        if active {
+            Ok(Self(Some(device)))
+        } else {
+            Err(ApiError::forbidden(format!("the device {device} is revoked or unknown")))
+        }
     }
 }

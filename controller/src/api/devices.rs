@@ -102,12 +102,21 @@ async fn list(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<
 }
 
 #[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = DeviceDetail), (status = 404)))]
-async fn show(State(state): State<AppState>, _caller: Caller, Path(id): Path<String>) -> ApiResult<Json<DeviceDetail>> {
+async fn show(
+    State(state): State<AppState>,
+    _caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<DeviceDetail>> {
     let id: DeviceId = parse(&id)?;
     let device = state.store.device(&id).await?;
     let installed = state.store.installed(&id).await?;
     let boots = state.store.boots(&id, BOOTS_SHOWN).await?;
-    Ok(Json(DeviceDetail { device, installed, boots, happenings: state.store.happenings(&id, HAPPENINGS_SHOWN).await? }))
+    Ok(Json(DeviceDetail {
+        device,
+        installed,
+        boots,
+        happenings: state.store.happenings(&id, HAPPENINGS_SHOWN).await?,
+    }))
 }
 
 #[utoipa::path(put, path = "/v1/devices/{id}/groups", tag = "devices", params(("id" = String, Path)), request_body = Vec<String>, responses((status = 200, body = Vec<String>)))]
@@ -121,13 +130,26 @@ async fn set_groups(
     let id: DeviceId = parse(&id)?;
     let before = state.store.device(&id).await?.groups;
     state.store.device_set_groups(&id, &groups, clock::wall_ms()).await?;
-    state.audit.record(&caller.name, "device.groups", json!({ "device": id, "groups": before }), json!({ "device": id, "groups": groups })).await?;
+    state
+        .audit
+        .record(
+            &caller.name,
+            "device.groups",
+            json!({ "device": id, "groups": before }),
+            json!({ "device": id, "groups": groups }),
+        )
+        .await?;
     state.wake.planner.notify_one();
     Ok(Json(groups))
 }
 
 #[utoipa::path(put, path = "/v1/devices/{id}/state", tag = "devices", params(("id" = String, Path)), request_body = NewState, responses((status = 200, body = NewState), (status = 409)))]
-async fn set_state(State(state): State<AppState>, caller: Caller, Path(id): Path<String>, Json(new): Json<NewState>) -> ApiResult<Json<NewState>> {
+async fn set_state(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(new): Json<NewState>,
+) -> ApiResult<Json<NewState>> {
     caller.require(Scope::Operator)?;
     let id: DeviceId = parse(&id)?;
     let before = state.store.device_set_state(&id, new.state).await?;
@@ -135,7 +157,15 @@ async fn set_state(State(state): State<AppState>, caller: Caller, Path(id): Path
         DeviceState::Active => state.broker.let_in(&id),
         DeviceState::Retired | DeviceState::Revoked => state.broker.shut_out(&id).await,
     }
-    state.audit.record(&caller.name, "device.state", json!({ "device": id, "state": before }), json!({ "device": id, "state": new.state })).await?;
+    state
+        .audit
+        .record(
+            &caller.name,
+            "device.state",
+            json!({ "device": id, "state": before }),
+            json!({ "device": id, "state": new.state }),
+        )
+        .await?;
     state.wake.planner.notify_one();
     Ok(Json(new))
 }
@@ -164,24 +194,45 @@ async fn command(
         state.store.forgive(&id, release, clock::wall_ms()).await?;
         state.wake.planner.notify_one();
     }
-    state.audit.record(&caller.name, "device.command", Value::Null, json!({ "device": id, "command": command, "id": sent })).await?;
+    state
+        .audit
+        .record(
+            &caller.name,
+            "device.command",
+            Value::Null,
+            json!({ "device": id, "command": command, "id": sent }),
+        )
+        .await?;
     Ok(Json(SentCommand { command: sent }))
 }
 
 #[utoipa::path(get, path = "/v1/devices/{id}/replies/{command}", tag = "devices", params(("id" = String, Path), ("command" = String, Path)), responses((status = 200, body = CommandReply), (status = 404)))]
-async fn reply(State(state): State<AppState>, _caller: Caller, Path((id, command)): Path<(String, String)>) -> ApiResult<Json<CommandReply>> {
+async fn reply(
+    State(state): State<AppState>,
+    _caller: Caller,
+    Path((id, command)): Path<(String, String)>,
+) -> ApiResult<Json<CommandReply>> {
     let reply = state.store.reply(&parse(&id)?, &command).await?;
-    let (reason, detail) = reply.ok_or_else(|| ApiError::not_found("reply to the command", &command).hint("the device may be away; ask again later"))?;
+    let (reason, detail) = reply.ok_or_else(|| {
+        ApiError::not_found("reply to the command", &command).hint("the device may be away; ask again later")
+    })?;
     Ok(Json(CommandReply { reason, detail }))
 }
 
 #[utoipa::path(get, path = "/v1/groups", tag = "devices", responses((status = 200, description = "groups with their devices", body = Object)))]
-async fn groups(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
+async fn groups(
+    State(state): State<AppState>,
+    _caller: Caller,
+) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
     Ok(Json(state.store.groups().await?))
 }
 
 #[utoipa::path(put, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200)))]
-async fn add_group(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+async fn add_group(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<Value>> {
     caller.require(Scope::Operator)?;
     let id: GroupId = parse(&id)?;
     state.store.group_add(&id, clock::wall_ms()).await?;
@@ -190,7 +241,11 @@ async fn add_group(State(state): State<AppState>, caller: Caller, Path(id): Path
 }
 
 #[utoipa::path(delete, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
-async fn remove_group(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+async fn remove_group(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<Value>> {
     caller.require(Scope::Operator)?;
     let id: GroupId = parse(&id)?;
     state.store.group_remove(&id).await?;

@@ -55,9 +55,10 @@ pub fn router() -> OpenApiRouter<AppState> {
 }
 
 fn repo_error(error: RepoError) -> ApiError {
-    match error {
-        RepoError::NotSetUp => ApiError::conflict(error.to_string()),
-        other => ApiError::internal(other),
+    if matches!(error, RepoError::NotSetUp) {
+        ApiError::conflict(error.to_string())
+    } else {
+        ApiError::internal(error)
     }
 }
 
@@ -68,14 +69,19 @@ async fn claims(State(state): State<AppState>, caller: Caller) -> ApiResult<Json
 }
 
 #[utoipa::path(post, path = "/v1/claims", tag = "devices", request_body = NewClaim, responses((status = 200, body = MadeClaim)))]
-async fn claim(State(state): State<AppState>, caller: Caller, Json(new): Json<NewClaim>) -> ApiResult<Json<MadeClaim>> {
+async fn claim(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewClaim>,
+) -> ApiResult<Json<MadeClaim>> {
     caller.require(Scope::Operator)?;
     let valid_s = new.valid_s.unwrap_or(CLAIM_S);
     if !(1..=CLAIM_S_MAX).contains(&valid_s) {
         return Err(ApiError::bad_request(format!("a claim is valid for 1 to {CLAIM_S_MAX} seconds")));
     }
     refuse_reserved(new.device.as_ref())?;
-    let endpoints = state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?;
+    let endpoints =
+        state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?;
     let secret = secret();
     let token = ClaimToken {
         url: endpoints.api_url.clone(),
@@ -102,7 +108,9 @@ async fn claim(State(state): State<AppState>, caller: Caller, Json(new): Json<Ne
 
 fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
     match device {
-        Some(device) if device.as_str() == CONTROLLER => Err(ApiError::bad_request(format!("{CONTROLLER:?} is the controller's own name"))),
+        Some(device) if device.as_str() == CONTROLLER => {
+            Err(ApiError::bad_request(format!("{CONTROLLER:?} is the controller's own name")))
+        }
         Some(_) | None => Ok(()),
     }
 }
@@ -111,7 +119,10 @@ fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
     post, path = "/v1/enrol", tag = "devices", request_body(content = Object, description = "EnrolRequest of the protocol"),
     responses((status = 200, description = "EnrolResponse of the protocol", body = Object), (status = 401), (status = 409)),
 )]
-async fn enrol(State(state): State<AppState>, Json(request): Json<EnrolRequest>) -> ApiResult<Json<EnrolResponse>> {
+async fn enrol(
+    State(state): State<AppState>,
+    Json(request): Json<EnrolRequest>,
+) -> ApiResult<Json<EnrolResponse>> {
     let now_ms = clock::wall_ms();
     let ask = "ask the operator for a new claim: dunlin device claim";
     let claim = state.store.claim_of(&sha256(request.secret.as_bytes())).await?;
@@ -120,18 +131,30 @@ async fn enrol(State(state): State<AppState>, Json(request): Json<EnrolRequest>)
         return Err(ApiError::conflict("the claim was used or is expired").hint(ask));
     }
     let device = claim.device.clone().or(request.device);
-    let device = device.ok_or_else(|| ApiError::bad_request("neither the claim nor the request names the device").hint("set device.id in agent.toml"))?;
+    let device = device.ok_or_else(|| {
+        ApiError::bad_request("neither the claim nor the request names the device")
+            .hint("set device.id in agent.toml")
+    })?;
     refuse_reserved(Some(&device))?;
-    let endpoints = state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?.clone();
+    let endpoints = state
+        .identity
+        .endpoints()
+        .ok_or_else(|| ApiError::conflict("the controller is still starting"))?
+        .clone();
     let root = |kind| {
         let bytes = state.repos.first_root(kind).map_err(repo_error)?;
-        String::from_utf8(bytes.0).map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "a root is not text"))
+        String::from_utf8(bytes.0)
+            .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "a root is not text"))
     };
     let (image_root, director_root) = (root(RepoKind::Image)?, root(RepoKind::Director)?);
-    let (certificate_pem, spki) = state.identity.issue_device(&device, &request.csr_pem).map_err(|error| match error {
-        IdentityError::Request(_) => ApiError::bad_request(error.to_string()),
-        other => ApiError::internal(other),
-    })?;
+    let (certificate_pem, spki) =
+        state.identity.issue_device(&device, &request.csr_pem).map_err(|error| {
+            if matches!(error, IdentityError::Request(_)) {
+                ApiError::bad_request(error.to_string())
+            } else {
+                ApiError::internal(error)
+            }
+        })?;
     let new = NewDevice { spki: &spki, certificate_pem: &certificate_pem, profile: &request.profile };
     state.store.enrol(&claim, &device, &new, now_ms).await?;
     state.broker.let_in(&device);

@@ -53,7 +53,11 @@ pub enum RolloutCommand {
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show)).routes(routes!(plans)).routes(routes!(order))
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(show))
+        .routes(routes!(plans))
+        .routes(routes!(order))
 }
 
 #[utoipa::path(get, path = "/v1/rollouts", tag = "rollouts", responses((status = 200, body = Vec<Object>)))]
@@ -64,14 +68,22 @@ async fn list(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<V
 
 #[utoipa::path(get, path = "/v1/rollouts/{id}", tag = "rollouts", params(("id" = String, Path)),
     responses((status = 200, body = Object), (status = 404)))]
-async fn show(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<RolloutRow>> {
+async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<RolloutRow>> {
     caller.require(Scope::Viewer)?;
     Ok(Json(state.store.rollout(&id).await?))
 }
 
 #[utoipa::path(get, path = "/v1/rollouts/{id}/plans", tag = "rollouts", params(("id" = String, Path)),
     responses((status = 200, description = "Every generation, the first one first", body = Vec<Object>), (status = 404)))]
-async fn plans(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Vec<Plan>>> {
+async fn plans(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<Vec<Plan>>> {
     caller.require(Scope::Viewer)?;
     state.store.rollout(&id).await?;
     Ok(Json(state.store.plans(&id).await?))
@@ -79,7 +91,11 @@ async fn plans(State(state): State<AppState>, caller: Caller, Path(id): Path<Str
 
 #[utoipa::path(post, path = "/v1/rollouts", tag = "rollouts", request_body = Object,
     responses((status = 200, body = Object), (status = 400), (status = 409)))]
-async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<NewRollout>) -> ApiResult<Json<RolloutRow>> {
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewRollout>,
+) -> ApiResult<Json<RolloutRow>> {
     caller.require(Scope::Releaser)?;
     let task = state.store.task(&new.task).await?;
     let policy = new.policy.unwrap_or(task.definition.rollout);
@@ -89,12 +105,17 @@ async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<N
     }
     let approvals = state.repos.approvals().map_err(ApiError::internal)?;
     for release in &new.releases {
-        if !approvals.iter().any(|approval| approval.release == *release && approval.custom.task == new.task) {
+        if !approvals.iter().any(|approval| approval.release == *release && approval.custom.task == new.task)
+        {
             let error = format!("release {release} is not approved for task {}", new.task);
-            return Err(ApiError::conflict(error).hint("sign it offline and upload the targets: dunlin model approve"));
+            return Err(ApiError::conflict(error)
+                .hint("sign it offline and upload the targets: dunlin model approve"));
         }
         if task.definition.pool.contains(release) {
-            return Err(ApiError::conflict(format!("release {release} is in the pool of task {} already", new.task)));
+            return Err(ApiError::conflict(format!(
+                "release {release} is in the pool of task {} already",
+                new.task
+            )));
         }
     }
     let plan = Plan::new(&format!("r-{}", short_id()), new.task, new.releases, &new.cause);
@@ -103,7 +124,13 @@ async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<N
 }
 
 /// Stores a rollout and lets it take the place of those of its task that are under way.
-pub(crate) async fn start(state: &AppState, plan: &Plan, policy: &Policy, by: &str, run: Option<&str>) -> Result<bool, crate::store::StoreError> {
+pub(crate) async fn start(
+    state: &AppState,
+    plan: &Plan,
+    policy: &Policy,
+    by: &str,
+    run: Option<&str>,
+) -> Result<bool, crate::store::StoreError> {
     if !state.store.rollout_add(plan, policy, by, run, clock::wall_ms()).await? {
         return Ok(false);
     }

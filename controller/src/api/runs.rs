@@ -53,20 +53,32 @@ struct Of {
 }
 
 #[utoipa::path(get, path = "/v1/runs", tag = "runs", params(("task" = Option<String>, Query)), responses((status = 200, body = Vec<Object>)))]
-async fn list(State(state): State<AppState>, caller: Caller, Query(of): Query<Of>) -> ApiResult<Json<Vec<RunRow>>> {
+async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(of): Query<Of>,
+) -> ApiResult<Json<Vec<RunRow>>> {
     caller.require(Scope::Viewer)?;
     Ok(Json(state.store.runs(of.task.as_ref()).await?))
 }
 
 #[utoipa::path(get, path = "/v1/runs/{id}", tag = "runs", params(("id" = String, Path)), responses((status = 200, body = Object), (status = 404)))]
-async fn show(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<RunDetail>> {
+async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<RunDetail>> {
     caller.require(Scope::Viewer)?;
     Ok(Json(RunDetail { run: state.store.run(&id).await?, journal: state.store.journal(&id).await? }))
 }
 
 #[utoipa::path(post, path = "/v1/runs", tag = "runs", request_body = Object,
     responses((status = 200, body = Object), (status = 404), (status = 409)))]
-async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<NewRun>) -> ApiResult<Json<RunRow>> {
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewRun>,
+) -> ApiResult<Json<RunRow>> {
     caller.require(Scope::Releaser)?;
     let id = training::ask(&state, &new.task, &caller.name, new.repeat.as_deref()).await?;
     state.audit.record(&caller.name, "run.create", Value::Null, json!({ "run": id, "request": new })).await?;
@@ -75,7 +87,12 @@ async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<N
 
 #[utoipa::path(post, path = "/v1/runs/{id}/orders", tag = "runs", params(("id" = String, Path)), request_body = Object,
     responses((status = 200, body = Object), (status = 404), (status = 409)))]
-async fn order(State(state): State<AppState>, caller: Caller, Path(id): Path<String>, Json(order): Json<RunOrder>) -> ApiResult<Json<RunRow>> {
+async fn order(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Json(order): Json<RunOrder>,
+) -> ApiResult<Json<RunRow>> {
     caller.require(Scope::Releaser)?;
     match order {
         RunOrder::Cancel => training::cancel(&state, &id, &caller.name).await?,

@@ -25,7 +25,11 @@ struct Which {
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(health)).routes(routes!(metrics)).routes(routes!(alerts)).routes(routes!(refused))
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(metrics))
+        .routes(routes!(alerts))
+        .routes(routes!(refused))
 }
 
 #[utoipa::path(get, path = "/v1/health", tag = "system", responses((status = 200, description = "the database answers")))]
@@ -41,11 +45,18 @@ async fn metrics(State(state): State<AppState>, _caller: Caller) -> ApiResult<im
     let online = active.clone().filter(|device| device.online).count();
     state.metrics.devices.set(i64::try_from(active.count()).unwrap_or(i64::MAX));
     state.metrics.devices_online.set(i64::try_from(online).unwrap_or(i64::MAX));
-    Ok(([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], state.metrics.encode()))
+    Ok((
+        [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        state.metrics.encode(),
+    ))
 }
 
 #[utoipa::path(get, path = "/v1/alerts", tag = "system", params(Which), responses((status = 200, body = Vec<Alert>)))]
-async fn alerts(State(state): State<AppState>, _caller: Caller, Query(which): Query<Which>) -> ApiResult<Json<Vec<Alert>>> {
+async fn alerts(
+    State(state): State<AppState>,
+    _caller: Caller,
+    Query(which): Query<Which>,
+) -> ApiResult<Json<Vec<Alert>>> {
     Ok(Json(state.store.alerts(which.open, ALERTS_MAX).await?))
 }
 

@@ -25,7 +25,11 @@ async fn list(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<V
 
 #[utoipa::path(get, path = "/v1/tasks/{task}", tag = "tasks", params(("task" = String, Path)),
     responses((status = 200, body = Object), (status = 404)))]
-async fn show(State(state): State<AppState>, caller: Caller, Path(task): Path<TaskId>) -> ApiResult<Json<TaskRow>> {
+async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(task): Path<TaskId>,
+) -> ApiResult<Json<TaskRow>> {
     caller.require(Scope::Viewer)?;
     Ok(Json(state.store.task(&task).await?))
 }
@@ -40,7 +44,10 @@ async fn put(
 ) -> ApiResult<Json<TaskRow>> {
     caller.require(Scope::Releaser)?;
     if definition.task != task {
-        return Err(ApiError::bad_request(format!("the definition is of task {}, not of {task}", definition.task)));
+        return Err(ApiError::bad_request(format!(
+            "the definition is of task {}, not of {task}",
+            definition.task
+        )));
     }
     definition.check().map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -51,13 +51,18 @@ async fn list(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<V
 }
 
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken, responses((status = 200, body = MadeToken)))]
-async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<NewToken>) -> ApiResult<Json<MadeToken>> {
+async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Json(new): Json<NewToken>,
+) -> ApiResult<Json<MadeToken>> {
     caller.require(Scope::Admin)?;
     if new.name.is_empty() || new.name.len() > NAME_MAX || new.name.chars().any(char::is_control) {
         return Err(ApiError::bad_request(format!("a token's name has 1 to {NAME_MAX} characters")));
     }
     if new.scopes.is_empty() {
-        return Err(ApiError::bad_request("a token without a scope is of no use").hint("give at least --scope viewer"));
+        return Err(ApiError::bad_request("a token without a scope is of no use")
+            .hint("give at least --scope viewer"));
     }
     let now_ms = clock::wall_ms();
     let row = TokenRow {
@@ -75,7 +80,11 @@ async fn create(State(state): State<AppState>, caller: Caller, Json(new): Json<N
 }
 
 #[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
-async fn revoke(State(state): State<AppState>, caller: Caller, Path(id): Path<String>) -> ApiResult<Json<Value>> {
+async fn revoke(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> ApiResult<Json<Value>> {
     caller.require(Scope::Admin)?;
     state.store.token_revoke(&id, clock::wall_ms()).await?;
     state.audit.record(&caller.name, "token.revoke", json!({ "id": id }), Value::Null).await?;

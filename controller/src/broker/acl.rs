@@ -11,7 +11,8 @@ pub fn may_publish(client: &str, topic: &str) -> bool {
     let Ok(device) = client.parse::<DeviceId>() else { return false };
     // By prefix, so that a newer agent's further kinds pass.
     let rest = topic.strip_prefix("dunlin/v1/d/").and_then(|rest| rest.strip_prefix(device.as_str()));
-    rest.and_then(|rest| rest.strip_prefix("/up/")).is_some_and(|kind| !kind.is_empty() && !kind.contains(['+', '#', '\0']))
+    rest.and_then(|rest| rest.strip_prefix("/up/"))
+        .is_some_and(|kind| !kind.is_empty() && !kind.contains(['+', '#', '\0']))
 }
 
 /// Whether a client may subscribe to a filter.
@@ -74,7 +75,10 @@ mod tests {
 
     #[test]
     fn the_controller_speaks_down_and_hears_up() {
-        assert!(may_publish(CONTROLLER, "dunlin/v1/d/a/down/cmd") && may_publish(CONTROLLER, "dunlin/v1/all/notice"));
+        assert!(
+            may_publish(CONTROLLER, "dunlin/v1/d/a/down/cmd")
+                && may_publish(CONTROLLER, "dunlin/v1/all/notice")
+        );
         assert!(!may_publish(CONTROLLER, "dunlin/v1/d/a/up/status"));
         assert!(may_subscribe(CONTROLLER, "dunlin/v1/d/+/up/+") && !may_subscribe(CONTROLLER, "#"));
     }

@@ -26,13 +26,14 @@ const SLOT_MS: u64 = 10_000;
 const SLOTS: u64 = 3;
 /// DER of everything before the point in a P-256 SubjectPublicKeyInfo (RFC 5480).
 const P256_SPKI_PREFIX: &[u8] = &[
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// The bytes a client signs: the method, its own id, the broker's name as it dialled it, and the challenge.
 pub fn signing_bytes(client: &str, broker: &str, challenge: &[u8]) -> Vec<u8> {
-    [CONTEXT, METHOD.as_bytes(), b"\0", client.as_bytes(), b"\0", broker.as_bytes(), b"\0", challenge].concat()
+    [CONTEXT, METHOD.as_bytes(), b"\0", client.as_bytes(), b"\0", broker.as_bytes(), b"\0", challenge]
+        .concat()
 }
 
 /// Whether the key (SubjectPublicKeyInfo, DER) made this signature (fixed form) over this message.
@@ -52,7 +53,8 @@ pub struct Challenges {
 impl Challenges {
     /// With a key of its own: challenges do not survive the process, which nothing needs them to.
     pub fn new() -> Self {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("the system gives randomness");
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .expect("the system gives randomness");
         Self { key, answered: Mutex::default() }
     }
 
@@ -117,7 +119,10 @@ mod tests {
         assert!(!Challenges::new().accept("a", t, is(challenge)), "another broker");
         assert!(challenges.accept("a", t + SLOT_MS, is(challenge)));
         assert!(!challenges.accept("a", t + SLOT_MS, is(challenge)), "replayed");
-        assert!(challenges.accept("a", t + SLOT_MS, is(challenges.make("a", t + SLOT_MS))), "a fresh one at once");
+        assert!(
+            challenges.accept("a", t + SLOT_MS, is(challenges.make("a", t + SLOT_MS))),
+            "a fresh one at once"
+        );
     }
 
     #[test]

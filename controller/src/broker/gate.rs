@@ -51,7 +51,10 @@ impl Gate {
         let now_ms = clock::wall_ms();
         // Unknown clients get a challenge too, so that nobody can ask which devices exist.
         let Some(data) = data.filter(|data| !data.is_empty()) else {
-            return EnhancedAuthResult::continue_auth(METHOD, Some(self.challenges.make(client, now_ms).to_vec()));
+            return EnhancedAuthResult::continue_auth(
+                METHOD,
+                Some(self.challenges.make(client, now_ms).to_vec()),
+            );
         };
         let refuse = |why: &str| {
             tracing::warn!(client, why, "the broker refuses a client");
@@ -74,17 +77,31 @@ impl Gate {
 
 impl AuthProvider for Gate {
     /// A CONNECT without the method, whatever password it brings.
-    fn authenticate<'a>(&'a self, connect: &'a ConnectPacket, address: SocketAddr) -> Answer<'a, mqtt5::Result<AuthResult>> {
+    fn authenticate<'a>(
+        &'a self,
+        connect: &'a ConnectPacket,
+        address: SocketAddr,
+    ) -> Answer<'a, mqtt5::Result<AuthResult>> {
         tracing::warn!(client = connect.client_id, %address, "a CONNECT without the method {METHOD} is refused");
         Box::pin(async { Ok(AuthResult::fail(ReasonCode::BadAuthenticationMethod)) })
     }
 
-    fn authorize_publish<'a>(&'a self, client: &str, user: Option<&'a str>, topic: &'a str) -> Answer<'a, bool> {
+    fn authorize_publish<'a>(
+        &'a self,
+        client: &str,
+        user: Option<&'a str>,
+        topic: &'a str,
+    ) -> Answer<'a, bool> {
         let allowed = self.is_allowed(client, user) && acl::may_publish(client, topic);
         Box::pin(async move { allowed })
     }
 
-    fn authorize_subscribe<'a>(&'a self, client: &str, user: Option<&'a str>, filter: &'a str) -> Answer<'a, bool> {
+    fn authorize_subscribe<'a>(
+        &'a self,
+        client: &str,
+        user: Option<&'a str>,
+        filter: &'a str,
+    ) -> Answer<'a, bool> {
         let allowed = self.is_allowed(client, user) && acl::may_subscribe(client, filter);
         Box::pin(async move { allowed })
     }

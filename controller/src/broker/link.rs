@@ -8,7 +8,8 @@ use dunlin_trust::Signer;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::AuthProperties;
 use rumqttc::{
-    AsyncClient, AuthAction, AuthContext, AuthError, Authenticator, Event, EventLoop, Incoming, MqttOptions, TlsConfiguration, Transport,
+    AsyncClient, AuthAction, AuthContext, AuthError, Authenticator, Event, EventLoop, Incoming, MqttOptions,
+    TlsConfiguration, Transport,
 };
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, watch};
@@ -59,17 +60,36 @@ impl std::fmt::Debug for ChallengeAnswer {
 
 impl Authenticator for ChallengeAnswer {
     fn start(&mut self, _context: AuthContext<'_>) -> Result<Option<AuthProperties>, AuthError> {
-        Ok(Some(AuthProperties { method: Some(METHOD.into()), data: None, reason: None, user_properties: Vec::new() }))
+        Ok(Some(AuthProperties {
+            method: Some(METHOD.into()),
+            data: None,
+            reason: None,
+            user_properties: Vec::new(),
+        }))
     }
 
-    fn continue_auth(&mut self, _context: AuthContext<'_>, incoming: Option<AuthProperties>) -> Result<AuthAction, AuthError> {
-        let challenge = incoming.and_then(|properties| properties.data).ok_or("the broker sent no challenge")?;
+    fn continue_auth(
+        &mut self,
+        _context: AuthContext<'_>,
+        incoming: Option<AuthProperties>,
+    ) -> Result<AuthAction, AuthError> {
+        let challenge =
+            incoming.and_then(|properties| properties.data).ok_or("the broker sent no challenge")?;
         let message = signing_bytes(&self.client, &self.broker, &challenge);
         let signature = self.signer.sign(&message).map_err(|error| AuthError::Failed(error.to_string()))?;
-        Ok(AuthAction::Send(AuthProperties { method: Some(METHOD.into()), data: Some(signature.into()), reason: None, user_properties: Vec::new() }))
+        Ok(AuthAction::Send(AuthProperties {
+            method: Some(METHOD.into()),
+            data: Some(signature.into()),
+            reason: None,
+            user_properties: Vec::new(),
+        }))
     }
 
-    fn success(&mut self, _context: AuthContext<'_>, _incoming: Option<AuthProperties>) -> Result<(), AuthError> {
+    fn success(
+        &mut self,
+        _context: AuthContext<'_>,
+        _incoming: Option<AuthProperties>,
+    ) -> Result<(), AuthError> {
         Ok(())
     }
 
@@ -90,7 +110,10 @@ pub enum Proof {
 /// Settings of a TLS client that trusts `roots` alone, with a client certificate if the broker asks for it.
 pub fn tls(
     roots: RootCertStore,
-    certificate: Option<(Vec<rustls_pki_types::CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>)>,
+    certificate: Option<(
+        Vec<rustls_pki_types::CertificateDer<'static>>,
+        rustls_pki_types::PrivateKeyDer<'static>,
+    )>,
 ) -> Result<ClientConfig, rustls::Error> {
     let builder = ClientConfig::builder().with_root_certificates(roots);
     match certificate {

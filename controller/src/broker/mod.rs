@@ -60,7 +60,7 @@ pub enum BrokerError {
 #[derive(Debug)]
 pub enum Broker {
     /// In this process.
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     /// Elsewhere; devices and controller prove themselves by certificate.
     External(ExternalBroker),
 }
@@ -128,7 +128,12 @@ pub fn public_host(config: &Mqtt) -> String {
 
 impl Broker {
     /// Binds the embedded broker, or takes note of the external one. Devices are looked up in `store`.
-    pub async fn open(config: &Mqtt, data: &Path, identity: &Identity, store: &Store) -> Result<(Self, BrokerHandle), BrokerError> {
+    pub async fn open(
+        config: &Mqtt,
+        data: &Path,
+        identity: &Identity,
+        store: &Store,
+    ) -> Result<(Self, BrokerHandle), BrokerError> {
         if let Some(external) = &config.external {
             return Ok((Self::External(external.clone()), BrokerHandle::new(None)));
         }
@@ -146,7 +151,10 @@ impl Broker {
             max_retained_message_size: RETAINED_BYTES_MAX,
             max_outbound_inflight: INFLIGHT_MAX,
             sys_topics_enabled: false,
-            tls_config: Some(TlsConfig::new(files.server.clone(), files.server_key.clone()).with_bind_address(config.listen)),
+            tls_config: Some(
+                TlsConfig::new(files.server.clone(), files.server_key.clone())
+                    .with_bind_address(config.listen),
+            ),
             storage_config: StorageConfig {
                 backend: StorageBackend::File,
                 base_dir: data.join("broker"),
@@ -163,7 +171,7 @@ impl Broker {
         let controller = identity.controller_signer()?.public().to_vec();
         let gate = gate::Gate::new(store.clone(), handle.clone(), controller, public_host(config));
         let broker = broker.with_auth_provider(Arc::new(gate));
-        Ok((Self::Embedded(Embedded { broker, address }), handle))
+        Ok((Self::Embedded(Box::new(Embedded { broker, address })), handle))
     }
 
     /// Port that clients dial.
@@ -186,7 +194,8 @@ impl Broker {
     pub fn run(self) -> Running {
         match self {
             Self::External(_) => Running(None),
-            Self::Embedded(Embedded { mut broker, .. }) => {
+            Self::Embedded(embedded) => {
+                let mut broker = embedded.broker;
                 let lever = broker.shutdown_handle();
                 let task = tokio::spawn(async move {
                     if let Err(error) = broker.run().await {

@@ -62,9 +62,17 @@ impl AuditCommand {
     pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
         match self {
             Self::Show { after, limit } => {
-                let entries: Vec<Entry> = client.get(&format!("/v1/audit?after={after}&limit={limit}")).await?;
+                let entries: Vec<Entry> =
+                    client.get(&format!("/v1/audit?after={after}&limit={limit}")).await?;
                 let row = |entry: &Entry| {
-                    vec![entry.no.to_string(), entry.at_ms.to_string(), entry.who.clone(), entry.what.clone(), entry.before.clone(), entry.after.clone()]
+                    vec![
+                        entry.no.to_string(),
+                        entry.at_ms.to_string(),
+                        entry.who.clone(),
+                        entry.what.clone(),
+                        entry.before.clone(),
+                        entry.after.clone(),
+                    ]
                 };
                 let rows: Vec<_> = entries.iter().map(row).collect();
                 out.table(&entries, &["no", "at (ms)", "who", "what", "before", "after"], &rows)?;

@@ -38,7 +38,8 @@ impl ApiClient {
     pub fn new(base: &str, token: Option<&str>, ca: Option<&Path>) -> Result<Self> {
         let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).https_only(true);
         if let Some(path) = ca {
-            let pem = std::fs::read(path).with_context(|| format!("could not read the authority's certificate {}", path.display()))?;
+            let pem = std::fs::read(path)
+                .with_context(|| format!("could not read the authority's certificate {}", path.display()))?;
             builder = builder.tls_certs_only([reqwest::Certificate::from_pem(&pem)?]);
         }
         let http = builder.build().context("could not set up TLS")?;
@@ -46,7 +47,13 @@ impl ApiClient {
     }
 
     /// Sends a request and returns the answer if it is a success.
-    pub async fn send(&self, method: Method, path: &str, body: Option<(Body, &str)>, timeout: Option<Duration>) -> Result<Response> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(Body, &str)>,
+        timeout: Option<Duration>,
+    ) -> Result<Response> {
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -65,11 +72,19 @@ impl ApiClient {
             return Ok(response);
         }
         let text = response.text().await.unwrap_or_default();
-        let body = serde_json::from_str(&text).unwrap_or_else(|_| ErrorBody { error: format!("the server answered {status}"), hint: String::new() });
+        let body = serde_json::from_str(&text).unwrap_or_else(|_| ErrorBody {
+            error: format!("the server answered {status}"),
+            hint: String::new(),
+        });
         Err(ApiFailure { status: status.as_u16(), error: body.error, hint: body.hint }.into())
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T> {
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T> {
         let body = body.map(|body| (Body::from(body), "application/json"));
         let response = self.send(method, path, body, Some(REQUEST_TIMEOUT)).await?;
         let bytes = response.bytes().await.context("the answer broke off")?;
@@ -99,8 +114,10 @@ impl ApiClient {
 
     /// `POST` of bytes, without a time limit on the whole.
     pub async fn upload<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T> {
-        let response = self.send(Method::POST, path, Some((Body::from(body), "application/octet-stream")), None).await?;
-        serde_json::from_slice(&response.bytes().await?).context("the answer is not of the form this release expects")
+        let response =
+            self.send(Method::POST, path, Some((Body::from(body), "application/octet-stream")), None).await?;
+        serde_json::from_slice(&response.bytes().await?)
+            .context("the answer is not of the form this release expects")
     }
 
     /// `GET` of bytes, without a time limit on the whole.

@@ -100,14 +100,28 @@ impl DeviceCommandLine {
     pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
         match self {
             Self::Claim { device, groups, hours } => {
-                let new = NewClaim { device, groups: groups.into_iter().collect(), valid_s: Some(hours.saturating_mul(3600)) };
+                let new = NewClaim {
+                    device,
+                    groups: groups.into_iter().collect(),
+                    valid_s: Some(hours.saturating_mul(3600)),
+                };
                 let made: MadeClaim = client.post("/v1/claims", &new).await?;
                 out.show(&made, |made| made.token.clone())?;
             }
             Self::Claims => {
                 let claims: Vec<Claim> = client.get("/v1/claims").await?;
                 let text = |id: &Option<DeviceId>| id.as_ref().map(ToString::to_string).unwrap_or_default();
-                let rows: Vec<_> = claims.iter().map(|claim| vec![claim.id.clone(), text(&claim.device), claim.created_by.clone(), text(&claim.used_by)]).collect();
+                let rows: Vec<_> = claims
+                    .iter()
+                    .map(|claim| {
+                        vec![
+                            claim.id.clone(),
+                            text(&claim.device),
+                            claim.created_by.clone(),
+                            text(&claim.used_by),
+                        ]
+                    })
+                    .collect();
                 out.table(&claims, &["id", "for", "by", "used by"], &rows)?;
             }
             Self::List => {
@@ -125,12 +139,19 @@ impl DeviceCommandLine {
             }
             Self::Group { id, groups } => {
                 let groups: BTreeSet<GroupId> = groups.into_iter().collect();
-                let groups: BTreeSet<GroupId> = client.put(&format!("/v1/devices/{id}/groups"), &groups).await?;
-                out.show(&groups, |groups| groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))?;
+                let groups: BTreeSet<GroupId> =
+                    client.put(&format!("/v1/devices/{id}/groups"), &groups).await?;
+                out.show(&groups, |groups| {
+                    groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                })?;
             }
             Self::Check { id } => return command(client, out, &id, DeviceCommand::Check, 0).await,
-            Self::Rollback { id, task, timeout } => return command(client, out, &id, DeviceCommand::Rollback { task }, timeout).await,
-            Self::Retarget { id, release, timeout } => return command(client, out, &id, DeviceCommand::Retarget { release }, timeout).await,
+            Self::Rollback { id, task, timeout } => {
+                return command(client, out, &id, DeviceCommand::Rollback { task }, timeout).await;
+            }
+            Self::Retarget { id, release, timeout } => {
+                return command(client, out, &id, DeviceCommand::Retarget { release }, timeout).await;
+            }
             Self::Retire { id } => return set_state(client, out, &id, DeviceState::Retired).await,
             Self::Reinstate { id } => return set_state(client, out, &id, DeviceState::Active).await,
             Self::Revoke { id } => return set_state(client, out, &id, DeviceState::Revoked).await,
@@ -145,7 +166,13 @@ async fn set_state(client: &ApiClient, out: &Output, id: &DeviceId, state: Devic
     Ok(Exit::Ok)
 }
 
-async fn command(client: &ApiClient, out: &Output, id: &DeviceId, command: DeviceCommand, timeout_s: u64) -> Result<Exit> {
+async fn command(
+    client: &ApiClient,
+    out: &Output,
+    id: &DeviceId,
+    command: DeviceCommand,
+    timeout_s: u64,
+) -> Result<Exit> {
     let sent: SentCommand = client.post(&format!("/v1/devices/{id}/commands"), &command).await?;
     if timeout_s == 0 {
         out.show(&sent, |sent| format!("sent {}", sent.command))?;
@@ -158,7 +185,9 @@ async fn command(client: &ApiClient, out: &Output, id: &DeviceId, command: Devic
                 out.show(&reply, |reply| format!("{}: {} {}", id, reply.reason, reply.detail))?;
                 return Ok(if reply.reason == "ok" { Exit::Ok } else { Exit::Refused });
             }
-            Err(error) if error.downcast_ref::<ApiFailure>().is_some_and(|failure| failure.status == 404) => sleep(POLL).await,
+            Err(error) if error.downcast_ref::<ApiFailure>().is_some_and(|failure| failure.status == 404) => {
+                sleep(POLL).await
+            }
             Err(error) => return Err(error),
         }
     }
@@ -190,7 +219,10 @@ fn text(detail: &DeviceDetail) -> String {
         if device.online { "online" } else { "offline" },
     );
     for (task, installed) in &detail.installed {
-        let release = installed.release.as_ref().map_or_else(|| "the constant baseline".to_owned(), ToString::to_string);
+        let release = installed
+            .release
+            .as_ref()
+            .map_or_else(|| "the constant baseline".to_owned(), ToString::to_string);
         text.push_str(&format!("  {task}: {release} ({})\n", crate::store::phase_text(installed.phase)));
     }
     for boot in &detail.boots {
@@ -204,7 +236,10 @@ fn text(detail: &DeviceDetail) -> String {
     }
     for happening in &detail.happenings {
         let of = happening.release.as_deref().or(happening.task.as_deref()).unwrap_or("");
-        text.push_str(&format!("  {} {} {of} {} {}\n", happening.received_ms, happening.phase, happening.reason, happening.detail));
+        text.push_str(&format!(
+            "  {} {} {of} {} {}\n",
+            happening.received_ms, happening.phase, happening.reason, happening.detail
+        ));
     }
     text
 }

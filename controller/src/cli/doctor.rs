@@ -40,13 +40,24 @@ impl Doctor {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut findings = vec![
             finding("configuration", Config::load(data).map(|_| "readable".into()).map_err(Into::into)),
-            finding("certificates", Identity::open(data).and_then(|identity| identity.server_chain().map(|_| "readable".into())).map_err(Into::into)),
-            finding("offline keys", crate::keys::guard(data).map(|()| "none in the data folder".into()).map_err(Into::into)),
+            finding(
+                "certificates",
+                Identity::open(data)
+                    .and_then(|identity| identity.server_chain().map(|_| "readable".into()))
+                    .map_err(Into::into),
+            ),
+            finding(
+                "offline keys",
+                crate::keys::guard(data).map(|()| "none in the data folder".into()).map_err(Into::into),
+            ),
             finding("repositories", roots(data)),
         ];
         findings.extend(runtime.block_on(database(&data.join(DATABASE))));
         let well = findings.iter().all(|finding| finding.ok);
-        let rows: Vec<_> = findings.iter().map(|f| vec![if f.ok { "ok" } else { "WRONG" }.to_owned(), f.check.to_owned(), f.detail.clone()]).collect();
+        let rows: Vec<_> = findings
+            .iter()
+            .map(|f| vec![if f.ok { "ok" } else { "WRONG" }.to_owned(), f.check.to_owned(), f.detail.clone()])
+            .collect();
         out.table(&findings, &["", "check", "detail"], &rows)?;
         Ok(if well { Exit::Ok } else { Exit::Error })
     }
@@ -59,7 +70,10 @@ fn roots(data: &Path) -> Result<String> {
 
 async fn database(path: &Path) -> Vec<Finding> {
     if !path.is_file() {
-        return vec![finding("database", Err(anyhow::anyhow!("{} is missing; bring it back from a backup", path.display())))];
+        return vec![finding(
+            "database",
+            Err(anyhow::anyhow!("{} is missing; bring it back from a backup", path.display())),
+        )];
     }
     let store = match Store::open(path).await {
         Ok(store) => store,
@@ -67,15 +81,21 @@ async fn database(path: &Path) -> Vec<Finding> {
     };
     let findings = vec![
         finding("database", store.integrity().await.map_err(Into::into)),
-        finding("rows", store.damaged().await.map_err(Into::into).and_then(|rows| match rows.as_slice() {
-            [] => Ok("all can be read".into()),
-            rows => Err(anyhow::anyhow!("{}", rows.join("; "))),
-        })),
-        finding("audit log", match store.audit_verify().await {
-            Ok(Ok((rows, _))) => Ok(format!("{rows} rows, chain whole")),
-            Ok(Err(broken)) => Err(broken.into()),
-            Err(error) => Err(error.into()),
-        }),
+        finding(
+            "rows",
+            store.damaged().await.map_err(Into::into).and_then(|rows| match rows.as_slice() {
+                [] => Ok("all can be read".into()),
+                rows => Err(anyhow::anyhow!("{}", rows.join("; "))),
+            }),
+        ),
+        finding(
+            "audit log",
+            match store.audit_verify().await {
+                Ok(Ok((rows, _))) => Ok(format!("{rows} rows, chain whole")),
+                Ok(Err(broken)) => Err(broken.into()),
+                Err(error) => Err(error.into()),
+            },
+        ),
     ];
     store.close().await;
     findings

@@ -30,7 +30,10 @@ impl GroupCommand {
         match self {
             Self::List => {
                 let groups: BTreeMap<String, Vec<String>> = client.get("/v1/groups").await?;
-                let rows: Vec<_> = groups.iter().map(|(group, devices)| vec![group.clone(), devices.len().to_string(), devices.join(" ")]).collect();
+                let rows: Vec<_> = groups
+                    .iter()
+                    .map(|(group, devices)| vec![group.clone(), devices.len().to_string(), devices.join(" ")])
+                    .collect();
                 out.table(&groups, &["group", "n", "devices"], &rows)?;
             }
             Self::Create { id } => {

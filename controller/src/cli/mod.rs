@@ -166,7 +166,14 @@ impl Verb {
             }
             Self::TrainWorker(worker) => return worker.run(),
             Self::Audit(audit::AuditCommand::Verify(verify)) => return verify.run(out),
-            online => online,
+            online @ (Self::Device(_)
+            | Self::Group(_)
+            | Self::Model(_)
+            | Self::Task(_)
+            | Self::Rollout(_)
+            | Self::Run(_)
+            | Self::Token(_)
+            | Self::Audit(_)) => online,
         };
         tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb.online(access, out))
     }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use dunlin_learn::data::Table;
+use dunlin_learn::job::{Feature, Schema};
 use dunlin_protocol::{Blob, FeatureMeta, ModelName, ReleaseId, TaskId, TaskType};
 use serde_json::{Value, json};
 
@@ -11,6 +13,7 @@ use super::{ApiClient, Exit, Output};
 use crate::api::models::{AliasBody, Changed, PushBody, ReleaseView};
 use crate::clock;
 use crate::keys::{self, Addition, Request};
+use crate::registry::anchor_set;
 use crate::store::ReleaseState;
 
 /// Sample rows that are sent along: enough for drift bins, little enough for one request.
@@ -71,6 +74,8 @@ pub enum ModelCommand {
         /// The file.
         file: PathBuf,
     },
+    /// Make the anchor set of a policy from labelled rows. Needs no controller.
+    Anchor(AnchorArgs),
     /// Task policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -105,6 +110,22 @@ pub struct Signing {
     /// (`dunlin key cosign`).
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+/// `dunlin model anchor`.
+#[derive(Debug, Args)]
+pub struct AnchorArgs {
+    /// Labelled rows, CSV: the model's features in order, and the label column.
+    rows: PathBuf,
+    /// The label column.
+    #[arg(long)]
+    label: String,
+    /// Class names in the order of the scores, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    labels: Vec<String>,
+    /// File to write; its digest and length go into the policy, itself to the controller (`dunlin model blob`).
+    #[arg(long)]
+    out: PathBuf,
 }
 
 /// `dunlin model push`.
@@ -200,6 +221,28 @@ impl PushArgs {
                 view.release, view.state, hard.bundle_bytes, hard.ram_bytes, view.bundle.latency_us, view.release
             )
         })?;
+        Ok(Exit::Ok)
+    }
+}
+
+impl AnchorArgs {
+    fn run(self, out: &Output) -> Result<Exit> {
+        let bytes = read(&self.rows)?;
+        let header = csv::Reader::from_reader(bytes.as_slice()).headers()?.clone();
+        let names = header.iter().filter(|column| *column != self.label.as_str());
+        let feature =
+            |name: &str| Feature { name: name.to_owned(), unit: String::new(), min: None, max: None };
+        let schema = Schema {
+            features: names.map(feature).collect(),
+            label: self.label,
+            labels: self.labels,
+            time: None,
+        };
+        let table = Table::parse(&bytes, &schema)?;
+        let set = dunlin_protocol::cbor::encode(&anchor_set(&table));
+        std::fs::write(&self.out, &set).with_context(|| format!("could not write {}", self.out.display()))?;
+        let blob = Blob { digest: dunlin_trust::sha256(&set), length: set.len() as u64 };
+        out.show(&blob, |blob| format!("{} rows: {} {}", table.rows(), blob.digest, blob.length))?;
         Ok(Exit::Ok)
     }
 }
@@ -308,6 +351,7 @@ impl ModelCommand {
                 out.show(&blob, |blob| format!("{} {}", blob.digest, blob.length))?;
                 Ok(Exit::Ok)
             }
+            Self::Anchor(anchor) => anchor.run(out),
             Self::Policy(PolicyCommand::Sign { file, signing }) => {
                 let body = read(&file)?;
                 let sha256 = dunlin_trust::sha256(&body);

@@ -50,7 +50,10 @@ impl Output {
 
     /// Prints an error with its causes and what to do.
     pub fn error(&self, error: &anyhow::Error) {
-        let hint = error.downcast_ref::<ApiFailure>().map(|failure| failure.hint.clone()).filter(|hint| !hint.is_empty());
+        let hint = error
+            .downcast_ref::<ApiFailure>()
+            .map(|failure| failure.hint.clone())
+            .filter(|hint| !hint.is_empty());
         let text = if self.json {
             serde_json::json!({ "error": format!("{error:#}"), "hint": hint }).to_string()
         } else {

@@ -85,16 +85,28 @@ fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(format!("{unit:?} is no unit of time; use s, m, h or d")),
     };
-    let number: u64 = number.parse().map_err(|_| format!("{text:?} is no length of time; write 90s, 10m or 2h"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("{text:?} is no length of time; write 90s, 10m or 2h"))?;
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "that is too long".to_owned())
 }
 
 /// One line about a rollout.
 fn line(row: &RolloutRow) -> String {
-    let wave = row.report.as_ref().and_then(|report| report.wave).map(|wave| format!(" wave {wave}")).unwrap_or_default();
+    let wave = row
+        .report
+        .as_ref()
+        .and_then(|report| report.wave)
+        .map(|wave| format!(" wave {wave}"))
+        .unwrap_or_default();
     let tally = row.report.as_ref().map(|report| &report.tally);
     let devices = tally.map(|tally| {
-        format!(", {} devices: {} committed, {} on their way, {} failed", tally.members, tally.committed, tally.ordered, tally.failed.len())
+        format!(
+            ", {} devices: {} committed, {} on their way, {} failed",
+            tally.members,
+            tally.committed,
+            tally.ordered,
+            tally.failed.len()
+        )
     });
     let verdict = row.report.as_ref().map(|report| match &report.verdict {
         Verdict::Wait(on) => format!("; waits on {}", serde_json::to_string(on).expect("a report is JSON")),
@@ -125,7 +137,8 @@ impl RolloutCommand {
         match self {
             Self::Create { task, releases, policy, cause } => {
                 let read = |path: PathBuf| -> Result<Policy> {
-                    let text = std::fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+                    let text = std::fs::read_to_string(&path)
+                        .with_context(|| format!("could not read {}", path.display()))?;
                     toml::from_str(&text).with_context(|| format!("{} is no rollout policy", path.display()))
                 };
                 let policy = policy.map(read).transpose()?;
@@ -136,8 +149,15 @@ impl RolloutCommand {
             Self::List => {
                 let rows: Vec<RolloutRow> = client.get("/v1/rollouts").await?;
                 let cells = |row: &RolloutRow| {
-                    let releases = row.plan.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-                    vec![row.plan.rollout.clone(), row.plan.task.to_string(), row.plan.state.name().to_owned(), releases, row.plan.cause.clone()]
+                    let releases =
+                        row.plan.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+                    vec![
+                        row.plan.rollout.clone(),
+                        row.plan.task.to_string(),
+                        row.plan.state.name().to_owned(),
+                        releases,
+                        row.plan.cause.clone(),
+                    ]
                 };
                 let cells: Vec<_> = rows.iter().map(cells).collect();
                 out.table(&rows, &["rollout", "task", "state", "releases", "cause"], &cells)?;

@@ -57,7 +57,8 @@ impl RunCommand {
             }
             Self::Repeat { id } => {
                 let first: RunDetail = client.get(&format!("/v1/runs/{id}")).await?;
-                let row: RunRow = client.post("/v1/runs", &NewRun { task: first.run.task, repeat: Some(id) }).await?;
+                let row: RunRow =
+                    client.post("/v1/runs", &NewRun { task: first.run.task, repeat: Some(id) }).await?;
                 out.show(&row, line)?;
             }
             Self::List { task } => {
@@ -72,7 +73,9 @@ impl RunCommand {
             }
             Self::Show { id } => {
                 let detail: RunDetail = client.get(&format!("/v1/runs/{id}")).await?;
-                out.show(&detail, |detail| serde_json::to_string_pretty(detail).expect("what was JSON is JSON"))?;
+                out.show(&detail, |detail| {
+                    serde_json::to_string_pretty(detail).expect("what was JSON is JSON")
+                })?;
             }
             Self::Cancel { id } => {
                 let row: RunRow = client.post(&format!("/v1/runs/{id}/orders"), &RunOrder::Cancel).await?;

@@ -41,7 +41,7 @@ impl Init {
                  administrator token, shown only now:\n  {token}\n\n\
                  next:\n\
                  1. on a machine that is not this one: dunlin key ceremony --online {online} --out KEYS\n\
-                 2. here, with the public folder of that: dunlin key install --data {data} --public KEYS/public\n\
+                 2. here, with the public folder of that: dunlin key import --data {data} --from KEYS/public\n\
                  3. dunlin serve --data {data}\n\
                  4. export DUNLIN_TOKEN=... DUNLIN_CA={ca}",
                 online = online.display(),
@@ -66,9 +66,14 @@ pub struct Serve {
 impl Serve {
     /// Runs until the process is asked to end; logs go to standard error, as JSON lines with `--json`.
     pub fn run(self, json_logs: bool) -> Result<Exit> {
-        let filter = EnvFilter::try_new(&self.log).with_context(|| format!("{:?} is no log filter", self.log))?;
+        let filter =
+            EnvFilter::try_new(&self.log).with_context(|| format!("{:?} is no log filter", self.log))?;
         let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-        if json_logs { logs.json().init() } else { logs.init() }
+        if json_logs {
+            logs.json().init()
+        } else {
+            logs.init()
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(serve::serve(&self.data))?;
         Ok(Exit::Ok)

@@ -30,14 +30,16 @@ impl TaskCommand {
     pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
         match self {
             Self::Apply { file } => {
-                let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("could not read {}", file.display()))?;
                 let is_json = file.extension().is_some_and(|extension| extension == "json");
                 let parsed: Result<TaskDefinition> = if is_json {
                     serde_json::from_str(&text).map_err(Into::into)
                 } else {
                     toml::from_str(&text).map_err(Into::into)
                 };
-                let definition = parsed.with_context(|| format!("{} is no task definition", file.display()))?;
+                let definition =
+                    parsed.with_context(|| format!("{} is no task definition", file.display()))?;
                 let row: TaskRow = client.put(&format!("/v1/tasks/{}", definition.task), &definition).await?;
                 out.show(&row, |row| format!("task {} is defined", row.definition.task))?;
             }
@@ -46,7 +48,12 @@ impl TaskCommand {
                 let row = |row: &TaskRow| {
                     let task = &row.definition;
                     let retraining = if task.retraining.is_some() { "yes" } else { "no" };
-                    vec![task.task.to_string(), row.owner.clone(), task.pool.len().to_string(), retraining.to_owned()]
+                    vec![
+                        task.task.to_string(),
+                        row.owner.clone(),
+                        task.pool.len().to_string(),
+                        retraining.to_owned(),
+                    ]
                 };
                 let rows: Vec<_> = tasks.iter().map(row).collect();
                 out.table(&tasks, &["task", "owner", "pool", "retrained"], &rows)?;

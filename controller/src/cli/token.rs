@@ -36,7 +36,9 @@ impl TokenCommand {
         match self {
             Self::Create { name, scopes, days } => {
                 let valid_s = days.map(|days| days.saturating_mul(86_400));
-                let made: MadeToken = client.post("/v1/tokens", &NewToken { name, scopes: scopes.into_iter().collect(), valid_s }).await?;
+                let made: MadeToken = client
+                    .post("/v1/tokens", &NewToken { name, scopes: scopes.into_iter().collect(), valid_s })
+                    .await?;
                 out.show(&made, |made| made.token.clone())?;
             }
             Self::List => {

@@ -45,7 +45,10 @@ pub async fn store_batch(store: &Store, records: Vec<Record>) -> Result<Stored, 
 
 /// Verifies messages against the keys in the database, on as many threads as there are cores. The order of
 /// what is taken is kept.
-pub async fn verify_batch(store: &Store, messages: Vec<Message>) -> Result<(Vec<Record>, Vec<(Option<DeviceId>, Refused)>), StoreError> {
+pub async fn verify_batch(
+    store: &Store,
+    messages: Vec<Message>,
+) -> Result<(Vec<Record>, Vec<(Option<DeviceId>, Refused)>), StoreError> {
     let now_ms = clock::wall_ms();
     let mut refused = Vec::new();
     let mut addressed = Vec::with_capacity(messages.len());
@@ -53,7 +56,13 @@ pub async fn verify_batch(store: &Store, messages: Vec<Message>) -> Result<(Vec<
         match std::str::from_utf8(&message.topic).ok().and_then(Topic::parse) {
             Some(Topic::Up(device, _)) => addressed.push((device, message.payload)),
             Some(Topic::Down(..) | Topic::Notice) | None => {
-                refused.push((None, Refused { reason: ReasonCode::EnvelopeMalformed, detail: "not a topic of a device".into() }));
+                refused.push((
+                    None,
+                    Refused {
+                        reason: ReasonCode::EnvelopeMalformed,
+                        detail: "not a topic of a device".into(),
+                    },
+                ));
             }
         }
     }
@@ -64,7 +73,12 @@ pub async fn verify_batch(store: &Store, messages: Vec<Message>) -> Result<(Vec<
     while rest.peek().is_some() {
         let chunk: Vec<_> = rest.by_ref().take(VERIFY_CHUNK).collect();
         let keys = Arc::clone(&keys);
-        tasks.push(tokio::task::spawn_blocking(move || chunk.into_iter().map(|(device, payload)| open(&keys, device, &payload, now_ms)).collect::<Vec<_>>()));
+        tasks.push(tokio::task::spawn_blocking(move || {
+            chunk
+                .into_iter()
+                .map(|(device, payload)| open(&keys, device, &payload, now_ms))
+                .collect::<Vec<_>>()
+        }));
     }
     let mut records = Vec::new();
     for task in tasks {
@@ -78,9 +92,20 @@ pub async fn verify_batch(store: &Store, messages: Vec<Message>) -> Result<(Vec<
     Ok((records, refused))
 }
 
-fn open(keys: &BTreeMap<DeviceId, Vec<u8>>, device: DeviceId, payload: &[u8], now_ms: u64) -> Result<Record, (Option<DeviceId>, Refused)> {
+fn open(
+    keys: &BTreeMap<DeviceId, Vec<u8>>,
+    device: DeviceId,
+    payload: &[u8],
+    now_ms: u64,
+) -> Result<Record, (Option<DeviceId>, Refused)> {
     let Some(spki) = keys.get(&device) else {
-        return Err((None, Refused { reason: ReasonCode::EnvelopeSignature, detail: format!("the device {device} is unknown, retired or revoked") }));
+        return Err((
+            None,
+            Refused {
+                reason: ReasonCode::EnvelopeSignature,
+                detail: format!("the device {device} is unknown, retired or revoked"),
+            },
+        ));
     };
     Record::open(payload, &device, spki, now_ms).map_err(|refusal| (Some(device), refusal))
 }
@@ -108,7 +133,11 @@ impl Ingest {
         tokio::join!(Arc::clone(&this).verify(messages, verified), this.write(batches));
     }
 
-    async fn verify(self: Arc<Self>, mut messages: mpsc::Receiver<Message>, verified: mpsc::Sender<(Vec<Record>, RefusedCounts)>) {
+    async fn verify(
+        self: Arc<Self>,
+        mut messages: mpsc::Receiver<Message>,
+        verified: mpsc::Sender<(Vec<Record>, RefusedCounts)>,
+    ) {
         loop {
             let mut batch = Vec::with_capacity(self.config.batch_max);
             if messages.recv_many(&mut batch, self.config.batch_max).await == 0 {
@@ -142,7 +171,12 @@ impl Ingest {
         for (device, refusal) in refused {
             let reason = refusal.reason.as_str();
             self.metrics.refused(reason);
-            tracing::warn!(device = device.as_ref().map(DeviceId::as_str), reason, detail = refusal.detail, "a message is refused");
+            tracing::warn!(
+                device = device.as_ref().map(DeviceId::as_str),
+                reason,
+                detail = refusal.detail,
+                "a message is refused"
+            );
             let mut key = (device.map(|device| device.to_string()).unwrap_or_default(), reason);
             if counts.len() >= REFUSED_MAX && !counts.contains_key(&key) {
                 key = (String::new(), ReasonCode::Unknown.as_str());

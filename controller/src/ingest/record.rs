@@ -1,4 +1,7 @@
-use dunlin_protocol::{BootId, DeviceId, Envelope, EnvelopeError, Gap, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Reply, Report, Samples, Status, Window, cbor};
+use dunlin_protocol::{
+    BootId, DeviceId, Envelope, EnvelopeError, Gap, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Reply,
+    Report, Samples, Status, Window, cbor,
+};
 use dunlin_trust::{Verified, envelope};
 use serde::de::DeserializeOwned;
 
@@ -41,7 +44,8 @@ fn refused(reason: ReasonCode, detail: impl ToString) -> Refused {
 }
 
 fn body<T: DeserializeOwned>(header: &Header) -> Result<T, Refused> {
-    cbor::decode(&header.body.0, PAYLOAD_BYTES_MAX).map_err(|error| refused(ReasonCode::EnvelopeMalformed, format!("{:?}: {error}", header.kind)))
+    cbor::decode(&header.body.0, PAYLOAD_BYTES_MAX)
+        .map_err(|error| refused(ReasonCode::EnvelopeMalformed, format!("{:?}: {error}", header.kind)))
 }
 
 impl Record {
@@ -51,7 +55,11 @@ impl Record {
     /// It is no envelope, not signed by the device, of an unknown schema, or its body is not of its kind.
     pub fn open(payload: &[u8], device: &DeviceId, spki: &[u8], received_ms: u64) -> Result<Self, Refused> {
         let envelope = Envelope::decode(payload).map_err(|error| {
-            let reason = if payload.len() > PAYLOAD_BYTES_MAX { ReasonCode::TooLarge } else { ReasonCode::EnvelopeMalformed };
+            let reason = if payload.len() > PAYLOAD_BYTES_MAX {
+                ReasonCode::TooLarge
+            } else {
+                ReasonCode::EnvelopeMalformed
+            };
             refused(reason, chain(&error))
         })?;
         let header = envelope::open_up(&envelope, spki).map_err(|error| refused(error.reason(), &error))?;
@@ -60,7 +68,10 @@ impl Record {
 
     fn of(header: &Verified<Header>, device: &DeviceId, received_ms: u64) -> Result<Self, Refused> {
         if header.device != *device {
-            return Err(refused(ReasonCode::EnvelopeWrongDevice, format!("the envelope is of {}, the topic of {device}", header.device)));
+            return Err(refused(
+                ReasonCode::EnvelopeWrongDevice,
+                format!("the envelope is of {}, the topic of {device}", header.device),
+            ));
         }
         if header.seq == 0 || header.seq > SEQ_MAX {
             return Err(refused(ReasonCode::EnvelopeMalformed, "records are numbered from 1"));
@@ -72,7 +83,9 @@ impl Record {
             Kind::Gap => Body::Gap(body(header)?),
             Kind::Status => Body::Status(body(header)?),
             Kind::Reply => Body::Reply(body(header)?),
-            Kind::Desired | Kind::Cmd | Kind::Ack => return Err(refused(ReasonCode::EnvelopeMalformed, "a kind that travels down")),
+            Kind::Desired | Kind::Cmd | Kind::Ack => {
+                return Err(refused(ReasonCode::EnvelopeMalformed, "a kind that travels down"));
+            }
         };
         Ok(Self { device: header.device.clone(), boot: header.boot, seq: header.seq, received_ms, body })
     }

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 
 use dunlin_protocol::{
-    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Kind, Outcome, Phase, Report, SCHEMA, Sample, SampleKind, Samples, Status, Window, cbor,
+    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Kind, Outcome, Phase, Report, SCHEMA,
+    Sample, SampleKind, Samples, Status, Window, cbor,
 };
 use dunlin_trust::{EcdsaP256Signer, Signer, envelope};
 use serde::Serialize;
@@ -36,18 +37,30 @@ async fn device(store: &Store, id: &str) -> Device {
         used_by: None,
     };
     store.claim_add(&claim, &dunlin_trust::sha256(id.as_str().as_bytes())).await.unwrap();
-    store.enrol(&claim, &id, &NewDevice { spki: signer.public(), certificate_pem: "", profile: &profile() }, 2).await.unwrap();
+    store
+        .enrol(&claim, &id, &NewDevice { spki: signer.public(), certificate_pem: "", profile: &profile() }, 2)
+        .await
+        .unwrap();
     Device { id, signer }
 }
 
 impl Device {
     fn payload<T: Serialize>(&self, kind: Kind, boot: u8, seq: u64, body: &T) -> Vec<u8> {
-        let header = Header { v: SCHEMA, kind, device: self.id.clone(), boot: BootId([boot; 16]), seq, exp: None, body: Bytes(cbor::encode(body)) };
+        let header = Header {
+            v: SCHEMA,
+            kind,
+            device: self.id.clone(),
+            boot: BootId([boot; 16]),
+            seq,
+            exp: None,
+            body: Bytes(cbor::encode(body)),
+        };
         envelope::seal_up(&header, &self.signer).unwrap().encode()
     }
 
     fn record<T: Serialize>(&self, kind: Kind, boot: u8, seq: u64, body: &T) -> Record {
-        Record::open(&self.payload(kind, boot, seq, body), &self.id, self.signer.public(), 1000 + seq).unwrap()
+        Record::open(&self.payload(kind, boot, seq, body), &self.id, self.signer.public(), 1000 + seq)
+            .unwrap()
     }
 }
 
@@ -83,7 +96,11 @@ async fn every_record_is_stored_once_and_acknowledged_in_one_run() {
 async fn boots_and_devices_are_counted_apart() {
     let (_dir, store) = test_store().await;
     let (a, b) = (device(&store, "a").await, device(&store, "b").await);
-    let batch = vec![a.record(Kind::Window, 1, 1, &window(1)), a.record(Kind::Window, 2, 1, &window(1)), b.record(Kind::Window, 1, 2, &window(1))];
+    let batch = vec![
+        a.record(Kind::Window, 1, 1, &window(1)),
+        a.record(Kind::Window, 2, 1, &window(1)),
+        b.record(Kind::Window, 1, 2, &window(1)),
+    ];
     let stored = store_batch(&store, batch).await.unwrap();
     assert_eq!((upto(&stored, &a), upto(&stored, &b)), (vec![1, 1], vec![0]));
     assert_eq!(store.windows_count(None).await.unwrap(), 3);
@@ -123,8 +140,16 @@ async fn reports_and_samples_reach_their_tables() {
         kind: SampleKind::Random,
         inclusion_ppm: 10,
     };
-    let samples = |label| Samples { task: "meter".parse().unwrap(), release: "m@2".parse().unwrap(), samples: vec![Sample { label, ..sample.clone() }] };
-    let batch = vec![d.record(Kind::Report, 1, 1, &report), d.record(Kind::Samples, 1, 2, &samples(None)), d.record(Kind::Samples, 1, 3, &samples(Some(7)))];
+    let samples = |label| Samples {
+        task: "meter".parse().unwrap(),
+        release: "m@2".parse().unwrap(),
+        samples: vec![Sample { label, ..sample.clone() }],
+    };
+    let batch = vec![
+        d.record(Kind::Report, 1, 1, &report),
+        d.record(Kind::Samples, 1, 2, &samples(None)),
+        d.record(Kind::Samples, 1, 3, &samples(Some(7))),
+    ];
     let stored = store_batch(&store, batch).await.unwrap();
     assert!(stored.news);
     let happened = store.happenings(&d.id, 10).await.unwrap();
@@ -144,7 +169,15 @@ async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
     let mut forged = good.clone();
     *forged.last_mut().unwrap() ^= 1;
     let unknown_schema = {
-        let header = Header { v: SCHEMA + 1, kind: Kind::Window, device: a.id.clone(), boot: BootId([1; 16]), seq: 2, exp: None, body: Bytes::default() };
+        let header = Header {
+            v: SCHEMA + 1,
+            kind: Kind::Window,
+            device: a.id.clone(),
+            boot: BootId([1; 16]),
+            seq: 2,
+            exp: None,
+            body: Bytes::default(),
+        };
         envelope::seal_up(&header, &a.signer).unwrap().encode()
     };
     let cases = [
@@ -154,11 +187,22 @@ async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
         ("dunlin/v1/d/a/up/telemetry", b"\xff\xff".to_vec(), ReasonCode::EnvelopeMalformed),
         ("dunlin/v1/d/a/up/telemetry", vec![0; dunlin_protocol::PAYLOAD_BYTES_MAX + 1], ReasonCode::TooLarge),
         ("dunlin/v1/d/a/up/telemetry", unknown_schema, ReasonCode::SchemaUnknown),
-        ("dunlin/v1/d/a/up/telemetry", a.payload(Kind::Window, 1, 0, &window(1)), ReasonCode::EnvelopeMalformed),
-        ("dunlin/v1/d/a/up/telemetry", a.payload(Kind::Window, 1, 7, &"no window"), ReasonCode::EnvelopeMalformed),
+        (
+            "dunlin/v1/d/a/up/telemetry",
+            a.payload(Kind::Window, 1, 0, &window(1)),
+            ReasonCode::EnvelopeMalformed,
+        ),
+        (
+            "dunlin/v1/d/a/up/telemetry",
+            a.payload(Kind::Window, 1, 7, &"no window"),
+            ReasonCode::EnvelopeMalformed,
+        ),
         ("dunlin/v1/nonsense", good.clone(), ReasonCode::EnvelopeMalformed),
     ];
-    let mut messages: Vec<Message> = cases.iter().map(|(topic, payload, _)| Message { topic: (*topic).into(), payload: payload.clone().into() }).collect();
+    let mut messages: Vec<Message> = cases
+        .iter()
+        .map(|(topic, payload, _)| Message { topic: (*topic).into(), payload: payload.clone().into() })
+        .collect();
     messages.push(Message { topic: "dunlin/v1/d/a/up/telemetry".into(), payload: good.into() });
     let (records, refused) = verify_batch(&store, messages).await.unwrap();
     assert_eq!(records.len(), 1);
@@ -168,8 +212,14 @@ async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
     expected.sort();
     assert_eq!(reasons, expected);
     store.device_set_state(&b.id, crate::store::DeviceState::Revoked).await.unwrap();
-    let late = Message { topic: "dunlin/v1/d/b/up/telemetry".into(), payload: b.payload(Kind::Window, 1, 1, &window(1)).into() };
-    assert!(verify_batch(&store, vec![late]).await.unwrap().0.is_empty(), "a revoked device is heard no more");
+    let late = Message {
+        topic: "dunlin/v1/d/b/up/telemetry".into(),
+        payload: b.payload(Kind::Window, 1, 1, &window(1)).into(),
+    };
+    assert!(
+        verify_batch(&store, vec![late]).await.unwrap().0.is_empty(),
+        "a revoked device is heard no more"
+    );
 }
 
 fn status(online: bool, epoch: u64) -> Status {
@@ -184,7 +234,9 @@ async fn clones(store: &Store) -> usize {
 async fn restarts_and_late_wills_are_no_clones() {
     let (_dir, store) = test_store().await;
     let d = device(&store, "a").await;
-    for (boot, online, epoch) in [(1, true, 1), (1, true, 2), (2, true, 3), (1, false, 2), (2, true, 3), (2, true, 4), (3, true, 5)] {
+    for (boot, online, epoch) in
+        [(1, true, 1), (1, true, 2), (2, true, 3), (1, false, 2), (2, true, 3), (2, true, 4), (3, true, 5)]
+    {
         store_batch(&store, vec![d.record(Kind::Status, boot, epoch, &status(online, epoch))]).await.unwrap();
     }
     assert_eq!(clones(&store).await, 0);
@@ -198,7 +250,9 @@ async fn two_agents_with_one_key_raise_an_alert() {
     for (id, order) in [("copy", [(1, 5), (2, 5)]), ("takeover", [(1, 5), (2, 6)])] {
         let d = device(&store, id).await;
         for (boot, epoch) in order {
-            store_batch(&store, vec![d.record(Kind::Status, boot, epoch, &status(true, epoch))]).await.unwrap();
+            store_batch(&store, vec![d.record(Kind::Status, boot, epoch, &status(true, epoch))])
+                .await
+                .unwrap();
         }
         if id == "takeover" {
             assert_eq!(clones(&store).await, 1, "a new boot above all others is a restart");
@@ -216,7 +270,10 @@ async fn a_damaged_row_costs_itself_and_nothing_else() {
     let (a, b) = (device(&store, "a").await, device(&store, "b").await);
     let batch = vec![a.record(Kind::Window, 1, 1, &window(1)), b.record(Kind::Window, 1, 1, &window(2))];
     store_batch(&store, batch).await.unwrap();
-    sqlx::query("UPDATE windows SET body = x'ff00' WHERE device = 'a'").execute(store.writer()).await.unwrap();
+    sqlx::query("UPDATE windows SET body = x'ff00' WHERE device = 'a'")
+        .execute(store.writer())
+        .await
+        .unwrap();
     sqlx::query("UPDATE devices SET profile = '{' WHERE id = 'a'").execute(store.writer()).await.unwrap();
     sqlx::query("UPDATE boots SET ahead = x'ffff' WHERE device = 'a'").execute(store.writer()).await.unwrap();
     let windows = store.windows(&"meter".parse().unwrap(), 0, 0, 10).await.unwrap();
@@ -224,5 +281,8 @@ async fn a_damaged_row_costs_itself_and_nothing_else() {
     assert_eq!(store.devices().await.unwrap().len(), 1);
     assert!(store.device(&a.id).await.unwrap_err().to_string().contains("devices"));
     assert_eq!(store.damaged().await.unwrap().len(), 1);
-    assert_eq!(upto(&store_batch(&store, vec![a.record(Kind::Window, 1, 2, &window(1))]).await.unwrap(), &a), [2]);
+    assert_eq!(
+        upto(&store_batch(&store, vec![a.record(Kind::Window, 1, 2, &window(1))]).await.unwrap(), &a),
+        [2]
+    );
 }

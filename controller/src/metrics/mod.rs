@@ -62,12 +62,28 @@ impl Metrics {
         registry.register("ingest_records", "Records stored, by kind", metrics.records.clone());
         registry.register("ingest_refused", "Messages refused, by reason code", metrics.refused.clone());
         registry.register("ingest_duplicates", "Records that were stored before", metrics.duplicates.clone());
-        registry.register("ingest_put_off", "Records left for the device to send again", metrics.put_off.clone());
-        registry.register("ingest_store_failures", "Batches the database did not take at once", metrics.store_failures.clone());
-        registry.register("ingest_batch_seconds", "Time to store and commit a batch", metrics.batch_seconds.clone());
+        registry.register(
+            "ingest_put_off",
+            "Records left for the device to send again",
+            metrics.put_off.clone(),
+        );
+        registry.register(
+            "ingest_store_failures",
+            "Batches the database did not take at once",
+            metrics.store_failures.clone(),
+        );
+        registry.register(
+            "ingest_batch_seconds",
+            "Time to store and commit a batch",
+            metrics.batch_seconds.clone(),
+        );
         registry.register("down_messages", "Messages sent to devices, by kind", metrics.down.clone());
         registry.register("devices", "Active devices", metrics.devices.clone());
-        registry.register("devices_online", "Active devices whose session is up", metrics.devices_online.clone());
+        registry.register(
+            "devices_online",
+            "Active devices whose session is up",
+            metrics.devices_online.clone(),
+        );
         metrics
     }
 
@@ -99,7 +115,8 @@ impl Metrics {
     /// The text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to a string does not fail");
         text
     }
 }

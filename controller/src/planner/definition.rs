@@ -190,11 +190,23 @@ impl TaskDefinition {
         }
         let rule = |broken: bool, text| if broken { Err(DefinitionError::Retraining(text)) } else { Ok(()) };
         rule(retraining.families.is_empty(), "families must name at least one family")?;
-        rule((retraining.trials as usize) < retraining.families.len(), "trials must be at least one per family")?;
-        rule(retraining.rows_min < 20 || retraining.rows_min > retraining.rows_max, "rows_min must lie between 20 and rows_max")?;
+        rule(
+            (retraining.trials as usize) < retraining.families.len(),
+            "trials must be at least one per family",
+        )?;
+        rule(
+            retraining.rows_min < 20 || retraining.rows_min > retraining.rows_max,
+            "rows_min must lie between 20 and rows_max",
+        )?;
         rule(retraining.rows_max > 1_000_000, "rows_max must be at most 1000000")?;
-        rule(!(5..=50).contains(&retraining.split.holdout_percent), "split.holdout_percent must lie between 5 and 50")?;
-        rule(!(1..=500_000).contains(&retraining.gain.alpha_ppm), "gain.alpha_ppm must lie between 1 and 500000")?;
+        rule(
+            !(5..=50).contains(&retraining.split.holdout_percent),
+            "split.holdout_percent must lie between 5 and 50",
+        )?;
+        rule(
+            !(1..=500_000).contains(&retraining.gain.alpha_ppm),
+            "gain.alpha_ppm must lie between 1 and 500000",
+        )?;
         rule(retraining.worker_ms_max == 0, "worker_ms_max must be above zero")
     }
 
@@ -259,7 +271,8 @@ mod tests {
     fn groups_decide_who_has_it_and_who_is_held() {
         let text = format!("{MINIMAL}\ngroups = [\"north\"]\nheld = [\"control\"]");
         let definition: TaskDefinition = toml::from_str(&text).unwrap();
-        let of = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<GroupId>>();
+        let of =
+            |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<GroupId>>();
         assert!(definition.covers(&of(&["north", "control"])) && !definition.covers(&of(&["south"])));
         assert!(definition.holds(&of(&["north", "control"])) && !definition.holds(&of(&["north"])));
     }

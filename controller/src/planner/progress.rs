@@ -36,7 +36,11 @@ impl Outcomes {
         let release = order.release.clone();
         match self.0.get(&(device.clone(), release.clone())) {
             Some((phase, reason, generation)) if *generation >= order.generation => {
-                if failed(*phase) { Progress::Failed { release, reason: *reason } } else { Progress::Committed { release } }
+                if failed(*phase) {
+                    Progress::Failed { release, reason: *reason }
+                } else {
+                    Progress::Committed { release }
+                }
             }
             Some(_) | None => Progress::Ordered { release, since_ms: order.since_ms },
         }
@@ -46,7 +50,12 @@ impl Outcomes {
 fn ends(phase: Phase) -> bool {
     match phase {
         Phase::Committed | Phase::RolledBack | Phase::Failed | Phase::Rejected => true,
-        Phase::Assigned | Phase::Fetching | Phase::Verifying | Phase::Staged | Phase::Proving | Phase::Probation => false,
+        Phase::Assigned
+        | Phase::Fetching
+        | Phase::Verifying
+        | Phase::Staged
+        | Phase::Proving
+        | Phase::Probation => false,
         Phase::Deferred | Phase::Superseded => false,
     }
 }
@@ -54,15 +63,26 @@ fn ends(phase: Phase) -> bool {
 fn failed(phase: Phase) -> bool {
     match phase {
         Phase::RolledBack | Phase::Failed | Phase::Rejected => true,
-        Phase::Assigned | Phase::Fetching | Phase::Verifying | Phase::Staged | Phase::Proving | Phase::Probation => false,
+        Phase::Assigned
+        | Phase::Fetching
+        | Phase::Verifying
+        | Phase::Staged
+        | Phase::Proving
+        | Phase::Probation => false,
         Phase::Committed | Phase::Deferred | Phase::Superseded => false,
     }
 }
 
 /// Whether a failure is of the world around the model, so that it says nothing against the model.
 fn passes(reason: ReasonCode) -> bool {
-    [ReasonCode::FetchFailed, ReasonCode::NoSpace, ReasonCode::ClockUnknown, ReasonCode::ClockStepped, ReasonCode::MetadataExpired]
-        .contains(&reason)
+    [
+        ReasonCode::FetchFailed,
+        ReasonCode::NoSpace,
+        ReasonCode::ClockUnknown,
+        ReasonCode::ClockStepped,
+        ReasonCode::MetadataExpired,
+    ]
+    .contains(&reason)
 }
 
 /// What candidates of one rollout did, summed over windows as they come in.
@@ -102,7 +122,13 @@ mod tests {
     use super::*;
 
     fn outcome(generation: u64, phase: Phase, reason: ReasonCode) -> DeviceOutcome {
-        DeviceOutcome { device: "cam-1".parse().unwrap(), release: "m@2".parse().unwrap(), generation, phase, reason }
+        DeviceOutcome {
+            device: "cam-1".parse().unwrap(),
+            release: "m@2".parse().unwrap(),
+            generation,
+            phase,
+            reason,
+        }
     }
 
     fn order() -> RolloutOrder {
@@ -120,8 +146,14 @@ mod tests {
         assert_eq!(progress(&[]), ordered);
         assert_eq!(progress(&[outcome(5, Phase::Staged, ReasonCode::Ok)]), ordered);
         assert_eq!(progress(&[outcome(4, Phase::RolledBack, ReasonCode::GuardErrors)]), ordered);
-        assert_eq!(progress(&[outcome(5, Phase::Committed, ReasonCode::Ok)]), Progress::Committed { release: release.clone() });
-        let failed = [outcome(5, Phase::Committed, ReasonCode::Ok), outcome(5, Phase::RolledBack, ReasonCode::CrashLoop)];
+        assert_eq!(
+            progress(&[outcome(5, Phase::Committed, ReasonCode::Ok)]),
+            Progress::Committed { release: release.clone() }
+        );
+        let failed = [
+            outcome(5, Phase::Committed, ReasonCode::Ok),
+            outcome(5, Phase::RolledBack, ReasonCode::CrashLoop),
+        ];
         assert_eq!(progress(&failed), Progress::Failed { release, reason: ReasonCode::CrashLoop });
     }
 

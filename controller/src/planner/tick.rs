@@ -6,7 +6,7 @@ use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
 use serde_json::json;
 
-use super::assign::{Approved, DeviceView, TaskView, desire};
+use super::assign::{Approved, DeviceView, TaskView, by_class, desire};
 use super::progress::{Ledger, Outcomes};
 use super::{Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
@@ -35,20 +35,31 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
     };
     let approved = catalogue(state, memory, approvals);
     let tasks = state.store.tasks().await?;
-    let devices: Vec<DeviceRow> = state.store.devices().await?.into_iter().filter(|device| device.state == DeviceState::Active).collect();
+    let devices: Vec<DeviceRow> = state
+        .store
+        .devices()
+        .await?
+        .into_iter()
+        .filter(|device| device.state == DeviceState::Active)
+        .collect();
     let installed = state.store.installed_all().await?;
     let mut rollouts = state.store.rollouts().await?;
-    memory.ledgers.retain(|id, _| rollouts.iter().any(|rollout| rollout.plan.rollout == *id && !rollout.plan.state.is_final()));
+    memory.ledgers.retain(|id, _| {
+        rollouts.iter().any(|rollout| rollout.plan.rollout == *id && !rollout.plan.state.is_final())
+    });
 
     let mut outcomes: BTreeMap<TaskId, Outcomes> = BTreeMap::new();
     for task in &tasks {
         let id = &task.definition.task;
-        let releases: Vec<&ReleaseId> = approved.iter().filter(|(_, a)| a.task == *id).map(|(release, _)| release).collect();
+        let releases: Vec<&ReleaseId> =
+            approved.iter().filter(|(_, a)| a.task == *id).map(|(release, _)| release).collect();
         outcomes.insert(id.clone(), Outcomes::new(state.store.outcomes_of(id, &releases).await?));
     }
     let mut progress: BTreeMap<String, BTreeMap<DeviceId, Progress>> = BTreeMap::new();
     for rollout in &mut rollouts {
-        let Some(task) = tasks.iter().find(|task| task.definition.task == rollout.plan.task) else { continue };
+        let Some(task) = tasks.iter().find(|task| task.definition.task == rollout.plan.task) else {
+            continue;
+        };
         if rollout.plan.state.is_final() {
             continue;
         }
@@ -60,29 +71,39 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         progress.insert(rollout.plan.rollout.clone(), devices.collect());
     }
 
+    let classes: BTreeMap<&DeviceId, &str> =
+        devices.iter().map(|device| (&device.id, device.profile.class.as_str())).collect();
     let mut views = Vec::with_capacity(tasks.len());
     for task in &tasks {
         let id = &task.definition.task;
         let since_ms = clock::wall_ms().saturating_sub(task.definition.choice.judged_ms);
+        let measures = state.store.measures(id, since_ms).await?;
         views.push(TaskView {
             definition: &task.definition,
             rollouts: rollouts.iter().filter(|rollout| rollout.plan.task == *id).collect(),
             progress: progress.iter().map(|(rollout, devices)| (rollout.as_str(), devices.clone())).collect(),
             outcomes: outcomes.remove(id).unwrap_or_default(),
-            measures: state.store.measures(id, since_ms).await?,
+            classes: by_class(&measures, &classes),
+            measures,
         });
     }
     assign(state, &devices, &installed, &views, &approved).await
 }
 
 /// Approved releases with what their manifests say. A manifest that can not be read costs its prediction.
-fn catalogue(state: &AppState, memory: &mut Memory, approvals: Vec<Approval>) -> BTreeMap<ReleaseId, Approved> {
+fn catalogue(
+    state: &AppState,
+    memory: &mut Memory,
+    approvals: Vec<Approval>,
+) -> BTreeMap<ReleaseId, Approved> {
     let mut approved = BTreeMap::new();
     for Approval { release, manifest, custom, .. } in approvals {
         let predicted = *memory.bundles.entry(manifest).or_insert_with(|| {
             let file = state.repos.target_file(&format!("{manifest}.{}", release.target_name()));
             let bundle = file.ok().flatten().and_then(|bytes| serde_json::from_slice::<Bundle>(&bytes).ok());
-            let metric = |bundle: &Bundle, name: &str| bundle.metrics.get(name).and_then(|value| u64::try_from(*value).ok());
+            let metric = |bundle: &Bundle, name: &str| {
+                bundle.metrics.get(name).and_then(|value| u64::try_from(*value).ok())
+            };
             bundle.map_or_else(Predicted::default, |bundle| Predicted {
                 accuracy_ppm: metric(&bundle, "accuracy_ppm").and_then(|ppm| u32::try_from(ppm).ok()),
                 rows: metric(&bundle, "n").unwrap_or(0),
@@ -105,7 +126,10 @@ async fn inventory(
 ) -> Result<Inventory, PlannerError> {
     let candidates: Vec<&ReleaseId> = rollout.plan.candidates.iter().collect();
     loop {
-        let (windows, cursor) = state.store.windows_of(&rollout.plan.task, &candidates, rollout.created_ms, ledger.cursor).await?;
+        let (windows, cursor) = state
+            .store
+            .windows_of(&rollout.plan.task, &candidates, rollout.created_ms, ledger.cursor)
+            .await?;
         if cursor == ledger.cursor {
             break;
         }
@@ -121,10 +145,15 @@ async fn inventory(
         let member = rollout.plan.members.contains_key(&device.id);
         let progress = outcomes.progress(&device.id, orders.get(&device.id), member);
         let (requests, paired) = ledger.of(&device.id, progress.release());
-        let serving = installed.get(&device.id).and_then(|tasks| tasks.get(&rollout.plan.task)).and_then(|installed| installed.release.clone());
+        let serving = installed
+            .get(&device.id)
+            .and_then(|tasks| tasks.get(&rollout.plan.task))
+            .and_then(|installed| installed.release.clone());
         let heard_ms = (device.seen_ms > 0).then_some(device.seen_ms);
         let class = device.profile.class.clone();
-        inventory.devices.insert(device.id.clone(), Member { class, heard_ms, serving, progress, requests, paired });
+        inventory
+            .devices
+            .insert(device.id.clone(), Member { class, heard_ms, serving, progress, requests, paired });
     }
     Ok(inventory)
 }
@@ -143,13 +172,34 @@ async fn look(state: &AppState, rollout: &mut RolloutRow, inventory: &Inventory)
             }
             Err(error) => return Err(error.into()),
         }
-        tracing::info!(rollout = next.rollout, generation = next.generation, state = next.state.name(), "a rollout moved on");
-        let after = json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
-        state.audit.record("planner", verb(&report.verdict), json!({ "generation": rollout.plan.generation }), after).await?;
+        tracing::info!(
+            rollout = next.rollout,
+            generation = next.generation,
+            state = next.state.name(),
+            "a rollout moved on"
+        );
+        let after =
+            json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
+        state
+            .audit
+            .record("planner", verb(&report.verdict), json!({ "generation": rollout.plan.generation }), after)
+            .await?;
         if let State::Stopped { reason, .. } = &next.state {
             let facts = json!(reason);
-            let detail = format!("rollout {} of task {} stopped; its devices return to what they ran", next.rollout, next.task);
-            state.store.alert_raise("rollout_stopped", &format!("rollout:{}", next.rollout), &detail, &facts, clock::wall_ms()).await?;
+            let detail = format!(
+                "rollout {} of task {} stopped; its devices return to what they ran",
+                next.rollout, next.task
+            );
+            state
+                .store
+                .alert_raise(
+                    "rollout_stopped",
+                    &format!("rollout:{}", next.rollout),
+                    &detail,
+                    &facts,
+                    clock::wall_ms(),
+                )
+                .await?;
         }
         rollout.plan = next;
     }
@@ -178,19 +228,25 @@ async fn assign(
 ) -> Result<(), PlannerError> {
     let assigned = state.store.assignments().await?;
     let chosen = state.store.decisions_chosen().await?;
-    let classes: BTreeMap<&DeviceId, &str> = devices.iter().map(|device| (&device.id, device.profile.class.as_str())).collect();
+    let mut decisions = Vec::new();
     for device in devices {
         let before = assigned.get(&device.id);
-        let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before.map(|(assignment, _)| assignment) };
-        let desired = desire(&view, views, approved, &classes, clock::wall_ms());
-        for decision in &desired.decisions {
-            // What only says the same with fresher numbers is written when someone is likely to read it.
+        let view = DeviceView {
+            row: device,
+            installed: installed.get(&device.id),
+            assigned: before.map(|(assignment, _)| assignment),
+        };
+        let desired = desire(&view, views, approved, clock::wall_ms());
+        for decision in desired.decisions {
+            // What only says the same with fresher numbers is not worth a write at every look.
             let key = (device.id.clone(), decision.task.clone());
             let fresh = chosen.get(&key).is_some_and(|(release, stances, made_ms)| {
-                *release == decision.chosen && *stances == decision.rollouts && decision.made_ms.saturating_sub(*made_ms) < DECISION_MS
+                *release == decision.chosen
+                    && *stances == decision.rollouts
+                    && decision.made_ms.saturating_sub(*made_ms) < DECISION_MS
             });
             if !fresh {
-                state.store.decision_put(&device.id, decision).await?;
+                decisions.push(decision);
             }
         }
         let empty = before.is_none() && desired.tasks.is_empty();
@@ -205,11 +261,14 @@ async fn assign(
             _ if empty => continue,
             Some(_) | None => {
                 // Above whatever was ever published, also if the database is an older copy.
-                let published = state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
+                let published =
+                    state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
                 let stored = before.map_or(0, |(assignment, _)| assignment.generation);
                 let generation = published.max(stored).max(device.generation) + 1;
-                let correlation = desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
-                let assignment = Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
+                let correlation =
+                    desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
+                let assignment =
+                    Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
                 state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
                 assignment
             }
@@ -219,6 +278,7 @@ async fn assign(
             tracing::error!(error = &error as &dyn std::error::Error, device = %device.id, "an assignment was not published");
         }
     }
+    state.store.decisions_put(&decisions).await?;
     Ok(())
 }
 

@@ -12,7 +12,11 @@ fn entry(row: &SqliteRow) -> Result<Entry> {
     let no = uint(row.try_get("no")?);
     let hash: Vec<u8> = row.try_get("hash")?;
     let hash = hash.try_into().map(Digest);
-    let hash = hash.map_err(|_| StoreError::Corrupt { table: "audit", row: no.to_string(), what: "its hash is not 32 bytes".into() })?;
+    let hash = hash.map_err(|_| StoreError::Corrupt {
+        table: "audit",
+        row: no.to_string(),
+        what: "its hash is not 32 bytes".into(),
+    })?;
     Ok(Entry {
         no,
         at_ms: uint(row.try_get("at_ms")?),
@@ -26,9 +30,17 @@ fn entry(row: &SqliteRow) -> Result<Entry> {
 
 impl Store {
     /// Appends a row to the audit log and returns its number.
-    pub async fn audit_append(&self, at_ms: u64, who: &str, what: &str, before: &str, after: &str) -> Result<u64> {
+    pub async fn audit_append(
+        &self,
+        at_ms: u64,
+        who: &str,
+        what: &str,
+        before: &str,
+        after: &str,
+    ) -> Result<u64> {
         let mut tx = self.begin().await?;
-        let last = sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1").fetch_optional(&mut *tx).await?;
+        let last =
+            sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1").fetch_optional(&mut *tx).await?;
         let (no, previous) = match last.as_ref().map(entry).transpose()? {
             Some(last) => (last.no, last.hash),
             None => (0, audit::GENESIS),
@@ -43,17 +55,19 @@ impl Store {
             hash: audit::GENESIS,
         };
         row.hash = row.chained(&previous);
-        sqlx::query("INSERT INTO audit (no, at_ms, who, what, before, after, hash) VALUES (?, ?, ?, ?, ?, ?, ?)")
-            .bind(int(row.no))
-            .bind(int(at_ms))
-            .bind(who)
-            .bind(what)
-            .bind(before)
-            .bind(after)
-            .bind(row.hash.0.as_slice())
-            .execute(&mut *tx)
-            .await
-            .attempt("appending to the audit log")?;
+        sqlx::query(
+            "INSERT INTO audit (no, at_ms, who, what, before, after, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(int(row.no))
+        .bind(int(at_ms))
+        .bind(who)
+        .bind(what)
+        .bind(before)
+        .bind(after)
+        .bind(row.hash.0.as_slice())
+        .execute(&mut *tx)
+        .await
+        .attempt("appending to the audit log")?;
         tx.commit().await.attempt("committing a row of the audit log")?;
         Ok(row.no)
     }

@@ -110,7 +110,8 @@ fn device(row: &SqliteRow, groups: BTreeSet<GroupId>) -> Result<DeviceRow> {
     let state: String = row.try_get("state")?;
     Ok(DeviceRow {
         state: DeviceState::parse(&state).ok_or_else(|| bad(format!("unknown state {state:?}")))?,
-        profile: serde_json::from_str(row.try_get("profile")?).map_err(|error| bad(format!("profile: {error}")))?,
+        profile: serde_json::from_str(row.try_get("profile")?)
+            .map_err(|error| bad(format!("profile: {error}")))?,
         groups,
         key_id: row.try_get("key_id")?,
         enrolled_ms: uint(row.try_get("enrolled_ms")?),
@@ -132,7 +133,8 @@ fn claim(row: &SqliteRow) -> Result<Claim> {
     Ok(Claim {
         device: id_of("device")?,
         used_by: id_of("used_by")?,
-        groups: serde_json::from_str(row.try_get("groups")?).map_err(|error| corrupt("claims", &id, error))?,
+        groups: serde_json::from_str(row.try_get("groups")?)
+            .map_err(|error| corrupt("claims", &id, error))?,
         created_by: row.try_get("created_by")?,
         created_ms: uint(row.try_get("created_ms")?),
         expires_ms: uint(row.try_get("expires_ms")?),
@@ -146,7 +148,10 @@ impl Store {
     /// device and not the fleet.
     pub async fn devices(&self) -> Result<Vec<DeviceRow>> {
         let mut groups: BTreeMap<String, BTreeSet<GroupId>> = BTreeMap::new();
-        let rows = sqlx::query("SELECT device, grp FROM device_groups").fetch_all(self.readers()).await.attempt("listing groups of devices")?;
+        let rows = sqlx::query("SELECT device, grp FROM device_groups")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing groups of devices")?;
         for row in rows {
             let (device, group): (String, String) = (row.try_get("device")?, row.try_get("grp")?);
             match group.parse() {
@@ -156,7 +161,10 @@ impl Store {
                 Err(error) => tracing::error!(%error, device, "a row of device_groups is damaged"),
             }
         }
-        let rows = sqlx::query("SELECT * FROM devices ORDER BY id").fetch_all(self.readers()).await.attempt("listing devices")?;
+        let rows = sqlx::query("SELECT * FROM devices ORDER BY id")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing devices")?;
         let mut devices = Vec::with_capacity(rows.len());
         for row in &rows {
             let id: String = row.try_get("id")?;
@@ -170,8 +178,13 @@ impl Store {
 
     /// One device.
     pub async fn device(&self, id: &DeviceId) -> Result<DeviceRow> {
-        let row = sqlx::query("SELECT * FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(self.readers()).await;
-        let row = row.attempt("reading a device")?.ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
+        let row = sqlx::query("SELECT * FROM devices WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(self.readers())
+            .await;
+        let row = row
+            .attempt("reading a device")?
+            .ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
         let groups = sqlx::query_scalar::<_, String>("SELECT grp FROM device_groups WHERE device = ?")
             .bind(id.as_str())
             .fetch_all(self.readers())
@@ -200,7 +213,8 @@ impl Store {
         for id in ids {
             list.push_bind(id.as_str());
         }
-        let rows = query.push(")").build().fetch_all(self.readers()).await.attempt("reading the keys of devices")?;
+        let rows =
+            query.push(")").build().fetch_all(self.readers()).await.attempt("reading the keys of devices")?;
         let mut keys = BTreeMap::new();
         for row in rows {
             let id: String = row.try_get("id")?;
@@ -213,7 +227,9 @@ impl Store {
     pub async fn device_set_state(&self, id: &DeviceId, state: DeviceState) -> Result<DeviceState> {
         let before = self.device(id).await?.state;
         if before == DeviceState::Revoked && state != DeviceState::Revoked {
-            return Err(StoreError::Conflict(format!("the device {id} is revoked for good; enrol it again under a new claim")));
+            return Err(StoreError::Conflict(format!(
+                "the device {id} is revoked for good; enrol it again under a new claim"
+            )));
         }
         sqlx::query("UPDATE devices SET state = ? WHERE id = ?")
             .bind(state.as_str())
@@ -225,7 +241,12 @@ impl Store {
     }
 
     /// Makes the groups of a device exactly these; groups come to be when first named.
-    pub async fn device_set_groups(&self, id: &DeviceId, groups: &BTreeSet<GroupId>, now_ms: u64) -> Result<()> {
+    pub async fn device_set_groups(
+        &self,
+        id: &DeviceId,
+        groups: &BTreeSet<GroupId>,
+        now_ms: u64,
+    ) -> Result<()> {
         let mut tx = self.begin().await?;
         set_groups(&mut tx, id, groups, now_ms).await?;
         tx.commit().await.attempt("committing the groups of a device")
@@ -259,8 +280,16 @@ impl Store {
     /// Removes a group and nothing else.
     pub async fn group_remove(&self, id: &GroupId) -> Result<()> {
         let mut tx = self.begin().await?;
-        sqlx::query("DELETE FROM device_groups WHERE grp = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("emptying a group")?;
-        let gone = sqlx::query("DELETE FROM groups WHERE id = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("removing a group")?;
+        sqlx::query("DELETE FROM device_groups WHERE grp = ?")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await
+            .attempt("emptying a group")?;
+        let gone = sqlx::query("DELETE FROM groups WHERE id = ?")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await
+            .attempt("removing a group")?;
         if gone.rows_affected() == 0 {
             return Err(StoreError::NotFound { what: "group", key: id.to_string() });
         }
@@ -269,14 +298,20 @@ impl Store {
 
     /// What a device runs, by task.
     pub async fn installed(&self, id: &DeviceId) -> Result<BTreeMap<TaskId, Installed>> {
-        let rows = sqlx::query("SELECT * FROM installed WHERE device = ?").bind(id.as_str()).fetch_all(self.readers()).await;
+        let rows = sqlx::query("SELECT * FROM installed WHERE device = ?")
+            .bind(id.as_str())
+            .fetch_all(self.readers())
+            .await;
         let rows = rows.attempt("reading what a device runs")?;
         rows.iter().map(|row| installed(row).map(|(_, task, installed)| (task, installed))).collect()
     }
 
     /// What every device runs, by device and task.
     pub async fn installed_all(&self) -> Result<BTreeMap<DeviceId, BTreeMap<TaskId, Installed>>> {
-        let rows = sqlx::query("SELECT * FROM installed").fetch_all(self.readers()).await.attempt("reading what devices run")?;
+        let rows = sqlx::query("SELECT * FROM installed")
+            .fetch_all(self.readers())
+            .await
+            .attempt("reading what devices run")?;
         let mut all: BTreeMap<DeviceId, BTreeMap<TaskId, Installed>> = BTreeMap::new();
         for row in &rows {
             match installed(row) {
@@ -293,10 +328,18 @@ impl Store {
     /// `ceiling` the new one if it is higher.
     pub async fn reserve_down_seq(&self, id: &DeviceId, ceiling: u64) -> Result<u64> {
         let mut tx = self.begin().await?;
-        let before: Option<i64> = sqlx::query_scalar("SELECT down_seq FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
-        let before = before.map(uint).ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
+        let before: Option<i64> = sqlx::query_scalar("SELECT down_seq FROM devices WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+        let before =
+            before.map(uint).ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
         if ceiling > before {
-            sqlx::query("UPDATE devices SET down_seq = ? WHERE id = ?").bind(int(ceiling)).bind(id.as_str()).execute(&mut *tx).await?;
+            sqlx::query("UPDATE devices SET down_seq = ? WHERE id = ?")
+                .bind(int(ceiling))
+                .bind(id.as_str())
+                .execute(&mut *tx)
+                .await?;
             tx.commit().await.attempt("reserving down counters")?;
         }
         Ok(before)
@@ -320,32 +363,42 @@ impl Store {
 
     /// Every claim, newest first.
     pub async fn claims(&self) -> Result<Vec<Claim>> {
-        let rows = sqlx::query("SELECT * FROM claims ORDER BY created_ms DESC, id").fetch_all(self.readers()).await.attempt("listing claims")?;
+        let rows = sqlx::query("SELECT * FROM claims ORDER BY created_ms DESC, id")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing claims")?;
         rows.iter().map(claim).collect()
     }
 
     /// The claim a secret belongs to, used or not.
     pub async fn claim_of(&self, secret_hash: &Digest) -> Result<Option<Claim>> {
-        let row = sqlx::query("SELECT * FROM claims WHERE secret_hash = ?").bind(secret_hash.0.to_vec()).fetch_optional(self.readers()).await;
+        let row = sqlx::query("SELECT * FROM claims WHERE secret_hash = ?")
+            .bind(secret_hash.0.to_vec())
+            .fetch_optional(self.readers())
+            .await;
         row.attempt("looking a claim up")?.as_ref().map(claim).transpose()
     }
 
     /// Uses a claim and adds its device, both or neither.
     pub async fn enrol(&self, claim: &Claim, id: &DeviceId, new: &NewDevice<'_>, now_ms: u64) -> Result<()> {
         let mut tx = self.begin().await?;
-        let used = sqlx::query("UPDATE claims SET used_ms = ?, used_by = ? WHERE id = ? AND used_ms IS NULL AND expires_ms > ?")
-            .bind(int(now_ms))
-            .bind(id.as_str())
-            .bind(&claim.id)
-            .bind(int(now_ms))
-            .execute(&mut *tx)
-            .await
-            .attempt("using a claim")?;
+        let used = sqlx::query(
+            "UPDATE claims SET used_ms = ?, used_by = ? WHERE id = ? AND used_ms IS NULL AND expires_ms > ?",
+        )
+        .bind(int(now_ms))
+        .bind(id.as_str())
+        .bind(&claim.id)
+        .bind(int(now_ms))
+        .execute(&mut *tx)
+        .await
+        .attempt("using a claim")?;
         if used.rows_affected() == 0 {
             return Err(StoreError::Conflict("the claim was used or is expired".into()));
         }
-        let known: Option<String> =
-            sqlx::query_scalar("SELECT state FROM devices WHERE id = ?").bind(id.as_str()).fetch_optional(&mut *tx).await?;
+        let known: Option<String> = sqlx::query_scalar("SELECT state FROM devices WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
         // A claim that names the device replaces its key (a board that was wiped); one that does not, never.
         if known.is_some() && claim.device.as_ref() != Some(id) {
             return Err(StoreError::Conflict(format!("there is a device {id} already")));
@@ -365,7 +418,11 @@ impl Store {
         .execute(&mut *tx)
         .await
         .attempt("storing a device")?;
-        sqlx::query("UPDATE boots SET epoch = 0 WHERE device = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("forgetting sessions")?;
+        sqlx::query("UPDATE boots SET epoch = 0 WHERE device = ?")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await
+            .attempt("forgetting sessions")?;
         set_groups(&mut tx, id, &claim.groups, now_ms).await?;
         tx.commit().await.attempt("committing an enrolment")
     }
@@ -376,8 +433,17 @@ pub fn key_id(spki: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, spki).as_ref())
 }
 
-async fn set_groups(tx: &mut sqlx::SqliteConnection, id: &DeviceId, groups: &BTreeSet<GroupId>, now_ms: u64) -> Result<()> {
-    sqlx::query("DELETE FROM device_groups WHERE device = ?").bind(id.as_str()).execute(&mut *tx).await.attempt("clearing the groups of a device")?;
+async fn set_groups(
+    tx: &mut sqlx::SqliteConnection,
+    id: &DeviceId,
+    groups: &BTreeSet<GroupId>,
+    now_ms: u64,
+) -> Result<()> {
+    sqlx::query("DELETE FROM device_groups WHERE device = ?")
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await
+        .attempt("clearing the groups of a device")?;
     if groups.is_empty() {
         return Ok(());
     }
@@ -421,7 +487,10 @@ fn installed(row: &SqliteRow) -> Result<(DeviceId, TaskId, Installed)> {
     let manifest: Option<Vec<u8>> = row.try_get("manifest")?;
     let installed = Installed {
         release: release.map(|text| text.parse()).transpose().map_err(|error| bad(format!("{error}")))?,
-        manifest: manifest.map(|bytes| bytes.try_into().map(Digest)).transpose().map_err(|_| bad("manifest digest".into()))?,
+        manifest: manifest
+            .map(|bytes| bytes.try_into().map(Digest))
+            .transpose()
+            .map_err(|_| bad("manifest digest".into()))?,
         phase: phase_of(&phase).ok_or_else(|| bad(format!("unknown phase {phase:?}")))?,
         proof_us: row.try_get::<Option<i64>, _>("proof_us")?.map(uint),
         proof_bytes: row.try_get::<Option<i64>, _>("proof_bytes")?.map(uint),

@@ -8,7 +8,10 @@ const NAMED_MAX: usize = 20;
 impl Store {
     /// SQLite's own check of the file.
     pub async fn integrity(&self) -> Result<String> {
-        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)").fetch_one(self.readers()).await.attempt("checking the database file")?;
+        let verdict: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(self.readers())
+            .await
+            .attempt("checking the database file")?;
         if verdict == "ok" {
             return Ok("the file is whole".into());
         }
@@ -18,12 +21,17 @@ impl Store {
     /// Devices, tokens and claims that this build can not read.
     pub async fn damaged(&self) -> Result<Vec<String>> {
         let mut damaged = Vec::new();
-        let rows = sqlx::query("SELECT id FROM devices ORDER BY id").fetch_all(self.readers()).await.attempt("listing devices")?;
+        let rows = sqlx::query("SELECT id FROM devices ORDER BY id")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing devices")?;
         for row in rows {
             let id: String = row.try_get("id")?;
             let read = match id.parse() {
                 Ok(id) => self.device(&id).await.map(|_| ()),
-                Err(error) => Err(StoreError::Corrupt { table: "devices", row: id, what: format!("{error}") }),
+                Err(error) => {
+                    Err(StoreError::Corrupt { table: "devices", row: id, what: format!("{error}") })
+                }
             };
             damaged.extend(read.err().map(|error| error.to_string()));
             if damaged.len() >= NAMED_MAX {

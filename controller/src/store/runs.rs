@@ -15,7 +15,11 @@ fn run(row: &SqliteRow) -> Result<RunRow> {
     let time = |column| -> Result<Option<u64>> { Ok(row.try_get::<Option<i64>, _>(column)?.map(uint)) };
     let task: String = row.try_get("task")?;
     Ok(RunRow {
-        task: task.parse().map_err(|error| StoreError::Corrupt { table: "runs", row: key.clone(), what: format!("{error}") })?,
+        task: task.parse().map_err(|error| StoreError::Corrupt {
+            table: "runs",
+            row: key.clone(),
+            what: format!("{error}"),
+        })?,
         owner: row.try_get("owner")?,
         cause: parse("runs", &key, row.try_get("cause")?)?,
         state: row.try_get("state")?,
@@ -58,7 +62,12 @@ impl Store {
     }
 
     /// Takes the run whose turn it is out of the queue and moves it to running.
-    pub async fn run_next(&self, running: &BTreeMap<String, usize>, workers: usize, now_ms: u64) -> Result<Option<RunRow>> {
+    pub async fn run_next(
+        &self,
+        running: &BTreeMap<String, usize>,
+        workers: usize,
+        now_ms: u64,
+    ) -> Result<Option<RunRow>> {
         let mut tx = self.begin().await?;
         let mut queue = queue_of(&mut tx).await?;
         let Some(ticket) = queue.next(running, workers) else { return Ok(None) };
@@ -93,24 +102,30 @@ impl Store {
 
     /// Every run, the newest first.
     pub async fn runs(&self, task: Option<&TaskId>) -> Result<Vec<RunRow>> {
-        let rows = sqlx::query("SELECT * FROM runs WHERE ?1 IS NULL OR task = ?1 ORDER BY created_ms DESC, id")
-            .bind(task.map(TaskId::as_str))
-            .fetch_all(self.readers())
-            .await
-            .attempt("listing runs")?;
+        let rows =
+            sqlx::query("SELECT * FROM runs WHERE ?1 IS NULL OR task = ?1 ORDER BY created_ms DESC, id")
+                .bind(task.map(TaskId::as_str))
+                .fetch_all(self.readers())
+                .await
+                .attempt("listing runs")?;
         rows.iter().map(run).collect()
     }
 
     /// Runs that are neither waiting nor ended: those to take up after a restart.
     pub async fn runs_open(&self) -> Result<Vec<RunRow>> {
-        let rows = sqlx::query("SELECT * FROM runs WHERE state = 'running' ORDER BY created_ms, id").fetch_all(self.readers()).await;
+        let rows = sqlx::query("SELECT * FROM runs WHERE state = 'running' ORDER BY created_ms, id")
+            .fetch_all(self.readers())
+            .await;
         rows.attempt("listing open runs")?.iter().map(run).collect()
     }
 
     /// One run.
     pub async fn run(&self, key: &str) -> Result<RunRow> {
-        let row = sqlx::query("SELECT * FROM runs WHERE id = ?").bind(key).fetch_optional(self.readers()).await;
-        run(&row.attempt("reading a run")?.ok_or_else(|| StoreError::NotFound { what: "run", key: key.to_owned() })?)
+        let row =
+            sqlx::query("SELECT * FROM runs WHERE id = ?").bind(key).fetch_optional(self.readers()).await;
+        run(&row
+            .attempt("reading a run")?
+            .ok_or_else(|| StoreError::NotFound { what: "run", key: key.to_owned() })?)
     }
 
     /// Moves a run to a state.
@@ -139,7 +154,9 @@ impl Store {
 
     /// Runs of which something is wanted.
     pub async fn runs_wanted(&self) -> Result<Vec<(String, String, Wanted)>> {
-        let rows = sqlx::query("SELECT id, state, wanted FROM runs WHERE wanted IS NOT NULL").fetch_all(self.readers()).await;
+        let rows = sqlx::query("SELECT id, state, wanted FROM runs WHERE wanted IS NOT NULL")
+            .fetch_all(self.readers())
+            .await;
         let read = |row: &SqliteRow| -> Result<(String, String, Wanted)> {
             let key: String = row.try_get("id")?;
             let wanted = parse("runs", &key, row.try_get("wanted")?)?;
@@ -161,8 +178,14 @@ impl Store {
 
     /// The journal of a run.
     pub async fn journal(&self, key: &str) -> Result<Vec<Entry>> {
-        let rows = sqlx::query("SELECT entry FROM run_journal WHERE run = ? ORDER BY no").bind(key).fetch_all(self.readers()).await;
-        rows.attempt("reading a journal")?.iter().map(|row| parse("run_journal", key, row.try_get("entry")?)).collect()
+        let rows = sqlx::query("SELECT entry FROM run_journal WHERE run = ? ORDER BY no")
+            .bind(key)
+            .fetch_all(self.readers())
+            .await;
+        rows.attempt("reading a journal")?
+            .iter()
+            .map(|row| parse("run_journal", key, row.try_get("entry")?))
+            .collect()
     }
 
     /// Appends a line to the journal of a run; durable when it returns.
@@ -179,7 +202,13 @@ impl Store {
 
     /// Labelled samples of a task, the newest `limit` not older than `since_ms`, oldest first; without those of
     /// devices in the groups `exclude`.
-    pub async fn training_rows(&self, task: &TaskId, since_ms: u64, exclude: &[&str], limit: u64) -> Result<Vec<TrainingRow>> {
+    pub async fn training_rows(
+        &self,
+        task: &TaskId,
+        since_ms: u64,
+        exclude: &[&str],
+        limit: u64,
+    ) -> Result<Vec<TrainingRow>> {
         let rows = sqlx::query(
             "SELECT x, label, coalesce(at_ms, received_ms) AS at_ms, device, request FROM samples
              WHERE task = ? AND label IS NOT NULL AND coalesce(at_ms, received_ms) >= ? AND device NOT IN
@@ -197,7 +226,9 @@ impl Store {
             let x: Vec<u8> = row.try_get("x")?;
             let label: i64 = row.try_get("label")?;
             Ok(TrainingRow {
-                x: x.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("chunks of four"))).collect(),
+                x: x.chunks_exact(4)
+                    .map(|four| f32::from_le_bytes(four.try_into().expect("chunks of four")))
+                    .collect(),
                 label: u32::try_from(label).unwrap_or(u32::MAX),
                 at_ms: uint(row.try_get("at_ms")?),
             })
@@ -209,12 +240,14 @@ impl Store {
 
     /// Labelled samples of a task stored after `since_ms`.
     pub async fn labels_since(&self, task: &TaskId, since_ms: u64) -> Result<u64> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM samples WHERE task = ? AND label IS NOT NULL AND received_ms > ?")
-            .bind(task.as_str())
-            .bind(int(since_ms))
-            .fetch_one(self.readers())
-            .await
-            .attempt("counting new labels")?;
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM samples WHERE task = ? AND label IS NOT NULL AND received_ms > ?",
+        )
+        .bind(task.as_str())
+        .bind(int(since_ms))
+        .fetch_one(self.readers())
+        .await
+        .attempt("counting new labels")?;
         Ok(uint(count))
     }
 
@@ -237,8 +270,10 @@ impl Store {
 }
 
 async fn queue_of(tx: &mut sqlx::SqliteConnection) -> Result<Queue> {
-    let text: Option<String> =
-        sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1").fetch_optional(tx).await.attempt("reading the queue")?;
+    let text: Option<String> = sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1")
+        .fetch_optional(tx)
+        .await
+        .attempt("reading the queue")?;
     text.map_or_else(|| Ok(Queue::default()), |text| parse("run_queue", "1", &text))
 }
 

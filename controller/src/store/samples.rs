@@ -31,8 +31,11 @@ fn sample(row: &SqliteRow) -> Result<SampleRow> {
     let id: i64 = row.try_get("id")?;
     let bad = |what: String| StoreError::Corrupt { table: "samples", row: id.to_string(), what };
     let small = |name: &str, value: i64| u32::try_from(value).map_err(|_| bad(format!("{name} is {value}")));
-    let (device, release, kind): (String, String, String) = (row.try_get("device")?, row.try_get("release")?, row.try_get("kind")?);
-    let kind = [SampleKind::Random, SampleKind::Uncertain, SampleKind::Flagged].into_iter().find(|known| kind_text(*known) == kind);
+    let (device, release, kind): (String, String, String) =
+        (row.try_get("device")?, row.try_get("release")?, row.try_get("kind")?);
+    let kind = [SampleKind::Random, SampleKind::Uncertain, SampleKind::Flagged]
+        .into_iter()
+        .find(|known| kind_text(*known) == kind);
     let x: Vec<u8> = row.try_get("x")?;
     Ok(SampleRow {
         id: uint(id),
@@ -52,7 +55,13 @@ fn sample(row: &SqliteRow) -> Result<SampleRow> {
 }
 
 impl Store {
-    pub(super) async fn insert_samples(&self, tx: &mut SqliteConnection, device: &DeviceId, samples: &Samples, at_ms: u64) -> Result<()> {
+    pub(super) async fn insert_samples(
+        &self,
+        tx: &mut SqliteConnection,
+        device: &DeviceId,
+        samples: &Samples,
+        at_ms: u64,
+    ) -> Result<()> {
         if samples.samples.is_empty() {
             return Ok(());
         }
@@ -106,12 +115,14 @@ impl Store {
 
     /// Number of labelled samples of a task that arrived since `since_ms`.
     pub async fn labelled_samples_count(&self, task: &TaskId, since_ms: u64) -> Result<u64> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM samples WHERE task = ? AND received_ms >= ? AND label IS NOT NULL")
-            .bind(task.as_str())
-            .bind(int(since_ms))
-            .fetch_one(self.readers())
-            .await
-            .attempt("counting labelled samples")?;
+        let count: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM samples WHERE task = ? AND received_ms >= ? AND label IS NOT NULL",
+        )
+        .bind(task.as_str())
+        .bind(int(since_ms))
+        .fetch_one(self.readers())
+        .await
+        .attempt("counting labelled samples")?;
         Ok(uint(count))
     }
 }

@@ -128,7 +128,13 @@ struct Boot {
 
 type Boots = BTreeMap<(DeviceId, BootId), Boot>;
 
-async fn boot<'a>(tx: &mut SqliteConnection, boots: &'a mut Boots, device: &DeviceId, id: BootId, at_ms: u64) -> Result<&'a mut Boot> {
+async fn boot<'a>(
+    tx: &mut SqliteConnection,
+    boots: &'a mut Boots,
+    device: &DeviceId,
+    id: BootId,
+    at_ms: u64,
+) -> Result<&'a mut Boot> {
     use std::collections::btree_map::Entry;
     match boots.entry((device.clone(), id)) {
         Entry::Occupied(entry) => Ok(entry.into_mut()),
@@ -200,7 +206,8 @@ impl Store {
                     let home = boot(&mut tx, &mut boots, device, gap.boot, at_ms).await?;
                     for &(first, last) in &gap.ranges {
                         // A range of an honest agent never overflows the list; what does not fit stays a hole.
-                        home.lost = home.lost.saturating_add(home.seen.insert(first.max(1), last).unwrap_or(0));
+                        home.lost =
+                            home.lost.saturating_add(home.seen.insert(first.max(1), last).unwrap_or(0));
                         sqlx::query("INSERT INTO gaps (device, boot, first_seq, last_seq, received_ms) VALUES (?, ?, ?, ?, ?)")
                             .bind(device.as_str())
                             .bind(gap.boot.0.to_vec())
@@ -239,7 +246,13 @@ impl Store {
 
     /// Windows that arrived after row `after`, of one task, oldest first. Rows that can not be decoded are
     /// logged and left out.
-    pub async fn windows(&self, task: &TaskId, since_ms: u64, after: u64, limit: u64) -> Result<Vec<WindowRow>> {
+    pub async fn windows(
+        &self,
+        task: &TaskId,
+        since_ms: u64,
+        after: u64,
+        limit: u64,
+    ) -> Result<Vec<WindowRow>> {
         let rows = sqlx::query(
             "SELECT id, device, received_ms, body FROM windows WHERE task = ? AND received_ms >= ? AND id > ? ORDER BY received_ms, id LIMIT ?",
         )
@@ -321,7 +334,11 @@ impl Store {
     }
 
     /// Counts messages that were not taken.
-    pub async fn count_refused(&self, refused: &BTreeMap<(String, &'static str), (u64, Refused)>, now_ms: u64) -> Result<()> {
+    pub async fn count_refused(
+        &self,
+        refused: &BTreeMap<(String, &'static str), (u64, Refused)>,
+        now_ms: u64,
+    ) -> Result<()> {
         let mut tx = self.begin().await?;
         for ((device, reason), (count, last)) in refused {
             sqlx::query(
@@ -342,7 +359,10 @@ impl Store {
 
     /// Messages that were not taken, by device and cause.
     pub async fn refused(&self) -> Result<Vec<RefusedRow>> {
-        let rows = sqlx::query("SELECT * FROM refused ORDER BY device, reason").fetch_all(self.readers()).await.attempt("reading refused messages")?;
+        let rows = sqlx::query("SELECT * FROM refused ORDER BY device, reason")
+            .fetch_all(self.readers())
+            .await
+            .attempt("reading refused messages")?;
         rows.iter()
             .map(|row| {
                 Ok(RefusedRow {
@@ -357,7 +377,14 @@ impl Store {
     }
 
     /// Raises an alert, or renews the one that is open; returns whether it is new.
-    pub async fn alert_raise(&self, kind: &str, subject: &str, detail: &str, facts: &serde_json::Value, now_ms: u64) -> Result<bool> {
+    pub async fn alert_raise(
+        &self,
+        kind: &str,
+        subject: &str,
+        detail: &str,
+        facts: &serde_json::Value,
+        now_ms: u64,
+    ) -> Result<bool> {
         let mut tx = self.begin().await?;
         let new = raise(&mut tx, kind, subject, detail, facts, now_ms).await?;
         tx.commit().await.attempt("committing an alert")?;
@@ -366,30 +393,37 @@ impl Store {
 
     /// Closes an open alert; returns whether there was one.
     pub async fn alert_clear(&self, kind: &str, subject: &str, now_ms: u64) -> Result<bool> {
-        let done = sqlx::query("UPDATE alerts SET cleared_ms = ? WHERE kind = ? AND subject = ? AND cleared_ms IS NULL")
-            .bind(int(now_ms))
-            .bind(kind)
-            .bind(subject)
-            .execute(self.writer())
-            .await
-            .attempt("closing an alert")?;
+        let done = sqlx::query(
+            "UPDATE alerts SET cleared_ms = ? WHERE kind = ? AND subject = ? AND cleared_ms IS NULL",
+        )
+        .bind(int(now_ms))
+        .bind(kind)
+        .bind(subject)
+        .execute(self.writer())
+        .await
+        .attempt("closing an alert")?;
         Ok(done.rows_affected() > 0)
     }
 
     /// Alerts, newest first; only open ones if `open`.
     pub async fn alerts(&self, open: bool, limit: u64) -> Result<Vec<Alert>> {
-        let rows = sqlx::query("SELECT * FROM alerts WHERE NOT ?1 OR cleared_ms IS NULL ORDER BY id DESC LIMIT ?2")
-            .bind(open)
-            .bind(int(limit))
-            .fetch_all(self.readers())
-            .await
-            .attempt("reading alerts")?;
+        let rows =
+            sqlx::query("SELECT * FROM alerts WHERE NOT ?1 OR cleared_ms IS NULL ORDER BY id DESC LIMIT ?2")
+                .bind(open)
+                .bind(int(limit))
+                .fetch_all(self.readers())
+                .await
+                .attempt("reading alerts")?;
         rows.iter()
             .map(|row| {
                 let id: i64 = row.try_get("id")?;
                 let facts = serde_json::from_str(row.try_get("facts")?);
                 Ok(Alert {
-                    facts: facts.map_err(|error| StoreError::Corrupt { table: "alerts", row: id.to_string(), what: error.to_string() })?,
+                    facts: facts.map_err(|error| StoreError::Corrupt {
+                        table: "alerts",
+                        row: id.to_string(),
+                        what: error.to_string(),
+                    })?,
                     id: uint(id),
                     kind: row.try_get("kind")?,
                     subject: row.try_get("subject")?,
@@ -403,7 +437,9 @@ impl Store {
 
     /// The reply to a command, if it came: reason code and detail.
     pub async fn reply(&self, device: &DeviceId, id: &str) -> Result<Option<(String, String)>> {
-        let row = sqlx::query("SELECT reason, detail FROM replies WHERE device = ? AND id = ?").bind(device.as_str()).bind(id);
+        let row = sqlx::query("SELECT reason, detail FROM replies WHERE device = ? AND id = ?")
+            .bind(device.as_str())
+            .bind(id);
         let row = row.fetch_optional(self.readers()).await.attempt("reading a reply")?;
         row.map(|row| Ok((row.try_get("reason")?, row.try_get("detail")?))).transpose()
     }
@@ -417,14 +453,18 @@ fn window(row: &SqliteRow) -> Result<WindowRow> {
         id: uint(id),
         device: device.parse().map_err(|error| bad(format!("{error}")))?,
         received_ms: uint(row.try_get("received_ms")?),
-        window: dunlin_protocol::cbor::decode(row.try_get("body")?, dunlin_protocol::PAYLOAD_BYTES_MAX).map_err(|error| bad(error.to_string()))?,
+        window: dunlin_protocol::cbor::decode(row.try_get("body")?, dunlin_protocol::PAYLOAD_BYTES_MAX)
+            .map_err(|error| bad(error.to_string()))?,
     })
 }
 
 /// Labelled inputs of a window, and how many of them were answered right.
 fn labels(window: &Window) -> (u64, u64) {
     let classes = window.confusion.classes as usize;
-    let Some(counts) = classes.checked_mul(classes).and_then(|cells| window.confusion.counts.unpack(cells)) else { return (0, 0) };
+    let Some(counts) = classes.checked_mul(classes).and_then(|cells| window.confusion.counts.unpack(cells))
+    else {
+        return (0, 0);
+    };
     let total = counts.iter().fold(0u64, |sum, count| sum.saturating_add(*count));
     let right = counts.iter().step_by(classes + 1).fold(0u64, |sum, count| sum.saturating_add(*count));
     (total, right)
@@ -551,7 +591,11 @@ async fn store_report(tx: &mut SqliteConnection, record: &Record, report: &Repor
     if current.rows_affected() == 0 {
         return Ok(());
     }
-    sqlx::query("DELETE FROM installed WHERE device = ?").bind(device.as_str()).execute(&mut *tx).await.attempt("replacing what a device runs")?;
+    sqlx::query("DELETE FROM installed WHERE device = ?")
+        .bind(device.as_str())
+        .execute(&mut *tx)
+        .await
+        .attempt("replacing what a device runs")?;
     for (task, installed) in &report.installed {
         sqlx::query("INSERT INTO installed (device, task, release, manifest, phase, generation, proof_us, proof_bytes, updated_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(device.as_str())
@@ -580,22 +624,31 @@ async fn status_changed(tx: &mut SqliteConnection, record: &Record, status: &Sta
     if status.online {
         let mut boots = Boots::new();
         let no = boot(&mut *tx, &mut boots, device, record.boot(), at_ms).await?.no;
-        let own: i64 = sqlx::query_scalar("SELECT epoch FROM boots WHERE no = ?").bind(no).fetch_one(&mut *tx).await?;
+        let own: i64 =
+            sqlx::query_scalar("SELECT epoch FROM boots WHERE no = ?").bind(no).fetch_one(&mut *tx).await?;
         // A new boot must be above all others; a known one that connects again must have had no successor.
         let bar = if own == 0 { epoch - 1 } else { own };
-        let later: i64 = sqlx::query_scalar("SELECT count(*) FROM boots WHERE device = ? AND no <> ? AND epoch > ?")
-            .bind(device.as_str())
-            .bind(no)
-            .bind(bar)
-            .fetch_one(&mut *tx)
-            .await?;
+        let later: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM boots WHERE device = ? AND no <> ? AND epoch > ?")
+                .bind(device.as_str())
+                .bind(no)
+                .bind(bar)
+                .fetch_one(&mut *tx)
+                .await?;
         if epoch > own {
             if later > 0 {
                 let facts = serde_json::json!({ "boot": record.boot(), "epoch": status.epoch });
-                let detail = format!("two agents hold the key of {device}, or its state was restored from a copy; revoke it and enrol it anew");
-                raise(&mut *tx, "cloned_identity", &format!("device:{device}"), &detail, &facts, at_ms).await?;
+                let detail = format!(
+                    "two agents hold the key of {device}, or its state was restored from a copy; revoke it and enrol it anew"
+                );
+                raise(&mut *tx, "cloned_identity", &format!("device:{device}"), &detail, &facts, at_ms)
+                    .await?;
             }
-            sqlx::query("UPDATE boots SET epoch = ? WHERE no = ?").bind(epoch).bind(no).execute(&mut *tx).await?;
+            sqlx::query("UPDATE boots SET epoch = ? WHERE no = ?")
+                .bind(epoch)
+                .bind(no)
+                .execute(&mut *tx)
+                .await?;
         }
     }
     let done = sqlx::query("UPDATE devices SET online = ?1, epoch = ?2, agent = ?3 WHERE id = ?4 AND epoch <= ?2 AND (online <> ?1 OR epoch <> ?2 OR agent <> ?3)")
@@ -609,15 +662,24 @@ async fn status_changed(tx: &mut SqliteConnection, record: &Record, status: &Sta
     Ok(done.rows_affected() > 0)
 }
 
-async fn raise(tx: &mut SqliteConnection, kind: &str, subject: &str, detail: &str, facts: &serde_json::Value, now_ms: u64) -> Result<bool> {
-    let open = sqlx::query("UPDATE alerts SET detail = ?, facts = ? WHERE kind = ? AND subject = ? AND cleared_ms IS NULL")
-        .bind(detail)
-        .bind(facts.to_string())
-        .bind(kind)
-        .bind(subject)
-        .execute(&mut *tx)
-        .await
-        .attempt("renewing an alert")?;
+async fn raise(
+    tx: &mut SqliteConnection,
+    kind: &str,
+    subject: &str,
+    detail: &str,
+    facts: &serde_json::Value,
+    now_ms: u64,
+) -> Result<bool> {
+    let open = sqlx::query(
+        "UPDATE alerts SET detail = ?, facts = ? WHERE kind = ? AND subject = ? AND cleared_ms IS NULL",
+    )
+    .bind(detail)
+    .bind(facts.to_string())
+    .bind(kind)
+    .bind(subject)
+    .execute(&mut *tx)
+    .await
+    .attempt("renewing an alert")?;
     if open.rows_affected() > 0 {
         return Ok(false);
     }

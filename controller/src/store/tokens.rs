@@ -39,16 +39,18 @@ impl Store {
     /// Stores a token by the hash of its secret. Secrets are 256 random bits, so a plain hash is enough.
     pub async fn token_add(&self, row: &TokenRow, secret: &str) -> Result<()> {
         let scopes: Vec<&str> = row.scopes.iter().map(|scope| scope.as_str()).collect();
-        sqlx::query("INSERT INTO tokens (id, name, hash, scopes, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)")
-            .bind(&row.id)
-            .bind(&row.name)
-            .bind(hash(secret).0.as_slice())
-            .bind(scopes.join(","))
-            .bind(int(row.created_ms))
-            .bind(row.expires_ms.map(int))
-            .execute(self.writer())
-            .await
-            .attempt("storing a token")?;
+        sqlx::query(
+            "INSERT INTO tokens (id, name, hash, scopes, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&row.id)
+        .bind(&row.name)
+        .bind(hash(secret).0.as_slice())
+        .bind(scopes.join(","))
+        .bind(int(row.created_ms))
+        .bind(row.expires_ms.map(int))
+        .execute(self.writer())
+        .await
+        .attempt("storing a token")?;
         Ok(())
     }
 
@@ -69,7 +71,10 @@ impl Store {
 
     /// Every token, oldest first.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>> {
-        let rows = sqlx::query("SELECT * FROM tokens ORDER BY created_ms, id").fetch_all(self.readers()).await.attempt("listing tokens")?;
+        let rows = sqlx::query("SELECT * FROM tokens ORDER BY created_ms, id")
+            .fetch_all(self.readers())
+            .await
+            .attempt("listing tokens")?;
         rows.iter()
             .map(|row| {
                 let id: String = row.try_get("id")?;
@@ -93,7 +98,11 @@ impl Store {
             .execute(self.writer())
             .await
             .attempt("revoking a token")?;
-        if done.rows_affected() == 0 { Err(StoreError::NotFound { what: "valid token", key: id.to_owned() }) } else { Ok(()) }
+        if done.rows_affected() == 0 {
+            Err(StoreError::NotFound { what: "valid token", key: id.to_owned() })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -103,7 +112,14 @@ mod tests {
     use crate::store::test_store;
 
     fn row(id: &str, expires_ms: Option<u64>) -> TokenRow {
-        TokenRow { id: id.into(), name: id.into(), scopes: BTreeSet::from([Scope::Operator]), created_ms: 1, expires_ms, revoked_ms: None }
+        TokenRow {
+            id: id.into(),
+            name: id.into(),
+            scopes: BTreeSet::from([Scope::Operator]),
+            created_ms: 1,
+            expires_ms,
+            revoked_ms: None,
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,11 @@ use crate::clock;
 type Ended = (StepKind, u32, Result<Outcome, StepError>);
 
 /// Drives a run from where its journal ends to its end, or until shutdown drops it.
-pub(super) async fn drive(state: AppState, run: RunRow, mut orders: mpsc::Receiver<Event>) -> Result<RunState, TrainingError> {
+pub(super) async fn drive(
+    state: AppState,
+    run: RunRow,
+    mut orders: mpsc::Receiver<Event>,
+) -> Result<RunState, TrainingError> {
     let id = run.id.clone();
     let journal = state.store.journal(&id).await?;
     let mut machine = Run::restore(&journal, clock::now());
@@ -30,9 +34,13 @@ pub(super) async fn drive(state: AppState, run: RunRow, mut orders: mpsc::Receiv
                 Command::Persist(entry) => state.store.journal_append(&id, &entry, clock::wall_ms()).await?,
                 Command::Start { step, attempt } => {
                     let context = Arc::clone(&context);
-                    let outputs: Vec<(StepKind, Option<String>)> =
-                        dunlin_pipeline::STEPS.iter().map(|step| (step.kind, machine.output(step.kind).map(str::to_owned))).collect();
-                    let output = move |step| outputs.iter().find(|(kind, _)| *kind == step).and_then(|(_, output)| output.clone());
+                    let outputs: Vec<(StepKind, Option<String>)> = dunlin_pipeline::STEPS
+                        .iter()
+                        .map(|step| (step.kind, machine.output(step.kind).map(str::to_owned)))
+                        .collect();
+                    let output = move |step| {
+                        outputs.iter().find(|(kind, _)| *kind == step).and_then(|(_, output)| output.clone())
+                    };
                     tracing::info!(run = id, step = step.as_str(), attempt, "a step of a run starts");
                     steps.spawn(async move { (step, attempt, context.step(step, output).await) });
                 }
@@ -42,7 +50,8 @@ pub(super) async fn drive(state: AppState, run: RunRow, mut orders: mpsc::Receiv
         if *machine.state() != RunState::Running {
             return Ok(machine.state().clone());
         }
-        let due = machine.poll_timeout().map(|at| Duration::from_millis(at.saturating_sub(clock::now().mono_ms)));
+        let due =
+            machine.poll_timeout().map(|at| Duration::from_millis(at.saturating_sub(clock::now().mono_ms)));
         let event = tokio::select! {
             Some(ended) = steps.join_next(), if !steps.is_empty() => event_of(ended),
             Some(event) = orders.recv() => Some(event),

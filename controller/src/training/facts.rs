@@ -35,7 +35,10 @@ pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Re
         labels_new: state.store.labels_since(id, last_ms).await?,
         schedule_from_ms: task.schedule_ms,
         last_end_ms,
-        runs_last_day: u32::try_from(runs.iter().filter(|run| now_ms.saturating_sub(run.created_ms) < Triggers::BUDGET_MS).count()).unwrap_or(u32::MAX),
+        runs_last_day: u32::try_from(
+            runs.iter().filter(|run| now_ms.saturating_sub(run.created_ms) < Triggers::BUDGET_MS).count(),
+        )
+        .unwrap_or(u32::MAX),
         pending: pending.map(|run| run.id.clone()),
     })
 }
@@ -47,7 +50,12 @@ pub(super) fn excluded(task: &TaskRow) -> Vec<&str> {
 }
 
 /// Confirmed drift of what the task's devices serve, the widest first.
-pub(super) async fn drift(state: &AppState, task: &TaskRow, ledgers: &mut Ledgers, now_ms: u64) -> Result<Option<DriftFact>, TrainingError> {
+pub(super) async fn drift(
+    state: &AppState,
+    task: &TaskRow,
+    ledgers: &mut Ledgers,
+    now_ms: u64,
+) -> Result<Option<DriftFact>, TrainingError> {
     let id = &task.definition.task;
     let (ledger, profiled) = ledgers
         .entry(id.clone())
@@ -61,23 +69,25 @@ pub(super) async fn drift(state: &AppState, task: &TaskRow, ledgers: &mut Ledger
         .map(|device| (device.id, Place { class: device.profile.class, groups: device.groups }))
         .collect();
     let installed = state.store.installed_all().await?;
-    let serving: BTreeSet<ReleaseId> = roster
-        .keys()
-        .filter_map(|device| installed.get(device)?.get(id)?.release.clone())
-        .collect();
+    let serving: BTreeSet<ReleaseId> =
+        roster.keys().filter_map(|device| installed.get(device)?.get(id)?.release.clone()).collect();
     ledger.set_roster(roster);
     for release in &serving {
         if profiled.contains(release) {
             continue;
         }
-        let Some(blob) = state.store.release(release).await?.and_then(|row| row.bundle.profile) else { continue };
+        let Some(blob) = state.store.release(release).await?.and_then(|row| row.bundle.profile) else {
+            continue;
+        };
         let Some(bytes) = state.registry.blobs().get(&blob.digest).await? else { continue };
         match cbor::decode::<ReferenceProfile>(&bytes, PROFILE_BYTES_MAX) {
             Ok(profile) => {
                 ledger.set_profile(release.clone(), blob.digest, profile);
                 profiled.insert(release.clone());
             }
-            Err(error) => tracing::warn!(%release, %error, "a reference profile can not be read, so drift of its inputs is not watched"),
+            Err(error) => {
+                tracing::warn!(%release, %error, "a reference profile can not be read, so drift of its inputs is not watched")
+            }
         }
     }
     ledger.read(&state.store, now_ms).await?;

@@ -31,17 +31,32 @@ pub(super) async fn pull(state: &AppState, run: &RunRow) -> Result<Pulled, StepE
     if let Some(original) = &run.repeats {
         return copy(&folder(state, original), &dir);
     }
-    let retraining = run.definition.retraining.as_ref().ok_or_else(|| StepError::fatal("the task has no retraining rules"))?;
-    let since_ms = if retraining.age_ms_max == 0 { 0 } else { crate::clock::wall_ms().saturating_sub(retraining.age_ms_max) };
-    let exclude: Vec<&str> = retraining.exclude.iter().chain(&run.definition.held).map(|group| group.as_str()).collect();
+    let retraining = run
+        .definition
+        .retraining
+        .as_ref()
+        .ok_or_else(|| StepError::fatal("the task has no retraining rules"))?;
+    let since_ms = if retraining.age_ms_max == 0 {
+        0
+    } else {
+        crate::clock::wall_ms().saturating_sub(retraining.age_ms_max)
+    };
+    let exclude: Vec<&str> =
+        retraining.exclude.iter().chain(&run.definition.held).map(|group| group.as_str()).collect();
     let rows = state.store.training_rows(&run.task, since_ms, &exclude, retraining.rows_max).await?;
     let names = feature_names(state, run, &rows).await?;
-    let rows: Vec<TrainingRow> = rows.into_iter().filter(|row| row.x.len() == names.len() && (row.label as usize) < run.definition.labels.len()).collect();
+    let rows: Vec<TrainingRow> = rows
+        .into_iter()
+        .filter(|row| row.x.len() == names.len() && (row.label as usize) < run.definition.labels.len())
+        .collect();
     let bytes = csv_of(&names, &run.definition.labels, &rows)?;
     let dataset = dunlin_trust::sha256(&bytes);
     durable(&dir.join(DATA_FILE), &bytes)?;
     let schema = Schema {
-        features: names.into_iter().map(|name| Feature { name, unit: String::new(), min: None, max: None }).collect(),
+        features: names
+            .into_iter()
+            .map(|name| Feature { name, unit: String::new(), min: None, max: None })
+            .collect(),
         label: LABEL.into(),
         labels: run.definition.labels.clone(),
         time: Some(TIME.into()),
@@ -55,7 +70,11 @@ const LABEL: &str = "dunlin_label";
 const TIME: &str = "dunlin_at_ms";
 
 /// Names of the features as the releases of the pool have them, so that drift reports and new models agree.
-async fn feature_names(state: &AppState, run: &RunRow, rows: &[TrainingRow]) -> Result<Vec<String>, StepError> {
+async fn feature_names(
+    state: &AppState,
+    run: &RunRow,
+    rows: &[TrainingRow],
+) -> Result<Vec<String>, StepError> {
     let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
     rows.iter().for_each(|row| *widths.entry(row.x.len()).or_default() += 1);
     let width = widths.into_iter().max_by_key(|(_, rows)| *rows).map_or(0, |(width, _)| width);
@@ -75,7 +94,8 @@ fn csv_of(names: &[String], labels: &[String], rows: &[TrainingRow]) -> Result<V
     csv.write_record(names.iter().map(String::as_str).chain([LABEL, TIME])).map_err(bad)?;
     for row in rows {
         let label = labels.get(row.label as usize).cloned().unwrap_or_default();
-        csv.write_record(row.x.iter().map(f32::to_string).chain([label, row.at_ms.to_string()])).map_err(bad)?;
+        csv.write_record(row.x.iter().map(f32::to_string).chain([label, row.at_ms.to_string()]))
+            .map_err(bad)?;
     }
     csv.into_inner().map_err(|error| StepError::fatal(format!("could not write the dataset: {error}")))
 }
@@ -83,7 +103,9 @@ fn csv_of(names: &[String], labels: &[String], rows: &[TrainingRow]) -> Result<V
 fn copy(from: &Path, to: &Path) -> Result<Pulled, StepError> {
     for name in [DATA_FILE, SCHEMA_FILE, JOB_FILE] {
         let path = from.join(name);
-        let bytes = std::fs::read(&path).map_err(|error| StepError::fatal(format!("the run to repeat left no {}: {error}", path.display())))?;
+        let bytes = std::fs::read(&path).map_err(|error| {
+            StepError::fatal(format!("the run to repeat left no {}: {error}", path.display()))
+        })?;
         durable(&to.join(name), &bytes)?;
     }
     let (job, schema) = Job::read(to).map_err(|error| StepError::fatal(error.to_string()))?;
@@ -98,9 +120,16 @@ fn copy(from: &Path, to: &Path) -> Result<Pulled, StepError> {
 /// Refuses what can not give a model, and writes the job. Returns the digest of `job.json`.
 pub(super) async fn validate(state: &AppState, run: &RunRow, pulled: &Pulled) -> Result<Digest, StepError> {
     let dir = folder(state, &run.id);
-    let retraining = run.definition.retraining.as_ref().ok_or_else(|| StepError::fatal("the task has no retraining rules"))?;
+    let retraining = run
+        .definition
+        .retraining
+        .as_ref()
+        .ok_or_else(|| StepError::fatal("the task has no retraining rules"))?;
     if pulled.rows < retraining.rows_min {
-        return Err(StepError::fatal(format!("{} labelled samples are too few; the task asks for {}", pulled.rows, retraining.rows_min)));
+        return Err(StepError::fatal(format!(
+            "{} labelled samples are too few; the task asks for {}",
+            pulled.rows, retraining.rows_min
+        )));
     }
     if run.repeats.is_none() {
         let job = Job {
@@ -125,12 +154,19 @@ pub(super) async fn validate(state: &AppState, run: &RunRow, pulled: &Pulled) ->
 async fn targets(state: &AppState, run: &RunRow) -> Result<Vec<Target>, StepError> {
     let policy = state.repos.policy(&run.task).map_err(|error| StepError::fatal(error.to_string()))?;
     let Some(bounds) = policy.and_then(|policy| policy.retrained) else {
-        return Err(StepError::fatal(format!("the signed policy of task {} does not allow retrained models", run.task)));
+        return Err(StepError::fatal(format!(
+            "the signed policy of task {} does not allow retrained models",
+            run.task
+        )));
     };
     let mut targets: BTreeMap<String, Target> = BTreeMap::new();
-    let least = |limit: &mut Option<u64>, budget: u64| *limit = Some(limit.map_or(budget, |limit| limit.min(budget)));
+    let least =
+        |limit: &mut Option<u64>, budget: u64| *limit = Some(limit.map_or(budget, |limit| limit.min(budget)));
     for device in state.store.devices().await? {
-        if device.state != DeviceState::Active || !run.definition.covers(&device.groups) || run.definition.holds(&device.groups) {
+        if device.state != DeviceState::Active
+            || !run.definition.covers(&device.groups)
+            || run.definition.holds(&device.groups)
+        {
             continue;
         }
         let profile = &device.profile;

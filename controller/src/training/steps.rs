@@ -79,14 +79,21 @@ impl Context {
     }
 
     /// Does a step; `output` gives what an earlier one left.
-    pub(super) async fn step(&self, step: StepKind, output: impl Fn(StepKind) -> Option<String>) -> Result<Outcome, StepError> {
-        let left = |step: StepKind| output(step).ok_or_else(|| StepError::fatal(format!("step {} left nothing", step.as_str())));
+    pub(super) async fn step(
+        &self,
+        step: StepKind,
+        output: impl Fn(StepKind) -> Option<String>,
+    ) -> Result<Outcome, StepError> {
+        let left = |step: StepKind| {
+            output(step).ok_or_else(|| StepError::fatal(format!("step {} left nothing", step.as_str())))
+        };
         let pulled = || -> Result<Pulled, StepError> { read(&left(StepKind::Pull)?) };
         let dir = folder(&self.state, &self.run.id);
         match step {
             StepKind::Pull => {
                 let pulled = snapshot::pull(&self.state, &self.run).await?;
-                self.note(json!({ "dataset": pulled.dataset, "rows": pulled.rows, "seed": self.run.seed })).await?;
+                self.note(json!({ "dataset": pulled.dataset, "rows": pulled.rows, "seed": self.run.seed }))
+                    .await?;
                 Ok(Outcome::Done(write(&pulled)))
             }
             StepKind::Validate => {
@@ -95,7 +102,8 @@ impl Context {
                 Ok(Outcome::Done(write(&job)))
             }
             StepKind::Search => {
-                let wall_ms = self.run.definition.retraining.as_ref().map_or(0, |retraining| retraining.worker_ms_max);
+                let wall_ms =
+                    self.run.definition.retraining.as_ref().map_or(0, |retraining| retraining.worker_ms_max);
                 worker::train(&dir, &self.state.config.training, wall_ms).await?;
                 Ok(Outcome::Done(String::new()))
             }
@@ -124,19 +132,41 @@ impl Context {
                 let winners: Vec<String> = read(&left(StepKind::Compare)?)?;
                 let mut releases = Vec::with_capacity(winners.len());
                 for candidate in &winners {
-                    releases.push(self.state.registry.register(&examined, candidate, &self.run.id).await?.bundle.release);
+                    releases.push(
+                        self.state
+                            .registry
+                            .register(&examined, candidate, &self.run.id)
+                            .await?
+                            .bundle
+                            .release,
+                    );
                 }
                 self.state.registry.publish_retrained(&releases, clock::wall_ms()).await?;
                 self.note(json!({ "releases": releases })).await?;
                 let after = json!({ "run": self.run.id, "releases": releases });
-                self.state.audit.record("trainer", "release.retrained", serde_json::Value::Null, after).await?;
+                self.state
+                    .audit
+                    .record("trainer", "release.retrained", serde_json::Value::Null, after)
+                    .await?;
                 Ok(Outcome::Done(write(&releases)))
             }
             StepKind::RollOut => {
                 let releases: Vec<ReleaseId> = read(&left(StepKind::Register)?)?;
                 let id = format!("r-{}", self.run.id.trim_start_matches("run-"));
-                let plan = Plan::new(&id, self.run.task.clone(), releases, &format!("retrained by {}: {}", self.run.id, describe(&self.run.cause)));
-                rollouts::start(&self.state, &plan, &self.run.definition.rollout, "trainer", Some(&self.run.id)).await?;
+                let plan = Plan::new(
+                    &id,
+                    self.run.task.clone(),
+                    releases,
+                    &format!("retrained by {}: {}", self.run.id, describe(&self.run.cause)),
+                );
+                rollouts::start(
+                    &self.state,
+                    &plan,
+                    &self.run.definition.rollout,
+                    "trainer",
+                    Some(&self.run.id),
+                )
+                .await?;
                 self.note(json!({ "rollout": id })).await?;
                 Ok(Outcome::Done(id))
             }
@@ -166,24 +196,41 @@ impl Context {
         if let Some(original) = &self.run.repeats {
             let first = self.state.store.run(original).await?.facts;
             let models = |facts: &serde_json::Value| -> Vec<serde_json::Value> {
-                facts["candidates"].as_array().into_iter().flatten().map(|candidate| candidate["model"].clone()).collect()
+                facts["candidates"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|candidate| candidate["model"].clone())
+                    .collect()
             };
             let own = self.state.store.run(&self.run.id).await?.facts;
             let identical = models(&first) == models(&own);
             self.note(json!({ "identical": identical })).await?;
-            return Ok(Outcome::NoGain(format!("a repetition of {original}: the models are {}", if identical { "byte-identical" } else { "different" })));
+            return Ok(Outcome::NoGain(format!(
+                "a repetition of {original}: the models are {}",
+                if identical { "byte-identical" } else { "different" }
+            )));
         }
-        let gate = self.run.definition.retraining.as_ref().map(|retraining| retraining.gain).unwrap_or_default();
-        let gate = Gain { alpha_ppm: (gate.alpha_ppm / u32::try_from(examined.candidates.len().max(1)).unwrap_or(1)).max(1), ..gate };
+        let gate =
+            self.run.definition.retraining.as_ref().map(|retraining| retraining.gain).unwrap_or_default();
+        let gate = Gain {
+            alpha_ppm: (gate.alpha_ppm / u32::try_from(examined.candidates.len().max(1)).unwrap_or(1)).max(1),
+            ..gate
+        };
         let truth = &examined.holdout.y;
-        let classes = |predictions: &[Option<u32>]| -> Vec<u32> { predictions.iter().map(|one| one.unwrap_or(u32::MAX)).collect() };
+        let classes = |predictions: &[Option<u32>]| -> Vec<u32> {
+            predictions.iter().map(|one| one.unwrap_or(u32::MAX)).collect()
+        };
         let mut incumbents = Vec::new();
         for release in snapshot::incumbents(&self.state, &self.run).await? {
-            let family = self.state.store.release(&release).await?.map(|row| row.bundle.family).unwrap_or_default();
+            let family =
+                self.state.store.release(&release).await?.map(|row| row.bundle.family).unwrap_or_default();
             match self.state.registry.predictions(&release, &examined.holdout).await {
                 Ok(predictions) => incumbents.push((release, family, classes(&predictions))),
                 // One that can not even take these inputs has nothing to defend.
-                Err(RegistryError::Refused(reason)) => tracing::warn!(%release, reason, "an incumbent is not compared"),
+                Err(RegistryError::Refused(reason)) => {
+                    tracing::warn!(%release, reason, "an incumbent is not compared")
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -194,14 +241,23 @@ impl Context {
             let kin: Vec<_> = incumbents.iter().filter(|(_, of, _)| of == family).collect();
             let field = if kin.is_empty() { incumbents.iter().collect() } else { kin };
             let best = field.into_iter().max_by_key(|(_, _, predictions)| right(predictions));
-            let verdict = best.map(|(_, _, old)| compare(&gate, &Compared::of(truth, &classes(&one.predictions), old)));
-            matches.push(Match { candidate: one.candidate.id.clone(), incumbent: best.map(|(release, ..)| release.clone()), verdict });
+            let verdict =
+                best.map(|(_, _, old)| compare(&gate, &Compared::of(truth, &classes(&one.predictions), old)));
+            matches.push(Match {
+                candidate: one.candidate.id.clone(),
+                incumbent: best.map(|(release, ..)| release.clone()),
+                verdict,
+            });
         }
         self.note(json!({ "matches": matches })).await?;
         // Without any incumbent whatever was learnt is a gain; the signed anchor set still bounds it on the device.
         let won = |one: &&Match| one.verdict.is_none_or(|verdict| verdict.deploys());
         let winners: Vec<String> = matches.iter().filter(won).map(|one| one.candidate.clone()).collect();
-        if winners.is_empty() { Ok(Outcome::NoGain(write(&matches))) } else { Ok(Outcome::Done(write(&winners))) }
+        if winners.is_empty() {
+            Ok(Outcome::NoGain(write(&matches)))
+        } else {
+            Ok(Outcome::Done(write(&winners)))
+        }
     }
 }
 
@@ -220,5 +276,6 @@ fn write<T: Serialize>(value: &T) -> String {
 }
 
 fn read<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, StepError> {
-    serde_json::from_str(text).map_err(|error| StepError::fatal(format!("an earlier step left something unreadable: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| StepError::fatal(format!("an earlier step left something unreadable: {error}")))
 }

@@ -34,11 +34,15 @@ struct Supervisor {
 /// Runs until shutdown: a look each tick and whenever something wakes the supervisor.
 pub async fn run(state: AppState, mut shutdown: Shutdown) {
     let every = Duration::from_millis(state.config.training.tick_ms.max(1));
-    let mut supervisor = Supervisor { state: state.clone(), at_work: BTreeMap::new(), ledgers: BTreeMap::new() };
+    let mut supervisor =
+        Supervisor { state: state.clone(), at_work: BTreeMap::new(), ledgers: BTreeMap::new() };
     let mut resumed = false;
     while !shutdown.is_requested() {
         if let Err(error) = supervisor.look(&mut resumed).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the training supervisor's look failed");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the training supervisor's look failed"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}
@@ -87,7 +91,12 @@ impl Supervisor {
 
     /// Notes the end of runs that ended.
     async fn reap(&mut self) -> Result<(), TrainingError> {
-        let ended: Vec<String> = self.at_work.iter().filter(|(_, at_work)| at_work.task.is_finished()).map(|(id, _)| id.clone()).collect();
+        let ended: Vec<String> = self
+            .at_work
+            .iter()
+            .filter(|(_, at_work)| at_work.task.is_finished())
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in ended {
             let Some(at_work) = self.at_work.remove(&id) else { continue };
             let now_ms = clock::wall_ms();
@@ -99,7 +108,11 @@ impl Supervisor {
                 }
                 // The database failed it, not the run: it is taken up again from its journal.
                 Ok(Err(error)) => {
-                    tracing::error!(run = id, error = &error as &dyn std::error::Error, "a run is taken up again");
+                    tracing::error!(
+                        run = id,
+                        error = &error as &dyn std::error::Error,
+                        "a run is taken up again"
+                    );
                     let run = self.state.store.run(&id).await?;
                     self.begin(run, None);
                 }
@@ -132,7 +145,10 @@ impl Supervisor {
                     }
                 }
                 (None, Wanted::Restart { .. }) if state == "failed" => {
-                    self.state.store.run_state(&id, RunState::Running.name(), clock::wall_ms(), false).await?;
+                    self.state
+                        .store
+                        .run_state(&id, RunState::Running.name(), clock::wall_ms(), false)
+                        .await?;
                     let run = self.state.store.run(&id).await?;
                     self.begin(run, Some(event));
                 }
@@ -153,7 +169,9 @@ impl Supervisor {
         if facts.pending.is_none() {
             // Models on their way are judged by their rollout before others are made.
             let rollouts = self.state.store.rollouts().await?;
-            let under_way = rollouts.iter().find(|rollout| rollout.plan.task == task.definition.task && !rollout.plan.state.is_final());
+            let under_way = rollouts
+                .iter()
+                .find(|rollout| rollout.plan.task == task.definition.task && !rollout.plan.state.is_final());
             facts.pending = under_way.map(|rollout| rollout.plan.rollout.clone());
         }
         let decision = consider(&retraining.triggers, &facts, None, Some(now_ms));
@@ -164,10 +182,14 @@ impl Supervisor {
                     tracing::info!(run, task = %task.definition.task, ?cause, "a retraining run was queued");
                     let after = serde_json::json!({ "run": run, "cause": cause });
                     self.state.audit.record("trainer", "run.create", serde_json::Value::Null, after).await?;
-                    let due = |row: &dunlin_pipeline::Row| matches!(row.outcome, Outcome::Fired(Cause::Cron { .. }));
+                    let due = |row: &dunlin_pipeline::Row| {
+                        matches!(row.outcome, Outcome::Fired(Cause::Cron { .. }))
+                    };
                     fired_ms = decision.rows.iter().any(due).then_some(now_ms);
                 }
-                Err(TrainingError::Refused(reason)) => tracing::warn!(reason, "a retraining run was not queued"),
+                Err(TrainingError::Refused(reason)) => {
+                    tracing::warn!(reason, "a retraining run was not queued")
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -183,7 +205,9 @@ impl Supervisor {
             let mut running: BTreeMap<String, usize> = BTreeMap::new();
             self.at_work.values().for_each(|at_work| *running.entry(at_work.owner.clone()).or_default() += 1);
             let workers = self.state.config.training.workers_max;
-            let Some(run) = self.state.store.run_next(&running, workers, clock::wall_ms()).await? else { return Ok(()) };
+            let Some(run) = self.state.store.run_next(&running, workers, clock::wall_ms()).await? else {
+                return Ok(());
+            };
             self.begin(run, None);
         }
     }

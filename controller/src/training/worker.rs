@@ -20,7 +20,8 @@ const LOG_FILE: &str = "worker.log";
 pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result<(), StepError> {
     end_leftover(dir);
     let exe = std::env::current_exe().map_err(StepError::io("find the program of", dir))?;
-    let log = std::fs::File::create(dir.join(LOG_FILE)).map_err(StepError::io("write", &dir.join(LOG_FILE)))?;
+    let log =
+        std::fs::File::create(dir.join(LOG_FILE)).map_err(StepError::io("write", &dir.join(LOG_FILE)))?;
     let mut child = tokio::process::Command::new(exe)
         .arg("train-worker")
         .arg(dir)
@@ -33,12 +34,17 @@ pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result
         .spawn()
         .map_err(StepError::io("start a worker in", dir))?;
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
-        std::fs::write(dir.join(PID_FILE), pid.as_raw_nonzero().to_string()).map_err(StepError::io("write", &dir.join(PID_FILE)))?;
+        std::fs::write(dir.join(PID_FILE), pid.as_raw_nonzero().to_string())
+            .map_err(StepError::io("write", &dir.join(PID_FILE)))?;
         let limit = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        for (resource, value) in [(Resource::Cpu, limits.cpu_s_max), (Resource::As, limits.memory_bytes_max), (Resource::Core, 0)] {
-            prlimit(Some(pid), resource, limit(value)).map_err(|error| StepError::io("limit the worker in", dir)(error.into()))?;
+        for (resource, value) in
+            [(Resource::Cpu, limits.cpu_s_max), (Resource::As, limits.memory_bytes_max), (Resource::Core, 0)]
+        {
+            prlimit(Some(pid), resource, limit(value))
+                .map_err(|error| StepError::io("limit the worker in", dir)(error.into()))?;
         }
-        setpriority_process(Some(pid), NICE).map_err(|error| StepError::io("lower the worker in", dir)(error.into()))?;
+        setpriority_process(Some(pid), NICE)
+            .map_err(|error| StepError::io("lower the worker in", dir)(error.into()))?;
     }
     let status = match tokio::time::timeout(Duration::from_millis(wall_ms), child.wait()).await {
         Ok(status) => status.map_err(StepError::io("wait for the worker in", dir))?,
@@ -61,7 +67,8 @@ fn failure(dir: &Path, status: &str) -> StepError {
     let path = dir.join(ERROR_FILE);
     let small = std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= BYTES_MAX);
     let said = small.then(|| std::fs::read(&path).ok()).flatten();
-    let said: Option<dunlin_learn::result::Failure> = said.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let said: Option<dunlin_learn::result::Failure> =
+        said.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     match said {
         Some(failure) if failure.data => StepError::fatal(failure.message),
         Some(failure) => StepError::passing(failure.message),
@@ -76,7 +83,8 @@ fn end_leftover(dir: &Path) {
     // The number may belong to another process by now: its command line must name the verb and the folder.
     let line = std::fs::read(format!("/proc/{text}/cmdline")).unwrap_or_default();
     let mut words = line.split(|byte| *byte == 0);
-    let ours = words.any(|word| word == b"train-worker") && words.any(|word| word == dir.as_os_str().as_encoded_bytes());
+    let ours = words.any(|word| word == b"train-worker")
+        && words.any(|word| word == dir.as_os_str().as_encoded_bytes());
     if ours && let Err(error) = kill_process(pid, Signal::KILL) {
         tracing::debug!(%error, "a worker that was left behind had ended");
     }

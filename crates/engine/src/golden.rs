@@ -51,12 +51,18 @@ pub fn max_error_ppm(answers: &[TensorData], expected: &[TensorData]) -> u32 {
 /// As [`Model::run`], and [`EngineError::Run`] if there are not as many rows of scores as labels.
 pub fn anchor_score_ppm(model: &Model, anchor: &GoldenSet) -> Result<u32, EngineError> {
     let outputs = model.run(&anchor.inputs)?;
-    let scores = outputs.last().and_then(floats).ok_or_else(|| EngineError::Run("the last output holds no scores".into()))?;
+    let scores = outputs
+        .last()
+        .and_then(floats)
+        .ok_or_else(|| EngineError::Run("the last output holds no scores".into()))?;
     let rows = anchor.labels.len();
     if rows == 0 || scores.is_empty() || scores.len() % rows != 0 {
         return Err(EngineError::Run(format!("{} scores for {rows} labelled rows", scores.len())));
     }
-    let right = scores.chunks_exact(scores.len() / rows).zip(&anchor.labels).filter(|(row, label)| argmax(row) == Some(**label));
+    let right = scores
+        .chunks_exact(scores.len() / rows)
+        .zip(&anchor.labels)
+        .filter(|(row, label)| argmax(row) == Some(**label));
     Ok((right.count() as u64 * 1_000_000 / rows as u64) as u32)
 }
 

@@ -6,7 +6,9 @@ use tract_onnx::pb;
 use tract_onnx::pb::tensor_shape_proto::Dimension;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as TypeValue;
-use tract_onnx::tract_hir::internal::{Framework, InferenceModelExt, TVec, TValue, Tensor, ToDim, TypedModel};
+use tract_onnx::tract_hir::internal::{
+    Framework, InferenceModelExt, TValue, TVec, Tensor, ToDim, TypedModel,
+};
 
 use crate::check::{self, Inspection, too_large, unsupported};
 use crate::plan::{Plan, prepare, run, value};
@@ -71,7 +73,12 @@ impl Model {
             return Self::fixed(1, prepare_graph(&file)?, inputs, outputs, ops);
         }
         inputs.iter_mut().for_each(|i| i.shape[0] = -1);
-        let model = Self { inputs, outputs, ops, rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] } };
+        let model = Self {
+            inputs,
+            outputs,
+            ops,
+            rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] },
+        };
         for rows in [1, batch.unwrap_or(1)] {
             model.plan(rows)?;
         }
@@ -131,7 +138,11 @@ impl Model {
                 .map(|(given, spec)| {
                     let mut shape: Vec<usize> = given.shape.iter().map(|&d| d as usize).collect();
                     let row = given.data.0.len() / rows.max(1);
-                    let bytes = if shape.is_empty() { given.data.as_slice() } else { &given.data.0[from * row..(from + take) * row] };
+                    let bytes = if shape.is_empty() {
+                        given.data.as_slice()
+                    } else {
+                        &given.data.0[from * row..(from + take) * row]
+                    };
                     if let Some(first) = shape.first_mut() {
                         *first = take;
                     }
@@ -151,7 +162,12 @@ impl Model {
         }
         let named = self.outputs.iter().zip(shapes).zip(data);
         Ok(named
-            .map(|((spec, shape), data)| TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
+            .map(|((spec, shape), data)| TensorData {
+                name: spec.name.clone(),
+                datatype: spec.datatype,
+                shape,
+                data: Bytes(data),
+            })
             .collect())
     }
 
@@ -205,7 +221,8 @@ impl Model {
         let mut rows = None;
         let mut ordered = Vec::with_capacity(self.inputs.len());
         for spec in &self.inputs {
-            let tensor = by_name.get(spec.name.as_str()).copied().ok_or_else(|| input(&spec.name, "it is missing"))?;
+            let tensor =
+                by_name.get(spec.name.as_str()).copied().ok_or_else(|| input(&spec.name, "it is missing"))?;
             fits(spec, tensor)?;
             if let Some(&n) = tensor.shape.first() {
                 if *rows.get_or_insert(n) != n {
@@ -223,8 +240,12 @@ impl Model {
             // A graph for one row answers many, one after the other.
             Rows::Fixed(1, _) | Rows::Free { .. } if (1..=ROWS_MAX).contains(&rows) => Ok(()),
             Rows::Fixed(fixed, _) if rows == *fixed => Ok(()),
-            Rows::Fixed(1, _) | Rows::Free { .. } => Err(input(name, &format!("{rows} rows; from 1 to {ROWS_MAX} are answered at once"))),
-            Rows::Fixed(fixed, _) => Err(input(name, &format!("{rows} rows where the model takes exactly {fixed}"))),
+            Rows::Fixed(1, _) | Rows::Free { .. } => {
+                Err(input(name, &format!("{rows} rows; from 1 to {ROWS_MAX} are answered at once")))
+            }
+            Rows::Fixed(fixed, _) => {
+                Err(input(name, &format!("{rows} rows where the model takes exactly {fixed}")))
+            }
         }
     }
 
@@ -275,7 +296,11 @@ fn prepare_graph(file: &pb::ModelProto) -> Result<TypedModel, EngineError> {
 fn free_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec]) -> Result<Option<usize>, EngineError> {
     for spec in inputs {
         if spec.shape.iter().skip(1).any(|&d| d < 0) {
-            return Err(unsupported(&format!("a free dimension of input {:?} after the first", spec.name), "", "fix every dimension but the batch at export"));
+            return Err(unsupported(
+                &format!("a free dimension of input {:?} after the first", spec.name),
+                "",
+                "fix every dimension but the batch at export",
+            ));
         }
     }
     let fixed = inputs.iter().filter_map(|spec| spec.shape.first()).find(|&&d| d > 0);
@@ -299,7 +324,9 @@ fn free_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec]) -> Result<Option<
 fn set_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec], rows: &Dim) {
     let Some(graph) = file.graph.as_mut() else { return };
     for info in graph.input.iter_mut().filter(|info| inputs.iter().any(|spec| spec.name == info.name)) {
-        let Some(TypeValue::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else { continue };
+        let Some(TypeValue::TensorType(tensor)) = info.r#type.as_mut().and_then(|t| t.value.as_mut()) else {
+            continue;
+        };
         let Some(first) = tensor.shape.as_mut().and_then(|s| s.dim.first_mut()) else { continue };
         *first = Dimension { denotation: String::new(), value: Some(rows.clone()) };
     }
@@ -311,8 +338,13 @@ fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), Engine
     let facts = typed.output_outlets().map_err(prepare)?.to_vec();
     for (spec, outlet) in outputs.iter_mut().zip(facts) {
         let fact = typed.outlet_fact(outlet).map_err(prepare)?;
-        spec.datatype = tensor::dtype(fact.datum_type)
-            .ok_or_else(|| unsupported(&format!("the type {:?} of output {:?}", fact.datum_type, spec.name), "", "answer in float32"))?;
+        spec.datatype = tensor::dtype(fact.datum_type).ok_or_else(|| {
+            unsupported(
+                &format!("the type {:?} of output {:?}", fact.datum_type, spec.name),
+                "",
+                "answer in float32",
+            )
+        })?;
         spec.shape = fact
             .shape
             .iter()
@@ -320,7 +352,11 @@ fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), Engine
             .map(|(axis, dim)| match dim.to_i64() {
                 Ok(n) => Ok(n),
                 Err(_) if axis == 0 && *dim == rows => Ok(-1),
-                Err(_) => Err(unsupported(&format!("the shape of output {:?}", spec.name), "", "fix every dimension but the batch at export")),
+                Err(_) => Err(unsupported(
+                    &format!("the shape of output {:?}", spec.name),
+                    "",
+                    "fix every dimension but the batch at export",
+                )),
             })
             .collect::<Result<_, _>>()?;
     }
@@ -329,17 +365,26 @@ fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), Engine
 
 fn fits(spec: &TensorSpec, given: &TensorData) -> Result<(), EngineError> {
     if given.datatype != spec.datatype {
-        return Err(input(&spec.name, &format!("it is {} where {} belongs", given.datatype.as_str(), spec.datatype.as_str())));
+        return Err(input(
+            &spec.name,
+            &format!("it is {} where {} belongs", given.datatype.as_str(), spec.datatype.as_str()),
+        ));
     }
     let same = given.shape.len() == spec.shape.len()
         && spec.shape.iter().zip(&given.shape).skip(1).all(|(want, got)| u64::try_from(*want) == Ok(*got));
     if !same {
-        return Err(input(&spec.name, &format!("its shape is {:?} where {:?} belongs", given.shape, spec.shape)));
+        return Err(input(
+            &spec.name,
+            &format!("its shape is {:?} where {:?} belongs", given.shape, spec.shape),
+        ));
     }
     let elements = given.shape.iter().try_fold(1_u64, |all, &d| all.checked_mul(d));
     let bytes = elements.and_then(|n| n.checked_mul(spec.datatype.size()? as u64));
     if bytes != Some(given.data.0.len() as u64) {
-        return Err(input(&spec.name, &format!("it holds {} bytes, which is not shape {:?}", given.data.0.len(), given.shape)));
+        return Err(input(
+            &spec.name,
+            &format!("it holds {} bytes, which is not shape {:?}", given.data.0.len(), given.shape),
+        ));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tract_onnx::tract_hir::internal::{TVec, TValue, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState};
+use tract_onnx::tract_hir::internal::{TValue, TVec, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState};
 
 use crate::EngineError;
 use crate::runtime::contained;

@@ -18,12 +18,16 @@ pub(crate) fn framework() -> Onnx {
 
 /// Runs `work` and turns a panic into an error. tract panics on some unsound graphs; the state it leaves behind
 /// is dropped by the callers, so nothing half-changed is used again.
-pub(crate) fn contained<T>(doing: &'static str, work: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(crate) fn contained<T>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(EngineError::Panicked { doing, message: message(panic.as_ref()) }))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").chars().take(500).collect()
 }

@@ -11,7 +11,9 @@ pub(crate) fn register(ops: &mut OnnxOpRegister) {
 }
 
 fn scaler(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let floats = |name: &str| node.attribute.iter().find(|a| a.name == name).map(|a| a.floats.clone()).unwrap_or_default();
+    let floats = |name: &str| {
+        node.attribute.iter().find(|a| a.name == name).map(|a| a.floats.clone()).unwrap_or_default()
+    };
     let (offset, scale) = (floats("offset"), floats("scale"));
     if offset.is_empty() || scale.is_empty() {
         return Err(malformed(&format!("scaler {:?} lacks offset or scale", node_name(node))).into());
@@ -48,7 +50,8 @@ impl Expansion for Scaler {
         let rank = fact.rank();
         let columns = fact.shape.last().and_then(|d| d.to_usize().ok());
         let mut wire = model.wire_node(format!("{prefix}.cast"), cast::cast(f32::datum_type()), inputs)?[0];
-        for (name, values, op) in [("offset", &self.offset, math::sub()), ("scale", &self.scale, math::mul())] {
+        for (name, values, op) in [("offset", &self.offset, math::sub()), ("scale", &self.scale, math::mul())]
+        {
             // One value serves all columns.
             if values.len() != 1 && columns != Some(values.len()) {
                 bail!("scaler {prefix}: {} values of {name} for {columns:?} columns", values.len());
@@ -57,7 +60,8 @@ impl Expansion for Scaler {
             if let Some(last) = shape.last_mut() {
                 *last = values.len();
             }
-            let constant = model.add_const(format!("{prefix}.{name}"), Tensor::from_shape(&shape, values)?)?;
+            let constant =
+                model.add_const(format!("{prefix}.{name}"), Tensor::from_shape(&shape, values)?)?;
             wire = model.wire_node(format!("{prefix}.by_{name}"), op, &[wire, constant])?[0];
         }
         Ok(tvec!(wire))

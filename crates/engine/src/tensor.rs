@@ -7,8 +7,12 @@ use crate::EngineError;
 
 macro_rules! numbers {
     ($bytes:expr, $shape:expr, $kind:ty) => {{
-        let values: Vec<$kind> =
-            $bytes.as_chunks::<{ size_of::<$kind>() }>().0.iter().map(|b| <$kind>::from_le_bytes(*b)).collect();
+        let values: Vec<$kind> = $bytes
+            .as_chunks::<{ size_of::<$kind>() }>()
+            .0
+            .iter()
+            .map(|b| <$kind>::from_le_bytes(*b))
+            .collect();
         Tensor::from_shape($shape, &values)
     }};
 }
@@ -27,7 +31,9 @@ pub(crate) fn read(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor,
         DType::Int64 => numbers!(bytes, shape, i64),
         DType::Fp32 => numbers!(bytes, shape, f32),
         DType::Fp64 => numbers!(bytes, shape, f64),
-        DType::Fp16 | DType::Bytes => return Err(EngineError::Run(format!("{} tensors are not taken", kind.as_str()))),
+        DType::Fp16 | DType::Bytes => {
+            return Err(EngineError::Run(format!("{} tensors are not taken", kind.as_str())));
+        }
     };
     made.map_err(|e| EngineError::Run(format!("{e:#}")))
 }
@@ -97,8 +103,12 @@ pub(crate) fn dtype(datum: DatumType) -> Option<DType> {
 /// The values of an `FP32` or `FP64` tensor; `None` if it is of another type.
 pub fn floats(tensor: &TensorData) -> Option<Vec<f32>> {
     match tensor.datatype {
-        DType::Fp32 => Some(tensor.data.0.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-        DType::Fp64 => Some(tensor.data.0.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect()),
+        DType::Fp32 => {
+            Some(tensor.data.0.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        }
+        DType::Fp64 => {
+            Some(tensor.data.0.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect())
+        }
         DType::Bool
         | DType::Uint8
         | DType::Uint16

@@ -14,7 +14,14 @@ use tract_onnx::pb::{ModelProto, StringStringEntryProto};
 
 fn stump() -> Ensemble {
     let leaf = |k, v| Box::new(Tree::Leaf(vec![(k, v)]));
-    let tree = Tree::Branch { mode: "BRANCH_LEQ", feature: 0, value: 0.5, missing_yes: false, yes: leaf(0, 1.0), no: leaf(2, 1.0) };
+    let tree = Tree::Branch {
+        mode: "BRANCH_LEQ",
+        feature: 0,
+        value: 0.5,
+        missing_yes: false,
+        yes: leaf(0, 1.0),
+        no: leaf(2, 1.0),
+    };
     Ensemble::of(&[tree])
 }
 
@@ -53,7 +60,14 @@ fn table() -> Vec<(&'static str, ModelProto)> {
         ("child that is its parent", trees(|e| e.yes[0] = 0)),
         ("children in a circle", {
             let leaf = || Box::new(Tree::Leaf(vec![(0, 1.0)]));
-            let branch = |yes, no| Tree::Branch { mode: "BRANCH_LEQ", feature: 0, value: 0.5, missing_yes: false, yes, no };
+            let branch = |yes, no| Tree::Branch {
+                mode: "BRANCH_LEQ",
+                feature: 0,
+                value: 0.5,
+                missing_yes: false,
+                yes,
+                no,
+            };
             let mut e = Ensemble::of(&[branch(Box::new(branch(leaf(), leaf())), leaf())]);
             e.yes[1] = 0;
             e.classifier(1, 3, "NONE", &[])
@@ -93,18 +107,35 @@ fn table() -> Vec<(&'static str, ModelProto)> {
             graph(|g| {
                 g.initializer[0].data_location = Some(DataLocation::External as i32);
                 g.initializer[0].float_data.clear();
-                g.initializer[0].external_data = vec![StringStringEntryProto { key: "location".into(), value: "/etc/passwd".into() }];
+                g.initializer[0].external_data =
+                    vec![StringStringEntryProto { key: "location".into(), value: "/etc/passwd".into() }];
             }),
         ),
         ("constant of 2^40 elements", bomb("ConstantOfShape", vec![ints_tensor("s", &[1 << 20, 1 << 20])])),
         ("range of 2^40", bomb("Range", vec![scalar("a", 0), scalar("b", 1 << 40), scalar("c", 1)])),
         ("range in steps of zero", bomb("Range", vec![scalar("a", 0), scalar("b", 10), scalar("c", 0)])),
-        ("tile by 2^32", bomb("Tile", vec![tensor("t", &[1, 1], &[1.0]), ints_tensor("r", &[1 << 16, 1 << 16])])),
-        ("expand to 2^40", bomb("Expand", vec![tensor("t", &[1], &[1.0]), ints_tensor("r", &[1 << 20, 1 << 20])])),
+        (
+            "tile by 2^32",
+            bomb("Tile", vec![tensor("t", &[1, 1], &[1.0]), ints_tensor("r", &[1 << 16, 1 << 16])]),
+        ),
+        (
+            "expand to 2^40",
+            bomb("Expand", vec![tensor("t", &[1], &[1.0]), ints_tensor("r", &[1 << 20, 1 << 20])]),
+        ),
         ("pad by 2^40", bomb("Pad", vec![tensor("t", &[1], &[1.0]), ints_tensor("p", &[1 << 40, 0])])),
         ("pooling kernel of 2^30", {
-            let pool = node("MaxPool", &["x"], &["y"], vec![ints("kernel_shape", vec![1 << 30, 1]), ints("pads", vec![1 << 20; 4])]);
-            model(vec![pool], vec![], vec![port("x", DataType::Float, &[1, 1, 4, 4])], vec![port("y", DataType::Float, &[1, 1, 1, 1])])
+            let pool = node(
+                "MaxPool",
+                &["x"],
+                &["y"],
+                vec![ints("kernel_shape", vec![1 << 30, 1]), ints("pads", vec![1 << 20; 4])],
+            );
+            model(
+                vec![pool],
+                vec![],
+                vec![port("x", DataType::Float, &[1, 1, 4, 4])],
+                vec![port("y", DataType::Float, &[1, 1, 1, 1])],
+            )
         }),
         ("shapes that do not fit", graph(|g| g.initializer[0] = tensor("w1", &[3, 5], &[0.0; 15]))),
     ]
@@ -123,7 +154,10 @@ fn every_hostile_file_is_refused() {
 fn a_refusal_names_operator_node_and_remedy() {
     let error = Model::load(&bytes(&graph(|g| g.node[1].op_type = "ZipMap".into())), None).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("ai.onnx/ZipMap") && text.contains("Relu_r") && text.contains("zipmap=False"), "{text}");
+    assert!(
+        text.contains("ai.onnx/ZipMap") && text.contains("Relu_r") && text.contains("zipmap=False"),
+        "{text}"
+    );
     assert_eq!(error.reason(), ReasonCode::ModelUnsupported);
 }
 
@@ -192,7 +226,9 @@ fn wrong_golden_answers_and_hostile_files_fail_with_their_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = bytes(&Mlp::new().file(FREE));
     let mut set = golden_of(&file);
-    let reason = |model: &[u8], set: &GoldenSet| run(&child(), "engine-child", &job(folder.path(), model, set)).unwrap_err().reason();
+    let reason = |model: &[u8], set: &GoldenSet| {
+        run(&child(), "engine-child", &job(folder.path(), model, set)).unwrap_err().reason()
+    };
     assert_eq!(reason(&bytes(&trees(|e| e.leaf_ids[0] = 9)), &set), ReasonCode::ModelUnsupported);
     assert_eq!(reason(b"junk", &set), ReasonCode::ModelMalformed);
     set.outputs[0].data.0[..4].copy_from_slice(&0.9_f32.to_le_bytes());
@@ -215,7 +251,8 @@ fn memory_taken_at_run_time_kills_the_child_alone() {
         vec![port("y", DataType::Float, &[2])],
     );
     let x = of_floats("x", &[2], &[60_000.0, 60_000.0]);
-    let set = GoldenSet { format: 1, inputs: vec![x.clone()], outputs: vec![x], tolerance_ppm: 1, labels: vec![] };
+    let set =
+        GoldenSet { format: 1, inputs: vec![x.clone()], outputs: vec![x], tolerance_ppm: 1, labels: vec![] };
     let failure = run(&child(), "engine-child", &job(folder.path(), &bytes(&file), &set)).unwrap_err();
     assert!(matches!(failure, ProveError::Crashed { .. } | ProveError::Failed { .. }), "{failure}");
 }

@@ -78,14 +78,20 @@ fn wrong_inputs_name_the_input() {
 fn labels_of_an_arg_max_come_out_as_int64() {
     let mut file = Mlp::new().file(FREE);
     let graph = file.graph.as_mut().unwrap();
-    graph.node.push(node("ArgMax", &["l"], &["label"], vec![support::int("axis", 1), support::int("keepdims", 0)]));
+    graph.node.push(node(
+        "ArgMax",
+        &["l"],
+        &["label"],
+        vec![support::int("axis", 1), support::int("keepdims", 0)],
+    ));
     graph.output.insert(0, port("label", DataType::Int64, &[FREE]));
     let model = Model::load(&bytes(&file), None).unwrap();
     assert_eq!(model.outputs()[0].datatype, DType::Int64);
     for n in [1, 9] {
         let x = rows(n, 4);
         let out = model.run(&[of_floats("x", &[n as u64, 4], &x)]).unwrap();
-        let labels: Vec<i64> = out[0].data.0.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        let labels: Vec<i64> =
+            out[0].data.0.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
         let scores = floats(&out[1]).unwrap();
         let best: Vec<i64> = scores.chunks(3).map(|row| i64::from(argmax(row).unwrap())).collect();
         assert_eq!(labels, best);
@@ -94,7 +100,8 @@ fn labels_of_an_arg_max_come_out_as_int64() {
 
 #[test]
 fn a_scaler_subtracts_and_multiplies() {
-    let attributes = vec![support::floats("offset", vec![1.0, 2.0]), support::floats("scale", vec![10.0, 0.5])];
+    let attributes =
+        vec![support::floats("offset", vec![1.0, 2.0]), support::floats("scale", vec![10.0, 0.5])];
     let file = model(
         vec![ml("Scaler", &["x"], &["y"], attributes)],
         vec![],
@@ -107,11 +114,30 @@ fn a_scaler_subtracts_and_multiplies() {
 
 #[test]
 fn every_branch_mode_follows_the_specification_at_the_edges() {
-    let edge = [f32::NEG_INFINITY, -1.0, -f32::MIN_POSITIVE, -0.0, 0.0, f32::from_bits(1), 0.5, 1.0, f32::MAX, f32::INFINITY, f32::NAN];
+    let edge = [
+        f32::NEG_INFINITY,
+        -1.0,
+        -f32::MIN_POSITIVE,
+        -0.0,
+        0.0,
+        f32::from_bits(1),
+        0.5,
+        1.0,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NAN,
+    ];
     for mode in ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"] {
         for value in edge.into_iter().filter(|v| !v.is_nan()) {
             for missing_yes in [false, true] {
-                let tree = Tree::Branch { mode, feature: 0, value, missing_yes, yes: Box::new(leaf(&[(0, 1.0)])), no: Box::new(leaf(&[(0, 2.0)])) };
+                let tree = Tree::Branch {
+                    mode,
+                    feature: 0,
+                    value,
+                    missing_yes,
+                    yes: Box::new(leaf(&[(0, 1.0)])),
+                    no: Box::new(leaf(&[(0, 2.0)])),
+                };
                 let file = Ensemble::of(std::slice::from_ref(&tree)).regressor(1, 1, "SUM", &[]);
                 let model = Model::load(&bytes(&file), None).unwrap();
                 let want: Vec<f32> = edge.iter().map(|x| tree.leaf(&[*x])[0].1).collect();
@@ -136,7 +162,11 @@ fn two_class_ensembles_with_one_score_answer_as_onnx_runtime() {
         let model = Model::load(&bytes(&Ensemble::of(&trees).classifier(1, 2, post, base)), None).unwrap();
         let got = model.run_f32(&[-1.0, 1.0], 2).unwrap();
         for (x, y) in got.iter().zip(want) {
-            assert!((x - y).abs() < 1e-6, "class {class} {post} base {base:?} leaves {:?}: {got:?} against {want:?}", [a, b, c, d]);
+            assert!(
+                (x - y).abs() < 1e-6,
+                "class {class} {post} base {base:?} leaves {:?}: {got:?} against {want:?}",
+                [a, b, c, d]
+            );
         }
     }
 }
@@ -220,18 +250,39 @@ fn a_reshape_that_names_the_batch_keeps_its_rows() {
 
 fn random_tree(classes: usize) -> impl Strategy<Value = Tree> {
     let value = prop::num::f32::NORMAL.prop_map(|v| v % 8.0);
-    let leaf = prop::collection::btree_map(0..classes, value.clone(), 0..=classes).prop_map(|m| Tree::Leaf(m.into_iter().collect()));
-    let modes = prop::sample::select(vec!["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]);
+    let leaf = prop::collection::btree_map(0..classes, value.clone(), 0..=classes)
+        .prop_map(|m| Tree::Leaf(m.into_iter().collect()));
+    let modes = prop::sample::select(vec![
+        "BRANCH_LEQ",
+        "BRANCH_LT",
+        "BRANCH_GTE",
+        "BRANCH_GT",
+        "BRANCH_EQ",
+        "BRANCH_NEQ",
+    ]);
     let threshold = prop_oneof![Just(0.0_f32), Just(1.0), value];
     leaf.prop_recursive(6, 64, 2, move |inner| {
-        (modes.clone(), 0..3_usize, threshold.clone(), any::<bool>(), inner.clone(), inner).prop_map(|(mode, feature, value, missing_yes, yes, no)| {
-            Tree::Branch { mode, feature, value, missing_yes, yes: Box::new(yes), no: Box::new(no) }
-        })
+        (modes.clone(), 0..3_usize, threshold.clone(), any::<bool>(), inner.clone(), inner).prop_map(
+            |(mode, feature, value, missing_yes, yes, no)| Tree::Branch {
+                mode,
+                feature,
+                value,
+                missing_yes,
+                yes: Box::new(yes),
+                no: Box::new(no),
+            },
+        )
     })
 }
 
 fn feature() -> impl Strategy<Value = f32> {
-    prop_oneof![Just(0.0_f32), Just(1.0), Just(f32::NAN), Just(f32::INFINITY), prop::num::f32::NORMAL.prop_map(|v| v % 8.0)]
+    prop_oneof![
+        Just(0.0_f32),
+        Just(1.0),
+        Just(f32::NAN),
+        Just(f32::INFINITY),
+        prop::num::f32::NORMAL.prop_map(|v| v % 8.0)
+    ]
 }
 
 proptest! {

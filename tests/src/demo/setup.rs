@@ -61,7 +61,7 @@ fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
          [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 20\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
          [retraining]\nseed = 1\nexclude = [\"held\"]\njudged_ms = 20000\n[retraining.triggers]\ndrift_ppm_min = 300000\ncooldown_ms = 45000\nruns_per_day_max = 8\n{cron}\
-         [retraining.triggers.accuracy]\nlimit_ppm = 850000\nlabels_min = 200\n\n\
+         [retraining.triggers.accuracy]\nppm_min = 850000\nlabels_min = 200\n\n\
          [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 6000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
         labels.join(", "),
         pool.join(", "),

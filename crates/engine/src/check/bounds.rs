@@ -39,12 +39,20 @@ pub(super) fn tensor(tensor: &pb::TensorProto, at: &str) -> Result<(), EngineErr
     if tensor.segment.is_some() {
         return Err(unsupported("a segmented tensor", at, "save tensors whole"));
     }
-    let elements = product(&tensor.dims).ok_or_else(|| malformed(&format!("tensor {at:?} has absurd dimensions")))?;
+    let elements =
+        product(&tensor.dims).ok_or_else(|| malformed(&format!("tensor {at:?} has absurd dimensions")))?;
     if tensor.dims.len() > RANK_MAX || elements > ELEMENTS_MAX {
         return Err(too_large(&format!("the element count of tensor {at:?}"), elements, ELEMENTS_MAX));
     }
-    let kind = DataType::try_from(tensor.data_type).map_err(|_| malformed(&format!("tensor {at:?} has an unknown type")))?;
-    let width = width(kind).ok_or_else(|| unsupported(&format!("the element type {} of a tensor", kind.as_str_name()), at, "use float32; encode categories as numbers"))?;
+    let kind = DataType::try_from(tensor.data_type)
+        .map_err(|_| malformed(&format!("tensor {at:?} has an unknown type")))?;
+    let width = width(kind).ok_or_else(|| {
+        unsupported(
+            &format!("the element type {} of a tensor", kind.as_str_name()),
+            at,
+            "use float32; encode categories as numbers",
+        )
+    })?;
     let held = if tensor.raw_data.is_empty() {
         let typed = [
             tensor.float_data.len(),
@@ -77,7 +85,10 @@ pub(super) fn declared(name: &str, shape: &[i64]) -> Result<(), EngineError> {
 
 /// Refuses operators whose constant arguments ask for absurd amounts of memory or time. What depends on
 /// computed values is left to the limits of the proving process.
-pub(super) fn bombs(graph: &pb::GraphProto, initialisers: &BTreeMap<&str, &pb::TensorProto>) -> Result<(), EngineError> {
+pub(super) fn bombs(
+    graph: &pb::GraphProto,
+    initialisers: &BTreeMap<&str, &pb::TensorProto>,
+) -> Result<(), EngineError> {
     let mut constants: BTreeMap<&str, &pb::TensorProto> = initialisers.clone();
     for node in graph.node.iter().filter(|n| n.op_type == "Constant") {
         let value = node.attribute.iter().find(|a| a.name == "value").and_then(|a| a.t.as_ref());
@@ -94,7 +105,8 @@ pub(super) fn bombs(graph: &pb::GraphProto, initialisers: &BTreeMap<&str, &pb::T
 
 fn arguments(node: &pb::NodeProto, constants: &BTreeMap<&str, &pb::TensorProto>) -> Result<(), EngineError> {
     let at = node_name(node);
-    let constant = |index: usize| node.input.get(index).and_then(|name| constants.get(name.as_str())).copied();
+    let constant =
+        |index: usize| node.input.get(index).and_then(|name| constants.get(name.as_str())).copied();
     let given = |index: usize| constant(index).and_then(numbers).unwrap_or_default();
     match node.op_type.as_str() {
         "ConstantOfShape" => extent(at, given(0).iter().product(), ELEMENTS_MAX),
@@ -105,7 +117,9 @@ fn arguments(node: &pb::NodeProto, constants: &BTreeMap<&str, &pb::TensorProto>)
             extent(at, given(1).iter().product::<f64>() * held as f64, ELEMENTS_MAX)
         }
         "Range" => match (given(0).first(), given(1).first(), given(2).first()) {
-            (Some(start), Some(limit), Some(delta)) => extent(at, ((limit - start) / delta).max(0.0), EXTENT_MAX),
+            (Some(start), Some(limit), Some(delta)) => {
+                extent(at, ((limit - start) / delta).max(0.0), EXTENT_MAX)
+            }
             _ => Ok(()),
         },
         "Pad" | "OneHot" => given(1).iter().try_for_each(|n| extent(at, n.abs(), EXTENT_MAX)),
@@ -136,7 +150,11 @@ fn extent(at: &str, got: f64, max: u64) -> Result<(), EngineError> {
     if got.is_nan() {
         return Err(malformed(&format!("node {at:?} asks for a size that is no number")));
     }
-    if got > max as f64 { Err(too_large(&format!("what node {at:?} asks for"), got as u64, max)) } else { Ok(()) }
+    if got > max as f64 {
+        Err(too_large(&format!("what node {at:?} asks for"), got as u64, max))
+    } else {
+        Ok(())
+    }
 }
 
 /// The product of dimensions; `None` if one is negative or it does not fit.
@@ -145,7 +163,10 @@ fn product(dims: &[i64]) -> Option<u64> {
 }
 
 /// Bytes of one element, if this engine takes the type.
-#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's and grows; what is not named is refused")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is ONNX's and grows; what is not named is refused"
+)]
 fn width(kind: DataType) -> Option<u64> {
     Some(match kind {
         DataType::Bool | DataType::Uint8 | DataType::Int8 => 1,

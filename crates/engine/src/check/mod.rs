@@ -136,7 +136,10 @@ fn order(graph: &pb::GraphProto) -> Result<BTreeSet<&str>, EngineError> {
                 waits[index] += 1;
                 feeds[from].push(index);
             } else if !known.contains(input.as_str()) {
-                return Err(malformed(&format!("node {:?} uses {input:?}, which nothing makes", node_name(node))));
+                return Err(malformed(&format!(
+                    "node {:?} uses {input:?}, which nothing makes",
+                    node_name(node)
+                )));
             }
         }
     }
@@ -165,7 +168,11 @@ fn spec(info: &pb::ValueInfoProto, what: &str) -> Result<TensorSpec, EngineError
         None => return Err(malformed(&format!("the {what} {:?} is no tensor", info.name))),
     };
     let datatype = dtype(tensor.elem_type).ok_or_else(|| {
-        unsupported(&format!("the element type {} of {what} {:?}", tensor.elem_type, info.name), "", "use numbers, float32 at best")
+        unsupported(
+            &format!("the element type {} of {what} {:?}", tensor.elem_type, info.name),
+            "",
+            "use numbers, float32 at best",
+        )
     })?;
     let dims = tensor.shape.as_ref().map(|s| s.dim.as_slice()).unwrap_or_default();
     let shape = dims
@@ -179,7 +186,10 @@ fn spec(info: &pb::ValueInfoProto, what: &str) -> Result<TensorSpec, EngineError
     Ok(TensorSpec { name: info.name.clone(), datatype, shape })
 }
 
-#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's and grows; what is not named is refused")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is ONNX's and grows; what is not named is refused"
+)]
 fn dtype(elem: i32) -> Option<DType> {
     Some(match DataType::try_from(elem).ok()? {
         DataType::Bool => DType::Bool,

@@ -40,7 +40,9 @@ pub fn child_main() -> ExitCode {
         Ok(proof) => Answer::Proved(proof),
         Err((reason, detail)) => Answer::Failed { reason, detail },
     };
-    let printed = serde_json::to_vec(&answer).map_err(io::Error::from).and_then(|text| io::stdout().lock().write_all(&text));
+    let printed = serde_json::to_vec(&answer)
+        .map_err(io::Error::from)
+        .and_then(|text| io::stdout().lock().write_all(&text));
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(4) }
 }
 
@@ -64,10 +66,12 @@ fn prove(job: &Job) -> Result<Proof, Failure> {
     let answers = model.run(&golden.inputs).map_err(replay)?;
     let max_error_ppm = max_error_ppm(&answers, &golden.outputs);
     if golden.outputs.is_empty() || max_error_ppm > golden.tolerance_ppm {
-        let detail = format!("the answers are off by {max_error_ppm} ppm, {} ppm are allowed", golden.tolerance_ppm);
+        let detail =
+            format!("the answers are off by {max_error_ppm} ppm, {} ppm are allowed", golden.tolerance_ppm);
         return Err((ReasonCode::GoldenMismatch, detail));
     }
-    let latency_us_p50 = latency(&model, &golden.inputs, rows, job.repeat.clamp(1, REPEAT_MAX)).map_err(replay)?;
+    let latency_us_p50 =
+        latency(&model, &golden.inputs, rows, job.repeat.clamp(1, REPEAT_MAX)).map_err(replay)?;
     let anchor_score_ppm = match &job.anchor {
         Some(path) => {
             let anchor = set(path)?;

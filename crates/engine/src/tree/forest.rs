@@ -97,15 +97,22 @@ impl Forest {
             return Err(bad("it has no nodes".into()));
         }
         if raw.len() > NODES_MAX {
-            return Err(too_large(&format!("nodes of tree ensemble {at:?}"), raw.len() as u64, NODES_MAX as u64));
+            return Err(too_large(
+                &format!("nodes of tree ensemble {at:?}"),
+                raw.len() as u64,
+                NODES_MAX as u64,
+            ));
         }
         if targets == 0 || targets > TARGETS_MAX {
             return Err(bad(format!("{targets} classes or targets")));
         }
         let mut order: Vec<usize> = (0..raw.len()).collect();
         order.sort_by_key(|&i| (raw[i].tree, raw[i].id));
-        let place = |tree: i64, id: i64| order.binary_search_by_key(&(tree, id), |&i| (raw[i].tree, raw[i].id)).ok();
-        if let Some(pair) = order.windows(2).find(|p| (raw[p[0]].tree, raw[p[0]].id) == (raw[p[1]].tree, raw[p[1]].id)) {
+        let place =
+            |tree: i64, id: i64| order.binary_search_by_key(&(tree, id), |&i| (raw[i].tree, raw[i].id)).ok();
+        if let Some(pair) =
+            order.windows(2).find(|p| (raw[p[0]].tree, raw[p[0]].id) == (raw[p[1]].tree, raw[p[1]].id))
+        {
             return Err(bad(format!("tree {} has node {} twice", raw[pair[0]].tree, raw[pair[0]].id)));
         }
         let mut nodes = Vec::with_capacity(raw.len());
@@ -120,18 +127,20 @@ impl Forest {
                 continue;
             }
             let child = |id: i64| {
-                place(node.tree, id)
-                    .filter(|&p| p != at_place)
-                    .ok_or_else(|| bad(format!("node {} of tree {} has the child {id}, which there is not", node.id, node.tree)))
+                place(node.tree, id).filter(|&p| p != at_place).ok_or_else(|| {
+                    bad(format!(
+                        "node {} of tree {} has the child {id}, which there is not",
+                        node.id, node.tree
+                    ))
+                })
             };
             let (yes, no) = (child(node.yes)?, child(node.no)?);
             for child in [yes, no] {
                 parents[child] = parents[child].saturating_add(1);
             }
-            let feature = u32::try_from(node.feature)
-                .ok()
-                .filter(|&f| f < MISSING_LOW)
-                .ok_or_else(|| bad(format!("node {} of tree {} looks at feature {}", node.id, node.tree, node.feature)))?;
+            let feature = u32::try_from(node.feature).ok().filter(|&f| f < MISSING_LOW).ok_or_else(|| {
+                bad(format!("node {} of tree {} looks at feature {}", node.id, node.tree, node.feature))
+            })?;
             if node.value.is_nan() {
                 return Err(bad(format!("node {} of tree {} compares with no number", node.id, node.tree)));
             }
@@ -145,8 +154,17 @@ impl Forest {
         let roots = roots(raw, &order, &parents).map_err(bad)?;
         reach(&nodes, &roots).map_err(bad)?;
         let (first, values) = values(raw, &order, raw_values, targets, place).map_err(bad)?;
-        let mut forest =
-            Self { nodes, roots, first, values, dense: false, aggregate, missing_low: false, features, targets };
+        let mut forest = Self {
+            nodes,
+            roots,
+            first,
+            values,
+            dense: false,
+            aggregate,
+            missing_low: false,
+            features,
+            targets,
+        };
         forest.normalise(raw, &order);
         forest.dense = forest.is_dense();
         if forest.features > MISSING_LOW as usize || forest.nodes.len() > u32::MAX as usize {
@@ -164,10 +182,20 @@ impl Forest {
             let node = match mode {
                 Mode::Leaf => continue,
                 Mode::Leq => Node { threshold, feature: flag(feature, missing_yes), low: yes, high: no },
-                Mode::Lt => Node { threshold: pred(threshold), feature: flag(feature, missing_yes), low: yes, high: no },
+                Mode::Lt => Node {
+                    threshold: pred(threshold),
+                    feature: flag(feature, missing_yes),
+                    low: yes,
+                    high: no,
+                },
                 // A missing value is not above anything: without the flag it takes `no`, here the low child.
                 Mode::Gt => Node { threshold, feature: flag(feature, !missing_yes), low: no, high: yes },
-                Mode::Gte => Node { threshold: pred(threshold), feature: flag(feature, !missing_yes), low: no, high: yes },
+                Mode::Gte => Node {
+                    threshold: pred(threshold),
+                    feature: flag(feature, !missing_yes),
+                    low: no,
+                    high: yes,
+                },
                 // A missing value is not equal to anything: `==` sends it to `no`, `!=` to `yes`.
                 Mode::Eq | Mode::Neq => {
                     let (same, other) = if mode == Mode::Eq { (yes, no) } else { (no, yes) };
@@ -216,18 +244,30 @@ impl Forest {
     pub(crate) fn eval(&self, rows: &[f32], columns: usize, out: &mut [f32], reached: &mut [bool]) {
         let count = rows.len() / columns.max(1);
         reached.fill(self.dense);
-        if self.missing_low { self.walk::<true>(rows, columns, count, out, reached) } else { self.walk::<false>(rows, columns, count, out, reached) }
+        if self.missing_low {
+            self.walk::<true>(rows, columns, count, out, reached)
+        } else {
+            self.walk::<false>(rows, columns, count, out, reached)
+        }
         if self.aggregate == Aggregate::Average {
             out.iter_mut().for_each(|x| *x /= self.roots.len() as f32);
         }
     }
 
-    fn walk<const MISSING: bool>(&self, rows: &[f32], columns: usize, count: usize, out: &mut [f32], reached: &mut [bool]) {
+    fn walk<const MISSING: bool>(
+        &self,
+        rows: &[f32],
+        columns: usize,
+        count: usize,
+        out: &mut [f32],
+        reached: &mut [bool],
+    ) {
         if count >= LANES {
             // Row blocks outside, trees inside: a block's rows and scores stay in the first-level cache.
             let blocks = count / LANES * LANES;
             for block in (0..blocks).step_by(LANES) {
-                let lanes: [&[f32]; LANES] = std::array::from_fn(|l| &rows[(block + l) * columns..][..columns]);
+                let lanes: [&[f32]; LANES] =
+                    std::array::from_fn(|l| &rows[(block + l) * columns..][..columns]);
                 for &root in &self.roots {
                     let leaves = descend::<MISSING, LANES>(&self.nodes, [root; LANES], lanes);
                     for (l, leaf) in leaves.into_iter().enumerate() {
@@ -303,7 +343,11 @@ impl Forest {
 
 /// Walks every lane down to its leaf. Lanes that have arrived stay where they are until the last one has.
 #[inline]
-fn descend<const MISSING: bool, const N: usize>(nodes: &[Node], mut at: [u32; N], rows: [&[f32]; N]) -> [u32; N] {
+fn descend<const MISSING: bool, const N: usize>(
+    nodes: &[Node],
+    mut at: [u32; N],
+    rows: [&[f32]; N],
+) -> [u32; N] {
     loop {
         let mut moved = 0;
         for (here, row) in at.iter_mut().zip(rows) {
@@ -361,7 +405,11 @@ fn reach(nodes: &[Node], roots: &[u32]) -> Result<(), String> {
             open.extend([node.low, node.high]);
         }
     }
-    if seen == nodes.len() { Ok(()) } else { Err(format!("{} nodes go round in a circle", nodes.len() - seen)) }
+    if seen == nodes.len() {
+        Ok(())
+    } else {
+        Err(format!("{} nodes go round in a circle", nodes.len() - seen))
+    }
 }
 
 /// By node the start of its values, `u32::MAX` where it has none, and the values in node order.
@@ -376,8 +424,9 @@ fn values(
 ) -> Result<Values, String> {
     let mut placed = Vec::with_capacity(raw_values.len());
     for value in raw_values {
-        let at = place(value.tree, value.node)
-            .ok_or_else(|| format!("a leaf value belongs to node {} of tree {}, which there is not", value.node, value.tree))?;
+        let at = place(value.tree, value.node).ok_or_else(|| {
+            format!("a leaf value belongs to node {} of tree {}, which there is not", value.node, value.tree)
+        })?;
         if raw[order[at]].mode != Mode::Leaf {
             return Err(format!("node {} of tree {} branches and has a leaf value", value.node, value.tree));
         }
@@ -386,7 +435,10 @@ fn values(
             .filter(|&t| (t as usize) < targets)
             .ok_or_else(|| format!("a leaf value is for class or target {} of {targets}", value.target))?;
         if !value.value.is_finite() {
-            return Err(format!("node {} of tree {} holds a value that is not finite", value.node, value.tree));
+            return Err(format!(
+                "node {} of tree {} holds a value that is not finite",
+                value.node, value.tree
+            ));
         }
         placed.push((at, target, value.value));
     }

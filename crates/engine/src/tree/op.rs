@@ -95,7 +95,11 @@ impl EvalOp for Trees {
         let &[rows, columns] = input.shape() else {
             bail!("a tree ensemble takes rows of features");
         };
-        ensure!(columns >= self.scores.features(), "rows of {columns} features where {} are looked at", self.scores.features());
+        ensure!(
+            columns >= self.scores.features(),
+            "rows of {columns} features where {} are looked at",
+            self.scores.features()
+        );
         let plain = input.try_as_plain_ram()?;
         let scores = self.scores.eval(plain.as_slice::<f32>()?, columns);
         let mut out = tvec!();
@@ -112,7 +116,11 @@ impl TypedOp for Trees {
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let [rows, columns] = inputs[0].shape.dims() else { bail!("a tree ensemble takes rows of features") };
         if let Ok(columns) = columns.to_usize() {
-            ensure!(columns >= self.scores.features(), "rows of {columns} features where {} are looked at", self.scores.features());
+            ensure!(
+                columns >= self.scores.features(),
+                "rows of {columns} features where {} are looked at",
+                self.scores.features()
+            );
         }
         let scores = f32::fact([rows.clone(), self.scores.width().to_dim()]);
         Ok(if self.labels.is_some() { tvec!(i64::fact([rows.clone()]), scores) } else { tvec!(scores) })

@@ -23,7 +23,11 @@ impl<'a> Attributes<'a> {
 
     fn floats(&self, name: &str) -> Result<&'a [f32], EngineError> {
         if self.find(&format!("{name}_as_tensor")).is_some() {
-            return Err(unsupported(&format!("double-precision {name}_as_tensor"), node_name(self.node), "export with float32 attributes"));
+            return Err(unsupported(
+                &format!("double-precision {name}_as_tensor"),
+                node_name(self.node),
+                "export with float32 attributes",
+            ));
         }
         Ok(self.find(name).map(|a| a.floats.as_slice()).unwrap_or_default())
     }
@@ -37,7 +41,11 @@ impl<'a> Attributes<'a> {
         if list.len() == len {
             return Ok(list);
         }
-        Err(malformed(&format!("{:?}: {name} has {} entries where {len} belong", node_name(self.node), list.len())))
+        Err(malformed(&format!(
+            "{:?}: {name} has {} entries where {len} belong",
+            node_name(self.node),
+            list.len()
+        )))
     }
 }
 
@@ -54,7 +62,12 @@ fn mode(name: &[u8]) -> Option<Mode> {
     })
 }
 
-fn forest(node: &NodeProto, prefix: &str, targets: usize, aggregate: Aggregate) -> Result<Forest, EngineError> {
+fn forest(
+    node: &NodeProto,
+    prefix: &str,
+    targets: usize,
+    aggregate: Aggregate,
+) -> Result<Forest, EngineError> {
     let all = Attributes { node };
     let trees = all.ints("nodes_treeids");
     let n = trees.len();
@@ -66,11 +79,16 @@ fn forest(node: &NodeProto, prefix: &str, targets: usize, aggregate: Aggregate) 
     let modes = all.find("nodes_modes").map(|a| a.strings.as_slice()).unwrap_or_default();
     let modes = all.same("nodes_modes", modes, n)?;
     let missing = all.ints("nodes_missing_value_tracks_true");
-    let missing = if missing.is_empty() { missing } else { all.same("nodes_missing_value_tracks_true", missing, n)? };
+    let missing =
+        if missing.is_empty() { missing } else { all.same("nodes_missing_value_tracks_true", missing, n)? };
     let mut nodes = Vec::with_capacity(n);
     for i in 0..n {
         let mode = mode(&modes[i]).ok_or_else(|| {
-            unsupported(&format!("the branch mode {:?}", String::from_utf8_lossy(&modes[i])), node_name(node), "use the modes of ai.onnx.ml 1 to 3")
+            unsupported(
+                &format!("the branch mode {:?}", String::from_utf8_lossy(&modes[i])),
+                node_name(node),
+                "use the modes of ai.onnx.ml 1 to 3",
+            )
         })?;
         nodes.push(RawNode {
             tree: trees[i],
@@ -101,7 +119,11 @@ fn base_values<'a>(all: &Attributes<'a>, targets: usize) -> Result<&'a [f32], En
     if base.is_empty() || base.len() == targets || (base.len() == 1 && targets == 2) {
         return Ok(base);
     }
-    Err(malformed(&format!("{:?}: base_values has {} entries where {targets} belong", node_name(all.node), base.len())))
+    Err(malformed(&format!(
+        "{:?}: base_values has {} entries where {targets} belong",
+        node_name(all.node),
+        base.len()
+    )))
 }
 
 fn post_transform(all: &Attributes<'_>) -> Result<PostTransform, EngineError> {
@@ -110,7 +132,13 @@ fn post_transform(all: &Attributes<'_>) -> Result<PostTransform, EngineError> {
         "SOFTMAX" => PostTransform::Softmax,
         "LOGISTIC" => PostTransform::Logistic,
         "SOFTMAX_ZERO" => PostTransform::SoftmaxZero,
-        other => return Err(unsupported(&format!("the post transform {other:?}"), node_name(all.node), "use NONE, SOFTMAX or LOGISTIC")),
+        other => {
+            return Err(unsupported(
+                &format!("the post transform {other:?}"),
+                node_name(all.node),
+                "use NONE, SOFTMAX or LOGISTIC",
+            ));
+        }
     })
 }
 
@@ -118,13 +146,22 @@ fn post_transform(all: &Attributes<'_>) -> Result<PostTransform, EngineError> {
 pub(super) fn classifier(node: &NodeProto) -> Result<(Scores, Vec<i64>), EngineError> {
     let all = Attributes { node };
     if all.find("classlabels_strings").is_some_and(|a| !a.strings.is_empty()) {
-        return Err(unsupported("classlabels_strings", node_name(node), "export with integer labels and keep the names in the manifest"));
+        return Err(unsupported(
+            "classlabels_strings",
+            node_name(node),
+            "export with integer labels and keep the names in the manifest",
+        ));
     }
     let labels = all.ints("classlabels_int64s").to_vec();
     let forest = forest(node, "class", labels.len(), Aggregate::Sum)?;
-    let (layout, base) = Layout::of_classifier(&forest, base_values(&all, labels.len())?).ok_or_else(|| {
-        unsupported("two base values where the second of two classes has scores", node_name(node), "export one base value, or none")
-    })?;
+    let (layout, base) =
+        Layout::of_classifier(&forest, base_values(&all, labels.len())?).ok_or_else(|| {
+            unsupported(
+                "two base values where the second of two classes has scores",
+                node_name(node),
+                "export one base value, or none",
+            )
+        })?;
     Ok((Scores { forest, base, post: post_transform(&all)?, layout }, labels))
 }
 
@@ -136,7 +173,13 @@ pub(super) fn regressor(node: &NodeProto) -> Result<Scores, EngineError> {
         "AVERAGE" => Aggregate::Average,
         "MIN" => Aggregate::Min,
         "MAX" => Aggregate::Max,
-        other => return Err(unsupported(&format!("the aggregate function {other:?}"), node_name(node), "use SUM, AVERAGE, MIN or MAX")),
+        other => {
+            return Err(unsupported(
+                &format!("the aggregate function {other:?}"),
+                node_name(node),
+                "use SUM, AVERAGE, MIN or MAX",
+            ));
+        }
     };
     let targets = all.find("n_targets").map_or(1, |a| a.i);
     let targets = usize::try_from(targets).unwrap_or(0);

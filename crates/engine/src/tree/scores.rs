@@ -95,7 +95,10 @@ impl Scores {
         (row[0], row[1]) = match (self.layout, self.post) {
             (_, PostTransform::Logistic) => (logistic(-s), logistic(s)),
             (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
-            (Layout::OneMargin, PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero) => (-s, s),
+            (
+                Layout::OneMargin,
+                PostTransform::None | PostTransform::Softmax | PostTransform::SoftmaxZero,
+            ) => (-s, s),
         };
     }
 }

@@ -6,8 +6,8 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
 };
 
 /// A free dimension without a name, as skl2onnx writes it.
@@ -16,7 +16,10 @@ pub const FREE: i64 = -1;
 pub fn port(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
     let dim = dims
         .iter()
-        .map(|&d| Dimension { denotation: String::new(), value: (d >= 0).then_some(dimension::Value::DimValue(d)) })
+        .map(|&d| Dimension {
+            denotation: String::new(),
+            value: (d >= 0).then_some(dimension::Value::DimValue(d)),
+        })
         .collect();
     let tensor = type_proto::Tensor { elem_type: kind as i32, shape: Some(TensorShapeProto { dim }) };
     let kind = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
@@ -24,7 +27,13 @@ pub fn port(name: &str, kind: DataType, dims: &[i64]) -> ValueInfoProto {
 }
 
 pub fn tensor(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    TensorProto { name: name.into(), dims: dims.to_vec(), data_type: DataType::Float as i32, float_data: values.to_vec(), ..Default::default() }
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: DataType::Float as i32,
+        float_data: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 pub fn ints_tensor(name: &str, values: &[i64]) -> TensorProto {
@@ -39,7 +48,14 @@ pub fn ints_tensor(name: &str, values: &[i64]) -> TensorProto {
 
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
     let own = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-    NodeProto { op_type: op.into(), name: format!("{op}_{}", outputs.join("_")), input: own(inputs), output: own(outputs), attribute, ..Default::default() }
+    NodeProto {
+        op_type: op.into(),
+        name: format!("{op}_{}", outputs.join("_")),
+        input: own(inputs),
+        output: own(outputs),
+        attribute,
+        ..Default::default()
+    }
 }
 
 pub fn ml(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
@@ -67,10 +83,18 @@ pub fn text(name: &str, s: &str) -> AttributeProto {
 }
 
 pub fn texts(name: &str, all: &[&str]) -> AttributeProto {
-    AttributeProto { strings: all.iter().map(|s| s.as_bytes().to_vec()).collect(), ..attribute(name, AttributeType::Strings) }
+    AttributeProto {
+        strings: all.iter().map(|s| s.as_bytes().to_vec()).collect(),
+        ..attribute(name, AttributeType::Strings)
+    }
 }
 
-pub fn model(node: Vec<NodeProto>, initializer: Vec<TensorProto>, input: Vec<ValueInfoProto>, output: Vec<ValueInfoProto>) -> ModelProto {
+pub fn model(
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    input: Vec<ValueInfoProto>,
+    output: Vec<ValueInfoProto>,
+) -> ModelProto {
     let set = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
     ModelProto {
         ir_version: 8,
@@ -98,8 +122,14 @@ impl Mlp {
     pub const OUT: usize = 3;
 
     pub fn new() -> Self {
-        let weights = |n: usize, salt: usize| (0..n).map(|i| ((i * 37 + salt * 11) % 23) as f32 / 11.5 - 1.0).collect();
-        Self { w1: weights(Self::IN * Self::HIDDEN, 1), b1: weights(Self::HIDDEN, 2), w2: weights(Self::HIDDEN * Self::OUT, 3), b2: weights(Self::OUT, 4) }
+        let weights =
+            |n: usize, salt: usize| (0..n).map(|i| ((i * 37 + salt * 11) % 23) as f32 / 11.5 - 1.0).collect();
+        Self {
+            w1: weights(Self::IN * Self::HIDDEN, 1),
+            b1: weights(Self::HIDDEN, 2),
+            w2: weights(Self::HIDDEN * Self::OUT, 3),
+            b2: weights(Self::OUT, 4),
+        }
     }
 
     pub fn file(&self, batch: i64) -> ModelProto {
@@ -111,7 +141,12 @@ impl Mlp {
                 node("Gemm", &["r", "w2", "b2"], &["l"], vec![]),
                 node("Softmax", &["l"], &["scores"], vec![int("axis", 1)]),
             ],
-            vec![tensor("w1", &[i, h], &self.w1), tensor("b1", &[h], &self.b1), tensor("w2", &[h, o], &self.w2), tensor("b2", &[o], &self.b2)],
+            vec![
+                tensor("w1", &[i, h], &self.w1),
+                tensor("b1", &[h], &self.b1),
+                tensor("w2", &[h, o], &self.w2),
+                tensor("b2", &[o], &self.b2),
+            ],
             vec![port("x", DataType::Float, &[batch, i])],
             vec![port("scores", DataType::Float, &[batch, o])],
         )
@@ -119,7 +154,15 @@ impl Mlp {
 
     pub fn answer(&self, x: &[f32]) -> Vec<f32> {
         let layer = |x: &[f32], w: &[f32], b: &[f32]| -> Vec<f64> {
-            (0..b.len()).map(|j| f64::from(b[j]) + x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(w[i * b.len() + j])).sum::<f64>()).collect()
+            (0..b.len())
+                .map(|j| {
+                    f64::from(b[j])
+                        + x.iter()
+                            .enumerate()
+                            .map(|(i, x)| f64::from(*x) * f64::from(w[i * b.len() + j]))
+                            .sum::<f64>()
+                })
+                .collect()
         };
         let hidden: Vec<f32> = layer(x, &self.w1, &self.b1).into_iter().map(|v| v.max(0.0) as f32).collect();
         let logits = layer(&hidden, &self.w2, &self.b2);
@@ -133,7 +176,14 @@ impl Mlp {
 #[derive(Debug, Clone)]
 pub enum Tree {
     Leaf(Vec<(usize, f32)>),
-    Branch { mode: &'static str, feature: usize, value: f32, missing_yes: bool, yes: Box<Tree>, no: Box<Tree> },
+    Branch {
+        mode: &'static str,
+        feature: usize,
+        value: f32,
+        missing_yes: bool,
+        yes: Box<Tree>,
+        no: Box<Tree>,
+    },
 }
 
 impl Tree {
@@ -193,7 +243,9 @@ impl Ensemble {
         self.nodes.push(id);
         let (feature, mode, value, missing) = match tree {
             Tree::Leaf(_) => (0, "LEAF", 0.0, false),
-            Tree::Branch { mode, feature, value, missing_yes, .. } => (*feature as i64, *mode, *value, *missing_yes),
+            Tree::Branch { mode, feature, value, missing_yes, .. } => {
+                (*feature as i64, *mode, *value, *missing_yes)
+            }
         };
         self.features.push(feature);
         self.modes.push(mode);
