@@ -89,15 +89,16 @@ impl Controller {
         }
         let data = self.data.display().to_string();
         let mut process = Process::start("dunlin", ["serve", "--data", &data], &self.log)?;
+        let path = self.data.join("controller.toml");
+        let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
+        let external = config["mqtt"].get("external").is_some();
         let (api, mqtt) = wait_for("the controller to listen", START_LIMIT, async || {
             process.alive()?;
-            Ok(address(&api).zip(address(&mqtt)))
+            Ok(address(&api).zip(if external { Some(self.mqtt) } else { address(&mqtt) }))
         })
         .await?;
         (self.api, self.mqtt, self.process) = (api, mqtt, Some(process));
         // Restarts keep the ports, so that devices find the controller again.
-        let path = self.data.join("controller.toml");
-        let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
         for (section, address) in [("api", self.api), ("mqtt", self.mqtt)] {
             let section = config.get_mut(section).and_then(toml::Value::as_table_mut).context("no such section")?;
             section.insert("listen".into(), address.to_string().into());

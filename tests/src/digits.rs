@@ -78,10 +78,12 @@ impl Pools {
     }
 }
 
-/// How a camera has aged: its bracket sags by one pixel row, and its lens fogs, so that contrast falls and a
-/// haze is added; the sensor's noise shows more.
+/// What a camera makes of a scene. Its mast sways, so the digit stands up to one pixel column off; with the years its
+/// bracket sags by a pixel row, its lens fogs, so that contrast falls and a haze is added, and its noise shows more.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ageing {
+    /// Columns by which the image may be off to either side.
+    pub sway_columns: usize,
     /// Rows by which the image has moved down.
     pub sag_rows: usize,
     /// Factor on every pixel.
@@ -93,22 +95,33 @@ pub struct Ageing {
 }
 
 /// A camera as it was mounted.
-pub const NEW: Ageing = Ageing { sag_rows: 0, contrast: 1.0, haze: 0.0, noise: 0.5 };
+pub const NEW: Ageing = Ageing { sway_columns: 1, sag_rows: 0, contrast: 1.0, haze: 0.0, noise: 0.5 };
 /// The same camera after some winters.
-pub const AGED: Ageing = Ageing { sag_rows: 1, contrast: 0.55, haze: 5.0, noise: 1.0 };
+pub const AGED: Ageing = Ageing { sway_columns: 1, sag_rows: 1, contrast: 0.55, haze: 5.0, noise: 1.0 };
 
 impl Ageing {
     /// The image as this camera sees it, in whole grey levels like the original.
     pub fn see(&self, image: &Image, rng: &mut Rng) -> Image {
         let mut seen = image.clone();
+        // Column `c` shows what stood at `c + sway - off`.
+        let off = rng.below(2 * self.sway_columns + 1);
         for (at, pixel) in seen.pixels.iter_mut().enumerate() {
             let (row, column) = (at / SIDE, at % SIDE);
-            let ink = row.checked_sub(self.sag_rows).map_or(0.0, |row| image.pixels[row * SIDE + column]);
+            let from = row.checked_sub(self.sag_rows).zip((column + self.sway_columns).checked_sub(off));
+            let ink = from.filter(|(_, column)| *column < SIDE).map_or(0.0, |(row, column)| image.pixels[row * SIDE + column]);
             let noise = (rng.uniform() * 2.0 - 1.0) * self.noise;
             *pixel = (ink * self.contrast + self.haze + noise).round().clamp(0.0, 16.0);
         }
         seen
     }
+}
+
+/// Each image `views` times as a camera in this state sees it, in mixed order.
+pub fn views(images: &[Image], camera: Ageing, views: usize, seed: u64) -> Vec<Image> {
+    let mut rng = Rng(seed);
+    let mut seen: Vec<Image> = (0..views).flat_map(|_| images).map(|image| camera.see(image, &mut rng)).collect();
+    rng.shuffle(&mut seen);
+    seen
 }
 
 #[cfg(test)]
@@ -128,7 +141,7 @@ mod tests {
     fn ageing_moves_and_fogs_the_image() {
         let mut image = Image { pixels: [0.0; PIXELS], digit: 1 };
         image.pixels[0] = 16.0;
-        let quiet = Ageing { noise: 0.0, ..AGED };
+        let quiet = Ageing { noise: 0.0, sway_columns: 0, ..AGED };
         let seen = quiet.see(&image, &mut Rng(0));
         assert_eq!(seen.pixels[0], 5.0);
         assert_eq!(seen.pixels[8], (16.0f32 * 0.55 + 5.0).round());

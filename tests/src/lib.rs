@@ -8,5 +8,8 @@ pub mod agent;
 pub mod attacker;
 pub mod controller;
 pub mod digits;
+pub mod operator;
 pub mod process;
+pub mod small;
+pub mod traffic;
 pub mod wide;

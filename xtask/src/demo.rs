@@ -16,7 +16,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     println!("building the controller, the agent and the demonstration");
-    execute(&mut cargo(&["build", "--locked", "-p", "dunlin-agent", "-p", "dunlin-controller", "-p", "dunlin-tests", "--bins"]))?;
+    // The whole workspace, so that tests afterwards find the same dependencies built.
+    execute(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
     execute(
         std::process::Command::new(target_dir().join("debug/dunlin-demo"))
             .current_dir(crate::command::root())

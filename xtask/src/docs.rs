@@ -17,7 +17,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    execute(&mut cargo(&["build", "--locked", "-p", "dunlin-agent", "-p", "dunlin-controller", "--bins"]))?;
+    execute(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
     if options.check {
         return check();
     }

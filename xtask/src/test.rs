@@ -26,10 +26,12 @@ const STAGES: &[Stage] = &[
     ("set-up", || install::debian("mosquitto", "mosquitto")),
     ("tidy", tidy::run),
     ("format", || execute(&mut cargo(&["fmt", "--all", "--check"]))),
+    // Always the whole workspace: another selection of packages has other features, and would rebuild what is built.
     ("build", || execute(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))),
-    ("test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--exclude", "dunlin-tests"]))),
-    // End-to-end tests start whole fleets: one at a time, so that they do not starve one another.
-    ("end-to-end", || execute(&mut cargo(&["test", "--locked", "--package", "dunlin-tests", "--", "--test-threads=1"]))),
+    ("test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--examples"]))),
+    ("doc-test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--doc"]))),
+    // These start whole fleets: one at a time, so that they do not starve one another.
+    ("end-to-end", || execute(&mut cargo(&["test", "--locked", "--workspace", "--test", "*", "--", "--test-threads=1"]))),
     ("clippy", || execute(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))),
     ("docs", || {
         execute(cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;

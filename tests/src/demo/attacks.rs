@@ -4,12 +4,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use dunlin_protocol::{Assignment, DeviceId, RepoFiles};
 use dunlin_tests::attacker::Attacker;
+use dunlin_tests::digits::{AGED, views};
+use dunlin_tests::operator::{TASK, push, train};
 use dunlin_tests::process::wait_for;
 use sqlx::{Row, SqlitePool};
 
 use crate::report::Report;
-use crate::setup::{push, train};
-use crate::world::{TASK, World};
+
+use crate::world::{World};
 
 /// How long a device may take to report.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,11 +59,11 @@ pub(crate) fn steal_director(world: &World, device: &DeviceId) -> Result<()> {
 /// Changes one byte of a freshly approved model in the artifact store, and rolls it out.
 async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool) -> Result<()> {
     let folder = world.out.join("world/tampered-model");
-    let images = world.pools.training.clone();
-    let result = train(world, &folder, &images, &["logistic"], 11).await?;
+    let images = views(&world.pools.training, AGED, 1, 4);
+    let result = train(&world.controller, &folder, &images, &["logistic"], 11).await?;
     let candidate = result["candidates"].as_array().and_then(|all| all.first()).context("a candidate")?;
     let id = candidate["id"].as_str().context("id")?;
-    let release = push(world, &folder, id, "meter-tampered", candidate).await?;
+    let release = push(&world.controller, &folder, id, "meter-tampered", candidate).await?;
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", &release, "--keys", &keys]).await?;
     let digest = candidate["files"]["model.onnx"]["digest"].as_str().context("the model's digest")?;

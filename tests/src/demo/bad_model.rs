@@ -3,13 +3,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dunlin_tests::digits::{AGED, views};
+use dunlin_tests::operator::{TASK, push, train};
 use dunlin_tests::process::wait_for;
 use sqlx::Row;
 
 use crate::ageing::follow;
 use crate::report::Report;
-use crate::setup::{push, train};
-use crate::world::{CLASSES, TASK, World};
+
+use crate::world::{CLASSES, World};
 
 /// How long the gate may take.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -18,15 +20,15 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     report.act("a bad model, properly signed");
     let serving = world.installed().await?;
     // An honest mistake: the labels of half of the classes were swapped before training.
-    let mut images = world.pools.training.clone();
+    let mut images = views(&world.pools.training, AGED, 1, 3);
     for image in &mut images {
         image.digit = (image.digit + 5) % 10;
     }
     let folder = world.out.join("world/bad-model");
-    let result = train(world, &folder, &images, &["logistic"], 7).await?;
+    let result = train(&world.controller, &folder, &images, &["logistic"], 7).await?;
     let candidate = result["candidates"].as_array().and_then(|all| all.first()).context("a candidate")?;
     let id = candidate["id"].as_str().context("id")?;
-    let bad = push(world, &folder, id, "meter-swapped", candidate).await?;
+    let bad = push(&world.controller, &folder, id, "meter-swapped", candidate).await?;
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", &bad, "--keys", &keys]).await?;
     let created = world.controller.json(&["rollout", "create", "--task", TASK, &bad, "--cause", "swapped labels"]).await?;

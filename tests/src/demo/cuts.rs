@@ -2,14 +2,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dunlin_tests::digits::{AGED, NEW, views};
+use dunlin_tests::operator::{TASK, push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::wide::widen;
 use sqlx::Row;
 
 use crate::ageing::follow;
 use crate::report::Report;
-use crate::setup::{push_file, train};
-use crate::world::{TASK, World};
+
+use crate::world::{World};
 use crate::{books, setup};
 
 /// How long a rollout of the size of this fleet may take.
@@ -40,11 +42,8 @@ fn partial_download(world: &World) -> Result<Option<(usize, u64)>> {
 pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     report.act("power cuts");
     let folder = world.out.join("world/next-model");
-    let mut images = world.pools.training.clone();
-    let mut rng = dunlin_tests::digits::Rng(5);
-    let aged: Vec<_> = images.iter().map(|image| dunlin_tests::digits::AGED.see(image, &mut rng)).collect();
-    images.extend(aged);
-    let result = train(world, &folder, &images, &["logistic", "mlp"], 3).await?;
+    let images = [views(&world.pools.training, AGED, 2, 5), views(&world.pools.training, NEW, 1, 6)].concat();
+    let result = train(&world.controller, &folder, &images, &["logistic", "mlp"], 3).await?;
     let mut releases = Vec::new();
     for candidate in result["candidates"].as_array().context("candidates")? {
         let (id, family) = (candidate["id"].as_str().context("id")?, candidate["family"].as_str().context("family")?);
@@ -55,7 +54,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
             file = folder.join("wide.onnx");
             std::fs::write(&file, wide)?;
         }
-        releases.push(push_file(world, &folder, &file, &format!("meter-next-{family}"), candidate).await?);
+        releases.push(push_file(&world.controller, &folder, &file, &format!("meter-next-{family}"), candidate).await?);
     }
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", "--keys", &keys]).await?;

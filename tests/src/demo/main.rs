@@ -9,7 +9,6 @@ mod books;
 mod cuts;
 mod report;
 mod setup;
-mod traffic;
 mod world;
 
 use std::path::PathBuf;

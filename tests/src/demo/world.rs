@@ -10,14 +10,12 @@ use dunlin_tests::agent::Agent;
 use dunlin_tests::controller::Controller;
 use dunlin_tests::digits::{NEW, Pools};
 use dunlin_tests::process::wait_for;
+use dunlin_tests::traffic::{Camera, Scene};
 use sqlx::{Row, SqlitePool};
 use tokio::task::JoinSet;
 
 use crate::report::{Report, Series};
-use crate::traffic::{Camera, Scene};
 
-/// The task of the fleet.
-pub(crate) const TASK: &str = "meter";
 /// Hardware classes; device `i` is of class `i % 3`.
 pub(crate) const CLASSES: [&str; 3] = ["beaglebone-black", "raspberry-pi-zero-2w", "raspberry-pi-4"];
 /// The group that is never retrained: the last two devices of each class.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dunlin_monitor::rate::Rate;
-use dunlin_tests::agent::Application;
-use dunlin_tests::digits::{Ageing, Image, Rng};
+
 use tokio::task::JoinSet;
+
+use crate::agent::Application;
+use crate::digits::{Ageing, Image, Rng};
 
 /// Share of images whose digit is read by a person later.
 const LABELLED_SHARE: f32 = 0.6;
@@ -18,59 +20,60 @@ const LABEL_DELAY_MS: std::ops::Range<usize> = 1000..4000;
 
 /// One device as the application beside it sees it.
 #[derive(Debug)]
-pub(crate) struct Camera {
+pub struct Camera {
     /// Device id.
-    pub(crate) id: String,
+    pub id: String,
     /// Hardware class.
-    pub(crate) class: String,
+    pub class: String,
     /// Whether it is in the group that is never retrained.
-    pub(crate) held: bool,
+    pub held: bool,
     /// Where its agent listens; changes when the agent is restarted.
-    pub(crate) api: Mutex<SocketAddr>,
+    pub api: Mutex<SocketAddr>,
 }
 
 /// The state of the world outside the devices.
 #[derive(Debug)]
-pub(crate) struct Scene {
-    pub(crate) cameras: Vec<Camera>,
-    pub(crate) ageing: Mutex<Ageing>,
-    pub(crate) begin: Instant,
+pub struct Scene {
+    /// The devices.
+    pub cameras: Vec<Camera>,
+    /// What the cameras make of what they see.
+    pub ageing: Mutex<Ageing>,
+    /// When it began.
+    pub begin: Instant,
     tally: Mutex<Vec<Seen>>,
     failures: Mutex<BTreeMap<String, u64>>,
 }
 
 /// One answer, for the plots.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Seconds since the beginning.
-    pub(crate) at: f64,
+    pub at: f64,
     /// Index of the camera.
-    pub(crate) camera: usize,
+    pub camera: usize,
     /// Whether it was right.
-    pub(crate) right: bool,
-    /// Release that answered.
-    pub(crate) version: String,
+    pub right: bool,
 }
 
 impl Scene {
     /// A scene with new cameras.
-    pub(crate) fn new(cameras: Vec<Camera>, ageing: Ageing) -> Arc<Self> {
+    pub fn new(cameras: Vec<Camera>, ageing: Ageing) -> Arc<Self> {
         let (tally, failures) = (Mutex::default(), Mutex::default());
         Arc::new(Self { cameras, ageing: Mutex::new(ageing), begin: Instant::now(), tally, failures })
     }
 
     /// Seconds since the beginning.
-    pub(crate) fn now(&self) -> f64 {
+    pub fn now(&self) -> f64 {
         self.begin.elapsed().as_secs_f64()
     }
 
     /// Every answer so far.
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.tally.lock().expect("no holder panics").clone()
     }
 
     /// Requests that got no answer, by device.
-    pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
+    pub fn failures(&self) -> BTreeMap<String, u64> {
         self.failures.lock().expect("no holder panics").clone()
     }
 
@@ -81,13 +84,13 @@ impl Scene {
 
 impl Camera {
     /// Where its agent listens.
-    pub(crate) fn api(&self) -> SocketAddr {
+    pub fn api(&self) -> SocketAddr {
         *self.api.lock().expect("no holder panics")
     }
 }
 
 /// Streams `images` through every device, `per_second` each, until the set is dropped.
-pub(crate) fn stream(scene: &Arc<Scene>, images: &Arc<Vec<Image>>, task: &str, per_second: f64) -> Result<JoinSet<()>> {
+pub fn stream(scene: &Arc<Scene>, images: &Arc<Vec<Image>>, task: &str, per_second: f64) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     for index in 0..scene.cameras.len() {
         let (scene, images, application) = (Arc::clone(scene), Arc::clone(images), Application::new(task)?);
@@ -112,7 +115,7 @@ async fn feed(scene: Arc<Scene>, index: usize, images: Arc<Vec<Image>>, applicat
             *scene.failures.lock().expect("no holder panics").entry(camera.id.clone()).or_default() += 1;
             continue;
         };
-        let seen = Seen { at: scene.now(), camera: index, right: answer.class == image.digit, version: answer.version };
+        let seen = Seen { at: scene.now(), camera: index, right: answer.class == image.digit };
         scene.tally.lock().expect("no holder panics").push(seen);
         if rng.uniform() < LABELLED_SHARE {
             let delay = LABEL_DELAY_MS.start + rng.below(LABEL_DELAY_MS.len());
@@ -127,7 +130,7 @@ async fn feed(scene: Arc<Scene>, index: usize, images: Arc<Vec<Image>>, applicat
 }
 
 /// Accuracy by hardware class and group on `images`, each class seeing all of them.
-pub(crate) async fn measure(scene: &Arc<Scene>, images: &[Image], task: &str) -> Result<BTreeMap<(String, bool), Rate>> {
+pub async fn measure(scene: &Arc<Scene>, images: &[Image], task: &str) -> Result<BTreeMap<(String, bool), Rate>> {
     let mut strata: BTreeMap<(String, bool), Vec<usize>> = BTreeMap::new();
     for (index, camera) in scene.cameras.iter().enumerate() {
         strata.entry((camera.class.clone(), camera.held)).or_default().push(index);

@@ -1,0 +1,146 @@
+//! What the operator of the digits' task does: rules, training at the desk, pushing, the signed policy.
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dunlin_protocol::{Bytes, DType, GoldenSet, TensorData, cbor};
+use dunlin_trust::sha256;
+use serde_json::{Value, json};
+
+use crate::controller::Controller;
+use crate::digits::{CLASSES as DIGITS, Image, PIXELS};
+
+/// The task: reading a meter.
+pub const TASK: &str = "meter";
+
+/// The rules of the task.
+pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
+    let labels: Vec<String> = (0..DIGITS).map(|digit| format!("\"{digit}\"")).collect();
+    let pool: Vec<String> = pool.iter().map(|release| format!("{release:?}")).collect();
+    let cron = cron.map(|cron| format!("cron = {cron:?}\n")).unwrap_or_default();
+    let mut waves = String::new();
+    for (share, alpha) in [(10_000, 10_000), (50_000, 10_000), (250_000, 10_000), (1_000_000, 20_000)] {
+        write!(
+            waves,
+            "[[rollout.waves]]\nshare_ppm = {share}\nsoak_ms = 6000\nrequests_min = 100\nlabels_min = 100\nalpha_ppm = {alpha}\napproval = false\n"
+        )
+        .expect("writing to a string");
+    }
+    format!(
+        "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
+         [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
+         [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
+         [retraining]\nseed = 1\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 60000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\ndrift_ppm_min = 300000\ncooldown_ms = 15000\nruns_per_day_max = 8\n{cron}\
+         [retraining.triggers.accuracy]\nppm_min = 850000\nlabels_min = 200\n\n\
+         [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 6000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
+        labels.join(", "),
+        pool.join(", "),
+    )
+}
+
+/// Writes images as a dataset: one column per pixel, the digit last.
+pub fn write_csv(path: &Path, images: &[Image]) -> Result<()> {
+    let mut text: String = (0..PIXELS).map(|i| format!("p{i:02},")).collect();
+    text.push_str("digit\n");
+    for image in images {
+        for pixel in image.pixels {
+            write!(text, "{pixel},")?;
+        }
+        writeln!(text, "{}", image.digit)?;
+    }
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Writes a job folder over `images` and runs the trainer on it; returns its result.
+pub async fn train(controller: &Controller, folder: &Path, images: &[Image], families: &[&str], seed: u64) -> Result<Value> {
+    std::fs::create_dir_all(folder)?;
+    write_csv(&folder.join("data.csv"), images)?;
+    let features: Vec<Value> = (0..PIXELS).map(|i| json!({"name": format!("p{i:02}"), "min": 0.0, "max": 16.0})).collect();
+    let labels: Vec<String> = (0..DIGITS).map(|digit| digit.to_string()).collect();
+    let schema = json!({"features": features, "label": "digit", "labels": labels});
+    let job = json!({
+        "format": 1,
+        "task": TASK,
+        "task_type": "classification",
+        "seed": seed,
+        "families": families,
+        "split": {"policy": "stratified", "holdout_percent": 25},
+        "trials": families.len() * 3,
+        "dataset": {"file": "data.csv", "digest": sha256(&std::fs::read(folder.join("data.csv"))?)},
+    });
+    std::fs::write(folder.join("schema.json"), schema.to_string())?;
+    std::fs::write(folder.join("job.json"), job.to_string())?;
+    controller.run(&["train-worker", &folder.display().to_string()]).await?;
+    Ok(serde_json::from_slice(&std::fs::read(folder.join("result.json"))?)?)
+}
+
+/// Pushes a candidate of a job folder; returns the release.
+pub async fn push(controller: &Controller, folder: &Path, id: &str, name: &str, candidate: &Value) -> Result<String> {
+    push_file(controller, folder, &folder.join("candidates").join(id).join("model.onnx"), name, candidate).await
+}
+
+/// Pushes an ONNX file with the data and the scores of a job folder.
+pub async fn push_file(controller: &Controller, folder: &Path, file: &Path, name: &str, candidate: &Value) -> Result<String> {
+    let file = file.display().to_string();
+    let samples = folder.join("data.csv").display().to_string();
+    let labels = (0..DIGITS).map(|digit| digit.to_string()).collect::<Vec<_>>().join(",");
+    let (accuracy, n) = (candidate["accuracy_ppm"].to_string(), candidate["n"].to_string());
+    let pushed = controller
+        .json(&[
+            "model", "push", &file, "--task", TASK, "--name", name, "--samples", &samples, "--skip", "digit", "--labels", &labels,
+            "--accuracy-ppm", &accuracy, "--accuracy-n", &n,
+        ])
+        .await?;
+    Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
+}
+
+/// The offline-signed policy: samples may leave, retrained models may run within bounds.
+pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) -> Result<()> {
+    let rows = anchor;
+    let data: Vec<u8> = rows.iter().flat_map(|image| image.pixels).flat_map(f32::to_le_bytes).collect();
+    let anchor = GoldenSet {
+        format: 1,
+        inputs: vec![TensorData {
+            name: "x".into(),
+            datatype: DType::Fp32,
+            shape: vec![rows.len() as u64, PIXELS as u64],
+            data: Bytes(data),
+        }],
+        outputs: Vec::new(),
+        tolerance_ppm: 0,
+        labels: rows.iter().map(|image| image.digit).collect(),
+    };
+    let file = folder.join("anchor.cbor");
+    std::fs::write(&file, cbor::encode(&anchor))?;
+    let blob = controller.json(&["model", "blob", &file.display().to_string()]).await?;
+    let ops: BTreeSet<&str> = [
+        "ai.onnx/Sub", "ai.onnx/Mul", "ai.onnx/Add", "ai.onnx/Div", "ai.onnx/MatMul", "ai.onnx/Gemm", "ai.onnx/Relu", "ai.onnx/Softmax",
+        "ai.onnx/Sigmoid", "ai.onnx/ReduceSum", "ai.onnx.ml/TreeEnsembleClassifier", "ai.onnx.ml/TreeEnsembleRegressor",
+    ]
+    .into();
+    let policy = json!({
+        "format": 1,
+        "task": TASK,
+        "task_type": "classification",
+        "metric": "accuracy",
+        "baseline_class": 0,
+        "labels": (0..DIGITS).map(|digit| digit.to_string()).collect::<Vec<_>>(),
+        "samples": {"bytes_per_day_max": 200_000_000, "random_ppm_min": 300_000},
+        "retrained": {
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, PIXELS]}],
+            "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, DIGITS]}],
+            "ops": ops,
+            "bundle_bytes_max": 16 << 20,
+            "ram_bytes_max": 64 << 20,
+            "latency_us_max": 50_000,
+            "anchor": {"digest": blob["digest"], "length": blob["length"]},
+            "anchor_score_ppm_min": 600_000,
+        },
+    });
+    let file = folder.join("policy.json");
+    std::fs::write(&file, policy.to_string())?;
+    let keys = controller.keys.join("private").display().to_string();
+    controller.json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys]).await.map(drop)
+}
+

@@ -1,0 +1,131 @@
+//! A small world for end-to-end tests: one controller, a few agents, their applications.
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::Row;
+use tokio::task::JoinSet;
+
+use crate::agent::Agent;
+use crate::controller::Controller;
+use crate::digits::{Image, NEW, Pools, views};
+use crate::operator::{self, TASK, push, train};
+use crate::process::wait_for;
+use crate::traffic::{self, Camera, Scene};
+
+/// Short windows, nothing else.
+pub const CONTROLLER_CONFIG: &str = "[planner]\ntick_ms = 500\n\n[training]\ntick_ms = 500\n";
+/// The same on the devices.
+pub const AGENT_CONFIG: &str =
+    "[telemetry]\nwindow_s = 1\nreport_s = 1\n\n[update]\ncheck_s = 5\nretry_min_s = 1\nretry_max_s = 2\n";
+
+/// Images a second that each camera sees.
+const RATE: f64 = 20.0;
+
+/// A controller and its devices.
+#[derive(Debug)]
+pub struct Small {
+    /// The controller.
+    pub controller: Controller,
+    /// The devices.
+    pub agents: Vec<Agent>,
+    /// Images.
+    pub pools: Pools,
+    /// What the applications see, once they run.
+    pub scene: Option<Arc<Scene>>,
+    traffic: JoinSet<()>,
+}
+
+impl Small {
+    /// A running controller with imported roots, and devices of the given classes that have not enrolled.
+    pub async fn new(folder: &Path, classes: &[&str]) -> Result<Self> {
+        let mut controller = Controller::new(folder);
+        controller.init(CONTROLLER_CONFIG).await?;
+        controller.start().await?;
+        Self::with(folder, classes, controller, AGENT_CONFIG)
+    }
+
+    /// The same around a controller that runs already.
+    pub fn with(folder: &Path, classes: &[&str], controller: Controller, config: &str) -> Result<Self> {
+        // A second test of the same process finds the provider installed.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let agents = classes
+            .iter()
+            .enumerate()
+            .map(|(i, class)| Agent::new(folder, &format!("pole-{i}"), class, config))
+            .collect::<Result<_>>()?;
+        Ok(Self { controller, agents, pools: Pools::new(17), scene: None, traffic: JoinSet::new() })
+    }
+
+    /// Enrols and starts every device.
+    pub async fn enrol(&mut self) -> Result<()> {
+        for agent in &mut self.agents {
+            let claim = self.controller.json(&["device", "claim", "--device", &agent.id]).await?;
+            agent.enrol(claim["token"].as_str().context("a claim token")?).await?;
+            agent.start().await?;
+        }
+        Ok(())
+    }
+
+    /// Trains, pushes and signs one model, puts the policy in force, and makes the task with it as its pool.
+    pub async fn first_model(&self, folder: &Path) -> Result<String> {
+        let images = views(&self.pools.training, NEW, 1, 1);
+        let job = folder.join("first-model");
+        let result = train(&self.controller, &job, &images, &["logistic"], 1).await?;
+        let release = push(&self.controller, &job, "logistic", "meter-first", &result["candidates"][0]).await?;
+        operator::policy(&self.controller, folder, &images[..100]).await?;
+        self.controller.json(&["model", "approve", "--keys", &self.offline_keys()]).await?;
+        let task = folder.join("task.toml");
+        std::fs::write(&task, operator::definition(&[release.clone()].into(), None))?;
+        self.controller.json(&["task", "apply", &task.display().to_string()]).await?;
+        Ok(release)
+    }
+
+    /// Folder of the offline keys.
+    pub fn offline_keys(&self) -> String {
+        self.controller.keys.join("private").display().to_string()
+    }
+
+    /// Applications on every device begin to ask and to label.
+    pub fn ask(&mut self) -> Result<()> {
+        let cameras = self.agents.iter().map(|agent| Camera {
+            id: agent.id.clone(),
+            class: agent.class.clone(),
+            held: false,
+            api: Mutex::new(agent.api),
+        });
+        let scene = Scene::new(cameras.collect(), NEW);
+        self.traffic = traffic::stream(&scene, &Arc::new(self.pools.stream.clone()), TASK, RATE)?;
+        self.scene = Some(scene);
+        Ok(())
+    }
+
+    /// Applications fall silent.
+    pub fn hush(&mut self) {
+        self.traffic.abort_all();
+    }
+
+    /// Waits until every device has committed to `release`.
+    pub async fn committed(&self, release: &str, limit: Duration) -> Result<()> {
+        let database = self.controller.database().await?;
+        let n = i64::try_from(self.agents.len())?;
+        wait_for(&format!("every device to commit to {release}"), limit, async || {
+            let row = sqlx::query("SELECT count(*) FROM installed WHERE phase = 'committed' AND release = ?")
+                .bind(release)
+                .fetch_one(&database)
+                .await?;
+            Ok((row.get::<i64, _>(0) == n).then_some(()))
+        })
+        .await
+    }
+
+    /// Training images with every label five off: a model of them is properly made and always wrong.
+    pub fn mislabelled(&self) -> Vec<Image> {
+        let mut images = views(&self.pools.training, NEW, 1, 9);
+        for image in &mut images {
+            image.digit = (image.digit + 5) % 10;
+        }
+        images
+    }
+}

@@ -1,0 +1,89 @@
+//! From enrolment to the database and back, with real processes, the embedded broker and a real database.
+use std::time::Duration;
+
+use dunlin_tests::agent::Application;
+use dunlin_tests::digits::PIXELS;
+use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::process::wait_for;
+use dunlin_tests::small::Small;
+use sqlx::Row;
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "beaglebone-black"]).await.unwrap();
+    let release = world.first_model(folder.path()).await.unwrap();
+    world.enrol().await.unwrap();
+    world.ask().unwrap();
+    world.committed(&release, LIMIT).await.unwrap();
+
+    let database = world.controller.database().await.unwrap();
+    wait_for("labelled windows of both devices", LIMIT, async || {
+        let row = sqlx::query("SELECT count(DISTINCT device), coalesce(sum(labelled), 0) FROM windows WHERE release = ?").bind(&release).fetch_one(&database).await?;
+        Ok((row.get::<i64, _>(0) == 2 && row.get::<i64, _>(1) > 50).then_some(()))
+    })
+    .await
+    .unwrap();
+
+    // A cut: records that the controller had not acknowledged are sent again, and stored once.
+    world.hush();
+    world.controller.kill().await.unwrap();
+    let application = Application::new(TASK).unwrap();
+    for i in 0..20 {
+        application.infer(world.agents[0].api, &format!("offline-{i}"), &[0.0; PIXELS]).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    world.agents[0].kill().await.unwrap();
+    world.agents[0].start().await.unwrap();
+    let answer = application.infer(world.agents[0].api, "after-restart", &[0.0; PIXELS]).await.unwrap();
+    assert_eq!(format!("{TASK}: {}", answer.version), format!("{TASK}: {release}"), "serving resumes without the controller");
+    world.controller.start().await.unwrap();
+
+    let database = world.controller.database().await.unwrap();
+    wait_for("both boots of the killed device to be acknowledged", LIMIT, async || {
+        let counters = world.agents[0].folder.join("state/spool/counters.json");
+        let books: serde_json::Value = serde_json::from_slice(&std::fs::read(counters)?)?;
+        let boots = books["boots"].as_array().cloned().unwrap_or_default();
+        let windows: i64 = boots.iter().filter_map(|boot| boot["windows"].as_i64()).sum();
+        let row = sqlx::query("SELECT count(*), count(DISTINCT w.boot_no || '-' || w.seq) FROM windows w WHERE w.device = 'pole-0'").fetch_one(&database).await?;
+        let (stored, distinct): (i64, i64) = (row.get(0), row.get(1));
+        assert_eq!(stored, distinct, "a window was stored twice");
+        Ok((boots.len() == 2 && stored == windows).then_some(()))
+    })
+    .await
+    .unwrap();
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
+    }
+    world.controller.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
+    let first = world.first_model(folder.path()).await.unwrap();
+    world.enrol().await.unwrap();
+    world.ask().unwrap();
+    world.committed(&first, LIMIT).await.unwrap();
+
+    let job = folder.path().join("second");
+    let images = world.pools.training.clone();
+    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
+    let second = push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
+    assert_ne!(refused.code, 0, "a release without offline signatures was rolled out: {}", refused.stdout);
+    assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);
+
+    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    let created = world.controller.json(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
+    let rollout = created["plan"]["rollout"].as_str().unwrap().to_owned();
+    world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    world.committed(&second, LIMIT).await.unwrap();
+    world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();
+    world.committed(&first, LIMIT).await.unwrap();
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+}

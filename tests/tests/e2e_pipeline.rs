@@ -1,0 +1,97 @@
+//! An OTA pipeline by shell alone: the script of docs/pipelines.md, for each of its three endings.
+use std::path::Path;
+use std::time::Duration;
+
+use dunlin_tests::digits::{CLASSES, Image, NEW, views};
+use dunlin_tests::operator::{TASK, write_csv};
+use dunlin_tests::operator::train;
+use dunlin_tests::process::program;
+use dunlin_tests::small::Small;
+use tokio::process::Command;
+
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// The script as the page shows it.
+fn script() -> &'static str {
+    let page = include_str!("../../docs/pipelines.md");
+    page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page holds a script")
+}
+
+struct Pipeline<'a> {
+    world: &'a Small,
+    token: String,
+    folder: &'a Path,
+}
+
+impl Pipeline<'_> {
+    /// Runs the script; returns its exit code and what it printed.
+    async fn run(&self, name: &str, images: &[Image], timeout: &str) -> (i32, String) {
+        let job = self.folder.join(name);
+        train(&self.world.controller, &job, images, &["logistic"], 4).await.unwrap();
+        write_csv(&job.join("samples.csv"), images).unwrap();
+        let dunlin = program("dunlin").unwrap();
+        let path = format!("{}:{}", dunlin.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(script())
+            .env("PATH", path)
+            .env("DUNLIN_SERVER", self.world.controller.url())
+            .env("DUNLIN_TOKEN", &self.token)
+            .env("DUNLIN_CA", self.world.controller.ca())
+            .env("MODEL", job.join("candidates/logistic/model.onnx"))
+            .env("SAMPLES", job.join("samples.csv"))
+            .env("TASK", TASK)
+            .env("NAME", name)
+            .env("LABELS", (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join(","))
+            .env("KEYS", self.world.offline_keys())
+            .env("TIMEOUT", timeout)
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, command.output()).await.expect("the script ends").unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code().unwrap(), text)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_by_shell_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "raspberry-pi-4", "raspberry-pi-zero-2w"]).await.unwrap();
+    let first = world.first_model(folder.path()).await.unwrap();
+    world.enrol().await.unwrap();
+    world.ask().unwrap();
+    world.committed(&first, Duration::from_secs(90)).await.unwrap();
+    let made = world.controller.json(&["token", "create", "--name", "ci", "--scope", "releaser"]).await.unwrap();
+    let token = made["token"].as_str().expect("a token").to_owned();
+    let pipeline = Pipeline { world: &world, token, folder: folder.path() };
+
+    // A model that is always wrong is stopped by the canary's gate.
+    let (code, text) = pipeline.run("meter-wrong", &world.mislabelled(), "3m").await;
+    assert_eq!(code, 10, "{text}");
+    assert!(text.contains("stopped"), "{text}");
+
+    // Two seconds are too short for any wave.
+    let better = views(&world.pools.training, NEW, 4, 5);
+    let (code, text) = pipeline.run("meter-hasty", &better, "2s").await;
+    assert_eq!(code, 11, "{text}");
+
+    // A model trained on four times as much, given time, replaces the hasty one's rollout and reaches everybody.
+    let (code, text) = pipeline.run("meter-better", &[better, views(&world.pools.stream, NEW, 2, 6)].concat(), "4m").await;
+    assert_eq!(code, 0, "{text}");
+    world.committed("meter-better@1", Duration::from_secs(60)).await.unwrap();
+
+    // The token may publish and roll out, and no more.
+    let forbidden = Command::new(program("dunlin").unwrap())
+        .args(["token", "create", "--name", "mine", "--scope", "admin"])
+        .env("DUNLIN_SERVER", world.controller.url())
+        .env("DUNLIN_TOKEN", &pipeline.token)
+        .env("DUNLIN_CA", world.controller.ca())
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(forbidden.status.code(), Some(4), "{}", String::from_utf8_lossy(&forbidden.stderr));
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
+    }
+    world.controller.stop().await.unwrap();
+}
