@@ -18,7 +18,11 @@ pub const TASK: &str = "meter";
 pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
     let labels: Vec<String> = (0..DIGITS).map(|digit| format!("\"{digit}\"")).collect();
     let pool: Vec<String> = pool.iter().map(|release| format!("{release:?}")).collect();
-    let cron = cron.map(|cron| format!("cron = {cron:?}\n")).unwrap_or_default();
+    // With a schedule nothing else retrains; without one, drift does.
+    let triggers = match cron {
+        Some(cron) => format!("cron = {cron:?}\ncooldown_ms = 10000\n"),
+        None => "drift_ppm_min = 300000\ncooldown_ms = 600000\n".to_owned(),
+    };
     let mut waves = String::new();
     for (share, alpha) in [(10_000, 10_000), (50_000, 10_000), (250_000, 10_000), (1_000_000, 20_000)] {
         write!(
@@ -31,9 +35,8 @@ pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
         "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
          [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
-         [retraining]\nseed = 1\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 60000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\ndrift_ppm_min = 300000\ncooldown_ms = 15000\nruns_per_day_max = 8\n{cron}\
-         [retraining.triggers.accuracy]\nppm_min = 850000\nlabels_min = 200\n\n\
-         [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 6000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
+         [retraining]\nseed = 1\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
+         [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 15000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
         labels.join(", "),
         pool.join(", "),
     )
