@@ -35,7 +35,7 @@ pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
         "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
          [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
-         [retraining]\nseed = 1\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
+         [retraining]\nseed = 1\ntrials = 6\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
          [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 15000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
         labels.join(", "),
         pool.join(", "),

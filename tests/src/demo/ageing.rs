@@ -107,13 +107,15 @@ async fn drift_seen(database: &sqlx::SqlitePool, since_ms: u64) -> Result<Option
     Ok(row.map(|row| format!("{} of {}: {}", row.get::<String, _>(0), row.get::<String, _>(1), row.get::<String, _>(2))))
 }
 
-/// What the gate's record says, shortened.
+/// What the gate's record says of the best candidate.
 fn gate_numbers(facts: &str) -> String {
     let facts: Value = serde_json::from_str(facts).unwrap_or_default();
-    ["verdict", "compare", "comparison", "gate"]
-        .iter()
-        .find_map(|key| facts.get(key))
-        .map_or_else(|| "see `dunlin run show`".to_owned(), |value| value.to_string().chars().take(300).collect())
+    let best = facts["matches"].as_array().and_then(|all| all.first()).cloned().unwrap_or_default();
+    let (compared, gain) = (&best["verdict"]["compared"], best["verdict"]["gain_ppm"].as_f64().unwrap_or(0.0) / 1e4);
+    format!(
+        "{} against {} on held-out rows: only the new one right {}, only the old one {}, both {}, neither {}; gain {gain:.1} points, p = {}",
+        best["candidate"], best["incumbent"], compared["only_new"], compared["only_old"], compared["both_right"], compared["both_wrong"], best["verdict"]["p_value"]
+    )
 }
 
 /// Follows a rollout to its end, telling each change.
@@ -136,9 +138,8 @@ pub(crate) async fn follow(world: &mut World, report: &mut Report, rollout: &str
 /// Devices open after each wave.
 async fn plan_waves(world: &World, rollout: &str) -> Result<Vec<usize>> {
     let file = world.controller.json(&["rollout", "status", rollout]).await?;
-    let admitted = file["plan"]["admitted"].as_object().or_else(|| file["plan"]["devices"].as_object());
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-    for previous in admitted.context("the plan names its devices")?.values() {
+    for previous in file["plan"]["members"].as_object().context("the plan names its devices")?.values() {
         *counts.entry(previous["wave"].as_u64().context("a wave")?).or_default() += 1;
     }
     let mut open = 0;

@@ -74,7 +74,7 @@ async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool)
     std::fs::write(&blob, bytes)?;
     report.say(&format!("in the artifact store: one bit of {release} is flipped after it was signed"));
     let created = world.controller.json(&["rollout", "create", "--task", TASK, &release, "--cause", "tampered"]).await?;
-    let rollout = created["plan"]["rollout"].as_str().or_else(|| created["plan"]["id"].as_str()).context("a rollout id")?.to_owned();
+    let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?.to_owned();
     let seen = wait_for("a device to refuse the tampered model", LIMIT, async || {
         let row = sqlx::query("SELECT device, phase, reason FROM outcomes WHERE release = ? AND reason = 'digest_mismatch' LIMIT 1")
             .bind(&release)

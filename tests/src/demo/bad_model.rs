@@ -32,7 +32,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", &bad, "--keys", &keys]).await?;
     let created = world.controller.json(&["rollout", "create", "--task", TASK, &bad, "--cause", "swapped labels"]).await?;
-    let rollout = created["plan"]["rollout"].as_str().or_else(|| created["plan"]["id"].as_str()).with_context(|| format!("rollout create said {created}"))?.to_owned();
+    let rollout = created["plan"]["rollout"].as_str().with_context(|| format!("rollout create said {created}"))?.to_owned();
     world.mark("bad model");
     report.say(&format!("{bad} is approved and rollout {rollout} begins"));
     let state = follow(world, report, &rollout, LIMIT).await?;

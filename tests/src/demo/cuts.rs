@@ -61,7 +61,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let mut args = vec!["rollout", "create", "--task", TASK, "--cause", "trained at the desk on aged images"];
     args.extend(releases.iter().map(String::as_str));
     let created = world.controller.json(&args).await?;
-    let rollout = created["plan"]["rollout"].as_str().or_else(|| created["plan"]["id"].as_str()).context("a rollout id")?.to_owned();
+    let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?.to_owned();
     world.mark("power cuts");
 
     let database = world.database().await?;

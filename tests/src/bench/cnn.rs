@@ -1,0 +1,121 @@
+//! A convolutional network of about 14 MB with weights from a generator: what it answers means nothing, what it
+//! costs is what a network of this size costs.
+use dunlin_engine::onnx_pb::attribute_proto::AttributeType;
+use dunlin_engine::onnx_pb::tensor_proto::DataType;
+use dunlin_engine::onnx_pb::tensor_shape_proto::Dimension;
+use dunlin_engine::onnx_pb::tensor_shape_proto::dimension::Value as Dim;
+use dunlin_engine::onnx_pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    type_proto,
+};
+use dunlin_tests::digits::Rng;
+use prost::Message;
+
+/// Side of the square image.
+pub(crate) const SIDE: usize = 64;
+/// Its colours.
+pub(crate) const CHANNELS: usize = 3;
+/// Classes.
+pub(crate) const CLASSES: usize = 10;
+/// Filters of each convolution, every one of which halves the image.
+const FILTERS: [usize; 5] = [32, 64, 128, 256, 512];
+/// Width of the layer before the scores; it brings the file to 14 MB.
+const HIDDEN: usize = 3700;
+
+struct Graph {
+    graph: GraphProto,
+    rng: Rng,
+}
+
+impl Graph {
+    /// Uniform weights whose sums keep their size from layer to layer (He et al. 2015).
+    fn weights(&mut self, name: &str, dims: &[usize], fan_in: usize) -> String {
+        let limit = (6.0 / fan_in as f32).sqrt();
+        let n: usize = dims.iter().product();
+        let raw_data = (0..n).flat_map(|_| ((self.rng.uniform() * 2.0 - 1.0) * limit).to_le_bytes()).collect();
+        let dims = dims.iter().map(|&dim| dim as i64).collect();
+        let data_type = DataType::Float as i32;
+        self.graph.initializer.push(TensorProto { name: name.into(), dims, data_type, raw_data, ..Default::default() });
+        name.into()
+    }
+
+    fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> String {
+        self.graph.node.push(NodeProto {
+            name: format!("{}_{}", op.to_lowercase(), self.graph.node.len()),
+            op_type: op.into(),
+            input: inputs.iter().map(|&name| name.into()).collect(),
+            output: vec![output.into()],
+            attribute,
+            ..Default::default()
+        });
+        output.into()
+    }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), r#type: AttributeType::Ints as i32, ints: ints.to_vec(), ..Default::default() }
+}
+
+fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
+    let free = Dim::DimParam("N".into());
+    let dims = std::iter::once(free).chain(shape.iter().map(|&dim| Dim::DimValue(dim as i64)));
+    let dim = dims.map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
+    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    let r#type = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
+    ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
+}
+
+fn file(graph: GraphProto) -> Vec<u8> {
+    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+    ModelProto { ir_version: 8, opset_import, producer_name: "dunlin-bench".into(), graph: Some(graph), ..Default::default() }.encode_to_vec()
+}
+
+/// The network: `x` `[N, 3, 64, 64]` to `scores` `[N, 10]`.
+pub(crate) fn network() -> Vec<u8> {
+    let mut graph = Graph { graph: GraphProto { name: "cnn".into(), ..Default::default() }, rng: Rng(1) };
+    let (mut at, mut channels) = (String::from("x"), CHANNELS);
+    for (i, filters) in FILTERS.into_iter().enumerate() {
+        let fan_in = channels * 9;
+        let weights = graph.weights(&format!("conv_{i}_weights"), &[filters, channels, 3, 3], fan_in);
+        let bias = graph.weights(&format!("conv_{i}_bias"), &[filters], fan_in);
+        let shape = vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])];
+        let conv = graph.node("Conv", &[&at, &weights, &bias], &format!("conv_{i}"), shape);
+        at = graph.node("Relu", &[&conv], &format!("relu_{i}"), vec![]);
+        channels = filters;
+    }
+    let pooled = graph.node("GlobalAveragePool", &[&at], "pooled", vec![]);
+    let mut at = graph.node("Flatten", &[&pooled], "flat", vec![]);
+    for (i, (from, to)) in [(channels, HIDDEN), (HIDDEN, CLASSES)].into_iter().enumerate() {
+        let weights = graph.weights(&format!("gemm_{i}_weights"), &[from, to], from);
+        let bias = graph.weights(&format!("gemm_{i}_bias"), &[to], from);
+        let gemm = graph.node("Gemm", &[&at, &weights, &bias], &format!("gemm_{i}"), vec![]);
+        at = if i == 0 { graph.node("Relu", &[&gemm], "hidden", vec![]) } else { gemm };
+    }
+    graph.node("Softmax", &[&at], "scores", vec![]);
+    graph.graph.input = vec![port("x", &[CHANNELS, SIDE, SIDE])];
+    graph.graph.output = vec![port("scores", &[CLASSES])];
+    file(graph.graph)
+}
+
+/// A graph that does nothing to rows of `width`: what a call costs before any work.
+pub(crate) fn nothing(width: usize) -> Vec<u8> {
+    let mut graph = Graph { graph: GraphProto { name: "nothing".into(), ..Default::default() }, rng: Rng(1) };
+    graph.node("Identity", &["x"], "scores", vec![]);
+    graph.graph.input = vec![port("x", &[width])];
+    graph.graph.output = vec![port("scores", &[width])];
+    file(graph.graph)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_has_its_size_and_runs() {
+        let onnx = network();
+        assert!((13.5e6..14.5e6).contains(&(onnx.len() as f64)), "{} bytes", onnx.len());
+        let model = dunlin_engine::Model::load(&onnx, None).unwrap();
+        let scores = model.run_f32(&vec![0.5; CHANNELS * SIDE * SIDE], 1).unwrap();
+        assert!(scores.len() == CLASSES && (scores.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+    }
+}

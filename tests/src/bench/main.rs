@@ -1,0 +1,89 @@
+//! The bench: sizes, memory, speeds and bytes of the released programs, each beside the bar it is held against.
+//!
+//! It measures and never judges by its exit code: a missed bar is printed as missed. Only a number that could not be
+//! taken is a failure.
+#![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
+
+mod client;
+mod cnn;
+mod digits_model;
+mod inference;
+mod ingest;
+mod machine;
+mod memory;
+mod proc;
+mod relay;
+mod report;
+mod size;
+mod timing;
+mod trees;
+mod wire;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use report::{Report, Section};
+
+/// Measures the released programs.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The agent of the dist profile; the controller lies beside this program
+    #[arg(long)]
+    agent: PathBuf,
+    /// A Python with onnxruntime and numpy
+    #[arg(long)]
+    python: PathBuf,
+    /// Where to write the numbers
+    #[arg(long, default_value = "out/bench.json")]
+    out: PathBuf,
+    /// What was built
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// Measure only these: size, memory, inference, trees, ingest, bytes
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
+    let machine = machine::Machine::read(&options.commit)?;
+    machine.print();
+    let mut report = Report { machine, sections: Vec::new() };
+    // On the disk that the numbers will be read on, not in a memory-backed /tmp.
+    let parent = options.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent)?;
+    let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(parent)?;
+    let folder = scratch.path().canonicalize()?;
+
+    type Measure<'a> = Box<dyn Fn(&mut Section) -> Result<()> + 'a>;
+    let subjects: [(&'static str, Measure<'_>); 6] = [
+        ("size", Box::new(|section| size::measure(section, &options.agent))),
+        ("memory", Box::new(|section| memory::measure(section, &folder.join("memory"), &options.agent))),
+        ("inference", Box::new(inference::measure)),
+        ("trees", Box::new(|section| trees::measure(section, &folder.join("trees"), &options.python))),
+        ("ingest", Box::new(|section| ingest::measure(section, &folder.join("ingest")))),
+        ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes"), &options.agent))),
+    ];
+    for name in &options.only {
+        anyhow::ensure!(subjects.iter().any(|(subject, _)| subject == name), "there is nothing called {name:?} to measure");
+    }
+    for (name, measure) in subjects {
+        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+            continue;
+        }
+        std::fs::create_dir_all(folder.join(name))?;
+        let mut section = Section::new(name);
+        let outcome = measure(&mut section);
+        section.end(outcome);
+        section.print();
+        report.sections.push(section);
+    }
+    report.write(&options.out)?;
+    println!("\n{}; all numbers are in {}", report.summary(), options.out.display());
+    Ok(if report.sections.iter().any(Section::failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,17 @@
+//! Size of the released agent.
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::report::{Bar, Section};
+
+/// Megabytes, as disks count them.
+const MB: f64 = 1e6;
+/// Most bytes of the stripped agent on x86-64.
+const AGENT_MB_MAX: f64 = 16.0;
+
+pub(crate) fn measure(section: &mut Section, agent: &Path) -> Result<()> {
+    let bytes = std::fs::metadata(agent).with_context(|| format!("looking at {}", agent.display()))?.len();
+    section.hold("agent, profile dist, built alone, stripped", bytes as f64 / MB, "MB", Bar::AtMost(AGENT_MB_MAX));
+    Ok(())
+}
