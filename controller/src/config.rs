@@ -2,6 +2,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use dunlin_monitor::vote::WINDOWS_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::EvidenceConfig;
@@ -197,6 +198,13 @@ impl Config {
         if self.training.workers_max == 0 {
             return value("training.workers_max", "must be above zero");
         }
+        if self.evidence.window_ms < 1000 {
+            return value("evidence.window_ms", "must be at least 1000");
+        }
+        let votes_of = self.evidence.votes_of;
+        if !(1..=WINDOWS_MAX).contains(&votes_of) || !(1..=votes_of).contains(&self.evidence.votes) {
+            return value("evidence.votes", "must lie between 1 and votes_of, and that be at most 64");
+        }
         Ok(())
     }
 }
@@ -220,6 +228,9 @@ mod tests {
             ("[api]\npublic_url = \"http://x\"", "api.public_url"),
             ("[ingest]\nbatch_max = 0", "ingest.batch_max"),
             ("[planner]\ntick_ms = 0", "tick_ms"),
+            ("[evidence]\nwindow_ms = 10", "evidence.window_ms"),
+            ("[evidence]\nvotes = 6", "evidence.votes"),
+            ("[evidence]\nvotes_of = 65", "evidence.votes"),
         ] {
             let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err();
             assert!(error.to_string().contains(field), "{error}");

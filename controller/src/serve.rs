@@ -18,6 +18,7 @@ use crate::broker::{Broker, BrokerError, Running, public_host};
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::downlink::Downlink;
+use crate::evidence::Ledgers;
 use crate::identity::{self, CONTROLLER, Endpoints, Identity, IdentityError};
 use crate::ingest::{self, Ingest};
 use crate::init::DATABASE;
@@ -204,6 +205,7 @@ impl Controller {
             repos: Arc::clone(&repos),
             registry,
             config,
+            ledgers: Ledgers::default(),
             identity: Arc::clone(&identity),
             metrics,
             wake,

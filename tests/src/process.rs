@@ -8,8 +8,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 
+/// Environment variable with the path of an agent to run instead of the one built beside: benches measure the released
+/// one. It does not begin as the agent's own settings do, which would be read as one of them.
+pub const AGENT_PROGRAM: &str = "AGENT_PROGRAM";
+
 /// The program `name`, which lies beside (or one folder above) the running test.
 pub fn program(name: &str) -> Result<PathBuf> {
+    if let Some(agent) = std::env::var_os(AGENT_PROGRAM).filter(|_| name == "dunlin-agent") {
+        return Ok(agent.into());
+    }
     let here = std::env::current_exe()?;
     here.ancestors()
         .skip(1)

@@ -1,10 +1,43 @@
-//! `cargo xtask bench`.
+//! `cargo xtask bench`: builds the released programs, then hands over to the bench in the tests package.
+use std::process::Command;
+
 use anyhow::Result;
 use clap::Args;
 
-#[derive(Args)]
-pub(crate) struct Options {}
+use crate::command::{cargo, output, root, run as execute, target_dir};
+use crate::install;
 
-pub(crate) fn run(_options: &Options) -> Result<()> {
-    anyhow::bail!("not built yet")
+/// What tree ensembles are compared with, and what it needs; exact, so that numbers of two days compare.
+const PYTHON: &[&str] = &["onnxruntime==1.31.1", "numpy==2.4.6"];
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measure only this: size, memory, inference, trees, ingest or bytes; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+    /// Where to write the numbers
+    #[arg(long, default_value = "out/bench.json")]
+    out: std::path::PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    println!("building the agent alone, as it is released: with others it would get features that only they need");
+    execute(&mut cargo(&["build", "--locked", "--profile", "dist", "-p", "dunlin-agent"]))?;
+    println!("building controller and bench");
+    let programs = ["-p", "dunlin-controller", "-p", "dunlin-tests", "--bin", "dunlin", "--bin", "dunlin-bench"];
+    execute(cargo(&["build", "--locked", "--release"]).args(programs))?;
+    let python = install::python("bench", PYTHON)?;
+    let mut bench = Command::new(target_dir().join("release/dunlin-bench"));
+    bench.current_dir(root()).env("AGENT_PROGRAM", target_dir().join("dist/dunlin-agent"));
+    bench.arg("--python").arg(python).arg("--out").arg(&options.out).arg("--commit").arg(commit());
+    bench.args(options.only.iter().flat_map(|only| ["--only", only]));
+    execute(&mut bench)
+}
+
+/// The commit that is built, and whether the tree differs from it.
+fn commit() -> String {
+    let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
+    let Ok(id) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
+    let changed = git(&["status", "--porcelain"]).is_ok_and(|list| !list.trim().is_empty());
+    format!("{}{}", id.trim(), if changed { " with changes" } else { "" })
 }

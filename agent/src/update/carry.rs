@@ -62,7 +62,15 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    pub(super) fn new(store: Store, journal: Twin, record: Twin, recorded: Vec<u8>, fetcher: Fetcher, serving: Arc<Serving>, exe: PathBuf) -> Self {
+    pub(super) fn new(
+        store: Store,
+        journal: Twin,
+        record: Twin,
+        recorded: Vec<u8>,
+        fetcher: Fetcher,
+        serving: Arc<Serving>,
+        exe: PathBuf,
+    ) -> Self {
         Self {
             store,
             journal,
@@ -128,7 +136,9 @@ impl Hands {
                     self.serving.set_policy(&policy);
                     Told::Nothing
                 }
-                Err(detail) => Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}")),
+                Err(detail) => {
+                    Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}"))
+                }
             },
             Command::CheckSpace { task, blobs } => {
                 let (enough, detail) = match self.store.room(&blobs) {
@@ -184,7 +194,9 @@ impl Hands {
                     {
                         tracing::warn!(%task, detail, "the predecessor of a release on probation can not be loaded");
                     }
-                    self.serve(&task, &line, trial).await.map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
+                    self.serve(&task, &line, trial)
+                        .await
+                        .map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
                 }
             },
             Command::SwitchTo { task, line, previous, trial } => {
@@ -194,7 +206,10 @@ impl Hands {
                 };
                 let mut record = updater.record();
                 let policy = record.tasks.get(&task).and_then(|slot| slot.policy);
-                record.tasks.insert(task.clone(), Slot { policy, serving: Designation::Line(line.clone()), previous });
+                record.tasks.insert(
+                    task.clone(),
+                    Slot { policy, serving: Designation::Line(line.clone()), previous },
+                );
                 self.write_record(&record).await;
                 self.switch(&task, &line, residents, trial);
                 Told::Event(Event::Switched { task })
@@ -263,7 +278,9 @@ impl Hands {
                 let _turn = fetches.acquire_owned().await.ok()?;
                 let blob = item.blob();
                 let fetched = match &item {
-                    Item::Policy(file) | Item::Manifest(file) => fetcher.target(&store, &file.name, &blob).await,
+                    Item::Policy(file) | Item::Manifest(file) => {
+                        fetcher.target(&store, &file.name, &blob).await
+                    }
                     Item::Blob(blob) => fetcher.blob(&store, blob).await,
                 };
                 Some(match fetched {
@@ -288,7 +305,10 @@ impl Hands {
         if live.line == Some(digests(&line)) {
             return Told::Nothing;
         }
-        if live.previous == Some(line.champion.manifest.digest) && line.fallback.is_none() && self.serving.rollback(&task) {
+        if live.previous == Some(line.champion.manifest.digest)
+            && line.fallback.is_none()
+            && self.serving.rollback(&task)
+        {
             *live = Live { line: Some(digests(&line)), previous: None };
             return Told::Nothing;
         }
@@ -296,7 +316,9 @@ impl Hands {
         if live.previous == Some(line.champion.manifest.digest) && self.serving.rollback(&task) {
             live.previous = None;
         }
-        self.serve(&task, &line, false).await.map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
+        self.serve(&task, &line, false)
+            .await
+            .map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
     }
 
     /// The policy of a task, from the generation record.
@@ -305,7 +327,9 @@ impl Hands {
         let policy = record.and_then(|record| record.tasks.get(task).and_then(|slot| slot.policy));
         match policy.map(|blob| load::policy(&self.store, &blob)) {
             Some(Ok(policy)) => self.serving.set_policy(&policy),
-            Some(Err(detail)) => return Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}")),
+            Some(Err(detail)) => {
+                return Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}"));
+            }
             None => {}
         }
         Told::Nothing
@@ -317,7 +341,13 @@ impl Hands {
         Ok(())
     }
 
-    fn switch(&mut self, task: &TaskId, line: &Line, (champion, fallback): (Resident, Option<Resident>), trial: bool) {
+    fn switch(
+        &mut self,
+        task: &TaskId,
+        line: &Line,
+        (champion, fallback): (Resident, Option<Resident>),
+        trial: bool,
+    ) {
         let live = self.live.entry(task.clone()).or_default();
         let before = live.line.map(|(champion, _)| champion);
         *live = Live { line: Some(digests(line)), previous: before.filter(|_| trial) };
@@ -395,6 +425,9 @@ impl Item {
 /// Resident memory of this process, bytes (`VmRSS` of proc(5)).
 fn resident_bytes() -> io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }

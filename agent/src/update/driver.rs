@@ -3,7 +3,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dunlin_protocol::{Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_protocol::{
+    Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
+};
 use dunlin_update::{Event, Journal, Record, Setup, Stop, Updater};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -29,6 +31,10 @@ const END: Duration = Duration::from_secs(5);
 
 /// What the driver is told to do.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "some sixty wait at most, and an order is moved twice in its life"
+)]
 pub enum Order {
     /// Ask the controller for new metadata.
     Check,
@@ -170,7 +176,8 @@ impl UpdateDriver {
     ) -> Result<Self, UpdateError> {
         let seed = seed(trusted.device().as_str());
         let trusted = Arc::new(Mutex::new(trusted));
-        let (driver, stopped) = Driver::restore(config, seed, trusted.clone(), fetcher, serving, orders, notices)?;
+        let (driver, stopped) =
+            Driver::restore(config, seed, trusted.clone(), fetcher, serving, orders, notices)?;
         let mut driver = driver;
         driver.tell(Event::ProcessStarted(stopped)).await;
         driver.announce();
@@ -204,7 +211,9 @@ impl UpdateDriver {
 
 /// Differs between devices (FNV-1a).
 fn seed(device: &str) -> u64 {
-    device.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    device
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 /// The task itself: one event after the other, and all orders of one before the next.
@@ -253,14 +262,18 @@ impl Driver {
         let mut pending = VecDeque::new();
         for (found, what) in [(&journal, "update journal"), (&record, "generation record")] {
             if found.damaged {
-                pending.push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, format!("one copy of the {what} is damaged"))));
+                pending.push_back(Notice::Indicator(indicator(
+                    ReasonCode::StateRecovered,
+                    format!("one copy of the {what} is damaged"),
+                )));
             }
         }
         let taken = match journal.body.map(|bytes| Journal::decode(&bytes)) {
             Some(Ok(journal)) => journal,
             other => {
                 if let Some(Err(error)) = other {
-                    pending.push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, chain(&error))));
+                    pending
+                        .push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, chain(&error))));
                 }
                 let record = record.body.as_deref().and_then(|bytes| Record::decode(bytes).ok());
                 record.map_or_else(Journal::default, Journal::adopt)
@@ -268,7 +281,15 @@ impl Driver {
         };
         let now = clock::now();
         let updater = Updater::restore(taken, Setup { budgets: config.profile.budgets, seed }, now);
-        let hands = Hands::new(store, journal_file, record_file, record.body.unwrap_or_default(), fetcher.clone(), serving, config.exe.clone());
+        let hands = Hands::new(
+            store,
+            journal_file,
+            record_file,
+            record.body.unwrap_or_default(),
+            fetcher.clone(),
+            serving,
+            config.exe.clone(),
+        );
         let check_at = Instant::now();
         let driver = Self {
             updater,
@@ -400,7 +421,13 @@ impl Driver {
                 if self.inhibit() {
                     if generation > self.updater.generation() {
                         let detail = "an inhibit file holds updates back".to_owned();
-                        self.refuse(generation, approved.assignment.correlation.clone(), Phase::Deferred, ReasonCode::Inhibited, detail);
+                        self.refuse(
+                            generation,
+                            approved.assignment.correlation.clone(),
+                            Phase::Deferred,
+                            ReasonCode::Inhibited,
+                            detail,
+                        );
                     }
                 } else {
                     self.tell(Event::AssignmentApproved(Box::new(approved))).await;
@@ -418,14 +445,30 @@ impl Driver {
     }
 
     /// Tells once that a whole assignment is not taken up.
-    fn refuse(&mut self, generation: u64, correlation: String, phase: Phase, reason: ReasonCode, detail: String) {
+    fn refuse(
+        &mut self,
+        generation: u64,
+        correlation: String,
+        phase: Phase,
+        reason: ReasonCode,
+        detail: String,
+    ) {
         let told = Some((reason, detail.clone()));
         if self.refused == told {
             return;
         }
         self.refused = told;
         let at_ms = clock::now().wall_ms;
-        self.notice(Notice::Outcome(Outcome { generation, task: None, release: None, correlation, phase, reason, detail, at_ms }));
+        self.notice(Notice::Outcome(Outcome {
+            generation,
+            task: None,
+            release: None,
+            correlation,
+            phase,
+            reason,
+            detail,
+            at_ms,
+        }));
     }
 
     fn inhibit(&mut self) -> bool {

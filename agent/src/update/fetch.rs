@@ -66,7 +66,8 @@ impl FetchError {
     /// The same as the update machine sees it.
     pub fn fault(&self) -> Fault {
         let detail = chain(self);
-        let passing = |reason, retry_after_ms| Fault::Passing { reason, detail: detail.clone(), retry_after_ms };
+        let passing =
+            |reason, retry_after_ms| Fault::Passing { reason, detail: detail.clone(), retry_after_ms };
         let wrong = |reason| Fault::Wrong { reason, detail: detail.clone() };
         match self {
             Self::Link { .. } | Self::Slow { .. } => passing(ReasonCode::FetchFailed, None),
@@ -118,7 +119,12 @@ impl Fetcher {
     ///
     /// # Errors
     /// There is no answer, or none that can be read. Whether it may be believed is not judged here.
-    pub async fn check(&self, device: &DeviceId, image: RepoVersions, director: RepoVersions) -> Result<Check, FetchError> {
+    pub async fn check(
+        &self,
+        device: &DeviceId,
+        image: RepoVersions,
+        director: RepoVersions,
+    ) -> Result<Check, FetchError> {
         let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
         let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
         let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
@@ -131,7 +137,10 @@ impl Fetcher {
         while let Some(chunk) = next(&url, &mut response).await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > CHECK_BYTES_MAX {
-                return Err(FetchError::Answer { url, problem: format!("it is longer than {CHECK_BYTES_MAX} bytes") });
+                return Err(FetchError::Answer {
+                    url,
+                    problem: format!("it is longer than {CHECK_BYTES_MAX} bytes"),
+                });
             }
         }
         cbor::decode(&bytes, CHECK_BYTES_MAX).map_err(|e| FetchError::Answer { url, problem: e.to_string() })
@@ -144,7 +153,10 @@ impl Fetcher {
     pub async fn target(&self, store: &Store, name: &str, blob: &Blob) -> Result<(), FetchError> {
         let url = format!("{}/v1/targets/{}.{name}", self.base, blob.digest);
         if blob.length > MANIFEST_BYTES_MAX {
-            return Err(FetchError::Answer { url, problem: format!("it is signed to be longer than {MANIFEST_BYTES_MAX} bytes") });
+            return Err(FetchError::Answer {
+                url,
+                problem: format!("it is signed to be longer than {MANIFEST_BYTES_MAX} bytes"),
+            });
         }
         self.stream(store, &url, blob).await
     }
@@ -167,8 +179,17 @@ impl Fetcher {
             let mut response = self.get(url, Some(partial.offset()).filter(|offset| *offset > 0)).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT => {
-                    let wanted = format!("bytes {}-{}/{}", partial.offset(), blob.length.saturating_sub(1), blob.length);
-                    let got = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+                    let wanted = format!(
+                        "bytes {}-{}/{}",
+                        partial.offset(),
+                        blob.length.saturating_sub(1),
+                        blob.length
+                    );
+                    let got = response
+                        .headers()
+                        .get(CONTENT_RANGE)
+                        .and_then(|value| value.to_str().ok())
+                        .unwrap_or_default();
                     if got != wanted {
                         let problem = format!("asked for {wanted}, answered with {got:?}");
                         return Err(FetchError::Answer { url: url.to_owned(), problem });
@@ -178,7 +199,10 @@ impl Fetcher {
                 StatusCode::OK => partial.restart()?,
                 StatusCode::RANGE_NOT_SATISFIABLE => {
                     partial.discard()?;
-                    return Err(FetchError::Answer { url: url.to_owned(), problem: "it is shorter there than what is here".to_owned() });
+                    return Err(FetchError::Answer {
+                        url: url.to_owned(),
+                        problem: "it is shorter there than what is here".to_owned(),
+                    });
                 }
                 _ => return Err(status(url, &response)),
             }
@@ -207,7 +231,12 @@ impl Fetcher {
 }
 
 fn build(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest::Client> {
-    builder.connect_timeout(CONNECT).read_timeout(SILENCE).redirect(reqwest::redirect::Policy::none()).no_proxy().build()
+    builder
+        .connect_timeout(CONNECT)
+        .read_timeout(SILENCE)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
 }
 
 async fn next(url: &str, response: &mut Response) -> Result<Option<bytes::Bytes>, FetchError> {
@@ -219,7 +248,11 @@ fn success(url: &str, response: &Response) -> Result<(), FetchError> {
 }
 
 fn status(url: &str, response: &Response) -> FetchError {
-    FetchError::Status { url: url.to_owned(), status: response.status().as_u16(), retry_after_ms: retry_after_ms(response.headers()) }
+    FetchError::Status {
+        url: url.to_owned(),
+        status: response.status().as_u16(),
+        retry_after_ms: retry_after_ms(response.headers()),
+    }
 }
 
 /// Seconds of `Retry-After` (RFC 9110 §10.2.3); its date form is left to the backoff.

@@ -27,7 +27,13 @@ pub(super) fn resident(store: &Store, pack: &Pack) -> Result<Resident, String> {
         }
         None => None,
     };
-    Ok(Resident { release: pack.release.clone(), bundle: Arc::new(bundle), manifest: pack.manifest.digest, model: Arc::new(model), profile })
+    Ok(Resident {
+        release: pack.release.clone(),
+        bundle: Arc::new(bundle),
+        manifest: pack.manifest.digest,
+        model: Arc::new(model),
+        profile,
+    })
 }
 
 /// The manifest of a release in the store.
@@ -41,7 +47,10 @@ pub(super) fn policy(store: &Store, blob: &dunlin_protocol::Blob) -> Result<Task
 }
 
 /// A small JSON file in the store, checked against its digest.
-pub(super) fn json<T: serde::de::DeserializeOwned>(store: &Store, blob: &dunlin_protocol::Blob) -> Result<T, String> {
+pub(super) fn json<T: serde::de::DeserializeOwned>(
+    store: &Store,
+    blob: &dunlin_protocol::Blob,
+) -> Result<T, String> {
     if blob.length > MANIFEST_BYTES_MAX {
         return Err(format!("a file of {} bytes is over the limit of {MANIFEST_BYTES_MAX}", blob.length));
     }

@@ -26,7 +26,11 @@ const REPEAT: u32 = 101;
 /// Why it failed, as a code and for people.
 pub fn prove(exe: &Path, store: &Store, pack: &Pack, terms: &Terms) -> Result<Proof, (ReasonCode, String)> {
     let bundle = load::bundle(store, pack).map_err(|detail| (ReasonCode::ManifestMalformed, detail))?;
-    let limits = Limits { address_space_bytes: CHILD_BYTES.saturating_add(terms.ram_bytes_max.saturating_mul(2)), cpu_s: CPU_S, wall_ms: WALL_MS };
+    let limits = Limits {
+        address_space_bytes: CHILD_BYTES.saturating_add(terms.ram_bytes_max.saturating_mul(2)),
+        cpu_s: CPU_S,
+        wall_ms: WALL_MS,
+    };
     let job = Job {
         model: store.path(&bundle.model.digest),
         golden: store.path(&bundle.golden.digest),
@@ -55,7 +59,12 @@ fn within(bounds: &RetrainedBounds, model: &Model) -> Result<(), (ReasonCode, St
         return refuse(format!("the graph uses operator {op}, which the policy does not allow"));
     }
     let same = |have: &[TensorSpec], want: &[TensorSpec]| {
-        have.len() == want.len() && have.iter().zip(want).all(|(have, want)| have.name == want.name && have.datatype == want.datatype && have.shape.len() == want.shape.len())
+        have.len() == want.len()
+            && have.iter().zip(want).all(|(have, want)| {
+                have.name == want.name
+                    && have.datatype == want.datatype
+                    && have.shape.len() == want.shape.len()
+            })
     };
     if !same(model.inputs(), &bounds.inputs) {
         return refuse("the graph has other inputs than the policy".to_owned());

@@ -54,7 +54,9 @@ impl StoreError {
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+            Self::Io { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             Self::TooLong { .. } | Self::Short { .. } | Self::Mismatch { .. } => false,
         }
     }
@@ -104,7 +106,8 @@ impl Store {
 
     /// Whether a blob is whole by its length. Its content was checked when it came, and is by [`Store::verify`].
     pub fn holds(&self, blob: &Blob) -> bool {
-        std::fs::metadata(self.path(&blob.digest)).is_ok_and(|meta| meta.is_file() && meta.len() == blob.length)
+        std::fs::metadata(self.path(&blob.digest))
+            .is_ok_and(|meta| meta.is_file() && meta.len() == blob.length)
     }
 
     /// Bytes of a blob that need not be fetched.
@@ -142,7 +145,9 @@ impl Store {
         let file = File::open(self.path(&digest)).map_err(|source| StoreError::Io { digest, source })?;
         let mut bytes = Vec::new();
         // One byte more than it should have tells a longer file without reading it all.
-        file.take(blob.length.saturating_add(1)).read_to_end(&mut bytes).map_err(|source| StoreError::Io { digest, source })?;
+        file.take(blob.length.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|source| StoreError::Io { digest, source })?;
         if bytes.len() as u64 != blob.length || dunlin_trust::sha256(&bytes) != digest {
             return Err(StoreError::Mismatch { digest });
         }
@@ -155,7 +160,8 @@ impl Store {
     /// The file system does not say.
     pub fn room(&self, blobs: &[Blob]) -> io::Result<Room> {
         let mut seen = BTreeSet::new();
-        let missing = blobs.iter().filter(|blob| seen.insert(blob.digest)).map(|blob| blob.length - self.stored(blob));
+        let missing =
+            blobs.iter().filter(|blob| seen.insert(blob.digest)).map(|blob| blob.length - self.stored(blob));
         let missing = missing.fold(0u64, u64::saturating_add);
         let fs = rustix::fs::statvfs(&self.dir)?;
         let free = fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(self.reserve);
@@ -170,13 +176,29 @@ impl Store {
     pub fn resume(&self, blob: &Blob) -> Result<Partial, StoreError> {
         let wrong = |source| StoreError::Io { digest: blob.digest, source };
         let path = self.part(&blob.digest);
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(wrong)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(wrong)?;
         let length = file.metadata().map_err(wrong)?.len();
         let offset = if length > blob.length { 0 } else { whole_chunks(length) };
         file.set_len(offset).map_err(wrong)?;
         let context = hash(&mut file, offset).map_err(wrong)?;
         file.seek(SeekFrom::Start(offset)).map_err(wrong)?;
-        Ok(Partial { blob: *blob, file, context, offset, unsynced: 0, part: path, whole: self.path(&blob.digest), dir: self.dir.clone() })
+        Ok(Partial {
+            blob: *blob,
+            file,
+            context,
+            offset,
+            unsynced: 0,
+            part: path,
+            whole: self.path(&blob.digest),
+            dir: self.dir.clone(),
+        })
     }
 
     /// Puts small content in place at once.
@@ -202,8 +224,12 @@ impl Store {
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let digest = name.to_str().and_then(|name| name.strip_suffix(".part").unwrap_or(name).parse::<Digest>().ok());
-            if digest.is_none_or(|digest| !keep.contains(&digest)) && std::fs::remove_file(entry.path()).is_ok() {
+            let digest = name
+                .to_str()
+                .and_then(|name| name.strip_suffix(".part").unwrap_or(name).parse::<Digest>().ok());
+            if digest.is_none_or(|digest| !keep.contains(&digest))
+                && std::fs::remove_file(entry.path()).is_ok()
+            {
                 dropped += 1;
             }
         }
@@ -331,7 +357,8 @@ mod tests {
     fn a_cut_at_any_length_resumes_at_a_whole_chunk_and_ends_right() {
         let bytes = content();
         let blob = blob(&bytes);
-        for cut in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, bytes.len() as u64] {
+        for cut in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, bytes.len() as u64]
+        {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path(), 0).unwrap();
             let mut partial = store.resume(&blob).unwrap();

@@ -1,8 +1,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dunlin_protocol::{Check, DeviceId, DeviceProfile, Envelope, Header, Kind, Now, ReasonCode, RepoVersions, cbor};
-use dunlin_trust::{Approved, Floors, Recovery, RepoKind, StoredFiles, TrustError, TrustedRepo, Verified, approve, envelope, floors, update_both};
+use dunlin_protocol::{
+    Check, DeviceId, DeviceProfile, Envelope, Header, Kind, Now, ReasonCode, RepoVersions, cbor,
+};
+use dunlin_trust::{
+    Approved, Floors, Recovery, RepoKind, StoredFiles, TrustError, TrustedRepo, Verified, approve, envelope,
+    floors, update_both,
+};
 
 use super::twin::{Twin, write_durably};
 
@@ -50,7 +55,13 @@ impl Trusted {
     ///
     /// # Errors
     /// Files can not be read, a pinned root is no root, or both copies of the floors are damaged.
-    pub fn open(dir: &Path, device: DeviceId, profile: DeviceProfile, image_root: &[u8], director_root: &[u8]) -> Result<Self, TrustedError> {
+    pub fn open(
+        dir: &Path,
+        device: DeviceId,
+        profile: DeviceProfile,
+        image_root: &[u8],
+        director_root: &[u8],
+    ) -> Result<Self, TrustedError> {
         let io = |source| TrustedError::Io { dir: dir.to_path_buf(), source };
         let trust = |source| TrustedError::Trust { dir: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(io)?;
@@ -67,7 +78,8 @@ impl Trusted {
         let (image_cache, image) = Twin::open(dir, "image").map_err(io)?;
         let (director_cache, director) = Twin::open(dir, "director").map_err(io)?;
         let take = |kind, cached: Option<Vec<u8>>, root: &[u8], floor: &RepoVersions| {
-            let cached: Option<StoredFiles> = cached.and_then(|bytes| cbor::decode(&bytes, CACHE_BYTES_MAX).ok());
+            let cached: Option<StoredFiles> =
+                cached.and_then(|bytes| cbor::decode(&bytes, CACHE_BYTES_MAX).ok());
             if let Some(repo) = cached.and_then(|stored| TrustedRepo::restore(kind, &stored, floor).ok()) {
                 return Ok(repo);
             }
@@ -77,7 +89,17 @@ impl Trusted {
         };
         let image = take(RepoKind::Image, image.body, image_root, &floors.image)?;
         let director = take(RepoKind::Director, director.body, director_root, &floors.director)?;
-        let mut trusted = Self { dir: dir.to_path_buf(), device, profile, image, director, floors, write, image_cache, director_cache };
+        let mut trusted = Self {
+            dir: dir.to_path_buf(),
+            device,
+            profile,
+            image,
+            director,
+            floors,
+            write,
+            image_cache,
+            director_cache,
+        };
         if repair {
             trusted.save_floors()?;
         }
@@ -121,7 +143,12 @@ impl Trusted {
         }
         (self.image, self.director) = (image, director);
         let wall_ms = self.floors.wall_ms.max(self.image.judged_ms()).max(self.director.judged_ms());
-        let raised = Floors { image: self.image.floors(), director: self.director.floors(), wall_ms, ..self.floors.clone() };
+        let raised = Floors {
+            image: self.image.floors(),
+            director: self.director.floors(),
+            wall_ms,
+            ..self.floors.clone()
+        };
         if raised != self.floors {
             self.floors = raised;
             self.save_floors()?;
@@ -151,7 +178,8 @@ impl Trusted {
     /// # Errors
     /// Why it may not be believed.
     pub fn open_down(&mut self, envelope: &Envelope, now: Now) -> Result<Header, ReasonCode> {
-        let header = envelope::open_down(envelope, &self.director, &self.device, self.floors.down_seq, now).map_err(|e| e.reason())?;
+        let header = envelope::open_down(envelope, &self.director, &self.device, self.floors.down_seq, now)
+            .map_err(|e| e.reason())?;
         self.floors.down_seq = header.seq;
         if header.kind != Kind::Ack && self.save_floors().is_err() {
             return Err(ReasonCode::DiskFull);
@@ -163,7 +191,8 @@ impl Trusted {
         self.write += 1;
         let bytes = floors::encode(&self.floors, self.write);
         for name in ["floors.a", "floors.b"] {
-            write_durably(&self.dir, name, &bytes).map_err(|source| TrustedError::Io { dir: self.dir.clone(), source })?;
+            write_durably(&self.dir, name, &bytes)
+                .map_err(|source| TrustedError::Io { dir: self.dir.clone(), source })?;
         }
         Ok(())
     }

@@ -45,7 +45,9 @@ impl Twin {
                 Err(e) => return Err(e),
             };
             match decode(&bytes) {
-                Some((write, body)) if newest.as_ref().is_none_or(|(known, _)| write > *known) => newest = Some((write, body.to_vec())),
+                Some((write, body)) if newest.as_ref().is_none_or(|(known, _)| write > *known) => {
+                    newest = Some((write, body.to_vec()))
+                }
                 Some(_) => {}
                 None => damaged = true,
             }
@@ -86,7 +88,8 @@ fn decode(file: &[u8]) -> Option<(u64, &[u8])> {
     let rest = content.strip_prefix(MAGIC)?;
     let (write, rest) = rest.split_first_chunk::<8>()?;
     let (length, body) = rest.split_first_chunk::<4>()?;
-    let whole = u32::from_be_bytes(*length) as usize == body.len() && digest(&SHA256, content).as_ref() == checksum;
+    let whole =
+        u32::from_be_bytes(*length) as usize == body.len() && digest(&SHA256, content).as_ref() == checksum;
     whole.then(|| (u64::from_be_bytes(*write), body))
 }
 
@@ -118,7 +121,11 @@ mod tests {
                 for torn in [whole[..cut].to_vec(), [&whole[..cut], &vec![0; whole.len() - cut]].concat()] {
                     std::fs::write(&path, torn).unwrap();
                     let (mut twin, found) = Twin::open(dir.path(), "journal").unwrap();
-                    assert_eq!(found, Found { body: Some(other.to_vec()), damaged: true }, "{name} cut at {cut}");
+                    assert_eq!(
+                        found,
+                        Found { body: Some(other.to_vec()), damaged: true },
+                        "{name} cut at {cut}"
+                    );
                     // The next write must not hit the only whole file.
                     if cut % 16 == 0 {
                         let copy = tempfile::tempdir().unwrap();

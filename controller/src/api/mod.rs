@@ -15,6 +15,7 @@ use crate::audit::Audit;
 use crate::broker::BrokerHandle;
 use crate::config::Config;
 use crate::downlink::Downlink;
+use crate::evidence::Ledgers;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -24,6 +25,7 @@ use crate::store::{Store, StoreError};
 pub mod audit;
 pub mod auth;
 pub mod devices;
+pub mod drift;
 pub mod enrol;
 pub mod models;
 pub mod repo;
@@ -50,6 +52,8 @@ pub struct AppState {
     pub config: Arc<Config>,
     /// Certificates and addresses of this controller.
     pub identity: Arc<Identity>,
+    /// What the windows of each task say, as of the last look.
+    pub ledgers: Ledgers,
     /// Counters for `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Wakes background loops before their tick.
@@ -136,7 +140,8 @@ impl ApiError {
             source = cause.source();
         }
         tracing::error!(error = chain, "a request failed");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).hint("the controller's log holds the cause")
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            .hint("the controller's log holds the cause")
     }
 }
 
@@ -151,7 +156,9 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             StoreError::Conflict(_) => Self::conflict(error.to_string()),
-            StoreError::Sql { .. } | StoreError::Migrate(_) | StoreError::Corrupt { .. } => Self::internal(error),
+            StoreError::Sql { .. } | StoreError::Migrate(_) | StoreError::Corrupt { .. } => {
+                Self::internal(error)
+            }
         }
     }
 }
@@ -170,6 +177,7 @@ fn open_api_router() -> OpenApiRouter<AppState> {
         .merge(tokens::router())
         .merge(audit::router())
         .merge(system::router())
+        .merge(drift::router())
         .merge(repo::router())
         .merge(models::router())
         .merge(rollouts::router())
@@ -194,6 +202,8 @@ pub fn router(state: AppState) -> axum::Router {
                 async move { Json(document.as_ref().clone()) }
             }),
         )
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such path").hint("see /v1/openapi.json") })
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, "there is no such path").hint("see /v1/openapi.json")
+        })
         .with_state(state)
 }

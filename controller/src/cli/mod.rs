@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+pub mod alert;
 pub mod audit;
 mod client;
 pub mod device;
 pub mod doctor;
+pub mod drift;
 pub mod group;
 pub mod key;
 pub mod model;
@@ -123,6 +125,11 @@ enum Verb {
     /// Retraining runs.
     #[command(subcommand)]
     Run(run::RunCommand),
+    /// What the controller noticed.
+    #[command(subcommand)]
+    Alert(alert::AlertCommand),
+    /// Where inputs moved away from what the models were made on.
+    Drift(drift::DriftCommand),
     /// Operator tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -172,6 +179,8 @@ impl Verb {
             | Self::Task(_)
             | Self::Rollout(_)
             | Self::Run(_)
+            | Self::Alert(_)
+            | Self::Drift(_)
             | Self::Token(_)
             | Self::Audit(_)) => online,
         };
@@ -187,9 +196,16 @@ impl Verb {
             Self::Task(verb) => verb.run(&client, out).await,
             Self::Rollout(verb) => verb.run(&client, out).await,
             Self::Run(verb) => verb.run(&client, out).await,
+            Self::Alert(verb) => verb.run(&client, out).await,
+            Self::Drift(verb) => verb.run(&client, out).await,
             Self::Token(verb) => verb.run(&client, out).await,
             Self::Audit(verb) => verb.run(&client, out).await,
-            Self::Init(_) | Self::Serve(_) | Self::Key(_) | Self::Doctor(_) | Self::Openapi | Self::TrainWorker(_) => {
+            Self::Init(_)
+            | Self::Serve(_)
+            | Self::Key(_)
+            | Self::Doctor(_)
+            | Self::Openapi
+            | Self::TrainWorker(_) => {
                 unreachable!("verbs on files have run before a client is made")
             }
         }

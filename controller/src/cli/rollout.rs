@@ -113,8 +113,10 @@ fn line(row: &RolloutRow) -> String {
         Verdict::Stop(reason) => format!("; {}", serde_json::to_string(reason).expect("a report is JSON")),
         Verdict::Open { .. } | Verdict::Promote { .. } | Verdict::Ended => String::new(),
     });
-    let devices = devices.unwrap_or_default();
-    format!("{} {}{wave}{devices}{}", row.plan.rollout, row.plan.state.name(), verdict.unwrap_or_default())
+    let hint = row.report.as_ref().and_then(|report| report.hint.as_ref());
+    let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+    let (devices, verdict) = (devices.unwrap_or_default(), verdict.unwrap_or_default());
+    format!("{} {}{wave}{devices}{verdict}{hint}", row.plan.rollout, row.plan.state.name())
 }
 
 fn exit(row: &RolloutRow) -> Option<Exit> {

@@ -27,16 +27,21 @@ pub async fn alert(store: &Store, ledger: &Ledger, now_ms: u64) -> Result<()> {
         let (whole, suspects) = parts(&drift.scope);
         let facts =
             json!({ "scope": &drift.scope, "share_ppm": drift.share_ppm, "features": &drift.features });
+        let what = format!(
+            "{:.0} % of the features, {}",
+            f64::from(drift.share_ppm) / 1e4,
+            drift.features.join(", ")
+        );
         if let Some(place) = whole {
             let subject = format!("{about}release:{}", drift.release);
-            let detail = format!("inputs drifted in {place}: {}", drift.features.join(", "));
+            let detail = format!("inputs of {} drifted in {place}: {what}", drift.release);
             store.alert_raise(DRIFT, &subject, &detail, &facts, now_ms).await?;
             due.insert((DRIFT, subject));
         }
         for device in suspects {
             let subject = format!("{about}device:{device}");
-            let detail = "its inputs drifted while its peers' did not: check the sensor";
-            store.alert_raise(SENSOR_SUSPECT, &subject, detail, &facts, now_ms).await?;
+            let detail = format!("its inputs drifted while its peers' did not ({what}): check the sensor");
+            store.alert_raise(SENSOR_SUSPECT, &subject, &detail, &facts, now_ms).await?;
             due.insert((SENSOR_SUSPECT, subject));
         }
     }

@@ -1,10 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use dunlin_monitor::rate::Rate;
 use dunlin_monitor::summary::Summary;
-use dunlin_protocol::{Bundle, DeviceId, Installed, ReleaseId};
+use dunlin_protocol::{Bundle, ClassName, DeviceId, Installed, ReleaseId};
 use dunlin_select::{Evidence, Measured, Predicted};
 
-use super::{Filter, Ledger, Roster};
+use super::{Filter, Ledger};
 
 /// What a manifest says of its release.
 pub fn predicted(bundle: &Bundle) -> Predicted {
@@ -16,32 +17,58 @@ pub fn predicted(bundle: &Bundle) -> Predicted {
     }
 }
 
-/// What is known of `release` on `device`: its own windows and proof, those of the other devices of its class, and
-/// the prediction.
-pub fn candidate_evidence(
-    ledger: &Ledger,
-    roster: &Roster,
-    device: &DeviceId,
-    release: &ReleaseId,
-    installed: Option<&Installed>,
-    predicted: Predicted,
-) -> Evidence {
-    let class = roster.get(device).map(|place| &place.class);
-    let peers: BTreeSet<DeviceId> = roster
-        .iter()
-        .filter(|(id, place)| *id != device && Some(&place.class) == class)
-        .map(|(id, _)| id.clone())
-        .collect();
-    let of = |devices: &BTreeSet<DeviceId>| {
-        measured(&ledger.summary(Filter { release: Some(release), devices: Some(devices), since_ms: 0 }))
-    };
-    let proof_us = installed
-        .filter(|installed| installed.release.as_ref() == Some(release))
-        .and_then(|installed| installed.proof_us);
-    Evidence {
-        device: Measured { proof_us, ..of(&BTreeSet::from([device.clone()])) },
-        class: of(&peers),
-        predicted,
+/// What was measured of the releases of one task, summed once, so that asking for every device of a fleet takes time
+/// in proportion to the fleet.
+#[derive(Debug, Default)]
+pub struct Measures {
+    devices: BTreeMap<(DeviceId, ReleaseId), Measured>,
+    classes: BTreeMap<(ClassName, ReleaseId), Measured>,
+}
+
+impl Measures {
+    /// Sums the windows of a ledger from `since_ms` on, as [`Filter::since_ms`] counts it. Devices without a class
+    /// count for themselves only.
+    pub fn new(ledger: &Ledger, classes: &BTreeMap<&DeviceId, &ClassName>, since_ms: u64) -> Self {
+        let sums = ledger.by_device_and_release(Filter { since_ms, ..Filter::default() });
+        let mut by_class: BTreeMap<(ClassName, ReleaseId), Summary> = BTreeMap::new();
+        for ((device, release), sum) in &sums {
+            if let Some(class) = classes.get(device) {
+                by_class.entry(((*class).clone(), release.clone())).or_default().merge(sum);
+            }
+        }
+        Self {
+            devices: sums.into_iter().map(|(key, sum)| (key, measured(&sum))).collect(),
+            classes: by_class.into_iter().map(|(key, sum)| (key, measured(&sum))).collect(),
+        }
+    }
+
+    /// What is known of `release` on `device`: its own windows and proof, those of the other devices of its class, and
+    /// the prediction. The median latency of the class is taken over all of it: it counts only where the device has
+    /// too few requests of its own to move it.
+    pub fn evidence(
+        &self,
+        device: &DeviceId,
+        class: &ClassName,
+        release: &ReleaseId,
+        installed: Option<&Installed>,
+        predicted: Predicted,
+    ) -> Evidence {
+        let of_device = self.devices.get(&(device.clone(), release.clone())).copied().unwrap_or_default();
+        let of_class = self.classes.get(&(class.clone(), release.clone())).copied().unwrap_or_default();
+        let others =
+            |all: Rate, own: Rate| Rate::new(all.hits.saturating_sub(own.hits), all.n.saturating_sub(own.n));
+        let proof_us = installed
+            .filter(|installed| installed.release.as_ref() == Some(release))
+            .and_then(|installed| installed.proof_us);
+        Evidence {
+            device: Measured { proof_us, ..of_device },
+            class: Measured {
+                labels: others(of_class.labels, of_device.labels),
+                failures: others(of_class.failures, of_device.failures),
+                ..of_class
+            },
+            predicted,
+        }
     }
 }
 

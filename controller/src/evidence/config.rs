@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvidenceConfig {
-    /// Length of the merged windows that drift is judged on, milliseconds.
+    /// Length of the merged windows that drift is judged on, milliseconds; also the grain of what is kept of quality.
     pub window_ms: u64,
     /// How long after its end a merged window waits for stragglers, milliseconds.
     pub lateness_ms: u64,
@@ -17,10 +17,19 @@ pub struct EvidenceConfig {
     pub drift: drift::Limits,
     /// When drift of devices is drift of their group or of the fleet.
     pub scope: scope::Limits,
-    /// How far back accuracy, errors and latency are kept, milliseconds.
+    /// How far back accuracy, errors and latency are kept at most, milliseconds; a task whose choices look back less
+    /// far keeps less.
     pub quality_ms: u64,
     /// How far back paired evidence is kept, milliseconds: longer than any roll-out.
     pub pairs_ms: u64,
+}
+
+impl EvidenceConfig {
+    /// For how long a judgement of inputs says something about the present, milliseconds: twice the memory of the
+    /// votes.
+    pub fn drift_memory_ms(&self) -> u64 {
+        2 * u64::from(self.votes_of.max(1)) * self.window_ms + self.lateness_ms
+    }
 }
 
 impl Default for EvidenceConfig {

@@ -6,7 +6,7 @@ use dunlin_monitor::summary::{FeatureCounts, Summary};
 use dunlin_monitor::vote::{Verdict, Voter};
 use dunlin_pipeline::DriftFact;
 use dunlin_protocol::{DeviceId, Digest, GroupId, ReferenceFeature, ReferenceProfile, ReleaseId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{EvidenceConfig, Roster, Subject};
 
@@ -18,7 +18,7 @@ const PROFILES_MAX: usize = 64;
 const NAMED_MAX: usize = 10;
 
 /// The last judged window of one subject.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// What it is about.
     pub subject: Subject,
@@ -33,7 +33,7 @@ pub struct Finding {
 }
 
 /// What the last windows say about the inputs of one release.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
     /// The release.
     pub release: ReleaseId,
@@ -82,7 +82,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(config: EvidenceConfig) -> Self {
         Self {
-            config: EvidenceConfig { window_ms: config.window_ms.max(1000), ..config },
+            config,
             roster: Roster::new(),
             profiles: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -136,9 +136,7 @@ impl Watch {
 
     fn forget(&mut self, now_ms: u64) {
         // A subject that was not judged for twice the memory of its voter says nothing about the present.
-        let memory =
-            2 * u64::from(self.config.votes_of.max(1)) * self.config.window_ms + self.config.lateness_ms;
-        let oldest = now_ms.saturating_sub(memory);
+        let oldest = now_ms.saturating_sub(self.config.drift_memory_ms());
         self.seats.retain(|_, seat| seat.voter.last_ms().is_some_and(|last| last >= oldest));
     }
 

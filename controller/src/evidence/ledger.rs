@@ -9,8 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::drift::{Drift, Watch};
 use super::{EvidenceConfig, Roster};
 
-/// Quality is kept in buckets of an hour, so that old ones can be dropped whole.
-const BUCKET_MS: u64 = 3_600_000;
 /// How far a device's clock may run ahead of ours before its times are not believed.
 const AHEAD_MS_MAX: u64 = 5 * 60_000;
 /// Releases that one device may have paired evidence against; more is no evidence but noise.
@@ -69,7 +67,7 @@ pub struct Filter<'a> {
     pub release: Option<&'a ReleaseId>,
     /// Only these devices.
     pub devices: Option<&'a BTreeSet<DeviceId>>,
-    /// Only from this time on, Unix milliseconds; rounded down to the hour.
+    /// Only from this time on, Unix milliseconds; rounded down to a multiple of [`EvidenceConfig::window_ms`].
     pub since_ms: u64,
 }
 
@@ -80,7 +78,8 @@ type Key = (DeviceId, Option<ReleaseId>);
 pub struct Ledger {
     task: TaskId,
     config: EvidenceConfig,
-    /// Start of the hour → sums without input counts.
+    /// Start of the bucket → sums without input counts. Buckets are as long as merged windows, so that old ones can
+    /// be dropped whole.
     quality: BTreeMap<u64, BTreeMap<Key, Summary>>,
     /// (device, release) → other release → sums.
     pairs: BTreeMap<(DeviceId, ReleaseId), BTreeMap<ReleaseId, Paired>>,
@@ -97,8 +96,9 @@ struct Paired {
 }
 
 impl Ledger {
-    /// An empty ledger of `task`.
+    /// An empty ledger of `task`. Merged windows shorter than a second are taken as one of a second.
     pub fn new(task: TaskId, config: EvidenceConfig) -> Self {
+        let config = EvidenceConfig { window_ms: config.window_ms.max(1000), ..config };
         let watch = Watch::new(config);
         Self {
             task,
@@ -173,7 +173,7 @@ impl Ledger {
         }
         if recent {
             sum.drop_features();
-            let bucket = self.quality.entry(at_ms - at_ms % BUCKET_MS).or_default();
+            let bucket = self.quality.entry(self.bucket(at_ms)).or_default();
             bucket.entry((row.device.clone(), window.release)).or_default().merge(&sum);
         }
         Ok(())
@@ -191,7 +191,7 @@ impl Ledger {
 
     fn forget(&mut self, now_ms: u64) {
         self.watch.advance(now_ms);
-        let oldest = now_ms.saturating_sub(self.config.quality_ms + BUCKET_MS);
+        let oldest = now_ms.saturating_sub(self.config.quality_ms + self.config.window_ms);
         self.quality = self.quality.split_off(&oldest);
     }
 
@@ -222,8 +222,24 @@ impl Ledger {
         sums
     }
 
+    /// The same by device and release; windows of the constant baseline are left out.
+    pub fn by_device_and_release(&self, filter: Filter<'_>) -> BTreeMap<(DeviceId, ReleaseId), Summary> {
+        let mut sums: BTreeMap<(DeviceId, ReleaseId), Summary> = BTreeMap::new();
+        for ((device, release), one) in self.taken(filter) {
+            if let Some(release) = release {
+                sums.entry((device.clone(), release.clone())).or_default().merge(one);
+            }
+        }
+        sums
+    }
+
+    /// Start of the bucket that a time belongs to.
+    fn bucket(&self, at_ms: u64) -> u64 {
+        at_ms - at_ms % self.config.window_ms
+    }
+
     fn taken<'a>(&'a self, filter: Filter<'a>) -> impl Iterator<Item = (&'a Key, &'a Summary)> {
-        let from = filter.since_ms - filter.since_ms % BUCKET_MS;
+        let from = self.bucket(filter.since_ms);
         self.quality.range(from..).flat_map(|(_, bucket)| bucket).filter(move |((device, release), _)| {
             filter.release.is_none_or(|wanted| release.as_ref() == Some(wanted))
                 && filter.devices.is_none_or(|wanted| wanted.contains(device))

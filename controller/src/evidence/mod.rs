@@ -9,14 +9,16 @@ mod choice;
 mod config;
 mod drift;
 mod ledger;
+mod ledgers;
 mod read;
 mod subject;
 
 pub use alert::{DRIFT, SENSOR_SUSPECT, WINDOW_SKIPPED, alert};
-pub use choice::{candidate_evidence, predicted};
+pub use choice::{Measures, predicted};
 pub use config::EvidenceConfig;
 pub use drift::{Drift, Finding};
 pub use ledger::{Filter, Ledger, Row, Skipped, SkippedCount};
+pub use ledgers::{Fleet, Ledgers};
 pub use subject::{Place, Roster, Subject};
 
 #[cfg(test)]

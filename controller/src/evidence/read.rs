@@ -11,7 +11,8 @@ impl Ledger {
     /// Folds all windows of the task that were stored since the last call; the first call goes as far back as the
     /// ledger keeps anything. Name the roster and the profiles before. Returns the number of rows.
     pub async fn read(&mut self, store: &Store, now_ms: u64) -> Result<u64> {
-        let quality_from = now_ms.saturating_sub(self.config().quality_ms);
+        let config = self.config();
+        let quality_from = now_ms.saturating_sub(config.quality_ms.max(config.drift_memory_ms()));
         let pairs_from = now_ms.saturating_sub(self.config().pairs_ms);
         let mut count = 0;
         loop {

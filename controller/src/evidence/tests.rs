@@ -249,8 +249,9 @@ fn selection_gets_device_class_and_prediction_apart() {
     for i in 0..3 {
         feed.send(device(i), &window(1, 100 * QUARTER, 100 * (i as u32 + 1), 0.0));
     }
-    let mut roster = roster(3);
-    roster.get_mut(&device(2)).unwrap().class = "nuc".parse().unwrap();
+    let (rpi, nuc) = ("rpi-4".parse().unwrap(), "nuc".parse().unwrap());
+    let ids = [device(0), device(1), device(2)];
+    let classes = BTreeMap::from([(&ids[0], &rpi), (&ids[1], &rpi), (&ids[2], &nuc)]);
     let predicted = Predicted { accuracy_ppm: Some(900_000), rows: 500, latency_us: 100 };
     let installed = Installed {
         release: Some(release(1)),
@@ -259,17 +260,25 @@ fn selection_gets_device_class_and_prediction_apart() {
         proof_us: Some(250),
         proof_bytes: None,
     };
-    let evidence =
-        candidate_evidence(&feed.ledger, &roster, &device(0), &release(1), Some(&installed), predicted);
+    let measures = Measures::new(&feed.ledger, &classes, 0);
+    let of = |id: &DeviceId, class, version| {
+        measures.evidence(id, class, &release(version), Some(&installed), predicted)
+    };
+    let evidence = of(&ids[0], &rpi, 1);
     assert_eq!((evidence.device.labels.n, evidence.device.proof_us), (10, Some(250)));
     assert_eq!(
         (evidence.class.labels.n, evidence.class.failures, evidence.predicted),
         (20, Rate { hits: 4, n: 200 }, predicted)
     );
-    assert!(evidence.class.latency_us.is_some_and(|us| (297..=303).contains(&us)));
-    let other =
-        candidate_evidence(&feed.ledger, &roster, &device(0), &release(2), Some(&installed), predicted);
+    for measured in [evidence.device, evidence.class] {
+        assert!(measured.latency_us.is_some_and(|us| (297..=303).contains(&us)));
+    }
+    // Alone in its class, it has no peers to learn from.
+    assert_eq!(of(&ids[2], &nuc, 1).class.labels.n, 0);
+    let other = of(&ids[0], &rpi, 2);
     assert_eq!((other.device.proof_us, other.device.latency_us), (None, None));
+    let later = Measures::new(&feed.ledger, &classes, 101 * QUARTER);
+    assert_eq!(later.evidence(&ids[0], &rpi, &release(1), None, predicted).device.labels.n, 0);
     assert_eq!(LatencySource::Predicted.to_string(), "predicted");
 }
 

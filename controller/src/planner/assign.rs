@@ -1,15 +1,13 @@
 //! What one device shall run: a pure function from what is known to an assignment and its reasons.
 use std::collections::{BTreeMap, BTreeSet};
 
-use dunlin_monitor::rate::Rate;
-use dunlin_protocol::{
-    Assignment, DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, TaskAssignment, TaskId,
-};
+use dunlin_protocol::{DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, TaskAssignment, TaskId};
 use dunlin_rollout::{Progress, Stance, State};
-use dunlin_select::{Candidate, Device, Evidence, Measured, Predicted, Standing, select};
+use dunlin_select::{Candidate, Device, Predicted, Standing, select};
 
 use super::progress::Outcomes;
-use super::{Decision, RolloutRow, RolloutStance, TaskDefinition};
+use super::{AssignmentRow, Decision, RolloutRow, RolloutStance, TaskDefinition};
+use crate::evidence::Measures;
 use crate::store::DeviceRow;
 
 /// An approved release.
@@ -18,24 +16,6 @@ pub(super) struct Approved {
     pub(super) task: TaskId,
     pub(super) hard: Hard,
     pub(super) predicted: Predicted,
-}
-
-/// What was measured of each release on each device, for one task.
-pub(super) type Measures = BTreeMap<(DeviceId, ReleaseId), Measured>;
-
-/// What was measured of each release on each hardware class.
-pub(super) type Classes = BTreeMap<(String, ReleaseId), Measured>;
-
-/// Sums measures by hardware class, so that a fleet is planned in time proportional to its size.
-pub(super) fn by_class(measures: &Measures, classes: &BTreeMap<&DeviceId, &str>) -> Classes {
-    let mut sums = Classes::new();
-    for ((device, release), measured) in measures {
-        let Some(class) = classes.get(device) else { continue };
-        let sum = sums.entry(((*class).to_owned(), release.clone())).or_default();
-        sum.labels = sum.labels.plus(measured.labels);
-        sum.failures = sum.failures.plus(measured.failures);
-    }
-    sums
 }
 
 /// Everything known of one task.
@@ -48,8 +28,6 @@ pub(super) struct TaskView<'a> {
     pub(super) progress: BTreeMap<&'a str, BTreeMap<DeviceId, Progress>>,
     pub(super) outcomes: Outcomes,
     pub(super) measures: Measures,
-    /// The same summed over each hardware class.
-    pub(super) classes: Classes,
 }
 
 /// Everything known of one device.
@@ -57,7 +35,14 @@ pub(super) struct TaskView<'a> {
 pub(super) struct DeviceView<'a> {
     pub(super) row: &'a DeviceRow,
     pub(super) installed: Option<&'a BTreeMap<TaskId, Installed>>,
-    pub(super) assigned: Option<&'a Assignment>,
+    pub(super) assigned: Option<&'a AssignmentRow>,
+}
+
+impl DeviceView<'_> {
+    /// What the device was told about a task.
+    fn told(&self, task: &TaskId) -> Option<&TaskAssignment> {
+        self.assigned?.assignment.tasks.iter().find(|told| told.task == *task)
+    }
 }
 
 /// A device's tasks with the reasons, and the rollouts they are orders of.
@@ -85,11 +70,10 @@ pub(super) fn desire(
             .collect();
         let current = current(device, task);
         let profile = &device.row.profile;
-        let about = Device { profile, known_bad: &known_bad, served_ms: None };
+        let served_ms = current.as_ref().and_then(|release| served_ms(device, task, release, now_ms));
+        let about = Device { profile, known_bad: &known_bad, served_ms };
         let selection = select(&about, &candidates, current.as_ref(), &task.definition.selection());
-        let before = device
-            .assigned
-            .and_then(|assigned| assigned.tasks.iter().find(|t| t.task == task.definition.task));
+        let before = device.told(&task.definition.task);
         if let Some(chosen) = &selection.chosen {
             let rollout = task.rollouts.iter().rev().find(|rollout| {
                 is_trial(rollout, &device.row.id) && rollout.plan.candidates.contains(chosen)
@@ -97,7 +81,14 @@ pub(super) fn desire(
             if let Some(rollout) = rollout {
                 desired.orders.insert(rollout.plan.rollout.clone(), chosen.clone());
             }
-            let probation = rollout.map_or(&task.definition.probation, |rollout| &rollout.policy.probation);
+            let (probation, deadline_ms) = match rollout {
+                Some(rollout) => {
+                    let wave = rollout.plan.members.get(&device.row.id).map_or(0, |previous| previous.wave);
+                    let deadline_ms = now_ms.saturating_add(rollout.policy.commit_ms(wave));
+                    (rollout.policy.watched(wave), Some(deadline_ms))
+                }
+                None => (task.definition.probation.clone(), None),
+            };
             let fallback = task
                 .definition
                 .fallback
@@ -107,12 +98,7 @@ pub(super) fn desire(
             // The same models are not assigned anew because a rule about the change to them is another one now.
             desired.tasks.push(match before.filter(|before| before.lineup == lineup) {
                 Some(before) => before.clone(),
-                None => TaskAssignment {
-                    task: task.definition.task.clone(),
-                    lineup,
-                    probation: probation.clone(),
-                    deadline_ms: None,
-                },
+                None => TaskAssignment { task: task.definition.task.clone(), lineup, probation, deadline_ms },
             });
         }
         desired.decisions.push(Decision {
@@ -132,9 +118,7 @@ pub(super) fn desire(
 /// What counts as serving: what the device was told, as far as it has not failed there, else what it says it
 /// runs; when a rollout sends it back, what it ran before.
 fn current(device: &DeviceView<'_>, task: &TaskView<'_>) -> Option<ReleaseId> {
-    let told =
-        device.assigned.and_then(|assigned| assigned.tasks.iter().find(|t| t.task == task.definition.task));
-    let told = told.map(|task| task.lineup.champion.clone());
+    let told = device.told(&task.definition.task).map(|task| task.lineup.champion.clone());
     let runs = device
         .installed
         .and_then(|tasks| tasks.get(&task.definition.task))
@@ -150,6 +134,17 @@ fn current(device: &DeviceView<'_>, task: &TaskView<'_>) -> Option<ReleaseId> {
         }
         None => current,
     }
+}
+
+/// How long a release has served: since the device committed to it. While it is still on its way it is held like what
+/// serves, for as long as its probation and then some, so that a device does not change its goal half-way.
+fn served_ms(device: &DeviceView<'_>, task: &TaskView<'_>, release: &ReleaseId, now_ms: u64) -> Option<u64> {
+    if let Some(since_ms) = task.outcomes.committed_ms(&device.row.id, release) {
+        return Some(now_ms.saturating_sub(since_ms));
+    }
+    let told = device.told(&task.definition.task).filter(|told| told.lineup.champion == *release)?;
+    let for_ms = now_ms.saturating_sub(device.assigned?.made_ms);
+    Some(for_ms.saturating_sub(told.probation.ms_min))
 }
 
 fn is_trial(rollout: &RolloutRow, device: &DeviceId) -> bool {
@@ -184,7 +179,13 @@ fn candidates(
         task_type: task.definition.task_type,
         standing: standing(task, &device.row.id, &device.row.groups, release),
         hard: approved.hard.clone(),
-        evidence: evidence(device, task, release, approved.predicted),
+        evidence: task.measures.evidence(
+            &device.row.id,
+            &device.row.profile.class,
+            release,
+            device.installed.and_then(|tasks| tasks.get(&task.definition.task)),
+            approved.predicted,
+        ),
     };
     of_task.map(candidate).collect()
 }
@@ -220,28 +221,6 @@ fn standing(
     }
 }
 
-fn evidence(
-    device: &DeviceView<'_>,
-    task: &TaskView<'_>,
-    release: &ReleaseId,
-    predicted: Predicted,
-) -> Evidence {
-    let mut here = task.measures.get(&(device.row.id.clone(), release.clone())).copied().unwrap_or_default();
-    let class = task
-        .classes
-        .get(&(device.row.profile.class.to_string(), release.clone()))
-        .copied()
-        .unwrap_or_default();
-    let without =
-        |all: Rate, own: Rate| Rate::new(all.hits.saturating_sub(own.hits), all.n.saturating_sub(own.n));
-    let class = Measured {
-        labels: without(class.labels, here.labels),
-        failures: without(class.failures, here.failures),
-        ..Measured::default()
-    };
-    let installed = device.installed.and_then(|tasks| tasks.get(&task.definition.task));
-    here.proof_us = installed
-        .filter(|installed| installed.release.as_ref() == Some(release))
-        .and_then(|installed| installed.proof_us);
-    Evidence { device: here, class, predicted }
-}
+#[cfg(test)]
+#[path = "assign/tests.rs"]
+mod tests;

@@ -230,6 +230,11 @@ impl TaskDefinition {
         self.groups.is_empty() || !self.groups.is_disjoint(groups)
     }
 
+    /// Groups that are neither judged nor learnt from: those that retraining leaves out, and those that are held.
+    pub fn excluded(&self) -> BTreeSet<&GroupId> {
+        self.retraining.iter().flat_map(|retraining| &retraining.exclude).chain(&self.held).collect()
+    }
+
     /// Whether a device in these groups is out of every rollout.
     pub fn holds(&self, groups: &BTreeSet<GroupId>) -> bool {
         !self.held.is_disjoint(groups)

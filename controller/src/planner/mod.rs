@@ -13,7 +13,9 @@ mod records;
 mod tick;
 
 pub use definition::{Choice, DefinitionError, Retraining, TaskDefinition};
-pub use records::{Decision, DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow, RolloutStance, TaskRow};
+pub use records::{
+    AssignmentRow, Decision, DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow, RolloutStance, TaskRow,
+};
 pub use tick::{PlannerError, tick};
 
 use crate::api::AppState;
@@ -32,7 +34,10 @@ pub async fn run(state: AppState, mut shutdown: Shutdown) {
     let mut memory = Memory::default();
     while !shutdown.is_requested() {
         if let Err(error) = tick(&state, &mut memory).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the planner's look at the fleet failed");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the planner's look at the fleet failed"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}

@@ -6,26 +6,44 @@ use dunlin_rollout::{Paired, Progress};
 
 use super::{DeviceOutcome, PairedWindow, RolloutOrder};
 
-/// The last outcome of each release on each device that ended an update.
+/// What became of the updates of one task.
 #[derive(Debug, Default)]
-pub(super) struct Outcomes(BTreeMap<(DeviceId, ReleaseId), (Phase, ReasonCode, u64)>);
+pub(super) struct Outcomes {
+    /// The last outcome of each release on each device that ended an update, with its generation.
+    last: BTreeMap<(DeviceId, ReleaseId), (Phase, ReasonCode, u64)>,
+    /// What each device committed to last, and since when it did so without another release in between, Unix
+    /// milliseconds.
+    serving: BTreeMap<DeviceId, (ReleaseId, u64)>,
+}
 
 impl Outcomes {
     /// From outcomes, oldest first.
     pub(super) fn new(outcomes: Vec<DeviceOutcome>) -> Self {
-        let mut last = BTreeMap::new();
+        let mut all = Self::default();
         for outcome in outcomes {
-            if ends(outcome.phase) && outcome.reason != ReasonCode::Superseded {
-                let DeviceOutcome { device, release, generation, phase, reason } = outcome;
-                last.insert((device, release), (phase, reason, generation));
+            if !ends(outcome.phase) || outcome.reason == ReasonCode::Superseded {
+                continue;
             }
+            let DeviceOutcome { device, release, generation, phase, reason, received_ms } = outcome;
+            let same = all.serving.get(&device).is_some_and(|(serving, _)| *serving == release);
+            if phase == Phase::Committed && !same {
+                all.serving.insert(device.clone(), (release.clone(), received_ms));
+            } else if phase == Phase::RolledBack && same {
+                all.serving.remove(&device);
+            }
+            all.last.insert((device, release), (phase, reason, generation));
         }
-        Self(last)
+        all
+    }
+
+    /// When a device committed to a release that it has not left since, Unix milliseconds.
+    pub(super) fn committed_ms(&self, device: &DeviceId, release: &ReleaseId) -> Option<u64> {
+        self.serving.get(device).filter(|(serving, _)| serving == release).map(|(_, since_ms)| *since_ms)
     }
 
     /// Whether a release failed on a device for a reason that a second try would not remove.
     pub(super) fn is_known_bad(&self, device: &DeviceId, release: &ReleaseId) -> bool {
-        let last = self.0.get(&(device.clone(), release.clone()));
+        let last = self.last.get(&(device.clone(), release.clone()));
         last.is_some_and(|(phase, reason, _)| failed(*phase) && !passes(*reason))
     }
 
@@ -34,7 +52,7 @@ impl Outcomes {
     pub(super) fn progress(&self, device: &DeviceId, order: Option<&RolloutOrder>, member: bool) -> Progress {
         let Some(order) = order else { return if member { Progress::Declined } else { Progress::Idle } };
         let release = order.release.clone();
-        match self.0.get(&(device.clone(), release.clone())) {
+        match self.last.get(&(device.clone(), release.clone())) {
             Some((phase, reason, generation)) if *generation >= order.generation => {
                 if failed(*phase) {
                     Progress::Failed { release, reason: *reason }
@@ -128,6 +146,7 @@ mod tests {
             generation,
             phase,
             reason,
+            received_ms: 1000 * generation,
         }
     }
 
@@ -155,6 +174,24 @@ mod tests {
             outcome(5, Phase::RolledBack, ReasonCode::CrashLoop),
         ];
         assert_eq!(progress(&failed), Progress::Failed { release, reason: ReasonCode::CrashLoop });
+    }
+
+    #[test]
+    fn a_release_serves_from_its_first_commit_until_another_one_or_its_end() {
+        let device: DeviceId = "cam-1".parse().unwrap();
+        let since = |outcomes: &[DeviceOutcome], release: &str| {
+            Outcomes::new(outcomes.to_vec()).committed_ms(&device, &release.parse().unwrap())
+        };
+        let committed = |generation| outcome(generation, Phase::Committed, ReasonCode::Ok);
+        let other = DeviceOutcome { release: "m@1".parse().unwrap(), ..committed(6) };
+        assert_eq!(since(&[outcome(5, Phase::Probation, ReasonCode::Ok)], "m@2"), None);
+        assert_eq!(since(&[committed(5), committed(7)], "m@2"), Some(5000));
+        assert_eq!(since(&[committed(5), other.clone()], "m@2"), None);
+        assert_eq!(since(&[committed(5), other.clone(), committed(8)], "m@2"), Some(8000));
+        // A candidate that was left again does not end the service of what it was to replace.
+        let left = outcome(7, Phase::RolledBack, ReasonCode::GuardErrors);
+        assert_eq!(since(&[other, left.clone()], "m@1"), Some(6000));
+        assert_eq!(since(&[committed(5), left], "m@2"), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What the planner keeps in the database.
-use dunlin_protocol::{DeviceId, Phase, ReasonCode, ReleaseId, TaskId, Window};
+use dunlin_protocol::{Assignment, DeviceId, Phase, ReasonCode, ReleaseId, TaskId, Window};
 use dunlin_rollout::{Plan, Policy, Report};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,6 +49,17 @@ pub struct RolloutOrder {
     pub since_ms: u64,
 }
 
+/// What a device shall run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AssignmentRow {
+    /// What it is told.
+    pub assignment: Assignment,
+    /// Whether that is published.
+    pub published: bool,
+    /// When it was made, Unix milliseconds.
+    pub made_ms: u64,
+}
+
 /// A step of an update, as a device reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceOutcome {
@@ -62,6 +73,8 @@ pub struct DeviceOutcome {
     pub phase: Phase,
     /// Why.
     pub reason: ReasonCode,
+    /// When it was stored, Unix milliseconds.
+    pub received_ms: u64,
 }
 
 /// A window in which a candidate answered.

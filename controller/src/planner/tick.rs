@@ -1,16 +1,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dunlin_protocol::{Assignment, Bundle, Desired as Hint, DeviceId, ReleaseId, TaskId};
+use dunlin_protocol::{Assignment, Bundle, ClassName, Desired as Hint, DeviceId, ReleaseId, TaskId};
 use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
 use serde_json::json;
 
-use super::assign::{Approved, DeviceView, TaskView, by_class, desire};
+use super::assign::{Approved, DeviceView, TaskView, desire};
 use super::progress::{Ledger, Outcomes};
 use super::{Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
 use crate::clock;
+use crate::evidence::{self, Fleet, Measures};
 use crate::repo::{Approval, RepoError};
 use crate::store::{DeviceRow, DeviceState, StoreError};
 
@@ -71,19 +72,23 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         progress.insert(rollout.plan.rollout.clone(), devices.collect());
     }
 
-    let classes: BTreeMap<&DeviceId, &str> =
-        devices.iter().map(|device| (&device.id, device.profile.class.as_str())).collect();
+    let classes: BTreeMap<&DeviceId, &ClassName> =
+        devices.iter().map(|device| (&device.id, &device.profile.class)).collect();
+    let fleet = Fleet { devices: &devices, installed: &installed };
     let mut views = Vec::with_capacity(tasks.len());
     for task in &tasks {
         let id = &task.definition.task;
-        let since_ms = clock::wall_ms().saturating_sub(task.definition.choice.judged_ms);
-        let measures = state.store.measures(id, since_ms).await?;
+        let now_ms = clock::wall_ms();
+        let about = (&state.store, &*state.registry);
+        let ledger = state.ledgers.refresh(about, state.config.evidence, task, fleet, now_ms).await?;
+        let since_ms = now_ms.saturating_sub(task.definition.choice.judged_ms);
+        let measures = Measures::new(&ledger, &classes, since_ms);
+        drop(ledger);
         views.push(TaskView {
             definition: &task.definition,
             rollouts: rollouts.iter().filter(|rollout| rollout.plan.task == *id).collect(),
             progress: progress.iter().map(|(rollout, devices)| (rollout.as_str(), devices.clone())).collect(),
             outcomes: outcomes.remove(id).unwrap_or_default(),
-            classes: by_class(&measures, &classes),
             measures,
         });
     }
@@ -101,14 +106,7 @@ fn catalogue(
         let predicted = *memory.bundles.entry(manifest).or_insert_with(|| {
             let file = state.repos.target_file(&format!("{manifest}.{}", release.target_name()));
             let bundle = file.ok().flatten().and_then(|bytes| serde_json::from_slice::<Bundle>(&bytes).ok());
-            let metric = |bundle: &Bundle, name: &str| {
-                bundle.metrics.get(name).and_then(|value| u64::try_from(*value).ok())
-            };
-            bundle.map_or_else(Predicted::default, |bundle| Predicted {
-                accuracy_ppm: metric(&bundle, "accuracy_ppm").and_then(|ppm| u32::try_from(ppm).ok()),
-                rows: metric(&bundle, "n").unwrap_or(0),
-                latency_us: bundle.latency_us,
-            })
+            bundle.map_or_else(Predicted::default, |bundle| evidence::predicted(&bundle))
         });
         approved.insert(release, Approved { task: custom.task, hard: custom.hard, predicted });
     }
@@ -231,11 +229,7 @@ async fn assign(
     let mut decisions = Vec::new();
     for device in devices {
         let before = assigned.get(&device.id);
-        let view = DeviceView {
-            row: device,
-            installed: installed.get(&device.id),
-            assigned: before.map(|(assignment, _)| assignment),
-        };
+        let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before };
         let desired = desire(&view, views, approved, clock::wall_ms());
         for decision in desired.decisions {
             // What only says the same with fresher numbers is not worth a write at every look.
@@ -250,20 +244,20 @@ async fn assign(
             }
         }
         let empty = before.is_none() && desired.tasks.is_empty();
-        let same = before.is_some_and(|(assignment, _)| assignment.tasks == desired.tasks);
+        let same = before.is_some_and(|before| before.assignment.tasks == desired.tasks);
         let assignment = match before {
-            Some((assignment, published)) if same => {
-                if *published {
+            Some(before) if same => {
+                if before.published {
                     continue;
                 }
-                assignment.clone()
+                before.assignment.clone()
             }
             _ if empty => continue,
             Some(_) | None => {
                 // Above whatever was ever published, also if the database is an older copy.
                 let published =
                     state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
-                let stored = before.map_or(0, |(assignment, _)| assignment.generation);
+                let stored = before.map_or(0, |before| before.assignment.generation);
                 let generation = published.max(stored).max(device.generation) + 1;
                 let correlation =
                     desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));

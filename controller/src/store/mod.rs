@@ -5,16 +5,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
 use sqlx::{Sqlite, Transaction};
 
+mod assignments;
 mod audit;
 mod devices;
 mod health;
-mod plans;
 mod registry;
+mod rollouts;
+mod row;
 mod runs;
 mod samples;
+mod tasks;
 mod telemetry;
 mod tokens;
 
@@ -122,7 +128,11 @@ impl Store {
             .attempt("opening the database file")?;
         sqlx::migrate!("./migrations").run(&writer).await.map_err(StoreError::Migrate)?;
         // None of the settings above: a connection that only reads can not make them, and need not.
-        let reading = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY).pragma("cache_size", CACHE_KIB);
+        let reading = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(BUSY)
+            .pragma("cache_size", CACHE_KIB);
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(reading)

@@ -6,7 +6,7 @@ use dunlin_protocol::TaskId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::plans::{json, parse};
+use super::row::{json, parse};
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::training::{RunRow, TrainingRow, Wanted};
 

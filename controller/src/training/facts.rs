@@ -1,21 +1,14 @@
 //! What is known of a task when its triggers are weighed.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use dunlin_monitor::rate::Rate;
 use dunlin_pipeline::{DriftFact, Facts, RunState, Triggers};
-use dunlin_protocol::{ReferenceProfile, ReleaseId, TaskId, cbor};
+use dunlin_protocol::ReleaseId;
 
 use super::{TrainingError, WAITING};
 use crate::api::AppState;
-use crate::evidence::{self, Ledger, Place, Roster};
+use crate::evidence::{self, Fleet};
 use crate::planner::TaskRow;
-use crate::store::DeviceState;
-
-/// Largest reference profile, bytes: some hundred features of 64 bins.
-const PROFILE_BYTES_MAX: usize = 4 << 20;
-
-/// Sums of windows by task, kept between looks.
-pub(super) type Ledgers = BTreeMap<TaskId, (Ledger, BTreeSet<ReleaseId>)>;
 
 /// The part that runs decide: schedule, budget, cool-down.
 pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Result<Facts, TrainingError> {
@@ -25,7 +18,7 @@ pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Re
     let last_ms = runs.iter().map(|run| run.created_ms).max().unwrap_or(task.created_ms);
     let judged_ms = task.definition.retraining.as_ref().map_or(0, |retraining| retraining.judged_ms);
     let last_end_ms = runs.iter().filter_map(|run| run.ended_ms).max();
-    let exclude = excluded(task);
+    let exclude: Vec<&str> = task.definition.excluded().into_iter().map(|group| group.as_str()).collect();
     // What was answered before the last run ended is what that run was about.
     let since_ms = now_ms.saturating_sub(judged_ms).max(last_end_ms.unwrap_or(0));
     let (labelled, correct) = state.store.labelled_since(id, since_ms, &exclude).await?;
@@ -43,55 +36,24 @@ pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Re
     })
 }
 
-/// Groups that are neither judged nor learnt from: those that retraining leaves out, and those that are held.
-pub(super) fn excluded(task: &TaskRow) -> Vec<&str> {
-    let named = task.definition.retraining.iter().flat_map(|retraining| &retraining.exclude);
-    named.chain(&task.definition.held).map(|group| group.as_str()).collect()
-}
-
-/// Confirmed drift of what the task's devices serve, the widest first.
+/// Looks at the inputs of what the task's devices serve, raises and clears the alerts that follow, and returns
+/// confirmed drift, the widest.
 pub(super) async fn drift(
     state: &AppState,
     task: &TaskRow,
-    ledgers: &mut Ledgers,
     now_ms: u64,
 ) -> Result<Option<DriftFact>, TrainingError> {
-    let id = &task.definition.task;
-    let (ledger, profiled) = ledgers
-        .entry(id.clone())
-        .or_insert_with(|| (Ledger::new(id.clone(), state.config.evidence), BTreeSet::new()));
     let devices = state.store.devices().await?;
-    let excluded: BTreeSet<&str> = excluded(task).into_iter().collect();
-    let roster: Roster = devices
-        .into_iter()
-        .filter(|device| device.state == DeviceState::Active && task.definition.covers(&device.groups))
-        .filter(|device| !device.groups.iter().any(|group| excluded.contains(group.as_str())))
-        .map(|device| (device.id, Place { class: device.profile.class, groups: device.groups }))
-        .collect();
     let installed = state.store.installed_all().await?;
-    let serving: BTreeSet<ReleaseId> =
-        roster.keys().filter_map(|device| installed.get(device)?.get(id)?.release.clone()).collect();
-    ledger.set_roster(roster);
-    for release in &serving {
-        if profiled.contains(release) {
-            continue;
-        }
-        let Some(blob) = state.store.release(release).await?.and_then(|row| row.bundle.profile) else {
-            continue;
-        };
-        let Some(bytes) = state.registry.blobs().get(&blob.digest).await? else { continue };
-        match cbor::decode::<ReferenceProfile>(&bytes, PROFILE_BYTES_MAX) {
-            Ok(profile) => {
-                ledger.set_profile(release.clone(), blob.digest, profile);
-                profiled.insert(release.clone());
-            }
-            Err(error) => {
-                tracing::warn!(%release, %error, "a reference profile can not be read, so drift of its inputs is not watched")
-            }
-        }
-    }
-    ledger.read(&state.store, now_ms).await?;
-    ledger.advance(now_ms);
-    evidence::alert(&state.store, ledger, now_ms).await?;
-    Ok(serving.iter().filter_map(|release| ledger.drift(release).fact()).max_by_key(|fact| fact.share_ppm))
+    let fleet = Fleet { devices: &devices, installed: &installed };
+    let about = (&state.store, &*state.registry);
+    let ledger = state.ledgers.refresh(about, state.config.evidence, task, fleet, now_ms).await?;
+    evidence::alert(&state.store, &ledger, now_ms).await?;
+    let id = &task.definition.task;
+    let serving: BTreeSet<&ReleaseId> =
+        installed.values().filter_map(|tasks| tasks.get(id)?.release.as_ref()).collect();
+    Ok(serving
+        .into_iter()
+        .filter_map(|release| ledger.drift(release).fact())
+        .max_by_key(|fact| fact.share_ppm))
 }

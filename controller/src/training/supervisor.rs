@@ -28,14 +28,12 @@ struct AtWork {
 struct Supervisor {
     state: AppState,
     at_work: BTreeMap<String, AtWork>,
-    ledgers: facts::Ledgers,
 }
 
 /// Runs until shutdown: a look each tick and whenever something wakes the supervisor.
 pub async fn run(state: AppState, mut shutdown: Shutdown) {
     let every = Duration::from_millis(state.config.training.tick_ms.max(1));
-    let mut supervisor =
-        Supervisor { state: state.clone(), at_work: BTreeMap::new(), ledgers: BTreeMap::new() };
+    let mut supervisor = Supervisor { state: state.clone(), at_work: BTreeMap::new() };
     let mut resumed = false;
     while !shutdown.is_requested() {
         if let Err(error) = supervisor.look(&mut resumed).await {
@@ -161,11 +159,12 @@ impl Supervisor {
 
     /// Weighs the triggers of a task and queues a run if one fired and nothing holds it.
     async fn weigh(&mut self, task: &TaskRow) -> Result<(), TrainingError> {
-        let Some(retraining) = &task.definition.retraining else { return Ok(()) };
         let now_ms = clock::wall_ms();
+        // Looked at even where it is no trigger, and where nothing is ever retrained: the alerts come of it.
+        let drift = facts::drift(&self.state, task, now_ms).await?;
+        let Some(retraining) = &task.definition.retraining else { return Ok(()) };
         let mut facts = facts::of_runs(&self.state, task, now_ms).await?;
-        // Looked at even where it is no trigger: the alerts come of it.
-        facts.drift = facts::drift(&self.state, task, &mut self.ledgers, now_ms).await?;
+        facts.drift = drift;
         if facts.pending.is_none() {
             // Models on their way are judged by their rollout before others are made.
             let rollouts = self.state.store.rollouts().await?;

@@ -1,4 +1,5 @@
 use alloc::collections::BTreeSet;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use dunlin_protocol::{DeviceId, Now};
@@ -61,6 +62,34 @@ pub enum WaitingOn {
     },
 }
 
+impl WaitingOn {
+    /// What an operator can do where waiting alone may not end it: once every device of the wave has left its
+    /// probation, no further inputs are answered by both releases, and only late labels add to the evidence.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Labels { .. } => Some(
+                "probation is over in this wave, so only late labels add to the evidence: send labels for what was \
+                 answered, promote it by hand, or abort it and try with a longer soak or a smaller labels_min",
+            ),
+            Self::Significance { .. } => Some(
+                "probation is over in this wave, so only late labels add to the evidence: promote it by hand, or \
+                 abort it and try with a longer soak or a wider margin",
+            ),
+            Self::Selection => Some(
+                "every device of the wave kept what it runs: see `dunlin device explain` for the reasons, or abort it",
+            ),
+            Self::Approval { .. } => Some("approve the wave: dunlin rollout approve"),
+            Self::Clock
+            | Self::AnyDevice
+            | Self::Window
+            | Self::Paused
+            | Self::Soak { .. }
+            | Self::Devices { .. }
+            | Self::Requests { .. } => None,
+        }
+    }
+}
+
 /// What the gate of the open wave says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
@@ -118,6 +147,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// The count behind it.
     pub tally: Tally,
+    /// What an operator can do about it, where waiting alone may not be enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 /// One look: the next plan, equal to the last one if nothing is to change, and why.
@@ -133,7 +165,11 @@ pub fn plan(policy: &Policy, inventory: &Inventory, last: &Plan, now: Now) -> (P
         State::Open { wave, .. } | State::Paused { wave, .. } => Some(wave),
         State::Created | State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => None,
     };
-    let report = Report { generation: next.generation, wave, verdict, tally };
+    let hint = match &verdict {
+        Verdict::Wait(on) => on.hint().map(String::from),
+        Verdict::Open { .. } | Verdict::Promote { .. } | Verdict::Stop(_) | Verdict::Ended => None,
+    };
+    let report = Report { generation: next.generation, wave, verdict, tally, hint };
     (next, report)
 }
 
@@ -151,7 +187,7 @@ fn look(policy: &Policy, inventory: &Inventory, last: &Plan, at_ms: u64) -> (Pla
     };
     let members: Vec<(&DeviceId, &Member)> =
         last.members.keys().filter_map(|device| inventory.devices.get_key_value(device)).collect();
-    let (tally, unfinished) = count(policy, &members, since_ms, at_ms);
+    let (tally, unfinished) = count(policy, last, &members, since_ms, at_ms);
     let stop = |reason: StopReason, tally| {
         let state = State::Stopped { at_ms, reason: reason.clone() };
         (last.moved(state), Verdict::Stop(reason), tally)
@@ -231,6 +267,7 @@ fn advance(
 /// Sorts the members; the second value are those still on their way and within their time.
 fn count(
     policy: &Policy,
+    last: &Plan,
     members: &[(&DeviceId, &Member)],
     since_ms: u64,
     at_ms: u64,
@@ -258,7 +295,8 @@ fn count(
             Progress::Ordered { since_ms, .. } => {
                 tally.ordered += 1;
                 let for_ms = at_ms.saturating_sub(*since_ms);
-                silent.or((for_ms > policy.silence_ms_max).then_some(Failure::Unfinished { for_ms }))
+                let wave = last.members.get(*device).map_or(0, |previous| previous.wave);
+                silent.or((for_ms > policy.unfinished_ms(wave)).then_some(Failure::Unfinished { for_ms }))
             }
             Progress::Committed { .. } => {
                 tally.committed += 1;

@@ -71,13 +71,14 @@ pub struct Policy {
     /// Largest share of a wave's devices that may fail, parts per million, rounded down to whole devices:
     /// in a canary of three, 2 % means none.
     pub failures_ppm_max: u32,
-    /// How long a device may say nothing, or not finish an ordered update, before it counts as failed,
-    /// milliseconds.
+    /// How long a device may say nothing, or take for an ordered update besides its probation, before it counts
+    /// as failed, milliseconds.
     pub silence_ms_max: u64,
     /// Hours in which waves may open; absent means any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
-    /// How devices watch a candidate before they commit to it.
+    /// How devices watch a candidate before they commit to it; at least as long as their wave soaks, as
+    /// [`Policy::watched`] says.
     pub probation: Probation,
 }
 
@@ -146,6 +147,29 @@ pub enum PolicyError {
 }
 
 impl Policy {
+    /// How a device of this wave watches a candidate. Only on probation do both releases answer the same inputs,
+    /// so it lasts as long as the wave is to gather evidence.
+    pub fn watched(&self, wave: usize) -> Probation {
+        let soak_ms = self.rules(wave).map_or(0, |rules| rules.soak_ms);
+        Probation { ms_min: self.probation.ms_min.max(soak_ms), ..self.probation.clone() }
+    }
+
+    /// How long after the order a device of this wave ends its probation even if it was asked too little,
+    /// milliseconds: half of what it may take besides is left for its report to arrive.
+    pub fn commit_ms(&self, wave: usize) -> u64 {
+        self.watched(wave).ms_min.saturating_add(self.silence_ms_max / 2)
+    }
+
+    /// How long after the order a device of this wave counts as unfinished, milliseconds.
+    pub fn unfinished_ms(&self, wave: usize) -> u64 {
+        self.watched(wave).ms_min.saturating_add(self.silence_ms_max)
+    }
+
+    /// The rules of a wave; beyond the last one, its rules.
+    pub(crate) fn rules(&self, wave: usize) -> Option<&Wave> {
+        self.waves.get(wave).or(self.waves.last())
+    }
+
     /// Checks the policy once, so that [`crate::plan`] need not.
     pub fn check(&self) -> Result<(), PolicyError> {
         if self.waves.is_empty() || self.waves.len() > WAVES_MAX {
@@ -207,6 +231,18 @@ mod tests {
         assert_eq!(broken(|p| p.margin_ppm = 0), PolicyError::Range("margin_ppm"));
         assert_eq!(broken(|p| p.failures_ppm_max = 1_000_001), PolicyError::Share100("failures_ppm_max"));
         assert_eq!(broken(|p| p.silence_ms_max = 0), PolicyError::Silence);
+    }
+
+    #[test]
+    fn probation_lasts_at_least_as_long_as_the_wave_soaks_and_ends_in_time() {
+        let mut policy = Policy::default();
+        policy.waves[0].soak_ms = 60_000;
+        assert_eq!((policy.watched(0).ms_min, policy.watched(1).ms_min), (600_000, DAY_MS));
+        assert_eq!(policy.watched(9), policy.watched(3));
+        for wave in 0..4 {
+            let (watched, commit) = (policy.watched(wave).ms_min, policy.commit_ms(wave));
+            assert!(watched < commit && commit < policy.unfinished_ms(wave));
+        }
     }
 
     #[test]

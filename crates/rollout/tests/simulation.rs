@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::{DeviceId, Now, ReasonCode, ReleaseId};
 use dunlin_rollout::{
-    Failure, Inventory, Member, Order, Plan, Policy, Progress, Stance, State, StopReason, Unit, Verdict,
-    WaitingOn, plan,
+    Failure, Inventory, Member, Order, Paired, Plan, Policy, Progress, Report, Stance, State, StopReason,
+    Unit, Verdict, WaitingOn, plan,
 };
 use proptest::prelude::*;
 
@@ -311,4 +311,48 @@ proptest! {
             current = next;
         }
     }
+}
+
+/// One device in one wave, at a time after the order.
+fn one_device(progress: Progress, paired: Paired, after_ms: u64) -> (State, Report) {
+    let policy = policy();
+    let mut member = Member::idle("rpi-4".parse().unwrap());
+    (member.progress, member.paired, member.requests) = (progress, paired, 1_000);
+    let created = Plan::new("r", "meter".parse().unwrap(), [candidate()], "test");
+    let device: DeviceId = "cam-1".parse().unwrap();
+    let at = |wall_ms: u64| Now { mono_ms: 0, wall_ms: Some(wall_ms) };
+    let idle = Inventory { devices: [(device.clone(), Member::idle("rpi-4".parse().unwrap()))].into() };
+    let (open, _) = plan(&policy, &idle, &created, at(START_MS));
+    member.heard_ms = Some(START_MS + after_ms);
+    let inventory = Inventory { devices: [(device, member)].into() };
+    let (next, report) = plan(&policy, &inventory, &open, at(START_MS + after_ms));
+    (next.state, report)
+}
+
+const START_MS: u64 = 1_000 * TICK_MS;
+
+#[test]
+fn a_device_on_probation_is_not_unfinished_until_its_probation_should_be_over() {
+    let policy = policy();
+    let ordered = || Progress::Ordered { release: candidate(), since_ms: START_MS };
+    let late_ms = policy.watched(0).ms_min + policy.silence_ms_max;
+    assert!(late_ms > policy.silence_ms_max);
+    let (state, report) = one_device(ordered(), Paired::default(), late_ms);
+    assert!(matches!(state, State::Open { .. }), "{report:?}");
+    assert_eq!(report.hint, None);
+    let (state, _) = one_device(ordered(), Paired::default(), late_ms + 1);
+    assert!(matches!(state, State::Stopped { reason: StopReason::Failures { .. }, .. }));
+}
+
+#[test]
+fn short_evidence_after_probation_says_what_can_be_done() {
+    let committed = || Progress::Committed { release: candidate() };
+    let few = Paired { both_right: 3, ..Paired::default() };
+    let (_, report) = one_device(committed(), few, 20 * TICK_MS);
+    assert!(matches!(report.verdict, Verdict::Wait(WaitingOn::Labels { have: 3, .. })), "{report:?}");
+    assert!(report.hint.unwrap().contains("late labels"));
+    let torn = Paired { both_right: 40, only_new: 8, only_old: 8, both_wrong: 4 };
+    let (_, report) = one_device(committed(), torn, 20 * TICK_MS);
+    assert!(matches!(report.verdict, Verdict::Wait(WaitingOn::Significance { .. })), "{report:?}");
+    assert!(report.hint.unwrap().contains("promote it by hand"));
 }

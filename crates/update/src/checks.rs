@@ -12,22 +12,40 @@ pub(crate) type Refused = (ReasonCode, String);
 
 /// Holds a manifest against what was signed and allowed. Its digest was checked before; this finds what a signer
 /// got wrong, and what a controller that signs retrained releases must not do.
-pub(crate) fn admit(task: &TaskId, part: &Part, bundle: &Bundle, bounds: Option<&RetrainedBounds>, budgets: &Budgets) -> Result<Pack, Refused> {
-    let manifest = ApprovedFile { name: part.manifest.name.clone(), length: part.manifest.length, sha256: part.manifest.sha256 };
+pub(crate) fn admit(
+    task: &TaskId,
+    part: &Part,
+    bundle: &Bundle,
+    bounds: Option<&RetrainedBounds>,
+    budgets: &Budgets,
+) -> Result<Pack, Refused> {
+    let manifest = ApprovedFile {
+        name: part.manifest.name.clone(),
+        length: part.manifest.length,
+        sha256: part.manifest.sha256,
+    };
     let custom = TargetCustom { task: task.clone(), hard: part.hard.clone() };
-    let approved = ApprovedRelease { release: part.release.clone(), manifest, custom, retrained: part.retrained };
+    let approved =
+        ApprovedRelease { release: part.release.clone(), manifest, custom, retrained: part.retrained };
     check_bundle(&approved, task, bundle).map_err(|refusal| (refusal.reason, refusal.detail))?;
     if bundle.hard.bundle_bytes > budgets.model_bytes_max {
-        let detail = format!("{} has {} bytes, the budget is {}", part.release, bundle.hard.bundle_bytes, budgets.model_bytes_max);
+        let detail = format!(
+            "{} has {} bytes, the budget is {}",
+            part.release, bundle.hard.bundle_bytes, budgets.model_bytes_max
+        );
         return Err((ReasonCode::SizeExceeded, detail));
     }
     if bundle.hard.ram_bytes > budgets.model_ram_bytes_max {
-        let detail = format!("{} needs {} bytes of memory, the budget is {}", part.release, bundle.hard.ram_bytes, budgets.model_ram_bytes_max);
+        let detail = format!(
+            "{} needs {} bytes of memory, the budget is {}",
+            part.release, bundle.hard.ram_bytes, budgets.model_ram_bytes_max
+        );
         return Err((ReasonCode::RamExceeded, detail));
     }
     let mut blobs: Vec<Blob> = bundle.blobs().collect();
     if part.retrained {
-        let not_allowed = || (ReasonCode::RetrainedNotAllowed, format!("the policy of {task} allows no retrained models"));
+        let not_allowed =
+            || (ReasonCode::RetrainedNotAllowed, format!("the policy of {task} allows no retrained models"));
         let bounds = bounds.ok_or_else(not_allowed)?;
         check_retrained(bounds, bundle).map_err(|refusal| (refusal.reason, refusal.detail))?;
         blobs.insert(0, bounds.anchor);
@@ -40,8 +58,11 @@ pub(crate) fn admit(task: &TaskId, part: &Part, bundle: &Bundle, bounds: Option<
 pub(crate) fn terms(part: &Part, bounds: Option<&RetrainedBounds>, budgets: &Budgets) -> Terms {
     let bounds = bounds.filter(|_| part.retrained);
     Terms {
-        latency_us_max: bounds.map_or(budgets.latency_us_max, |bounds| bounds.latency_us_max.min(budgets.latency_us_max)),
-        ram_bytes_max: bounds.map_or(budgets.model_ram_bytes_max, |bounds| bounds.ram_bytes_max.min(budgets.model_ram_bytes_max)),
+        latency_us_max: bounds
+            .map_or(budgets.latency_us_max, |bounds| bounds.latency_us_max.min(budgets.latency_us_max)),
+        ram_bytes_max: bounds.map_or(budgets.model_ram_bytes_max, |bounds| {
+            bounds.ram_bytes_max.min(budgets.model_ram_bytes_max)
+        }),
         anchor: bounds.map(|bounds| (bounds.anchor.digest, bounds.anchor_score_ppm_min)),
         bounds: bounds.cloned(),
     }
@@ -50,12 +71,16 @@ pub(crate) fn terms(part: &Part, bounds: Option<&RetrainedBounds>, budgets: &Bud
 /// Holds a proof against its terms.
 pub(crate) fn passes(terms: &Terms, proof: &crate::Proof) -> Result<(), Refused> {
     if proof.latency_us > terms.latency_us_max {
-        return Err((ReasonCode::LatencyExceeded, format!("median of {} us, at most {} allowed", proof.latency_us, terms.latency_us_max)));
+        return Err((
+            ReasonCode::LatencyExceeded,
+            format!("median of {} us, at most {} allowed", proof.latency_us, terms.latency_us_max),
+        ));
     }
     match terms.anchor {
-        Some((_, least)) if proof.anchor_ppm < least => {
-            Err((ReasonCode::AnchorScore, format!("{} ppm of the anchor set right, at least {least} needed", proof.anchor_ppm)))
-        }
+        Some((_, least)) if proof.anchor_ppm < least => Err((
+            ReasonCode::AnchorScore,
+            format!("{} ppm of the anchor set right, at least {least} needed", proof.anchor_ppm),
+        )),
         Some(_) | None => Ok(()),
     }
 }

@@ -66,21 +66,40 @@ fn at_least_ppm(hits: u64, n: u64) -> f64 {
 pub fn breach(limits: &Probation, seen: &Observed) -> Option<Breach> {
     let found = |reason, detail| Some(Breach { reason, detail });
     if limits.rss_bytes_max != 0 && seen.rss_bytes > limits.rss_bytes_max {
-        return found(ReasonCode::GuardMemory, format!("{} bytes resident, at most {} allowed", seen.rss_bytes, limits.rss_bytes_max));
+        return found(
+            ReasonCode::GuardMemory,
+            format!("{} bytes resident, at most {} allowed", seen.rss_bytes, limits.rss_bytes_max),
+        );
     }
-    if seen.requests >= REQUESTS_MIN && at_least_ppm(seen.errors, seen.requests) > f64::from(limits.error_ppm_max) {
-        let detail = format!("{} of {} requests failed, at most {} ppm allowed", seen.errors, seen.requests, limits.error_ppm_max);
+    if seen.requests >= REQUESTS_MIN
+        && at_least_ppm(seen.errors, seen.requests) > f64::from(limits.error_ppm_max)
+    {
+        let detail = format!(
+            "{} of {} requests failed, at most {} ppm allowed",
+            seen.errors, seen.requests, limits.error_ppm_max
+        );
         return found(ReasonCode::GuardErrors, detail);
     }
-    if let Some(previous) = seen.previous_p99_us.filter(|_| seen.requests >= TAIL_MIN && limits.latency_percent_max != 0) {
+    if let Some(previous) =
+        seen.previous_p99_us.filter(|_| seen.requests >= TAIL_MIN && limits.latency_percent_max != 0)
+    {
         let limit = previous.saturating_mul(u64::from(limits.latency_percent_max)) / 100;
         if seen.p99_us > limit.max(previous.saturating_add(TAIL_SLACK_US)) {
-            let detail = format!("p99 is {} us, the previous release's {previous} us, at most {} % allowed", seen.p99_us, limits.latency_percent_max);
+            let detail = format!(
+                "p99 is {} us, the previous release's {previous} us, at most {} % allowed",
+                seen.p99_us, limits.latency_percent_max
+            );
             return found(ReasonCode::GuardLatency, detail);
         }
     }
-    if u64::from(limits.disagree_ppm_max) < MILLION && seen.paired >= PAIRED_MIN && at_least_ppm(seen.disagree, seen.paired) > f64::from(limits.disagree_ppm_max) {
-        let detail = format!("{} of {} inputs answered differently, at most {} ppm allowed", seen.disagree, seen.paired, limits.disagree_ppm_max);
+    if u64::from(limits.disagree_ppm_max) < MILLION
+        && seen.paired >= PAIRED_MIN
+        && at_least_ppm(seen.disagree, seen.paired) > f64::from(limits.disagree_ppm_max)
+    {
+        let detail = format!(
+            "{} of {} inputs answered differently, at most {} ppm allowed",
+            seen.disagree, seen.paired, limits.disagree_ppm_max
+        );
         return found(ReasonCode::GuardDisagreement, detail);
     }
     None
@@ -92,7 +111,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn limits() -> Probation {
-        Probation { ms_min: 0, requests_min: 0, error_ppm_max: 20_000, latency_percent_max: 150, rss_bytes_max: 1 << 20, disagree_ppm_max: 100_000 }
+        Probation {
+            ms_min: 0,
+            requests_min: 0,
+            error_ppm_max: 20_000,
+            latency_percent_max: 150,
+            rss_bytes_max: 1 << 20,
+            disagree_ppm_max: 100_000,
+        }
     }
 
     #[test]
@@ -110,14 +136,32 @@ mod tests {
 
     #[test]
     fn each_limit_has_its_reason_and_a_minimum_sample() {
-        let slow = Observed { requests: TAIL_MIN, p99_us: 9_000, previous_p99_us: Some(3_000), ..Observed::default() };
+        let slow = Observed {
+            requests: TAIL_MIN,
+            p99_us: 9_000,
+            previous_p99_us: Some(3_000),
+            ..Observed::default()
+        };
         assert_eq!(breach(&limits(), &slow).unwrap().reason, ReasonCode::GuardLatency);
         assert_eq!(breach(&limits(), &Observed { requests: TAIL_MIN - 1, ..slow }), None);
-        assert_eq!(breach(&limits(), &Observed { p99_us: 70, previous_p99_us: Some(20), ..slow }), None, "microseconds are noise");
+        assert_eq!(
+            breach(&limits(), &Observed { p99_us: 70, previous_p99_us: Some(20), ..slow }),
+            None,
+            "microseconds are noise"
+        );
         let odd = Observed { paired: PAIRED_MIN, disagree: 40, ..Observed::default() };
         assert_eq!(breach(&limits(), &odd).unwrap().reason, ReasonCode::GuardDisagreement);
-        assert_eq!(breach(&limits(), &Observed { paired: PAIRED_MIN - 1, disagree: PAIRED_MIN - 1, ..odd }), None);
-        assert_eq!(breach(&Probation { disagree_ppm_max: 1_000_000, ..limits() }, &Observed { disagree: PAIRED_MIN, ..odd }), None);
+        assert_eq!(
+            breach(&limits(), &Observed { paired: PAIRED_MIN - 1, disagree: PAIRED_MIN - 1, ..odd }),
+            None
+        );
+        assert_eq!(
+            breach(
+                &Probation { disagree_ppm_max: 1_000_000, ..limits() },
+                &Observed { disagree: PAIRED_MIN, ..odd }
+            ),
+            None
+        );
         let fat = Observed { rss_bytes: (1 << 20) + 1, ..Observed::default() };
         assert_eq!(breach(&limits(), &fat).unwrap().reason, ReasonCode::GuardMemory);
         assert_eq!(breach(&Probation { rss_bytes_max: 0, ..limits() }, &fat), None);

@@ -36,7 +36,12 @@ pub(crate) struct TaskState {
 
 impl TaskState {
     pub(crate) fn new() -> Self {
-        Self { policy: None, serving: Designation::Baseline, previous: Designation::Baseline, step: Step::Idle }
+        Self {
+            policy: None,
+            serving: Designation::Baseline,
+            previous: Designation::Baseline,
+            step: Step::Idle,
+        }
     }
 }
 
@@ -54,7 +59,14 @@ pub struct Journal {
 impl Default for Journal {
     /// That of a device that was never assigned anything.
     fn default() -> Self {
-        Self { format: JOURNAL_FORMAT, generation: 0, tasks: BTreeMap::new(), known_bad: VecDeque::new(), outbox: VecDeque::new(), next_seq: 1 }
+        Self {
+            format: JOURNAL_FORMAT,
+            generation: 0,
+            tasks: BTreeMap::new(),
+            known_bad: VecDeque::new(),
+            outbox: VecDeque::new(),
+            next_seq: 1,
+        }
     }
 }
 
@@ -91,7 +103,12 @@ impl Journal {
     /// What can be known without a journal: the line-ups of the last generation record. Work under way is
     /// forgotten, and comes back with the next check because the generation counts as not taken up.
     pub fn adopt(record: Record) -> Self {
-        let task = |slot: Slot| TaskState { policy: slot.policy, serving: slot.serving, previous: slot.previous, step: Step::Idle };
+        let task = |slot: Slot| TaskState {
+            policy: slot.policy,
+            serving: slot.serving,
+            previous: slot.previous,
+            step: Step::Idle,
+        };
         let tasks = record.tasks.into_iter().map(|(id, slot)| (id, task(slot))).collect();
         Self { generation: record.generation.saturating_sub(1), tasks, ..Self::default() }
     }

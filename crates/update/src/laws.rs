@@ -1,4 +1,6 @@
 //! The laws of the crate, held against a world that answers orders well, badly, late, twice or not at all.
+#![allow(clippy::wildcard_enum_match_arm, reason = "the world answers some orders and lets the rest pass")]
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
@@ -6,11 +8,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use dunlin_protocol::{
-    Blob, Budgets, Bundle, Digest, Hard, Lineage, ModelSignature, Now, Phase, Probation, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType,
+    Blob, Budgets, Bundle, Digest, Hard, Lineage, ModelSignature, Now, Phase, Probation, ReasonCode,
+    ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType,
 };
 use proptest::prelude::*;
 
-use crate::{CRASHES_MAX, Command, Designation, Event, Fault, FileRef, Goal, Item, Journal, Observed, Part, Proof, Setup, Step, Stop, Updater};
+use crate::{
+    CRASHES_MAX, Command, Designation, Event, Fault, FileRef, Goal, Item, Journal, Observed, Part, Proof,
+    Setup, Step, Stop, Updater,
+};
 
 fn task(name: &str) -> TaskId {
     name.parse().unwrap()
@@ -30,7 +36,13 @@ fn digest(of: &str) -> Digest {
 }
 
 fn hard() -> Hard {
-    Hard { arch: BTreeSet::new(), ops: BTreeSet::new(), bundle_bytes: 300, ram_bytes: 10, min_agent: String::new() }
+    Hard {
+        arch: BTreeSet::new(),
+        ops: BTreeSet::new(),
+        bundle_bytes: 300,
+        ram_bytes: 10,
+        min_agent: String::new(),
+    }
 }
 
 fn bundle(release: &ReleaseId, task: &TaskId) -> Bundle {
@@ -83,8 +95,14 @@ fn part(release: &ReleaseId) -> Part {
 }
 
 fn goal(generation: u64, champion: &str, fallback: Option<&str>) -> Goal {
-    let probation =
-        Probation { ms_min: 5_000, requests_min: 10, error_ppm_max: 50_000, latency_percent_max: 200, rss_bytes_max: 0, disagree_ppm_max: 200_000 };
+    let probation = Probation {
+        ms_min: 5_000,
+        requests_min: 10,
+        error_ppm_max: 50_000,
+        latency_percent_max: 200,
+        rss_bytes_max: 0,
+        disagree_ppm_max: 200_000,
+    };
     let policy = FileRef { name: "policy".into(), length: 10, sha256: digest("policy") };
     Goal {
         generation,
@@ -98,7 +116,10 @@ fn goal(generation: u64, champion: &str, fallback: Option<&str>) -> Goal {
 }
 
 fn setup() -> Setup {
-    Setup { budgets: Budgets { model_bytes_max: 1_000, model_ram_bytes_max: 1_000, latency_us_max: 100 }, seed: 1 }
+    Setup {
+        budgets: Budgets { model_bytes_max: 1_000, model_ram_bytes_max: 1_000, latency_us_max: 100 },
+        seed: 1,
+    }
 }
 
 /// Orders and facts, with every law checked between them.
@@ -118,7 +139,14 @@ impl World {
     fn new() -> Self {
         let now = Now { mono_ms: 1_000, wall_ms: Some(1_000_000) };
         let updater = Updater::restore(Journal::default(), setup(), now);
-        let mut world = Self { updater, now, open: vec![], log: vec![], proved: BTreeSet::new(), disk: Journal::default().encode() };
+        let mut world = Self {
+            updater,
+            now,
+            open: vec![],
+            log: vec![],
+            proved: BTreeSet::new(),
+            disk: Journal::default().encode(),
+        };
         world.tell(Event::ProcessStarted(Stop::Orderly));
         world
     }
@@ -131,7 +159,10 @@ impl World {
             self.log.push(command.clone());
             match command {
                 Command::Persist(bytes) => {
-                    assert!(after_persist.is_empty(), "the journal comes before the orders that follow from it");
+                    assert!(
+                        after_persist.is_empty(),
+                        "the journal comes before the orders that follow from it"
+                    );
                     self.disk = bytes;
                 }
                 other => after_persist.push(other),
@@ -191,7 +222,10 @@ impl World {
     fn check(&self) {
         for task in self.updater.tasks() {
             if let Designation::Line(line) = self.updater.designation(task) {
-                assert!(line.packs().all(|pack| self.proved.contains(&pack.release)), "{line:?} was never proved");
+                assert!(
+                    line.packs().all(|pack| self.proved.contains(&pack.release)),
+                    "{line:?} was never proved"
+                );
             }
         }
         assert!(self.updater.known_bad().count() <= crate::KNOWN_BAD_MAX);
@@ -207,7 +241,8 @@ impl World {
     fn wait(&mut self) {
         if let Some(due) = self.updater.poll_timeout() {
             let step = due.saturating_sub(self.now.mono_ms);
-            self.now = Now { mono_ms: self.now.mono_ms + step, wall_ms: self.now.wall_ms.map(|wall| wall + step) };
+            self.now =
+                Now { mono_ms: self.now.mono_ms + step, wall_ms: self.now.wall_ms.map(|wall| wall + step) };
             self.tell(Event::TimePassed);
         }
     }
@@ -215,22 +250,40 @@ impl World {
     /// The right answer to an order.
     fn obey(&mut self, command: Command) {
         let event = match command {
-            Command::FetchPolicy { task, file } => Event::PolicyFetched { file: file.sha256, policy: Box::new(policy(&task)), task },
+            Command::FetchPolicy { task, file } => {
+                Event::PolicyFetched { file: file.sha256, policy: Box::new(policy(&task)), task }
+            }
             Command::FetchManifest { task, file } => {
                 let release = ReleaseId::from_target_name(&file.name).unwrap();
                 Event::ManifestFetched { file: file.sha256, bundle: Box::new(bundle(&release, &task)), task }
             }
-            Command::CheckSpace { task, .. } => Event::SpaceChecked { task, enough: true, detail: String::new() },
+            Command::CheckSpace { task, .. } => {
+                Event::SpaceChecked { task, enough: true, detail: String::new() }
+            }
             Command::FetchBlob { task, blob } => Event::BlobStored { task, digest: blob.digest },
             Command::Verify { task, .. } => Event::StagedVerified { task },
             Command::Prove { task, pack, terms } => {
-                assert_eq!(terms.anchor.is_some(), pack.release.model.is_retrained(), "a retrained release is held to the anchor set, and no other");
+                assert_eq!(
+                    terms.anchor.is_some(),
+                    pack.release.model.is_retrained(),
+                    "a retrained release is held to the anchor set, and no other"
+                );
                 self.proved.insert(pack.release.clone());
-                Event::Proved { task, manifest: pack.manifest.digest, proof: Proof { latency_us: 20, peak_bytes: 5, anchor_ppm: 1_000_000 } }
+                Event::Proved {
+                    task,
+                    manifest: pack.manifest.digest,
+                    proof: Proof { latency_us: 20, peak_bytes: 5, anchor_ppm: 1_000_000 },
+                }
             }
             Command::SwitchTo { task, .. } => Event::Switched { task },
             Command::ReadGuard { task } => {
-                let seen = Observed { requests: 1_000, paired: 500, p99_us: 30, previous_p99_us: Some(30), ..Observed::default() };
+                let seen = Observed {
+                    requests: 1_000,
+                    paired: 500,
+                    p99_us: 30,
+                    previous_p99_us: Some(30),
+                    ..Observed::default()
+                };
                 Event::GuardObserved { task, seen }
             }
             Command::Persist(_)
@@ -248,30 +301,46 @@ impl World {
 
     /// A wrong answer to an order.
     fn fail(&mut self, command: Command, kind: u8) {
-        let fault = if kind % 2 == 0 {
+        let fault = if kind.is_multiple_of(2) {
             Fault::Passing { reason: ReasonCode::FetchFailed, detail: String::new(), retry_after_ms: None }
         } else {
             Fault::Wrong { reason: ReasonCode::DigestMismatch, detail: String::new() }
         };
         let event = match command {
-            Command::FetchPolicy { task, file } | Command::FetchManifest { task, file } if kind % 5 == 0 => {
+            Command::FetchPolicy { task, file } | Command::FetchManifest { task, file }
+                if kind.is_multiple_of(5) =>
+            {
                 Event::FileMalformed { task, file: file.sha256, detail: String::new() }
             }
-            Command::FetchPolicy { task, file } | Command::FetchManifest { task, file } => Event::FetchFailed { task, digest: file.sha256, fault },
-            Command::CheckSpace { task, .. } => Event::SpaceChecked { task, enough: false, detail: String::new() },
+            Command::FetchPolicy { task, file } | Command::FetchManifest { task, file } => {
+                Event::FetchFailed { task, digest: file.sha256, fault }
+            }
+            Command::CheckSpace { task, .. } => {
+                Event::SpaceChecked { task, enough: false, detail: String::new() }
+            }
             Command::FetchBlob { task, blob } => Event::FetchFailed { task, digest: blob.digest, fault },
             Command::Verify { task, files } => Event::StagedDamaged { task, digest: files[0].digest },
-            Command::Prove { task, pack, .. } if kind % 2 == 0 => {
-                Event::ProofFailed { task, manifest: pack.manifest.digest, reason: ReasonCode::GoldenMismatch, detail: String::new() }
+            Command::Prove { task, pack, .. } if kind.is_multiple_of(2) => Event::ProofFailed {
+                task,
+                manifest: pack.manifest.digest,
+                reason: ReasonCode::GoldenMismatch,
+                detail: String::new(),
+            },
+            Command::Prove { task, pack, .. } => Event::Proved {
+                task,
+                manifest: pack.manifest.digest,
+                proof: Proof { latency_us: 101, peak_bytes: 5, anchor_ppm: 0 },
+            },
+            Command::SwitchTo { task, line, .. } => {
+                Event::ServeFailed { task, release: line.champion.release, detail: String::new() }
             }
-            Command::Prove { task, pack, .. } => {
-                Event::Proved { task, manifest: pack.manifest.digest, proof: Proof { latency_us: 101, peak_bytes: 5, anchor_ppm: 0 } }
+            Command::Restore { task, serving: Designation::Line(line), .. } => {
+                Event::ServeFailed { task, release: line.champion.release, detail: String::new() }
             }
-            Command::SwitchTo { task, line, .. } => Event::ServeFailed { task, release: line.champion.release, detail: String::new() },
-            Command::Restore { task, serving: Designation::Line(line), .. } => Event::ServeFailed { task, release: line.champion.release, detail: String::new() },
-            Command::ReadGuard { task } => {
-                Event::GuardObserved { task, seen: Observed { requests: 100, errors: 100, ..Observed::default() } }
-            }
+            Command::ReadGuard { task } => Event::GuardObserved {
+                task,
+                seen: Observed { requests: 100, errors: 100, ..Observed::default() },
+            },
             Command::Persist(_)
             | Command::ApplyPolicy { .. }
             | Command::Cancel { .. }
@@ -329,7 +398,13 @@ impl World {
     fn phases(&self) -> Vec<(Phase, ReasonCode)> {
         self.log
             .iter()
-            .filter_map(|command| if let Command::Report { outcome, .. } = command { Some((outcome.phase, outcome.reason)) } else { None })
+            .filter_map(|command| {
+                if let Command::Report { outcome, .. } = command {
+                    Some((outcome.phase, outcome.reason))
+                } else {
+                    None
+                }
+            })
             .collect()
     }
 
@@ -368,8 +443,15 @@ fn a_good_release_goes_all_the_way() {
     assert!(world.assign(1, vec![("meter", goal(1, "m@1", Some("base@1")))]));
     world.settle();
     let phases: Vec<Phase> = world.phases().into_iter().map(|(phase, _)| phase).collect();
-    let expected =
-        [Phase::Assigned, Phase::Fetching, Phase::Verifying, Phase::Staged, Phase::Proving, Phase::Probation, Phase::Committed];
+    let expected = [
+        Phase::Assigned,
+        Phase::Fetching,
+        Phase::Verifying,
+        Phase::Staged,
+        Phase::Proving,
+        Phase::Probation,
+        Phase::Committed,
+    ];
     assert_eq!(phases, expected);
     assert_eq!(world.serving("meter").unwrap(), "m@1");
     assert_eq!(world.updater.installed()[&task("meter")].phase, Phase::Committed);
@@ -383,9 +465,15 @@ fn what_serves_already_is_committed_without_a_download() {
     world.log.clear();
     world.assign(2, vec![("meter", goal(2, "m@1", None))]);
     world.settle();
-    assert!(!world.log.iter().any(|command| matches!(command, Command::FetchManifest { .. } | Command::FetchBlob { .. } | Command::SwitchTo { .. })));
+    assert!(!world.log.iter().any(|command| matches!(
+        command,
+        Command::FetchManifest { .. } | Command::FetchBlob { .. } | Command::SwitchTo { .. }
+    )));
     assert_eq!(world.phases().last(), Some(&(Phase::Committed, ReasonCode::Ok)));
-    assert!(!world.assign(2, vec![("meter", goal(2, "m@1", None))]), "the same generation again is nothing new");
+    assert!(
+        !world.assign(2, vec![("meter", goal(2, "m@1", None))]),
+        "the same generation again is nothing new"
+    );
     assert!(!world.assign(1, vec![("meter", goal(1, "m@9", None))]), "an older one is refused");
 }
 
@@ -428,8 +516,14 @@ fn three_crashes_on_probation_return_to_the_old_release_and_power_cuts_do_not() 
     }
     assert_eq!(world.serving("meter").unwrap(), "m@1");
     assert_eq!(world.updater.known_bad().next().unwrap().reason, ReasonCode::CrashLoop);
-    let restored = world.open.iter().find_map(|command| if let Command::Restore { serving, .. } = command { Some(serving) } else { None });
-    assert_eq!(restored.unwrap().release().unwrap().to_string(), "m@1", "the bad release is not even loaded again");
+    let restored = world.open.iter().find_map(|command| {
+        if let Command::Restore { serving, .. } = command { Some(serving) } else { None }
+    });
+    assert_eq!(
+        restored.unwrap().release().unwrap().to_string(),
+        "m@1",
+        "the bad release is not even loaded again"
+    );
 }
 
 #[test]
@@ -449,8 +543,12 @@ fn a_bad_task_does_not_block_another() {
     let mut world = World::new();
     world.assign(1, vec![("meter", goal(1, "m@1", None)), ("valve", goal(1, "v@1", None))]);
     for _ in 0..200 {
-        let Some(at) = world.open.iter().position(|command| !matches!(command, Command::FetchManifest { task, .. } if task.as_str() == "meter")) else {
-            if world.serving("valve").is_some() && matches!(world.updater.step(&task("valve")), Step::Settled { .. }) {
+        let Some(at) = world.open.iter().position(
+            |command| !matches!(command, Command::FetchManifest { task, .. } if task.as_str() == "meter"),
+        ) else {
+            if world.serving("valve").is_some()
+                && matches!(world.updater.step(&task("valve")), Step::Settled { .. })
+            {
                 break;
             }
             world.wait();
@@ -488,7 +586,11 @@ fn a_withdrawn_release_is_left_for_its_predecessor_then_its_fallback_then_the_ba
         world.tell(event);
         world.serving("meter")
     };
-    assert_eq!(world_at(floors("m", 2)).unwrap(), "m@2", "withdrawing an older one changes nothing that serves");
+    assert_eq!(
+        world_at(floors("m", 2)).unwrap(),
+        "m@2",
+        "withdrawing an older one changes nothing that serves"
+    );
     assert_eq!(world_at(floors("m", 3)).unwrap(), "base@1");
     assert_eq!(world_at(floors("base", 2)), None);
 }
@@ -499,8 +601,15 @@ fn a_retrained_release_must_reach_the_anchor_score() {
     world.assign(1, vec![("meter", goal(1, "auto.meter.mlp@1", None))]);
     world.until(Phase::Proving);
     let Some(Command::Prove { task, pack, .. }) = world.open.pop() else { panic!("a proof is due") };
-    assert!(pack.blobs.iter().any(|blob| blob.digest == digest("anchor")), "the anchor set is fetched with it");
-    world.tell(Event::Proved { task, manifest: pack.manifest.digest, proof: Proof { latency_us: 10, peak_bytes: 1, anchor_ppm: 899_999 } });
+    assert!(
+        pack.blobs.iter().any(|blob| blob.digest == digest("anchor")),
+        "the anchor set is fetched with it"
+    );
+    world.tell(Event::Proved {
+        task,
+        manifest: pack.manifest.digest,
+        proof: Proof { latency_us: 10, peak_bytes: 1, anchor_ppm: 899_999 },
+    });
     assert_eq!(world.phases().last(), Some(&(Phase::Failed, ReasonCode::AnchorScore)));
     assert_eq!(world.serving("meter"), None);
 }
@@ -528,9 +637,11 @@ fn room_is_made_by_letting_go_of_the_predecessor_first() {
 
 #[test]
 fn a_journal_of_a_newer_format_is_refused_by_name() {
-    let mut journal = Journal::default();
-    journal.format = 2;
-    assert_eq!(Journal::decode(&journal.encode()).unwrap_err().to_string(), "update journal has format 2; this agent reads format 1");
+    let journal = Journal { format: 2, ..Journal::default() };
+    assert_eq!(
+        Journal::decode(&journal.encode()).unwrap_err().to_string(),
+        "update journal has format 2; this agent reads format 1"
+    );
 }
 
 #[test]

@@ -54,7 +54,9 @@ pub use command::{Command, Terms};
 pub use event::{Event, Fault, Ignored, Proof, Stop};
 pub use goal::{FileRef, Goal, Part};
 pub use guard::{Breach, Observed, PAIRED_MIN, REQUESTS_MIN, TAIL_MIN, breach};
-pub use journal::{JOURNAL_BYTES_MAX, JOURNAL_FORMAT, Journal, JournalError, KNOWN_BAD_MAX, KnownBad, OUTBOX_MAX};
+pub use journal::{
+    JOURNAL_BYTES_MAX, JOURNAL_FORMAT, Journal, JournalError, KNOWN_BAD_MAX, KnownBad, OUTBOX_MAX,
+};
 pub use line::{Designation, Line, Pack, Record, RecordError, Slot};
 pub use machine::{GUARD_EVERY_MS, Setup, Updater, WRONG_MAX};
 pub use step::{Item, Step, Tries, Work};

@@ -49,6 +49,10 @@ impl Line {
 
 /// What answers the requests of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a device holds two for each task; a box would only add a word to every match"
+)]
 pub enum Designation {
     /// The constant baseline of the task's policy.
     Baseline,

@@ -3,12 +3,17 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Blob, Budgets, Digest, Installed, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_protocol::{
+    Blob, Budgets, Digest, Installed, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
+};
 use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask};
 
 use crate::backoff::Backoff;
 use crate::journal::TaskState;
-use crate::{Command, Designation, Event, FileRef, Goal, Ignored, Journal, KNOWN_BAD_MAX, KnownBad, Line, OUTBOX_MAX, Pack, Part, Record, Slot, Step};
+use crate::{
+    Command, Designation, Event, FileRef, Goal, Ignored, Journal, KNOWN_BAD_MAX, KnownBad, Line, OUTBOX_MAX,
+    Pack, Part, Record, Slot, Step,
+};
 
 /// How often the counters of a release on probation are read, milliseconds: a bad model is left within a second
 /// of enough evidence, and reading costs microseconds.
@@ -52,7 +57,9 @@ impl Updater {
         for state in journal.tasks.values_mut() {
             match &mut state.step {
                 Step::Deferred { since_ms, .. } => *since_ms = now.mono_ms,
-                Step::Probation { since_ms, look_ms, .. } => (*since_ms, *look_ms) = (now.mono_ms, now.mono_ms + GUARD_EVERY_MS),
+                Step::Probation { since_ms, look_ms, .. } => {
+                    (*since_ms, *look_ms) = (now.mono_ms, now.mono_ms + GUARD_EVERY_MS)
+                }
                 Step::Idle
                 | Step::Refused { .. }
                 | Step::Settled { .. }
@@ -63,7 +70,16 @@ impl Updater {
             }
         }
         let backoff = Backoff::new(setup.seed);
-        Self { journal, budgets: setup.budgets, backoff, persisted, started: false, orders: Vec::new(), untidy: false, queue: VecDeque::new() }
+        Self {
+            journal,
+            budgets: setup.budgets,
+            backoff,
+            persisted,
+            started: false,
+            orders: Vec::new(),
+            untidy: false,
+            queue: VecDeque::new(),
+        }
     }
 
     /// Takes a fact. Orders that follow from it wait in [`Updater::poll_command`].
@@ -127,7 +143,11 @@ impl Updater {
 
     /// The generation record as it should lie on disk.
     pub fn record(&self) -> Record {
-        let slot = |state: &TaskState| Slot { policy: state.policy, serving: state.serving.clone(), previous: state.previous.clone() };
+        let slot = |state: &TaskState| Slot {
+            policy: state.policy,
+            serving: state.serving.clone(),
+            previous: state.previous.clone(),
+        };
         let tasks = self.journal.tasks.iter().map(|(task, state)| (task.clone(), slot(state))).collect();
         Record { format: 1, generation: self.journal.generation, tasks }
     }
@@ -178,7 +198,9 @@ impl Updater {
             Event::StagedVerified { task } => self.staged_verified(&task, now),
             Event::StagedDamaged { task, digest } => self.staged_damaged(&task, digest, now),
             Event::Proved { task, manifest, proof } => self.proved(&task, manifest, proof, now),
-            Event::ProofFailed { task, manifest, reason, detail } => self.proof_failed(&task, manifest, reason, detail, now),
+            Event::ProofFailed { task, manifest, reason, detail } => {
+                self.proof_failed(&task, manifest, reason, detail, now)
+            }
             Event::Switched { task } => self.switched(&task, now),
             Event::ServeFailed { task, release, detail } => self.serve_failed(&task, &release, detail, now),
             Event::GuardObserved { task, seen } => self.guard_observed(&task, &seen, now),
@@ -203,10 +225,12 @@ impl Updater {
             self.queue.push_back(Command::Persist(bytes));
         }
         // What serves changes first, then files go, then files come.
-        let (serving, rest): (Vec<_>, Vec<_>) = core::mem::take(&mut self.orders).into_iter().partition(concerns_serving);
+        let (serving, rest): (Vec<_>, Vec<_>) =
+            core::mem::take(&mut self.orders).into_iter().partition(concerns_serving);
         self.queue.extend(serving);
         if core::mem::take(&mut self.untidy) {
-            let keep: BTreeSet<Digest> = self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
+            let keep: BTreeSet<Digest> =
+                self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
             self.queue.push_back(Command::DropBlobs { keep });
         }
         self.queue.extend(rest);
@@ -230,8 +254,25 @@ impl Updater {
         self.journal.tasks.entry(task.clone()).or_insert_with(TaskState::new)
     }
 
-    pub(crate) fn report(&mut self, task: &TaskId, goal: &Goal, phase: Phase, reason: ReasonCode, detail: String, now: Now) {
-        self.report_release(task, goal.generation, &goal.correlation, Some(goal.champion.release.clone()), phase, reason, detail, now);
+    pub(crate) fn report(
+        &mut self,
+        task: &TaskId,
+        goal: &Goal,
+        phase: Phase,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) {
+        self.report_release(
+            task,
+            goal.generation,
+            &goal.correlation,
+            Some(goal.champion.release.clone()),
+            phase,
+            reason,
+            detail,
+            now,
+        );
     }
 
     #[allow(clippy::too_many_arguments, reason = "the fields of one message, built in one place")]
@@ -283,21 +324,36 @@ impl Updater {
     }
 
     /// Takes up what a verified assignment says.
-    pub(crate) fn assign(&mut self, generation: u64, correlation: &str, verdicts: Vec<(TaskId, Verdict)>, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn assign(
+        &mut self,
+        generation: u64,
+        correlation: &str,
+        verdicts: Vec<(TaskId, Verdict)>,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let held = self.journal.generation;
         let again = generation == held;
         let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
             (Ok(goal), step) => step.goal() == Some(goal),
-            (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => *refused == generation && known == reason,
+            (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => {
+                *refused == generation && known == reason
+            }
             (Err(_), _) => false,
         };
-        if generation < held || (again && verdicts.iter().all(same) && verdicts.len() == self.journal.tasks.len()) {
+        if generation < held
+            || (again && verdicts.iter().all(same) && verdicts.len() == self.journal.tasks.len())
+        {
             return Err(Ignored::StaleGeneration { given: generation, held });
         }
-        let changed: BTreeSet<TaskId> = verdicts.iter().filter(|verdict| !again || !same(verdict)).map(|(task, _)| task.clone()).collect();
+        let changed: BTreeSet<TaskId> = verdicts
+            .iter()
+            .filter(|verdict| !again || !same(verdict))
+            .map(|(task, _)| task.clone())
+            .collect();
         self.journal.generation = generation;
         let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).collect();
-        let gone: Vec<TaskId> = self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
+        let gone: Vec<TaskId> =
+            self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
         for task in gone {
             self.supersede(&task, now);
             self.journal.tasks.remove(&task);
@@ -310,7 +366,16 @@ impl Updater {
                     self.known(&task);
                     self.supersede(&task, now);
                     self.known(&task).step = Step::Refused { generation, reason };
-                    self.report_release(&task, generation, correlation, None, Phase::Rejected, reason, detail, now);
+                    self.report_release(
+                        &task,
+                        generation,
+                        correlation,
+                        None,
+                        Phase::Rejected,
+                        reason,
+                        detail,
+                        now,
+                    );
                 }
             }
         }
@@ -320,15 +385,22 @@ impl Updater {
 
     /// Leaves releases that signers withdrew, wherever they are held.
     fn withdraw(&mut self, floors: &BTreeMap<ModelName, u32>, now: Now) {
-        let below = |release: &ReleaseId| floors.get(&release.model).is_some_and(|floor| release.version < *floor);
+        let below =
+            |release: &ReleaseId| floors.get(&release.model).is_some_and(|floor| release.version < *floor);
         let keep = |pack: &Pack| !below(&pack.release);
         let tasks: Vec<TaskId> = self.journal.tasks.keys().cloned().collect();
         for task in tasks {
             let step = self.step(&task);
-            if let Some(goal) = step.under_way().filter(|goal| goal.parts().any(|part| below(&part.release))).cloned() {
+            if let Some(goal) =
+                step.under_way().filter(|goal| goal.parts().any(|part| below(&part.release))).cloned()
+            {
                 self.order(Command::Cancel { task: task.clone() });
                 let detail = format!("{} was withdrawn", goal.champion.release);
-                self.known(&task).step = Step::Settled { goal: goal.clone(), phase: Phase::Rejected, reason: ReasonCode::BelowReleaseFloor };
+                self.known(&task).step = Step::Settled {
+                    goal: goal.clone(),
+                    phase: Phase::Rejected,
+                    reason: ReasonCode::BelowReleaseFloor,
+                };
                 self.report(&task, &goal, Phase::Rejected, ReasonCode::BelowReleaseFloor, detail, now);
             }
             let state = self.known(&task);
@@ -348,14 +420,26 @@ impl Updater {
                     state.previous = previous;
                     serving
                 }
-                (false, Designation::Line(line), Designation::Line(_) | Designation::Baseline) => Designation::Line(line),
+                (false, Designation::Line(line), Designation::Line(_) | Designation::Baseline) => {
+                    Designation::Line(line)
+                }
                 (false, Designation::Baseline, serving) => serving,
             };
             state.serving = next.clone();
             self.order(Command::RollBack { task: task.clone(), to: next });
             if let Some(old) = old {
-                let (generation, detail) = (self.journal.generation, format!("{} was withdrawn", old.release));
-                self.report_release(&task, generation, "", Some(old.release), Phase::RolledBack, ReasonCode::BelowReleaseFloor, detail, now);
+                let (generation, detail) =
+                    (self.journal.generation, format!("{} was withdrawn", old.release));
+                self.report_release(
+                    &task,
+                    generation,
+                    "",
+                    Some(old.release),
+                    Phase::RolledBack,
+                    ReasonCode::BelowReleaseFloor,
+                    detail,
+                    now,
+                );
             }
         }
         if !self.orders.is_empty() {
@@ -404,7 +488,9 @@ fn trimmed(designation: Designation, keep: impl Fn(&Pack) -> bool) -> Designatio
             if keep(&champion) {
                 Designation::Line(Line { generation, champion, fallback, proof })
             } else {
-                fallback.map_or(Designation::Baseline, |champion| Designation::Line(Line { generation, champion, fallback: None, proof }))
+                fallback.map_or(Designation::Baseline, |champion| {
+                    Designation::Line(Line { generation, champion, fallback: None, proof })
+                })
             }
         }
     }

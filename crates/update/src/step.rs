@@ -170,8 +170,13 @@ impl Step {
     pub fn goal(&self) -> Option<&Goal> {
         match self {
             Self::Idle | Self::Refused { .. } => None,
-            Self::Settled { goal, .. } | Self::Switching { goal, .. } | Self::Probation { goal, .. } => Some(goal),
-            Self::Fetching { work, .. } | Self::Deferred { work, .. } | Self::Verifying { work } | Self::Proving { work, .. } => Some(&work.goal),
+            Self::Settled { goal, .. } | Self::Switching { goal, .. } | Self::Probation { goal, .. } => {
+                Some(goal)
+            }
+            Self::Fetching { work, .. }
+            | Self::Deferred { work, .. }
+            | Self::Verifying { work }
+            | Self::Proving { work, .. } => Some(&work.goal),
         }
     }
 
@@ -192,15 +197,21 @@ impl Step {
     pub(crate) fn files(&self) -> Vec<Blob> {
         let mut files = Vec::new();
         if let Some(goal) = self.under_way() {
-            files.extend(goal.parts().map(|part| Blob { digest: part.manifest.sha256, length: part.manifest.length }));
-            files.extend(goal.policy.iter().map(|policy| Blob { digest: policy.sha256, length: policy.length }));
+            files.extend(
+                goal.parts().map(|part| Blob { digest: part.manifest.sha256, length: part.manifest.length }),
+            );
+            files.extend(
+                goal.policy.iter().map(|policy| Blob { digest: policy.sha256, length: policy.length }),
+            );
         }
         match self {
             Self::Idle | Self::Refused { .. } | Self::Settled { .. } | Self::Probation { .. } => {}
             Self::Fetching { work, item, .. } | Self::Deferred { work, item, .. } => {
                 files.extend(work.staged.iter().chain(item.pack()).flat_map(Pack::files));
             }
-            Self::Verifying { work } | Self::Proving { work, .. } => files.extend(work.staged.iter().flat_map(Pack::files)),
+            Self::Verifying { work } | Self::Proving { work, .. } => {
+                files.extend(work.staged.iter().flat_map(Pack::files))
+            }
             Self::Switching { line, .. } => files.extend(line.packs().flat_map(Pack::files)),
         }
         files

@@ -8,7 +8,8 @@ use dunlin_protocol::{Blob, Bundle, Digest, Now, Phase, ReasonCode, ReleaseId, T
 
 use crate::checks::{admit, passes, terms};
 use crate::{
-    Command, Designation, Fault, GUARD_EVERY_MS, Goal, Ignored, Item, Line, Observed, Pack, Proof, Step, Stop, Strikes, Tries, Updater, WRONG_MAX, Work, breach,
+    Command, Designation, Fault, GUARD_EVERY_MS, Goal, Ignored, Item, Line, Observed, Pack, Proof, Step,
+    Stop, Strikes, Tries, Updater, WRONG_MAX, Work, breach,
 };
 
 /// How often the time served on probation is made durable, milliseconds: a restart costs at most that much of it.
@@ -48,8 +49,15 @@ impl Updater {
 
     fn strike(&mut self, task: &TaskId, stop: Stop, now: Now) {
         let over = match &mut self.known(task).step {
-            Step::Proving { strikes, .. } | Step::Switching { strikes, .. } | Step::Probation { strikes, .. } => strikes.add(stop),
-            Step::Idle | Step::Refused { .. } | Step::Settled { .. } | Step::Fetching { .. } | Step::Deferred { .. } | Step::Verifying { .. } => false,
+            Step::Proving { strikes, .. }
+            | Step::Switching { strikes, .. }
+            | Step::Probation { strikes, .. } => strikes.add(stop),
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Fetching { .. }
+            | Step::Deferred { .. }
+            | Step::Verifying { .. } => false,
         };
         if !over {
             return;
@@ -57,7 +65,11 @@ impl Updater {
         let detail = "the agent or the board went down again and again".to_string();
         match self.step(task).clone() {
             Step::Proving { work, .. } => {
-                let release = work.staged.get(work.proofs.len()).map_or(&work.goal.champion.release, |pack| &pack.release).clone();
+                let release = work
+                    .staged
+                    .get(work.proofs.len())
+                    .map_or(&work.goal.champion.release, |pack| &pack.release)
+                    .clone();
                 self.fail(task, work.goal, &release, ReasonCode::ProofCrashed, detail, now);
             }
             Step::Switching { goal, .. } => {
@@ -65,7 +77,12 @@ impl Updater {
                 self.fail(task, goal, &release, ReasonCode::CrashLoop, detail, now);
             }
             Step::Probation { goal, .. } => self.roll_back(task, goal, ReasonCode::CrashLoop, detail, now),
-            Step::Idle | Step::Refused { .. } | Step::Settled { .. } | Step::Fetching { .. } | Step::Deferred { .. } | Step::Verifying { .. } => {}
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Fetching { .. }
+            | Step::Deferred { .. }
+            | Step::Verifying { .. } => {}
         }
     }
 
@@ -73,7 +90,11 @@ impl Updater {
     pub(crate) fn go_on(&mut self, task: &TaskId) {
         let id = task.clone();
         let command = match self.step(task) {
-            Step::Idle | Step::Refused { .. } | Step::Settled { .. } | Step::Deferred { .. } | Step::Probation { .. } => return,
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Deferred { .. }
+            | Step::Probation { .. } => return,
             Step::Fetching { item, .. } => match item {
                 Item::Policy(file) => Command::FetchPolicy { task: id, file: file.clone() },
                 Item::Manifest(file) => Command::FetchManifest { task: id, file: file.clone() },
@@ -83,7 +104,9 @@ impl Updater {
                     None => return,
                 },
             },
-            Step::Verifying { work } => Command::Verify { task: id, files: work.staged.iter().flat_map(Pack::files).collect() },
+            Step::Verifying { work } => {
+                Command::Verify { task: id, files: work.staged.iter().flat_map(Pack::files).collect() }
+            }
             Step::Proving { work, .. } => {
                 let next = work.proofs.len();
                 match (work.staged.get(next), work.goal.parts().nth(next)) {
@@ -106,13 +129,16 @@ impl Updater {
     /// Sets out for a goal from wherever the task stands.
     pub(crate) fn aim(&mut self, task: &TaskId, goal: Goal, now: Now) {
         self.known(task);
-        if let Step::Probation { goal: old, strikes, watched_ms, since_ms, look_ms } = self.step(task).clone() {
-            let same = |goal: &Goal| -> Vec<Digest> { goal.parts().map(|part| part.manifest.sha256).collect() };
+        if let Step::Probation { goal: old, strikes, watched_ms, since_ms, look_ms } = self.step(task).clone()
+        {
+            let same =
+                |goal: &Goal| -> Vec<Digest> { goal.parts().map(|part| part.manifest.sha256).collect() };
             if same(&old) == same(&goal) && old.policy == goal.policy {
                 if let Designation::Line(line) = &mut self.known(task).serving {
                     line.generation = goal.generation;
                 }
-                self.known(task).step = Step::Probation { goal: goal.clone(), strikes, watched_ms, since_ms, look_ms };
+                self.known(task).step =
+                    Step::Probation { goal: goal.clone(), strikes, watched_ms, since_ms, look_ms };
                 let detail = "goes on from the generation before".to_string();
                 self.report(task, &goal, Phase::Probation, ReasonCode::Ok, detail, now);
                 return;
@@ -130,9 +156,23 @@ impl Updater {
             self.settle(task, goal, Phase::Rejected, ReasonCode::KnownBad, detail, now);
             return;
         }
-        if let Some(bad) = goal.fallback.take_if(|part| self.journal.known_bad.iter().any(|bad| bad.release == part.release)) {
-            let (generation, detail) = (goal.generation, format!("fallback {} failed here before; going on without it", bad.release));
-            self.report_release(task, generation, &goal.correlation, Some(bad.release), Phase::Rejected, ReasonCode::KnownBad, detail, now);
+        if let Some(bad) =
+            goal.fallback.take_if(|part| self.journal.known_bad.iter().any(|bad| bad.release == part.release))
+        {
+            let (generation, detail) = (
+                goal.generation,
+                format!("fallback {} failed here before; going on without it", bad.release),
+            );
+            self.report_release(
+                task,
+                generation,
+                &goal.correlation,
+                Some(bad.release),
+                Phase::Rejected,
+                ReasonCode::KnownBad,
+                detail,
+                now,
+            );
         }
         let policy = goal.policy.clone();
         let work = Work { goal, bounds: None, staged: Vec::new(), proofs: Vec::new(), damaged: 0 };
@@ -160,7 +200,14 @@ impl Updater {
             let have: Vec<Digest> = line.packs().map(|pack| pack.manifest.digest).collect();
             if have == wanted {
                 line.generation = work.goal.generation;
-                self.settle(task, work.goal, Phase::Committed, ReasonCode::Ok, "serves it already".to_string(), now);
+                self.settle(
+                    task,
+                    work.goal,
+                    Phase::Committed,
+                    ReasonCode::Ok,
+                    "serves it already".to_string(),
+                    now,
+                );
                 return;
             }
         }
@@ -182,15 +229,27 @@ impl Updater {
         }
     }
 
-    pub(crate) fn policy_fetched(&mut self, task: &TaskId, file: Digest, policy: TaskPolicy, now: Now) -> Result<(), Ignored> {
-        let Step::Fetching { mut work, item: Item::Policy(wanted), .. } = self.state(task)?.step.clone() else {
+    pub(crate) fn policy_fetched(
+        &mut self,
+        task: &TaskId,
+        file: Digest,
+        policy: TaskPolicy,
+        now: Now,
+    ) -> Result<(), Ignored> {
+        let Step::Fetching { mut work, item: Item::Policy(wanted), .. } = self.state(task)?.step.clone()
+        else {
             return Err(not_awaited(task, "a policy"));
         };
         if wanted.sha256 != file {
             return Err(not_awaited(task, "this policy"));
         }
         if policy.task != *task || policy.format != 1 {
-            return self.file_malformed(task, file, format!("{} is no policy of {task} in format 1", wanted.name), now);
+            return self.file_malformed(
+                task,
+                file,
+                format!("{} is no policy of {task} in format 1", wanted.name),
+                now,
+            );
         }
         let blob = Blob { digest: wanted.sha256, length: wanted.length };
         work.bounds = policy.retrained;
@@ -203,11 +262,21 @@ impl Updater {
         Ok(())
     }
 
-    pub(crate) fn manifest_fetched(&mut self, task: &TaskId, file: Digest, bundle: &Bundle, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn manifest_fetched(
+        &mut self,
+        task: &TaskId,
+        file: Digest,
+        bundle: &Bundle,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Fetching { work, item: Item::Manifest(wanted), .. } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a manifest"));
         };
-        let part = work.goal.parts().nth(work.staged.len()).filter(|part| part.manifest == wanted && wanted.sha256 == file);
+        let part = work
+            .goal
+            .parts()
+            .nth(work.staged.len())
+            .filter(|part| part.manifest == wanted && wanted.sha256 == file);
         let Some(part) = part.cloned() else {
             return Err(not_awaited(task, "this manifest"));
         };
@@ -218,7 +287,13 @@ impl Updater {
         Ok(())
     }
 
-    pub(crate) fn file_malformed(&mut self, task: &TaskId, file: Digest, detail: String, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn file_malformed(
+        &mut self,
+        task: &TaskId,
+        file: Digest,
+        detail: String,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Fetching { work, item, .. } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a file"));
         };
@@ -229,15 +304,29 @@ impl Updater {
                 Ok(())
             }
             Item::Manifest(wanted) if wanted.sha256 == file => {
-                let release = work.goal.parts().nth(work.staged.len()).map_or(&work.goal.champion, |part| part).release.clone();
+                let release = work
+                    .goal
+                    .parts()
+                    .nth(work.staged.len())
+                    .map_or(&work.goal.champion, |part| part)
+                    .release
+                    .clone();
                 self.fail(task, work.goal, &release, ReasonCode::ManifestMalformed, detail, now);
                 Ok(())
             }
-            Item::Policy(_) | Item::Manifest(_) | Item::Space(_) | Item::Blob { .. } => Err(not_awaited(task, "this file")),
+            Item::Policy(_) | Item::Manifest(_) | Item::Space(_) | Item::Blob { .. } => {
+                Err(not_awaited(task, "this file"))
+            }
         }
     }
 
-    pub(crate) fn space_checked(&mut self, task: &TaskId, enough: bool, detail: String, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn space_checked(
+        &mut self,
+        task: &TaskId,
+        enough: bool,
+        detail: String,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Fetching { work, item: Item::Space(pack), tries } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a space check"));
         };
@@ -256,7 +345,9 @@ impl Updater {
     }
 
     pub(crate) fn blob_stored(&mut self, task: &TaskId, digest: Digest, now: Now) -> Result<(), Ignored> {
-        let Step::Fetching { mut work, item: Item::Blob { pack, index }, .. } = self.state(task)?.step.clone() else {
+        let Step::Fetching { mut work, item: Item::Blob { pack, index }, .. } =
+            self.state(task)?.step.clone()
+        else {
             return Err(not_awaited(task, "a blob"));
         };
         if pack.blobs.get(index).is_none_or(|blob| blob.digest != digest) {
@@ -271,7 +362,13 @@ impl Updater {
         Ok(())
     }
 
-    pub(crate) fn fetch_failed(&mut self, task: &TaskId, digest: Digest, fault: Fault, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn fetch_failed(
+        &mut self,
+        task: &TaskId,
+        digest: Digest,
+        fault: Fault,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Fetching { work, item, mut tries } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a fetch"));
         };
@@ -279,7 +376,9 @@ impl Updater {
             return Err(not_awaited(task, "this fetch"));
         }
         match fault {
-            Fault::Passing { reason, detail, retry_after_ms } => self.defer(task, work, item, tries, reason, detail, retry_after_ms, now),
+            Fault::Passing { reason, detail, retry_after_ms } => {
+                self.defer(task, work, item, tries, reason, detail, retry_after_ms, now)
+            }
             Fault::Wrong { reason, detail } => {
                 tries.wrong += 1;
                 if tries.wrong >= WRONG_MAX {
@@ -293,7 +392,17 @@ impl Updater {
     }
 
     #[allow(clippy::too_many_arguments, reason = "all of it goes into the one step that waits")]
-    fn defer(&mut self, task: &TaskId, work: Work, item: Item, tries: Tries, reason: ReasonCode, detail: String, asked_ms: Option<u64>, now: Now) {
+    fn defer(
+        &mut self,
+        task: &TaskId,
+        work: Work,
+        item: Item,
+        tries: Tries,
+        reason: ReasonCode,
+        detail: String,
+        asked_ms: Option<u64>,
+        now: Now,
+    ) {
         let wait_ms = self.backoff.wait_ms(tries.passing.saturating_add(tries.wrong), asked_ms);
         // The first wait of an item is news, the hundredth is not.
         if tries == Tries::default() || tries.wrong > 0 {
@@ -354,12 +463,21 @@ impl Updater {
         self.go_on(task);
     }
 
-    pub(crate) fn proved(&mut self, task: &TaskId, manifest: Digest, proof: Proof, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn proved(
+        &mut self,
+        task: &TaskId,
+        manifest: Digest,
+        proof: Proof,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Proving { mut work, .. } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a proof"));
         };
         let next = work.proofs.len();
-        let (Some(part), Some(pack)) = (work.goal.parts().nth(next), work.staged.get(next).filter(|pack| pack.manifest.digest == manifest)) else {
+        let (Some(part), Some(pack)) = (
+            work.goal.parts().nth(next),
+            work.staged.get(next).filter(|pack| pack.manifest.digest == manifest),
+        ) else {
             return Err(not_awaited(task, "this proof"));
         };
         match passes(&terms(part, work.bounds.as_ref(), &self.budgets), &proof) {
@@ -375,11 +493,19 @@ impl Updater {
         Ok(())
     }
 
-    pub(crate) fn proof_failed(&mut self, task: &TaskId, manifest: Digest, reason: ReasonCode, detail: String, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn proof_failed(
+        &mut self,
+        task: &TaskId,
+        manifest: Digest,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let Step::Proving { work, .. } = self.state(task)?.step.clone() else {
             return Err(not_awaited(task, "a proof"));
         };
-        let Some(pack) = work.staged.get(work.proofs.len()).filter(|pack| pack.manifest.digest == manifest) else {
+        let Some(pack) = work.staged.get(work.proofs.len()).filter(|pack| pack.manifest.digest == manifest)
+        else {
             return Err(not_awaited(task, "this proof"));
         };
         let release = pack.release.clone();
@@ -410,7 +536,13 @@ impl Updater {
         Ok(())
     }
 
-    pub(crate) fn serve_failed(&mut self, task: &TaskId, release: &ReleaseId, detail: String, now: Now) -> Result<(), Ignored> {
+    pub(crate) fn serve_failed(
+        &mut self,
+        task: &TaskId,
+        release: &ReleaseId,
+        detail: String,
+        now: Now,
+    ) -> Result<(), Ignored> {
         let state = self.state(task)?;
         match state.step.clone() {
             Step::Switching { goal, line, .. } if line.packs().any(|pack| pack.release == *release) => {
@@ -430,14 +562,25 @@ impl Updater {
             | Step::Proving { .. }
             | Step::Switching { .. }
             | Step::Probation { .. } => {
-                let Some(line) = state.serving.line().filter(|line| line.champion.release == *release).cloned() else {
+                let Some(line) =
+                    state.serving.line().filter(|line| line.champion.release == *release).cloned()
+                else {
                     return Err(not_awaited(task, "word of this release"));
                 };
                 let correlation = state.step.goal().map(|goal| goal.correlation.clone()).unwrap_or_default();
                 let to = self.retreat(task, &line);
                 self.order(Command::RollBack { task: task.clone(), to });
                 let (generation, release) = (line.generation, Some(release.clone()));
-                self.report_release(task, generation, &correlation, release, Phase::RolledBack, ReasonCode::ModelFailed, detail, now);
+                self.report_release(
+                    task,
+                    generation,
+                    &correlation,
+                    release,
+                    Phase::RolledBack,
+                    ReasonCode::ModelFailed,
+                    detail,
+                    now,
+                );
                 Ok(())
             }
         }
@@ -458,7 +601,8 @@ impl Updater {
     }
 
     pub(crate) fn guard_observed(&mut self, task: &TaskId, seen: &Observed, now: Now) -> Result<(), Ignored> {
-        let Step::Probation { goal, strikes, watched_ms, since_ms, .. } = self.state(task)?.step.clone() else {
+        let Step::Probation { goal, strikes, watched_ms, since_ms, .. } = self.state(task)?.step.clone()
+        else {
             return Err(not_awaited(task, "counters"));
         };
         if let Some(breach) = breach(&goal.probation, seen) {
@@ -473,13 +617,17 @@ impl Updater {
             (None, _) | (_, None) => served >= goal.probation.ms_min.saturating_mul(IDLE_FACTOR),
         };
         if served >= goal.probation.ms_min && (enough || late) {
-            let detail = format!("{} requests, {} errors, {} of {} paired inputs differ", seen.requests, seen.errors, seen.disagree, seen.paired);
+            let detail = format!(
+                "{} requests, {} errors, {} of {} paired inputs differ",
+                seen.requests, seen.errors, seen.disagree, seen.paired
+            );
             self.order(Command::Commit { task: task.clone() });
             self.settle(task, goal, Phase::Committed, ReasonCode::Ok, detail, now);
             return Ok(());
         }
         let look_ms = now.mono_ms + GUARD_EVERY_MS;
-        let (watched_ms, since_ms) = if stretch >= CHECKPOINT_MS { (served, now.mono_ms) } else { (watched_ms, since_ms) };
+        let (watched_ms, since_ms) =
+            if stretch >= CHECKPOINT_MS { (served, now.mono_ms) } else { (watched_ms, since_ms) };
         self.known(task).step = Step::Probation { goal, strikes, watched_ms, since_ms, look_ms };
         Ok(())
     }
@@ -507,7 +655,9 @@ impl Updater {
                 Ok(())
             }
             Step::Idle | Step::Refused { .. } | Step::Settled { .. } => {
-                let (Designation::Line(line), Designation::Line(_)) = (state.serving.clone(), state.previous.clone()) else {
+                let (Designation::Line(line), Designation::Line(_)) =
+                    (state.serving.clone(), state.previous.clone())
+                else {
                     return Err(Ignored::NothingToReturnTo(task.clone()));
                 };
                 let goal = state.step.goal().cloned();
@@ -516,9 +666,20 @@ impl Updater {
                 let to = self.retreat(task, &line);
                 self.order(Command::RollBack { task: task.clone(), to });
                 match goal {
-                    Some(goal) => self.settle(task, goal, Phase::RolledBack, ReasonCode::Operator, detail, now),
+                    Some(goal) => {
+                        self.settle(task, goal, Phase::RolledBack, ReasonCode::Operator, detail, now)
+                    }
                     None => {
-                        self.report_release(task, line.generation, "", Some(left), Phase::RolledBack, ReasonCode::Operator, detail, now);
+                        self.report_release(
+                            task,
+                            line.generation,
+                            "",
+                            Some(left),
+                            Phase::RolledBack,
+                            ReasonCode::Operator,
+                            detail,
+                            now,
+                        );
                         self.tidy();
                     }
                 }
@@ -532,7 +693,11 @@ impl Updater {
         self.journal.known_bad.retain(|bad| bad.release != *release);
         let forgotten = self.journal.known_bad.len() < before;
         let wanting = |step: &Step| match step {
-            Step::Settled { goal, phase, .. } if *phase != Phase::Committed && goal.champion.release == *release => Some(goal.clone()),
+            Step::Settled { goal, phase, .. }
+                if *phase != Phase::Committed && goal.champion.release == *release =>
+            {
+                Some(goal.clone())
+            }
             Step::Idle
             | Step::Refused { .. }
             | Step::Settled { .. }
@@ -543,7 +708,12 @@ impl Updater {
             | Step::Switching { .. }
             | Step::Probation { .. } => None,
         };
-        let again: Vec<(TaskId, Goal)> = self.journal.tasks.iter().filter_map(|(task, state)| Some((task.clone(), wanting(&state.step)?))).collect();
+        let again: Vec<(TaskId, Goal)> = self
+            .journal
+            .tasks
+            .iter()
+            .filter_map(|(task, state)| Some((task.clone(), wanting(&state.step)?)))
+            .collect();
         if !forgotten && again.is_empty() {
             return Err(Ignored::NotKnownBad(release.clone()));
         }
@@ -566,7 +736,8 @@ impl Updater {
                 Step::Probation { goal, strikes, watched_ms, since_ms, look_ms } => {
                     if now.mono_ms >= look_ms {
                         let look_ms = now.mono_ms + GUARD_EVERY_MS;
-                        self.known(&task).step = Step::Probation { goal, strikes, watched_ms, since_ms, look_ms };
+                        self.known(&task).step =
+                            Step::Probation { goal, strikes, watched_ms, since_ms, look_ms };
                         self.order(Command::ReadGuard { task });
                     }
                 }
@@ -589,9 +760,13 @@ impl Updater {
         let (on_probation, switching) = match step {
             Step::Probation { .. } => (true, false),
             Step::Switching { .. } => (false, true),
-            Step::Idle | Step::Refused { .. } | Step::Settled { .. } | Step::Fetching { .. } | Step::Deferred { .. } | Step::Verifying { .. } | Step::Proving { .. } => {
-                (false, false)
-            }
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Fetching { .. }
+            | Step::Deferred { .. }
+            | Step::Verifying { .. }
+            | Step::Proving { .. } => (false, false),
         };
         self.order(Command::Cancel { task: task.clone() });
         if on_probation && let Some(line) = self.designation(task).line().cloned() {
@@ -602,7 +777,8 @@ impl Updater {
             self.order(Command::RollBack { task: task.clone(), to });
         }
         self.report(task, &goal, Phase::Superseded, ReasonCode::Superseded, String::new(), now);
-        self.known(task).step = Step::Settled { goal, phase: Phase::Superseded, reason: ReasonCode::Superseded };
+        self.known(task).step =
+            Step::Settled { goal, phase: Phase::Superseded, reason: ReasonCode::Superseded };
     }
 
     fn roll_back(&mut self, task: &TaskId, goal: Goal, reason: ReasonCode, detail: String, now: Now) {
@@ -616,13 +792,30 @@ impl Updater {
     }
 
     /// Ends a goal by the fault of `release`.
-    fn fail(&mut self, task: &TaskId, goal: Goal, release: &ReleaseId, reason: ReasonCode, detail: String, now: Now) {
+    fn fail(
+        &mut self,
+        task: &TaskId,
+        goal: Goal,
+        release: &ReleaseId,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) {
         self.remember_bad(release, reason);
-        let detail = if *release == goal.champion.release { detail } else { format!("fallback {release}: {detail}") };
+        let detail =
+            if *release == goal.champion.release { detail } else { format!("fallback {release}: {detail}") };
         self.settle(task, goal, Phase::Failed, reason, detail, now);
     }
 
-    fn settle(&mut self, task: &TaskId, goal: Goal, phase: Phase, reason: ReasonCode, detail: String, now: Now) {
+    fn settle(
+        &mut self,
+        task: &TaskId,
+        goal: Goal,
+        phase: Phase,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) {
         self.report(task, &goal, phase, reason, detail, now);
         self.known(task).step = Step::Settled { goal, phase, reason };
         self.tidy();

@@ -64,17 +64,23 @@ impl Scene {
         &self.rows[at..at + self.width]
     }
 
-    /// Times of `n` questions of one client.
-    fn times(&self, way: Way, n: usize) -> Result<Times> {
+    /// Times of `n` questions of one client, which tells when it is `ready` to ask.
+    fn times(&self, way: Way, n: usize, ready: impl FnOnce()) -> Result<Times> {
         // Requests are written beforehand: what is timed is the answer.
         let distinct = (self.rows.len() / self.width).min(200);
         let write = match way {
-            Way::Direct => return Times::of(n, |i| Ok(self.model.run_f32(self.row(i), 1).map(drop)?)),
+            Way::Direct => {
+                ready();
+                return Times::of(n, |i| Ok(self.model.run_f32(self.row(i), 1).map(drop)?));
+            }
             Way::Binary => binary_request,
             Way::Json => json_request,
         };
         let requests: Vec<Vec<u8>> = (0..distinct).map(|i| write(TASK, &self.shape, self.row(i))).collect();
-        let mut client = Client::connect(self.api)?;
+        let client = Client::connect(self.api);
+        // Even without a connection: the others wait for all.
+        ready();
+        let mut client = client?;
         Times::of(n, |i| client.ask(&requests[i % requests.len()]).map(drop))
     }
 
@@ -85,8 +91,9 @@ impl Scene {
             let threads: Vec<_> = (0..clients)
                 .map(|_| {
                     scope.spawn(|| {
-                        gate.wait();
-                        self.times(way, n)
+                        self.times(way, n, || {
+                            gate.wait();
+                        })
                     })
                 })
                 .collect();
@@ -123,7 +130,7 @@ fn alternate(section: &mut Section, name: &str, onnx: &[u8], rows: Vec<f32>, sha
     runtime.spawn(Api::new(serving, Arc::new(dunlin_agent::clock::now)).serve(listener, std::future::pending()));
 
     for way in Way::ALL {
-        scene.times(way, WARM.min(requests))?;
+        scene.times(way, WARM.min(requests), || ())?;
     }
     let mut medians = Vec::new();
     for clients in [1, CROWD] {

@@ -17,6 +17,7 @@ mod report;
 mod size;
 mod timing;
 mod trees;
+mod window;
 mod wire;
 mod world;
 
@@ -31,9 +32,6 @@ use report::{Report, Section};
 /// Measures the released programs.
 #[derive(Debug, Parser)]
 struct Options {
-    /// The agent of the dist profile; the controller lies beside this program
-    #[arg(long)]
-    agent: PathBuf,
     /// A Python with onnxruntime and numpy
     #[arg(long)]
     python: PathBuf,
@@ -62,12 +60,12 @@ fn main() -> Result<ExitCode> {
 
     type Measure<'a> = Box<dyn Fn(&mut Section) -> Result<()> + 'a>;
     let subjects: [(&'static str, Measure<'_>); 6] = [
-        ("size", Box::new(|section| size::measure(section, &options.agent))),
-        ("memory", Box::new(|section| memory::measure(section, &folder.join("memory"), &options.agent))),
+        ("size", Box::new(size::measure)),
+        ("memory", Box::new(|section| memory::measure(section, &folder.join("memory")))),
         ("inference", Box::new(inference::measure)),
         ("trees", Box::new(|section| trees::measure(section, &folder.join("trees"), &options.python))),
         ("ingest", Box::new(|section| ingest::measure(section, &folder.join("ingest")))),
-        ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes"), &options.agent))),
+        ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes")))),
     ];
     for name in &options.only {
         anyhow::ensure!(subjects.iter().any(|(subject, _)| subject == name), "there is nothing called {name:?} to measure");

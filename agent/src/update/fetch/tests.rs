@@ -18,7 +18,12 @@ use crate::update::store::CHUNK_BYTES;
 impl Fetcher {
     /// A fetcher for a loopback server without TLS.
     fn plain(base: String) -> Self {
-        Self { client: build(reqwest::Client::builder()).unwrap(), base }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        Self { client: build(reqwest::Client::builder().tls_backend_preconfigured(tls)).unwrap(), base }
     }
 }
 
@@ -56,8 +61,9 @@ impl Drop for Server {
 }
 
 fn respond(request: &Request<Incoming>, content: &[u8], act: Act) -> (Option<u64>, Response<Body>) {
-    let from: Option<u64> =
-        request.headers().get("range").map(|range| range.to_str().unwrap().strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap());
+    let from: Option<u64> = request.headers().get("range").map(|range| {
+        range.to_str().unwrap().strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap()
+    });
     let mut start = from.unwrap_or(0) as usize;
     let mut response = Response::builder().status(if from.is_some() { 206 } else { 200 });
     let mut content = content.to_vec();
@@ -66,7 +72,10 @@ fn respond(request: &Request<Incoming>, content: &[u8], act: Act) -> (Option<u64
     match act {
         Act::Refuse(status) => {
             let empty = http_body_util::Empty::new().map_err(|never: Infallible| match never {}).boxed();
-            return (from, Response::builder().status(status).header("retry-after", "7").body(empty).unwrap());
+            return (
+                from,
+                Response::builder().status(status).header("retry-after", "7").body(empty).unwrap(),
+            );
         }
         Act::Whole => {
             start = 0;
@@ -84,10 +93,17 @@ fn respond(request: &Request<Incoming>, content: &[u8], act: Act) -> (Option<u64
     let rest = &content[start..];
     let rest = if let Act::Cut(at) = act { &rest[..at.min(rest.len())] } else { rest };
     frames.extend(rest.chunks(10_000).map(|chunk| Ok(Frame::data(Bytes::copy_from_slice(chunk)))));
-    if matches!(act, Act::Cut(_)) {
-        frames.push_back(Err(std::io::Error::other("the connection is cut here")));
-    }
-    (from, response.body(StreamBody::new(stream::iter(frames)).boxed()).unwrap())
+    let cut = matches!(act, Act::Cut(_));
+    let body = stream::unfold(frames, move |mut frames| async move {
+        let frame = frames.pop_front();
+        if frame.is_none() && cut {
+            // The server sends what it holds only while it waits for more.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            return Some((Err(std::io::Error::other("the connection is cut here")), frames));
+        }
+        Some((frame?, frames))
+    });
+    (from, response.body(StreamBody::new(Box::pin(body)).boxed()).unwrap())
 }
 
 /// Serves `content` at every path, one act for each request, the last one for ever.
@@ -95,7 +111,8 @@ async fn serve(content: Vec<u8>, acts: Vec<Act>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let ranges = Arc::new(Mutex::new(Vec::new()));
-    let (seen, acts, content) = (ranges.clone(), Arc::new(Mutex::new(VecDeque::from(acts))), Arc::new(content));
+    let (seen, acts, content) =
+        (ranges.clone(), Arc::new(Mutex::new(VecDeque::from(acts))), Arc::new(content));
     let task = tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -109,7 +126,9 @@ async fn serve(content: Vec<u8>, acts: Vec<Act>) -> Server {
                 seen.lock().unwrap().push(from);
                 async move { Ok::<_, Infallible>(response) }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            );
         }
     });
     Server { base, ranges, task }
@@ -211,7 +230,10 @@ async fn a_busy_server_is_waited_for_as_long_as_it_asks() {
         let fault = case.fetch().await.unwrap_err().fault();
         assert!(matches!(fault, Fault::Passing { retry_after_ms: Some(7_000), .. }), "{fault:?}");
     }
-    assert!(matches!(case.fetch().await.unwrap_err().fault(), Fault::Wrong { reason: ReasonCode::FetchFailed, .. }));
+    assert!(matches!(
+        case.fetch().await.unwrap_err().fault(),
+        Fault::Wrong { reason: ReasonCode::FetchFailed, .. }
+    ));
 }
 
 #[tokio::test]

@@ -1,8 +1,4 @@
-//! The controller's loop over a fleet, with the real program: assignments, rollouts, retraining, and a
-//! controller that is killed in between. Devices are played by writing into the database what their reports
-//! would have led to.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
+//! A controller with its fleet.
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
@@ -27,28 +23,9 @@ use dunlin_protocol::{
 use serde_json::Value;
 
 /// No step of these tests takes near as long; a hang must not.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-const TASK: &str = r#"
-task = "meter"
-labels = ["a", "b", "c"]
-pool = ["meter.base@1"]
-held = ["control"]
-[rollout]
-silence_ms_max = 3600000
-waves = [
-  { share_ppm = 10000, soak_ms = 0, requests_min = 10, labels_min = 20, alpha_ppm = 10000 },
-  { share_ppm = 1000000, soak_ms = 0, requests_min = 10, labels_min = 20, alpha_ppm = 20000 },
-]
-[retraining]
-rows_min = 100
-trials = 2
-families = ["logistic"]
-triggers = { cooldown_ms = 0 }
-gain = { rows_min = 20 }
-"#;
-
-fn schema() -> Schema {
+pub(crate) fn schema() -> Schema {
     let feature = |i| Feature { name: format!("f{i}"), unit: String::new(), min: None, max: None };
     Schema {
         features: (0..4).map(feature).collect(),
@@ -59,7 +36,7 @@ fn schema() -> Schema {
 }
 
 /// Three overlapping clouds; `sign` -1 is a world in which every sensor is mounted the other way round.
-fn rows(count: usize, sign: f64) -> (String, Vec<(Vec<f32>, u32)>) {
+pub(crate) fn rows(count: usize, sign: f64) -> (String, Vec<(Vec<f32>, u32)>) {
     let mut rng = Rng::new(7, "clouds");
     let (mut text, mut list) = ("f0,f1,f2,f3,y\n".to_owned(), Vec::new());
     for i in 0..count {
@@ -79,22 +56,23 @@ fn rows(count: usize, sign: f64) -> (String, Vec<(Vec<f32>, u32)>) {
 
 /// How devices take to a candidate.
 #[derive(Clone, Copy, PartialEq)]
-enum Manner {
+pub(crate) enum Manner {
     Better,
     Failing,
 }
 
-struct World {
+pub(crate) struct World {
     _folder: tempfile::TempDir,
-    data: PathBuf,
-    store: Store,
-    token: String,
-    serve: Option<Child>,
-    seq: i64,
+    pub(crate) data: PathBuf,
+    pub(crate) store: Store,
+    pub(crate) registry: Registry,
+    pub(crate) token: String,
+    pub(crate) serve: Option<Child>,
+    pub(crate) seq: i64,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let any = Some("127.0.0.1:0".parse().unwrap());
@@ -140,7 +118,7 @@ impl World {
             keys::sign_targets(&registry.current_targets().unwrap(), &request, &safe.join("private"), now_ms)
                 .unwrap();
         registry.approve(signed).await.unwrap();
-        let mut world = Self { _folder: folder, data, store, token, serve: None, seq: 0 };
+        let mut world = Self { _folder: folder, data, store, registry, token, serve: None, seq: 0 };
         for i in 0..6 {
             world.enrol(i).await;
         }
@@ -148,7 +126,7 @@ impl World {
         world
     }
 
-    async fn enrol(&self, i: usize) {
+    pub(crate) async fn enrol(&self, i: usize) {
         let id: DeviceId = format!("cam-{i}").parse().unwrap();
         let hash = Digest([i as u8; 32]);
         let claim = Claim {
@@ -179,7 +157,7 @@ impl World {
         self.store.enrol(&claim, &id, &new, clock::wall_ms()).await.unwrap();
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let address = self.data.join("run/api.addr");
         drop(fs::remove_file(&address));
         let log = fs::File::create(self.data.join("serve.log")).unwrap();
@@ -193,17 +171,17 @@ impl World {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.data.join("serve.log")).unwrap_or_default()
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.serve.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    fn cli(&self, args: &[&str]) -> Output {
+    pub(crate) fn cli(&self, args: &[&str]) -> Output {
         let address = fs::read_to_string(self.data.join("run/api.addr")).unwrap();
         Command::new(env!("CARGO_BIN_EXE_dunlin"))
             .args(args)
@@ -215,7 +193,7 @@ impl World {
             .unwrap()
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let output = self.cli(args);
         assert!(
             output.status.success(),
@@ -226,23 +204,23 @@ impl World {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    async fn assignments(&self) -> BTreeMap<DeviceId, Assignment> {
+    pub(crate) async fn assignments(&self) -> BTreeMap<DeviceId, Assignment> {
         self.store
             .assignments()
             .await
             .unwrap()
             .into_iter()
-            .filter(|(_, (_, published))| *published)
-            .map(|(id, (a, _))| (id, a))
+            .filter(|(_, row)| row.published)
+            .map(|(id, row)| (id, row.assignment))
             .collect()
     }
 
-    fn champion(assignment: &Assignment) -> Option<&ReleaseId> {
+    pub(crate) fn champion(assignment: &Assignment) -> Option<&ReleaseId> {
         assignment.tasks.first().map(|task| &task.lineup.champion)
     }
 
     /// Each device does what its assignment says; a candidate other than `base` shows the given manner.
-    async fn play(&mut self, manner: Manner) {
+    pub(crate) async fn play(&mut self, manner: Manner) {
         for (device, assignment) in self.assignments().await {
             let Some(champion) = Self::champion(&assignment).cloned() else { continue };
             let installed = self.store.installed(&device).await.unwrap().remove(&"meter".parse().unwrap());
@@ -270,7 +248,7 @@ impl World {
         }
     }
 
-    async fn window(&mut self, device: &DeviceId, release: &ReleaseId, other: ReleaseId) {
+    pub(crate) async fn window(&mut self, device: &DeviceId, release: &ReleaseId, other: ReleaseId) {
         self.seq += 1;
         let now = clock::wall_ms();
         let pair = PairCounts {
@@ -297,7 +275,7 @@ impl World {
     }
 
     /// Plays until `done`.
-    async fn until(&mut self, manner: Manner, what: &str, done: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, manner: Manner, what: &str, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
             assert!(
@@ -311,11 +289,11 @@ impl World {
         }
     }
 
-    fn state(&self, rollout: &str) -> String {
+    pub(crate) fn state(&self, rollout: &str) -> String {
         self.json(&["rollout", "status", rollout])["plan"]["state"]["state"].as_str().unwrap().to_owned()
     }
 
-    fn create(&self, release: &str) -> String {
+    pub(crate) fn create(&self, release: &str) -> String {
         let made = self.json(&["rollout", "create", "--task", "meter", release, "--cause", "test"]);
         made["plan"]["rollout"].as_str().unwrap().to_owned()
     }
@@ -330,11 +308,11 @@ impl Drop for World {
     }
 }
 
-fn ops() -> BTreeSet<String> {
+pub(crate) fn ops() -> BTreeSet<String> {
     dunlin_engine::supported_ops()
 }
 
-fn policy(anchor: Blob) -> TaskPolicy {
+pub(crate) fn policy(anchor: Blob) -> TaskPolicy {
     TaskPolicy {
         format: 1,
         task: "meter".parse().unwrap(),
@@ -356,154 +334,9 @@ fn policy(anchor: Blob) -> TaskPolicy {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rollouts_are_promoted_stopped_and_resumed_after_a_kill() {
-    let mut world = World::new().await;
-    let file = world.data.join("task.toml");
-    fs::write(&file, TASK).unwrap();
-    world.json(&["task", "apply", file.to_str().unwrap()]);
-    world
-        .until(Manner::Better, "the first assignments", |world| {
-            let text = world.cli(&["device", "explain", "cam-4"]);
-            text.status.success() && String::from_utf8_lossy(&text.stdout).contains("meter.base@1")
-        })
-        .await;
-    world.until(Manner::Better, "installation", |world| world.state_of_all("meter.base@1")).await;
-
-    // Nobody plays, so the time to watch is over.
-    let slow = world.create("meter.slow@1");
-    assert_eq!(world.cli(&["rollout", "watch", &slow, "--timeout", "1s"]).status.code(), Some(11));
-    assert_eq!(world.cli(&["rollout", "abort", &slow]).status.code(), Some(0));
-    assert_eq!(world.cli(&["rollout", "watch", &slow, "--timeout", "1s"]).status.code(), Some(10));
-    assert_eq!(world.cli(&["rollout", "abort", &slow]).status.code(), Some(4), "it ended");
-    assert_eq!(world.cli(&["rollout", "status", "r-none"]).status.code(), Some(3));
-    world.until(Manner::Better, "the return", |world| world.state_of_all("meter.base@1")).await;
-
-    // A failing one stops in the canary, and only the canary was ever told to run it.
-    let bad = world.create("meter.bad@1");
-    world.until(Manner::Failing, "the stop", |world| world.state(&bad) == "stopped").await;
-    assert_eq!(world.cli(&["rollout", "watch", &bad, "--timeout", "1s"]).status.code(), Some(10));
-    let ordered = world.store.orders(&bad).await.unwrap();
-    assert!((1..=2).contains(&ordered.len()), "{ordered:?}");
-    world.until(Manner::Better, "the return", |world| world.state_of_all("meter.base@1")).await;
-    let (device, order) = ordered.first_key_value().unwrap();
-    let known_bad = |world: &World| {
-        world.json(&["device", "explain", device.as_str()])[0]["selection"].to_string().contains("known_bad")
-    };
-    world.until(Manner::Better, "the explanation", known_bad).await;
-    world.json(&[
-        "device",
-        "retarget",
-        device.as_str(),
-        "--release",
-        &order.release.to_string(),
-        "--timeout",
-        "0",
-    ]);
-    world.until(Manner::Better, "forgiveness", |world| !known_bad(world)).await;
-
-    // A better one is promoted although the controller is killed on the way; the held device keeps its release.
-    let next = world.create("meter.next@1");
-    world
-        .until(Manner::Better, "the canary", |world| {
-            world.json(&["rollout", "status", &next])["plan"]["members"].as_object().unwrap().len() >= 2
-        })
-        .await;
-    world.kill();
-    world.start();
-    world.until(Manner::Better, "the promotion", |world| world.state(&next) == "promoted").await;
-    assert_eq!(world.cli(&["rollout", "watch", &next, "--timeout", "1s"]).status.code(), Some(0));
-    let assigned = world.assignments().await;
-    for (device, assignment) in &assigned {
-        let champion = World::champion(assignment).unwrap().to_string();
-        assert_eq!(
-            champion,
-            if device.as_str() == "cam-5" { "meter.base@1" } else { "meter.next@1" },
-            "{device}"
-        );
-    }
-    let plans = world.store.plans(&next).await.unwrap();
-    assert!(
-        plans.windows(2).all(|pair| pair[1].parent == Some(pair[0].generation)),
-        "an unbroken line of plans"
-    );
-    let explained = world.json(&["device", "explain", "cam-5"]);
-    assert!(explained[0]["held"].as_bool().unwrap(), "{explained}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
-    let mut world = World::new().await;
-    let file = world.data.join("task.toml");
-    fs::write(&file, TASK).unwrap();
-    world.json(&["task", "apply", file.to_str().unwrap()]);
-    world.until(Manner::Better, "installation", |world| world.state_of_all("meter.base@1")).await;
-
-    let refused = world.cli(&["run", "start", "nothing"]);
-    assert_eq!(refused.status.code(), Some(3));
-    // Without samples the run fails for good, and says why.
-    let empty = world.json(&["run", "start", "meter"])["id"].as_str().unwrap().to_owned();
-    world
-        .until(Manner::Better, "the failure", |world| {
-            world.json(&["run", "show", &empty])["run"]["state"] == "failed"
-        })
-        .await;
-    assert!(world.json(&["run", "show", &empty]).to_string().contains("too few"));
-
-    for (i, (x, label)) in rows(400, -1.0).1.into_iter().enumerate() {
-        let x: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
-        sqlx::query("INSERT INTO samples (task, device, request, release, x, predicted, label, kind, inclusion_ppm, at_ms, received_ms) VALUES ('meter', 'cam-0', ?, 'meter.base@1', ?, 0, ?, 'random', 1000000, ?, ?)")
-            .bind(format!("q{i}")).bind(x).bind(i64::from(label)).bind(i as i64).bind(clock::wall_ms() as i64)
-            .execute(world.store.writer()).await.unwrap();
-    }
-    let run = world.json(&["run", "start", "meter"])["id"].as_str().unwrap().to_owned();
-    // Wherever the controller is killed, the run goes on from its journal.
-    world.kill();
-    world.start();
-    world
-        .until(Manner::Better, "the run", |world| {
-            world.json(&["run", "show", &run])["run"]["state"] != "running"
-                && world.json(&["run", "show", &run])["run"]["state"] != "waiting"
-        })
-        .await;
-    let shown = world.json(&["run", "show", &run]);
-    assert_eq!(shown["run"]["state"], "succeeded", "{shown}");
-    let rollout = shown["run"]["facts"]["rollout"].as_str().unwrap().to_owned();
-    world.until(Manner::Better, "the promotion", |world| world.state(&rollout) == "promoted").await;
-    let release = shown["run"]["facts"]["releases"][0].as_str().unwrap();
-    assert!(release.starts_with("auto.meter."), "{release}");
-
-    let repeat = world.json(&["run", "repeat", &run])["id"].as_str().unwrap().to_owned();
-    world
-        .until(Manner::Better, "the repetition", |world| {
-            world.json(&["run", "show", &repeat])["run"]["state"] == "no_gain"
-        })
-        .await;
-    assert_eq!(world.json(&["run", "show", &repeat])["run"]["facts"]["identical"], true);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_schedule_starts_a_run_by_itself() {
-    let mut world = World::new().await;
-    let file = world.data.join("task.toml");
-    fs::write(&file, TASK.replace("cooldown_ms = 0", "cooldown_ms = 3600000, cron = \"* * * * * *\""))
-        .unwrap();
-    world.json(&["task", "apply", file.to_str().unwrap()]);
-    world
-        .until(Manner::Better, "the run", |world| world.json(&["run", "list"])[0]["state"] == "failed")
-        .await;
-    let runs = world.json(&["run", "list"]);
-    assert_eq!((runs.as_array().unwrap().len(), &runs[0]["cause"]["cause"]), (1, &Value::from("cron")));
-    world
-        .until(Manner::Better, "the cool-down", |world| {
-            world.json(&["task", "show", "meter"])["triggers"]["verdict"].to_string().contains("cool_down")
-        })
-        .await;
-}
-
 impl World {
     /// Whether every device is told to run this release, and does.
-    fn state_of_all(&self, release: &str) -> bool {
+    pub(crate) fn state_of_all(&self, release: &str) -> bool {
         let store = self.store.clone();
         let wanted: ReleaseId = release.parse().unwrap();
         tokio::task::block_in_place(|| {
@@ -511,9 +344,9 @@ impl World {
                 let assigned = store.assignments().await.unwrap();
                 let installed = store.installed_all().await.unwrap();
                 assigned.len() == 6
-                    && assigned.values().all(|(assignment, published)| {
-                        *published && Self::champion(assignment) == Some(&wanted)
-                    })
+                    && assigned
+                        .values()
+                        .all(|row| row.published && Self::champion(&row.assignment) == Some(&wanted))
                     && installed.len() == 6
                     && installed
                         .values()

@@ -1,0 +1,139 @@
+use dunlin_protocol::{Arch, Budgets, DeviceProfile, Phase, ReasonCode};
+use dunlin_rollout::{Plan, Policy, Previous};
+
+use super::*;
+use crate::planner::DeviceOutcome;
+use crate::store::DeviceState;
+
+const NOW_MS: u64 = 50_000_000;
+const MINUTE_MS: u64 = 60_000;
+
+fn release(name: &str) -> ReleaseId {
+    name.parse().unwrap()
+}
+
+fn device() -> DeviceRow {
+    DeviceRow {
+        id: "cam-1".parse().unwrap(),
+        state: DeviceState::Active,
+        profile: DeviceProfile {
+            class: "rpi-4".parse().unwrap(),
+            arch: Arch::X86_64,
+            cores: 2,
+            ram_bytes: 1 << 30,
+            budgets: Budgets {
+                model_bytes_max: 1 << 24,
+                model_ram_bytes_max: 1 << 28,
+                latency_us_max: 1_000_000,
+            },
+            ops: BTreeSet::new(),
+            agent: "0.1.0".into(),
+        },
+        groups: BTreeSet::new(),
+        key_id: String::new(),
+        enrolled_ms: 0,
+        online: true,
+        epoch: 1,
+        agent: "0.1.0".into(),
+        seen_ms: NOW_MS,
+        generation: 1,
+    }
+}
+
+fn approved(accuracy_ppm: u32) -> Approved {
+    let hard = Hard {
+        arch: BTreeSet::new(),
+        ops: BTreeSet::new(),
+        bundle_bytes: 1000,
+        ram_bytes: 1000,
+        min_agent: String::new(),
+    };
+    let predicted = Predicted { accuracy_ppm: Some(accuracy_ppm), rows: 500, latency_us: 100 };
+    Approved { task: "meter".parse().unwrap(), hard, predicted }
+}
+
+fn definition() -> TaskDefinition {
+    toml::from_str("task = \"meter\"\nlabels = [\"a\", \"b\"]\npool = [\"old@1\", \"new@1\"]").unwrap()
+}
+
+fn told(champion: &str, made_ms: u64) -> AssignmentRow {
+    let definition = definition();
+    let task = TaskAssignment {
+        task: definition.task,
+        lineup: LineUp { champion: release(champion), fallback: None },
+        probation: definition.probation,
+        deadline_ms: None,
+    };
+    let assignment = dunlin_protocol::Assignment {
+        device: device().id,
+        generation: 1,
+        correlation: String::new(),
+        tasks: vec![task],
+    };
+    AssignmentRow { assignment, published: true, made_ms }
+}
+
+fn committed(champion: &str, received_ms: u64) -> DeviceOutcome {
+    DeviceOutcome {
+        device: device().id,
+        release: release(champion),
+        generation: 1,
+        phase: Phase::Committed,
+        reason: ReasonCode::Ok,
+        received_ms,
+    }
+}
+
+fn look(rollouts: Vec<&RolloutRow>, outcomes: Vec<DeviceOutcome>, assigned: &AssignmentRow) -> Desired {
+    let (definition, device) = (definition(), device());
+    let task = TaskView {
+        definition: &definition,
+        rollouts,
+        progress: BTreeMap::new(),
+        outcomes: Outcomes::new(outcomes),
+        measures: Measures::default(),
+    };
+    let approved = [("old@1", 700_000), ("new@1", 990_000), ("try@1", 990_000)]
+        .map(|(name, ppm)| (release(name), self::approved(ppm)));
+    let view = DeviceView { row: &device, installed: None, assigned: Some(assigned) };
+    desire(&view, &[task], &BTreeMap::from(approved), NOW_MS)
+}
+
+fn champion(desired: &Desired) -> String {
+    desired.tasks[0].lineup.champion.to_string()
+}
+
+#[test]
+fn what_was_committed_lately_is_not_left_for_something_better_yet() {
+    let assigned = told("old@1", 0);
+    let fresh = look(vec![], vec![committed("old@1", NOW_MS - 9 * MINUTE_MS)], &assigned);
+    assert_eq!(champion(&fresh), "old@1");
+    assert_eq!(fresh.decisions[0].selection["why"]["why"], "dwell");
+    assert_eq!(fresh.decisions[0].selection["why"]["served_ms"], 9 * MINUTE_MS);
+    let settled = look(vec![], vec![committed("old@1", NOW_MS - 11 * MINUTE_MS)], &assigned);
+    assert_eq!(champion(&settled), "new@1");
+}
+
+#[test]
+fn what_is_on_its_way_is_held_until_its_probation_should_be_over() {
+    let after = |minutes| champion(&look(vec![], vec![], &told("old@1", NOW_MS - minutes * MINUTE_MS)));
+    assert_eq!(definition().probation.ms_min, 10 * MINUTE_MS);
+    assert_eq!((after(1).as_str(), after(19).as_str()), ("old@1", "old@1"));
+    assert_eq!(after(21), "new@1");
+}
+
+#[test]
+fn a_trial_is_watched_as_long_as_its_wave_soaks() {
+    let mut plan = Plan::new("r-1", "meter".parse().unwrap(), [release("try@1")], "test");
+    plan.state = State::Open { wave: 0, since_ms: NOW_MS };
+    plan.members.insert(device().id, Previous { wave: 0, release: Some(release("old@1")) });
+    let mut policy = Policy::default();
+    policy.waves[0].soak_ms = 7_200_000;
+    let row = RolloutRow { plan, policy, created_by: "ann".into(), created_ms: 0, run: None, report: None };
+    let desired = look(vec![&row], vec![], &told("old@1", 0));
+    assert_eq!(champion(&desired), "try@1");
+    assert_eq!(desired.orders, BTreeMap::from([("r-1".to_owned(), release("try@1"))]));
+    let task = &desired.tasks[0];
+    assert_eq!(task.probation.ms_min, 7_200_000);
+    assert_eq!(task.deadline_ms, Some(NOW_MS + 7_200_000 + 1_800_000));
+}
