@@ -40,7 +40,8 @@ impl Agent {
     pub fn new(folder: &Path, id: &str, class: &str, config: &str) -> Result<Self> {
         let folder = folder.join(id);
         std::fs::create_dir_all(&folder)?;
-        let board = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../firmware-targets/boards/{class}.toml"));
+        let board =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../firmware-targets/boards/{class}.toml"));
         let text = format!(
             "state_dir = {:?}\nrun_dir = {:?}\nboard = {:?}\n\n[api]\nlisten = \"127.0.0.1:0\"\n\n{config}",
             folder.join("state"),
@@ -60,7 +61,9 @@ impl Agent {
     pub async fn run(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(program("dunlin-agent")?);
         command.arg("--config").arg(self.config()).args(args).kill_on_drop(true);
-        let output = tokio::time::timeout(START_LIMIT, command.output()).await.context("the agent's verb did not end")??;
+        let output = tokio::time::timeout(START_LIMIT, command.output())
+            .await
+            .context("the agent's verb did not end")??;
         if !output.status.success() {
             bail!("`dunlin-agent {}`: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
         }
@@ -78,8 +81,11 @@ impl Agent {
         if path.exists() {
             std::fs::remove_file(&path)?;
         }
-        let mut process =
-            Process::start("dunlin-agent", ["--config", &self.config(), "run"], &self.folder.join("agent.log"))?;
+        let mut process = Process::start(
+            "dunlin-agent",
+            ["--config", &self.config(), "run"],
+            &self.folder.join("agent.log"),
+        )?;
         self.api = wait_for("the agent's API", START_LIMIT, async || {
             process.alive()?;
             Ok(std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()))
@@ -132,7 +138,8 @@ impl Application {
             "id": id,
             "inputs": [{"name": "x", "shape": [1, features.len()], "datatype": "FP32", "data": features}],
         });
-        let response = self.http.post(format!("http://{api}/v2/models/{}/infer", self.task)).json(&body).send().await?;
+        let response =
+            self.http.post(format!("http://{api}/v2/models/{}/infer", self.task)).json(&body).send().await?;
         let status = response.status();
         let answer: Value = response.json().await?;
         if !status.is_success() {
@@ -143,7 +150,10 @@ impl Application {
             .and_then(|outputs| outputs.last())
             .and_then(|output| output["data"].as_array())
             .context("no scores in the answer")?;
-        let scores = scores.iter().map(|score| score.as_f64().context("a score is no number")).collect::<Result<Vec<_>>>()?;
+        let scores = scores
+            .iter()
+            .map(|score| score.as_f64().context("a score is no number"))
+            .collect::<Result<Vec<_>>>()?;
         let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).context("an empty answer")?.0;
         let version = answer["model_version"].as_str().unwrap_or("baseline").to_owned();
         Ok(Answer { class: u32::try_from(best)?, version })

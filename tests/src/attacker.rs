@@ -42,7 +42,8 @@ impl Attacker {
     pub fn director_files(&self, device: &DeviceId) -> Result<RepoFiles> {
         let folder = self.data.join("repo/director").join(device.as_str());
         let timestamp = std::fs::read(folder.join("timestamp.json")).context("a director timestamp")?;
-        let snapshot_version = write::signed_value(&timestamp)?["meta"]["snapshot.json"]["version"].to_string();
+        let snapshot_version =
+            write::signed_value(&timestamp)?["meta"]["snapshot.json"]["version"].to_string();
         let snapshot = std::fs::read(folder.join(format!("{snapshot_version}.snapshot.json")))?;
         let targets_version = write::signed_value(&snapshot)?["meta"]["targets.json"]["version"].to_string();
         let targets = std::fs::read(folder.join(format!("{targets_version}.targets.json")))?;
@@ -77,7 +78,8 @@ impl Attacker {
         next_snapshot["version"] = (snapshot["version"].as_u64().context("a version")? + VERSION_LEAP).into();
         next_snapshot["meta"]["targets.json"] = serde_json::json!({ "version": version });
         let mut next_timestamp = timestamp.clone();
-        next_timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + VERSION_LEAP).into();
+        next_timestamp["version"] =
+            (timestamp["version"].as_u64().context("a version")? + VERSION_LEAP).into();
         next_timestamp["meta"]["snapshot.json"] = serde_json::json!({ "version": next_snapshot["version"] });
         let sign = |value: &Value, role| write::sign(value, &[keys.of(role)]).map(Bytes);
         Ok(RepoFiles {
@@ -92,7 +94,8 @@ impl Attacker {
     /// A `down/desired` with these director files, sealed with the stolen timestamp key.
     pub fn seal_desired(&self, device: &DeviceId, director: RepoFiles) -> Result<Vec<u8>> {
         let keys = OnlineSigners::load(&self.data)?;
-        let now_ms = u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis())?;
+        let now_ms =
+            u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis())?;
         let files = Check { image: self.image_files()?, director };
         let header = Header {
             v: SCHEMA,
@@ -117,7 +120,8 @@ impl Attacker {
         }
         let signer = Arc::new(identity.controller_signer()?);
         let proof = Proof::Challenge(ChallengeAnswer::new(CONTROLLER, &host, signer));
-        let (client, mut events) = client(options(CONTROLLER, &host, self.broker.port(), tls(roots, None)?, proof));
+        let (client, mut events) =
+            client(options(CONTROLLER, &host, self.broker.port(), tls(roots, None)?, proof));
         client.try_publish(topic.to_string(), payload, PublishOptions::new(QoS::AtLeastOnce))?;
         let acknowledged = async {
             loop {

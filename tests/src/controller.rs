@@ -44,7 +44,8 @@ pub struct Ended {
 impl Ended {
     /// Standard output as JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {:?} {:?}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("not JSON: {:?} {:?}", self.stdout, self.stderr))
     }
 }
 
@@ -69,7 +70,8 @@ impl Controller {
         let data = self.data.display().to_string();
         let init = self.run(&["init", "--data", &data, "--json"]).await?.json()?;
         self.token = init["token"].as_str().context("init printed no token")?.to_owned();
-        let settings = format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
+        let settings =
+            format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
         std::fs::write(self.data.join("controller.toml"), settings)?;
         let keys = self.keys.display().to_string();
         let online = self.data.join("keys/online.json").display().to_string();
@@ -100,7 +102,8 @@ impl Controller {
         (self.api, self.mqtt, self.process) = (api, mqtt, Some(process));
         // Restarts keep the ports, so that devices find the controller again.
         for (section, address) in [("api", self.api), ("mqtt", self.mqtt)] {
-            let section = config.get_mut(section).and_then(toml::Value::as_table_mut).context("no such section")?;
+            let section =
+                config.get_mut(section).and_then(toml::Value::as_table_mut).context("no such section")?;
             section.insert("listen".into(), address.to_string().into());
         }
         std::fs::write(&path, toml::to_string(&config)?)?;
@@ -141,7 +144,11 @@ impl Controller {
     /// Runs `dunlin` to its end, whatever that is.
     pub async fn try_run(&self, args: &[&str]) -> Result<Ended> {
         let mut command = Command::new(program("dunlin")?);
-        command.args(args).env("DUNLIN_SERVER", self.url()).env("DUNLIN_TOKEN", &self.token).env("DUNLIN_CA", self.ca());
+        command
+            .args(args)
+            .env("DUNLIN_SERVER", self.url())
+            .env("DUNLIN_TOKEN", &self.token)
+            .env("DUNLIN_CA", self.ca());
         let output = tokio::time::timeout(VERB_LIMIT, command.kill_on_drop(true).output())
             .await
             .with_context(|| format!("`dunlin {}` did not end in {VERB_LIMIT:?}", args.join(" ")))??;
@@ -168,7 +175,8 @@ impl Controller {
 
     /// The database, read-only: accounting looks at what is stored, not at what the controller says.
     pub async fn database(&self) -> Result<sqlx::SqlitePool> {
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.data.join("dunlin.db")).read_only(true);
+        let options =
+            sqlx::sqlite::SqliteConnectOptions::new().filename(self.data.join("dunlin.db")).read_only(true);
         Ok(sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await?)
     }
 }

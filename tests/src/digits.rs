@@ -69,7 +69,10 @@ impl Pools {
             .data
             .chunks_exact(PIXELS)
             .zip(&set.target)
-            .map(|(pixels, digit)| Image { pixels: pixels.try_into().expect("chunks have that length"), digit: *digit as u32 })
+            .map(|(pixels, digit)| Image {
+                pixels: pixels.try_into().expect("chunks have that length"),
+                digit: *digit as u32,
+            })
             .collect();
         Rng(seed).shuffle(&mut images);
         let measurement = images.split_off(images.len() * 2 / 3);
@@ -108,7 +111,9 @@ impl Ageing {
         for (at, pixel) in seen.pixels.iter_mut().enumerate() {
             let (row, column) = (at / SIDE, at % SIDE);
             let from = row.checked_sub(self.sag_rows).zip((column + self.sway_columns).checked_sub(off));
-            let ink = from.filter(|(_, column)| *column < SIDE).map_or(0.0, |(row, column)| image.pixels[row * SIDE + column]);
+            let ink = from
+                .filter(|(_, column)| *column < SIDE)
+                .map_or(0.0, |(row, column)| image.pixels[row * SIDE + column]);
             let noise = (rng.uniform() * 2.0 - 1.0) * self.noise;
             *pixel = (ink * self.contrast + self.haze + noise).round().clamp(0.0, 16.0);
         }
@@ -119,7 +124,8 @@ impl Ageing {
 /// Each image `views` times as a camera in this state sees it, in mixed order.
 pub fn views(images: &[Image], camera: Ageing, views: usize, seed: u64) -> Vec<Image> {
     let mut rng = Rng(seed);
-    let mut seen: Vec<Image> = (0..views).flat_map(|_| images).map(|image| camera.see(image, &mut rng)).collect();
+    let mut seen: Vec<Image> =
+        (0..views).flat_map(|_| images).map(|image| camera.see(image, &mut rng)).collect();
     rng.shuffle(&mut seen);
     seen
 }
@@ -134,7 +140,9 @@ mod tests {
         assert_eq!(pools.training.len() + pools.stream.len() + pools.measurement.len(), 1797);
         let others: Vec<_> = pools.training.iter().chain(&pools.stream).collect();
         // The data set itself holds no two equal images, so equality of pixels is identity.
-        assert!(pools.measurement.iter().all(|image| others.iter().all(|other| other.pixels != image.pixels)));
+        assert!(
+            pools.measurement.iter().all(|image| others.iter().all(|other| other.pixels != image.pixels))
+        );
     }
 
     #[test]

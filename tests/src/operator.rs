@@ -56,10 +56,17 @@ pub fn write_csv(path: &Path, images: &[Image]) -> Result<()> {
 }
 
 /// Writes a job folder over `images` and runs the trainer on it; returns its result.
-pub async fn train(controller: &Controller, folder: &Path, images: &[Image], families: &[&str], seed: u64) -> Result<Value> {
+pub async fn train(
+    controller: &Controller,
+    folder: &Path,
+    images: &[Image],
+    families: &[&str],
+    seed: u64,
+) -> Result<Value> {
     std::fs::create_dir_all(folder)?;
     write_csv(&folder.join("data.csv"), images)?;
-    let features: Vec<Value> = (0..PIXELS).map(|i| json!({"name": format!("p{i:02}"), "min": 0.0, "max": 16.0})).collect();
+    let features: Vec<Value> =
+        (0..PIXELS).map(|i| json!({"name": format!("p{i:02}"), "min": 0.0, "max": 16.0})).collect();
     let labels: Vec<String> = (0..DIGITS).map(|digit| digit.to_string()).collect();
     let schema = json!({"features": features, "label": "digit", "labels": labels});
     let job = json!({
@@ -79,20 +86,48 @@ pub async fn train(controller: &Controller, folder: &Path, images: &[Image], fam
 }
 
 /// Pushes a candidate of a job folder; returns the release.
-pub async fn push(controller: &Controller, folder: &Path, id: &str, name: &str, candidate: &Value) -> Result<String> {
-    push_file(controller, folder, &folder.join("candidates").join(id).join("model.onnx"), name, candidate).await
+pub async fn push(
+    controller: &Controller,
+    folder: &Path,
+    id: &str,
+    name: &str,
+    candidate: &Value,
+) -> Result<String> {
+    push_file(controller, folder, &folder.join("candidates").join(id).join("model.onnx"), name, candidate)
+        .await
 }
 
 /// Pushes an ONNX file with the data and the scores of a job folder.
-pub async fn push_file(controller: &Controller, folder: &Path, file: &Path, name: &str, candidate: &Value) -> Result<String> {
+pub async fn push_file(
+    controller: &Controller,
+    folder: &Path,
+    file: &Path,
+    name: &str,
+    candidate: &Value,
+) -> Result<String> {
     let file = file.display().to_string();
     let samples = folder.join("data.csv").display().to_string();
     let labels = (0..DIGITS).map(|digit| digit.to_string()).collect::<Vec<_>>().join(",");
     let (accuracy, n) = (candidate["accuracy_ppm"].to_string(), candidate["n"].to_string());
     let pushed = controller
         .json(&[
-            "model", "push", &file, "--task", TASK, "--name", name, "--samples", &samples, "--skip", "digit", "--labels", &labels,
-            "--accuracy-ppm", &accuracy, "--accuracy-n", &n,
+            "model",
+            "push",
+            &file,
+            "--task",
+            TASK,
+            "--name",
+            name,
+            "--samples",
+            &samples,
+            "--skip",
+            "digit",
+            "--labels",
+            &labels,
+            "--accuracy-ppm",
+            &accuracy,
+            "--accuracy-n",
+            &n,
         ])
         .await?;
     Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
@@ -118,8 +153,18 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
     std::fs::write(&file, cbor::encode(&anchor))?;
     let blob = controller.json(&["model", "blob", &file.display().to_string()]).await?;
     let ops: BTreeSet<&str> = [
-        "ai.onnx/Sub", "ai.onnx/Mul", "ai.onnx/Add", "ai.onnx/Div", "ai.onnx/MatMul", "ai.onnx/Gemm", "ai.onnx/Relu", "ai.onnx/Softmax",
-        "ai.onnx/Sigmoid", "ai.onnx/ReduceSum", "ai.onnx.ml/TreeEnsembleClassifier", "ai.onnx.ml/TreeEnsembleRegressor",
+        "ai.onnx/Sub",
+        "ai.onnx/Mul",
+        "ai.onnx/Add",
+        "ai.onnx/Div",
+        "ai.onnx/MatMul",
+        "ai.onnx/Gemm",
+        "ai.onnx/Relu",
+        "ai.onnx/Softmax",
+        "ai.onnx/Sigmoid",
+        "ai.onnx/ReduceSum",
+        "ai.onnx.ml/TreeEnsembleClassifier",
+        "ai.onnx.ml/TreeEnsembleRegressor",
     ]
     .into();
     let policy = json!({
@@ -144,6 +189,8 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
     let file = folder.join("policy.json");
     std::fs::write(&file, policy.to_string())?;
     let keys = controller.keys.join("private").display().to_string();
-    controller.json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys]).await.map(drop)
+    controller
+        .json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys])
+        .await
+        .map(drop)
 }
-

@@ -18,12 +18,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
         return Ok(agent.into());
     }
     let here = std::env::current_exe()?;
-    here.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not built; run `cargo build -p dunlin-agent -p dunlin-controller` first"))
+    here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file()).with_context(
+        || format!("{name} is not built; run `cargo build -p dunlin-agent -p dunlin-controller` first"),
+    )
 }
 
 /// A running program; killed when dropped.
@@ -36,7 +33,11 @@ pub struct Process {
 impl Process {
     /// Starts `name` with its standard output and error appended to `log`.
     pub fn start<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>, log: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(log).with_context(|| format!("opening {}", log.display()))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("opening {}", log.display()))?;
         let child = Command::new(program(name)?)
             .args(args)
             .stdin(Stdio::null())
@@ -90,7 +91,11 @@ impl Process {
 }
 
 /// Asks again and again until `probe` gives an answer, at most for `limit`.
-pub async fn wait_for<T>(what: &str, limit: Duration, mut probe: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub async fn wait_for<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = probe().await? {

@@ -73,7 +73,8 @@ impl Small {
         let images = views(&self.pools.training, NEW, 1, 1);
         let job = folder.join("first-model");
         let result = train(&self.controller, &job, &images, &["logistic"], 1).await?;
-        let release = push(&self.controller, &job, "logistic", "meter-first", &result["candidates"][0]).await?;
+        let release =
+            push(&self.controller, &job, "logistic", "meter-first", &result["candidates"][0]).await?;
         operator::policy(&self.controller, folder, &images[..100]).await?;
         self.controller.json(&["model", "approve", "--keys", &self.offline_keys()]).await?;
         let task = folder.join("task.toml");

@@ -90,7 +90,12 @@ impl Camera {
 }
 
 /// Streams `images` through every device, `per_second` each, until the set is dropped.
-pub fn stream(scene: &Arc<Scene>, images: &Arc<Vec<Image>>, task: &str, per_second: f64) -> Result<JoinSet<()>> {
+pub fn stream(
+    scene: &Arc<Scene>,
+    images: &Arc<Vec<Image>>,
+    task: &str,
+    per_second: f64,
+) -> Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
     for index in 0..scene.cameras.len() {
         let (scene, images, application) = (Arc::clone(scene), Arc::clone(images), Application::new(task)?);
@@ -99,7 +104,13 @@ pub fn stream(scene: &Arc<Scene>, images: &Arc<Vec<Image>>, task: &str, per_seco
     Ok(tasks)
 }
 
-async fn feed(scene: Arc<Scene>, index: usize, images: Arc<Vec<Image>>, application: Application, per_second: f64) {
+async fn feed(
+    scene: Arc<Scene>,
+    index: usize,
+    images: Arc<Vec<Image>>,
+    application: Application,
+    per_second: f64,
+) {
     let mut rng = Rng(0x5eed_0000 + index as u64);
     let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / per_second));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -130,7 +141,11 @@ async fn feed(scene: Arc<Scene>, index: usize, images: Arc<Vec<Image>>, applicat
 }
 
 /// Accuracy by hardware class and group on `images`, each class seeing all of them.
-pub async fn measure(scene: &Arc<Scene>, images: &[Image], task: &str) -> Result<BTreeMap<(String, bool), Rate>> {
+pub async fn measure(
+    scene: &Arc<Scene>,
+    images: &[Image],
+    task: &str,
+) -> Result<BTreeMap<(String, bool), Rate>> {
     let mut strata: BTreeMap<(String, bool), Vec<usize>> = BTreeMap::new();
     for (index, camera) in scene.cameras.iter().enumerate() {
         strata.entry((camera.class.clone(), camera.held)).or_default().push(index);

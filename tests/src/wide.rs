@@ -9,7 +9,11 @@ pub fn widen(onnx: &[u8], units: usize) -> Result<Vec<u8>> {
     let graph = model.graph.as_mut().context("a graph")?;
     ensure!(units > 0, "a layer has units");
     for (name, axis) in [("weights_0", 1), ("bias_0", 0), ("weights_1", 0)] {
-        let tensor = graph.initializer.iter_mut().find(|tensor| tensor.name == name).with_context(|| format!("no tensor {name}"))?;
+        let tensor = graph
+            .initializer
+            .iter_mut()
+            .find(|tensor| tensor.name == name)
+            .with_context(|| format!("no tensor {name}"))?;
         pad(tensor, axis, units)?;
     }
     Ok(model.encode_to_vec())
@@ -20,7 +24,7 @@ fn pad(tensor: &mut TensorProto, axis: usize, len: usize) -> Result<()> {
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim)).collect::<Result<_, _>>()?;
     let inner: usize = dims[axis..].iter().product::<usize>() * 4;
     let wide = inner / dims[axis] * len;
-    ensure!(wide >= inner && tensor.raw_data.len() % inner == 0, "{} has {dims:?}", tensor.name);
+    ensure!(wide >= inner && tensor.raw_data.len().is_multiple_of(inner), "{} has {dims:?}", tensor.name);
     let mut padded = Vec::with_capacity(tensor.raw_data.len() / inner * wide);
     for block in tensor.raw_data.chunks_exact(inner) {
         padded.extend_from_slice(block);
@@ -37,9 +41,15 @@ mod tests {
 
     #[test]
     fn padding_keeps_what_was_there() {
-        let mut tensor = TensorProto { name: "w".into(), dims: vec![2, 1], raw_data: [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect(), ..Default::default() };
+        let mut tensor = TensorProto {
+            name: "w".into(),
+            dims: vec![2, 1],
+            raw_data: [1.0f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect(),
+            ..Default::default()
+        };
         pad(&mut tensor, 1, 2).unwrap();
-        let values: Vec<f32> = tensor.raw_data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let values: Vec<f32> =
+            tensor.raw_data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         assert_eq!((tensor.dims, values), (vec![2, 2], vec![1.0, 0.0, 2.0, 0.0]));
     }
 }

@@ -1,5 +1,6 @@
 //! docs/protocol.cddl says what is really sent: every message type, encoded as it goes out, fits its rule, and a
 //! message with a missing or foreign field does not.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_protocol::*;
@@ -75,7 +76,8 @@ fn report(full: bool) -> Report {
         detail: if full { "12 of 50".into() } else { String::new() },
         at_ms: full.then_some(1),
     };
-    let indicator = Indicator { reason: ReasonCode::EnvelopeReplayed, detail: String::new(), count: 1, at_ms: None };
+    let indicator =
+        Indicator { reason: ReasonCode::EnvelopeReplayed, detail: String::new(), count: 1, at_ms: None };
     Report {
         generation: 3,
         installed: BTreeMap::from([("meter".parse().unwrap(), installed)]),
@@ -100,13 +102,24 @@ fn every_message_fits_its_rule() {
             kind: SampleKind::Uncertain,
             inclusion_ppm: 300_000,
         };
-        fits("samples", &cbor::encode(&Samples { task: "meter".parse().unwrap(), release: release(), samples: vec![sample] }));
+        fits(
+            "samples",
+            &cbor::encode(&Samples {
+                task: "meter".parse().unwrap(),
+                release: release(),
+                samples: vec![sample],
+            }),
+        );
         let files = RepoFiles {
             roots: if full { vec![Bytes(vec![1])] } else { vec![] },
             timestamp: Bytes(vec![2]),
             snapshot: full.then(|| Bytes(vec![3])),
             targets: full.then(|| Bytes(vec![4])),
-            delegated: if full { BTreeMap::from([("retrained".to_owned(), Bytes(vec![5]))]) } else { BTreeMap::new() },
+            delegated: if full {
+                BTreeMap::from([("retrained".to_owned(), Bytes(vec![5]))])
+            } else {
+                BTreeMap::new()
+            },
         };
         let check = Check { image: files.clone(), director: files };
         fits("check", &cbor::encode(&check));
@@ -117,7 +130,12 @@ fn every_message_fits_its_rule() {
     fits("reply", &cbor::encode(&Reply { id: "1".into(), reason: ReasonCode::Ok, detail: "x".into() }));
     fits("ack", &cbor::encode(&AckBody { ranges: vec![AckRange { boot: BootId([1; 16]), upto: 7 }] }));
     let task = "meter".parse().unwrap();
-    for cmd in [CmdBody::Check, CmdBody::Report, CmdBody::Rollback { task }, CmdBody::Retarget { release: release() }] {
+    for cmd in [
+        CmdBody::Check,
+        CmdBody::Report,
+        CmdBody::Rollback { task },
+        CmdBody::Retarget { release: release() },
+    ] {
         fits("cmd", &cbor::encode(&Cmd { id: "1".into(), cmd }));
     }
 }
@@ -137,7 +155,8 @@ fn every_kind_of_header_and_its_envelope_fit() {
     ] {
         let device = "pole-17".parse().unwrap();
         let exp = (kind == Kind::Cmd).then_some(5);
-        let header = Header { v: SCHEMA, kind, device, boot: BootId([0; 16]), seq: 1, exp, body: Bytes(vec![0xa0]) };
+        let header =
+            Header { v: SCHEMA, kind, device, boot: BootId([0; 16]), seq: 1, exp, body: Bytes(vec![0xa0]) };
         fits("header", &header.encode());
         let envelope = Envelope { p: Bytes(header.encode()), k: "key".into(), s: Bytes(vec![0; 64]) };
         fits("envelope", &envelope.encode());
@@ -147,7 +166,8 @@ fn every_kind_of_header_and_its_envelope_fit() {
 
 #[test]
 fn the_rules_refuse_what_is_not_sent() {
-    let mut map: BTreeMap<String, serde_cbor::Value> = serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
+    let mut map: BTreeMap<String, serde_cbor::Value> =
+        serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
     map.remove("n");
     let bytes = serde_cbor::to_vec(&map).unwrap();
     assert!(cddl_cat::validate_cbor_bytes("window", CDDL, &bytes).is_err(), "a window without n");
@@ -158,7 +178,8 @@ fn the_rules_refuse_what_is_not_sent() {
 
 #[test]
 fn unknown_fields_are_ignored_and_optional_ones_may_be_absent() {
-    let mut map: BTreeMap<String, serde_cbor::Value> = serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
+    let mut map: BTreeMap<String, serde_cbor::Value> =
+        serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
     map.insert("of_a_later_release".into(), serde_cbor::Value::Bool(true));
     for optional in ["pair", "profile", "features", "resources", "confusion"] {
         map.remove(optional);
@@ -171,7 +192,15 @@ fn unknown_fields_are_ignored_and_optional_ones_may_be_absent() {
 #[test]
 fn an_unknown_schema_version_is_named() {
     let device = "pole-17".parse().unwrap();
-    let header = Header { v: 2, kind: Kind::Status, device, boot: BootId([0; 16]), seq: 1, exp: None, body: Bytes(vec![]) };
+    let header = Header {
+        v: 2,
+        kind: Kind::Status,
+        device,
+        boot: BootId([0; 16]),
+        seq: 1,
+        exp: None,
+        body: Bytes(vec![]),
+    };
     let envelope = Envelope { p: Bytes(header.encode()), k: "key".into(), s: Bytes(vec![]) };
     let error = envelope.header().unwrap_err();
     assert_eq!(error.to_string(), "schema version 2 is unknown; this build speaks 1");
@@ -179,7 +208,13 @@ fn an_unknown_schema_version_is_named() {
 
 #[test]
 fn hostile_payloads_are_errors() {
-    for payload in [&b""[..], b"\xff", b"\xa1\x61\x70\x5b\xff\xff\xff\xff\xff\xff\xff\xff", &[0x9f; 4096], b"not cbor at all"] {
+    for payload in [
+        &b""[..],
+        b"\xff",
+        b"\xa1\x61\x70\x5b\xff\xff\xff\xff\xff\xff\xff\xff",
+        &[0x9f; 4096],
+        b"not cbor at all",
+    ] {
         assert!(Envelope::decode(payload).is_err());
     }
     let huge = vec![0; PAYLOAD_BYTES_MAX + 1];

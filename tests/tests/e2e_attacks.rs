@@ -1,4 +1,5 @@
 //! Attacks from the attacker's real position on running agents, and the reason codes they report.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
 use dunlin_protocol::{DeviceId, Down, Topic};
@@ -33,7 +34,10 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     let (victim, other): (DeviceId, DeviceId) = ("pole-0".parse().unwrap(), "pole-1".parse().unwrap());
     let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
     // What is replayed later: the victim's director files before it had any model.
-    let old = wait_for("the victim's first director files", LIMIT, async || Ok(attacker.director_files(&victim).ok())).await;
+    let old = wait_for("the victim's first director files", LIMIT, async || {
+        Ok(attacker.director_files(&victim).ok())
+    })
+    .await;
     let release = world.first_model(folder.path()).await.unwrap();
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();

@@ -1,4 +1,5 @@
 //! From enrolment to the database and back, with real processes, the embedded broker and a real database.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
 use dunlin_tests::agent::Application;
@@ -21,7 +22,12 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
 
     let database = world.controller.database().await.unwrap();
     wait_for("labelled windows of both devices", LIMIT, async || {
-        let row = sqlx::query("SELECT count(DISTINCT device), coalesce(sum(labelled), 0) FROM windows WHERE release = ?").bind(&release).fetch_one(&database).await?;
+        let row = sqlx::query(
+            "SELECT count(DISTINCT device), coalesce(sum(labelled), 0) FROM windows WHERE release = ?",
+        )
+        .bind(&release)
+        .fetch_one(&database)
+        .await?;
         Ok((row.get::<i64, _>(0) == 2 && row.get::<i64, _>(1) > 50).then_some(()))
     })
     .await
@@ -38,7 +44,11 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     world.agents[0].kill().await.unwrap();
     world.agents[0].start().await.unwrap();
     let answer = application.infer(world.agents[0].api, "after-restart", &[0.0; PIXELS]).await.unwrap();
-    assert_eq!(format!("{TASK}: {}", answer.version), format!("{TASK}: {release}"), "serving resumes without the controller");
+    assert_eq!(
+        format!("{TASK}: {}", answer.version),
+        format!("{TASK}: {release}"),
+        "serving resumes without the controller"
+    );
     world.controller.start().await.unwrap();
 
     let database = world.controller.database().await.unwrap();
@@ -72,7 +82,8 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     let job = folder.path().join("second");
     let images = world.pools.training.clone();
     let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second = push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    let second =
+        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
     let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
     assert_ne!(refused.code, 0, "a release without offline signatures was rolled out: {}", refused.stdout);
     assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);

@@ -1,5 +1,6 @@
 //! The same loop over Debian's mosquitto as the external broker: mutual TLS, the certificate's common name as user
 //! name, an access list by it. What goes over the wire is captured and checked against docs/protocol.cddl.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -57,9 +58,19 @@ fn start_mosquitto(folder: &Path, data: &Path, port: u16) -> Mosquitto {
     let path = folder.join("mosquitto.conf");
     std::fs::write(&path, config).unwrap();
     let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto", "/usr/local/sbin/mosquitto"];
-    let program = program.iter().find(|path| Path::new(path).is_file()).expect("Debian's package mosquitto is installed");
+    let program = program
+        .iter()
+        .find(|path| Path::new(path).is_file())
+        .expect("Debian's package mosquitto is installed");
     let log = std::fs::File::create(folder.join("mosquitto.log")).unwrap();
-    let child = Command::new(program).arg("-c").arg(&path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let child = Command::new(program)
+        .arg("-c")
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
     Mosquitto(child)
 }
 
@@ -71,11 +82,15 @@ fn roots(files: &Files) -> RootCertStore {
     roots
 }
 
+/// Topics and payloads in the order they came.
+type Captured = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// Everything that is published, as the controller's user but under a client id of its own.
-fn tap(data: &Path, broker: SocketAddr) -> Arc<Mutex<Vec<(String, Vec<u8>)>>> {
+fn tap(data: &Path, broker: SocketAddr) -> Captured {
     let files = Files::of(data);
     let tls = tls(roots(&files), Some(chain(&files.controller, &files.controller_key).unwrap())).unwrap();
-    let (client, mut events) = client(options("tap", &broker.ip().to_string(), broker.port(), tls, Proof::Certificate));
+    let (client, mut events) =
+        client(options("tap", &broker.ip().to_string(), broker.port(), tls, Proof::Certificate));
     client.try_subscribe("dunlin/v1/#", QoS::AtLeastOnce).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&seen);
@@ -115,14 +130,20 @@ async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     let folder = tempfile::tempdir().unwrap();
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     let mut controller = Controller::new(folder.path());
-    controller.init(&format!("[mqtt.external]\nhost = \"127.0.0.1\"\nport = {port}\n\n{CONTROLLER_CONFIG}")).await.unwrap();
+    controller
+        .init(&format!("[mqtt.external]\nhost = \"127.0.0.1\"\nport = {port}\n\n{CONTROLLER_CONFIG}"))
+        .await
+        .unwrap();
     let _mosquitto = start_mosquitto(folder.path(), &controller.data, port);
     let broker = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("mosquitto to listen", LIMIT, async || Ok(std::net::TcpStream::connect(broker).ok())).await.unwrap();
+    wait_for("mosquitto to listen", LIMIT, async || Ok(std::net::TcpStream::connect(broker).ok()))
+        .await
+        .unwrap();
     let seen = tap(&controller.data, broker);
     controller.start().await.unwrap();
     let config = format!("[mqtt]\nauth = \"certificate\"\n\n{AGENT_CONFIG}");
-    let mut world = Small::with(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"], controller, &config).unwrap();
+    let mut world =
+        Small::with(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"], controller, &config).unwrap();
     let release = world.first_model(folder.path()).await.unwrap();
     world.enrol().await.unwrap();
     world.ask().unwrap();
@@ -147,7 +168,11 @@ async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
             let envelope = Envelope::decode(payload).unwrap();
             fits("header", envelope.p.as_slice());
             let header = envelope.header().unwrap();
-            assert!(topic.contains(&format!("/d/{}/", header.device)), "{topic} carries a message of {}", header.device);
+            assert!(
+                topic.contains(&format!("/d/{}/", header.device)),
+                "{topic} carries a message of {}",
+                header.device
+            );
             fits(rule(header.kind), header.body.as_slice());
             kinds.insert(rule(header.kind));
         }
@@ -162,7 +187,9 @@ async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     let files = Files::of(&world.controller.data);
     let find = |ending: &str| {
         let mut found = std::fs::read_dir(&identity).unwrap().map(|entry| entry.unwrap().path());
-        found.find(|path| path.to_string_lossy().ends_with(ending)).unwrap_or_else(|| panic!("no {ending} in {}", identity.display()))
+        found
+            .find(|path| path.to_string_lossy().ends_with(ending))
+            .unwrap_or_else(|| panic!("no {ending} in {}", identity.display()))
     };
     let key = folder.path().join("stolen.key");
     let der = data_encoding::BASE64.encode(&std::fs::read(find("device.key")).unwrap());

@@ -1,10 +1,11 @@
 //! An OTA pipeline by shell alone: the script of docs/pipelines.md, for each of its three endings.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::time::Duration;
 
 use dunlin_tests::digits::{CLASSES, Image, NEW, views};
-use dunlin_tests::operator::{TASK, write_csv};
 use dunlin_tests::operator::train;
+use dunlin_tests::operator::{TASK, write_csv};
 use dunlin_tests::process::program;
 use dunlin_tests::small::Small;
 use tokio::process::Command;
@@ -48,7 +49,8 @@ impl Pipeline<'_> {
             .env("TIMEOUT", timeout)
             .kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, command.output()).await.expect("the script ends").unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         (output.status.code().unwrap(), text)
     }
 }
@@ -56,12 +58,15 @@ impl Pipeline<'_> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipeline_by_shell_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "raspberry-pi-4", "raspberry-pi-zero-2w"]).await.unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "raspberry-pi-4", "raspberry-pi-zero-2w"])
+        .await
+        .unwrap();
     let first = world.first_model(folder.path()).await.unwrap();
     world.enrol().await.unwrap();
     world.ask().unwrap();
     world.committed(&first, Duration::from_secs(90)).await.unwrap();
-    let made = world.controller.json(&["token", "create", "--name", "ci", "--scope", "releaser"]).await.unwrap();
+    let made =
+        world.controller.json(&["token", "create", "--name", "ci", "--scope", "releaser"]).await.unwrap();
     let token = made["token"].as_str().expect("a token").to_owned();
     let pipeline = Pipeline { world: &world, token, folder: folder.path() };
 
@@ -76,7 +81,8 @@ async fn a_pipeline_by_shell_alone() {
     assert_eq!(code, 11, "{text}");
 
     // A model trained on four times as much, given time, replaces the hasty one's rollout and reaches everybody.
-    let (code, text) = pipeline.run("meter-better", &[better, views(&world.pools.stream, NEW, 2, 6)].concat(), "4m").await;
+    let (code, text) =
+        pipeline.run("meter-better", &[better, views(&world.pools.stream, NEW, 2, 6)].concat(), "4m").await;
     assert_eq!(code, 0, "{text}");
     world.committed("meter-better@1", Duration::from_secs(60)).await.unwrap();
 

@@ -21,10 +21,13 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    println!("building the agent alone, as it is released: with others it would get features that only they need");
+    println!(
+        "building the agent alone, as it is released: with others it would get features that only they need"
+    );
     execute(&mut cargo(&["build", "--locked", "--profile", "dist", "-p", "dunlin-agent"]))?;
     println!("building controller and bench");
-    let programs = ["-p", "dunlin-controller", "-p", "dunlin-tests", "--bin", "dunlin", "--bin", "dunlin-bench"];
+    let programs =
+        ["-p", "dunlin-controller", "-p", "dunlin-tests", "--bin", "dunlin", "--bin", "dunlin-bench"];
     execute(cargo(&["build", "--locked", "--release"]).args(programs))?;
     let python = install::python("bench", PYTHON)?;
     let mut bench = Command::new(target_dir().join("release/dunlin-bench"));

@@ -91,11 +91,13 @@ pub(crate) fn build(triple: &str, dist: bool) -> Result<()> {
     // A folder of its own: other flags would rebuild every dependency of the ordinary build.
     let folder = target_dir().join("cross");
     let (profile, subfolder) = if dist { ("dist", "dist") } else { ("dev", "debug") };
-    let mut command = cargo(&["build", "--locked", "-p", "dunlin-agent", "--target", triple, "--profile", profile]);
+    let mut command =
+        cargo(&["build", "--locked", "-p", "dunlin-agent", "--target", triple, "--profile", profile]);
     command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", &folder);
     execute(&mut command)?;
     let program: PathBuf = folder.join(triple).join(subfolder).join("dunlin-agent");
-    let bytes = std::fs::metadata(&program).with_context(|| format!("{} was not made", program.display()))?.len();
+    let bytes =
+        std::fs::metadata(&program).with_context(|| format!("{} was not made", program.display()))?.len();
     if needs_interpreter(&std::fs::read(&program)?) {
         bail!("{} asks for a dynamic loader, so it is not static", program.display());
     }
@@ -112,7 +114,8 @@ fn needs_interpreter(elf: &[u8]) -> bool {
     let (size, count) = (usize::from(u16_at(54)), usize::from(u16_at(56)));
     (0..count).any(|i| {
         let at = usize::try_from(offset).unwrap_or(usize::MAX).saturating_add(i * size);
-        elf.get(at..at.saturating_add(4)).is_some_and(|b| u32::from_le_bytes(b.try_into().expect("four bytes")) == PT_INTERP)
+        elf.get(at..at.saturating_add(4))
+            .is_some_and(|b| u32::from_le_bytes(b.try_into().expect("four bytes")) == PT_INTERP)
     })
 }
 

@@ -16,10 +16,13 @@ pub(crate) fn debian(program: &str, package: &str) -> Result<()> {
     }
     let user = output(Command::new("id").arg("-u"))?;
     if user.trim() != "0" || !on_path("apt-get") {
-        bail!("`{program}` is missing: install the Debian package `{package}` (as root: apt-get install {package}) and run this again");
+        bail!(
+            "`{program}` is missing: install the Debian package `{package}` (as root: apt-get install {package}) and run this again"
+        );
     }
     println!("installing the Debian package {package}");
-    let apt = |args: &[&str]| run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
+    let apt =
+        |args: &[&str]| run(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
     apt(&["-qq", "update"])?;
     // The tests start their own broker on their own port; a package's service must not start beside it.
     apt(&["-qq", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", package])
@@ -36,7 +39,16 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     if !program.is_file() {
         println!("building cargo-deny {CARGO_DENY} (once)");
         let tools = tools.to_str().context("the target folder's path is not UTF-8")?;
-        run(&mut cargo(&["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root", tools]))?;
+        run(&mut cargo(&[
+            "install",
+            "--quiet",
+            "--locked",
+            "cargo-deny",
+            "--version",
+            CARGO_DENY,
+            "--root",
+            tools,
+        ]))?;
     }
     Ok(program)
 }
@@ -53,7 +65,9 @@ pub(crate) fn python(name: &str, packages: &[&str]) -> Result<PathBuf> {
     println!("installing {} into a Python environment of their own", packages.join(", "));
     run(Command::new("python3").arg("-m").arg("venv").arg("--clear").arg(&folder))
         .context("Python 3 with venv is needed (Debian: python3-venv)")?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(packages))?;
     std::fs::write(&marker, wanted)?;
     Ok(python)
 }

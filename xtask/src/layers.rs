@@ -23,7 +23,11 @@ const LAYERS: &[Layer] = &[
     Layer { package: "dunlin-pipeline", normal: &["protocol", "monitor"], dev: &[] },
     Layer { package: "dunlin-engine", normal: &["protocol"], dev: &[] },
     Layer { package: "dunlin-learn", normal: &["protocol", "engine", "monitor"], dev: &[] },
-    Layer { package: "dunlin-agent", normal: &["protocol", "trust", "update", "monitor", "engine"], dev: &[] },
+    Layer {
+        package: "dunlin-agent",
+        normal: &["protocol", "trust", "update", "monitor", "engine"],
+        dev: &[],
+    },
     Layer {
         package: "dunlin-controller",
         normal: &["protocol", "trust", "monitor", "select", "rollout", "pipeline", "engine", "learn"],
@@ -79,7 +83,8 @@ pub(crate) fn check() -> Result<()> {
 
 fn violations(metadata: &Metadata) -> Vec<String> {
     let layers: BTreeMap<_, _> = LAYERS.iter().map(|layer| (layer.package, layer)).collect();
-    let ours: BTreeSet<_> = metadata.packages.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
+    let ours: BTreeSet<_> =
+        metadata.packages.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
     let mut errors = Vec::new();
     for package in metadata.packages.iter().filter(|p| p.source.is_none()) {
         let Some(layer) = layers.get(package.name.as_str()) else {
@@ -108,8 +113,10 @@ mod tests {
     use super::*;
 
     fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
-        let dependencies =
-            dependencies.iter().map(|(name, kind)| Dependency { name: (*name).into(), kind: kind.map(Into::into) }).collect();
+        let dependencies = dependencies
+            .iter()
+            .map(|(name, kind)| Dependency { name: (*name).into(), kind: kind.map(Into::into) })
+            .collect();
         Package { name: name.into(), source: None, dependencies }
     }
 

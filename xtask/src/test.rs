@@ -31,17 +31,35 @@ const STAGES: &[Stage] = &[
     ("test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--examples"]))),
     ("doc-test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--doc"]))),
     // These start whole fleets: one at a time, so that they do not starve one another.
-    ("end-to-end", || execute(&mut cargo(&["test", "--locked", "--workspace", "--test", "*", "--", "--test-threads=1"]))),
-    ("clippy", || execute(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))),
+    ("end-to-end", || {
+        execute(&mut cargo(&["test", "--locked", "--workspace", "--test", "*", "--", "--test-threads=1"]))
+    }),
+    ("clippy", || {
+        execute(&mut cargo(&[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]))
+    }),
     ("docs", || {
-        execute(cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
+        execute(
+            cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
+        )?;
         docs::check()
     }),
     ("deny", || {
         let program = install::cargo_deny()?;
-        execute(std::process::Command::new(program)
-            .current_dir(crate::command::root())
-            .args(["--all-features", "check", "bans", "licenses", "sources"]))
+        execute(std::process::Command::new(program).current_dir(crate::command::root()).args([
+            "--all-features",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]))
     }),
     ("static build", || cross::build(STATIC_TARGET, false)),
 ];

@@ -19,8 +19,19 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Files a stranger looks for.
 const EXPECTED: &[&str] = &[
-    "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-MIT", "LICENSE-APACHE",
-    "docs/protocol.md", "docs/protocol.cddl", "docs/capabilities.md", "docs/pipelines.md", "docs/operations.md", "docs/threat-model.md",
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "docs/protocol.md",
+    "docs/protocol.cddl",
+    "docs/capabilities.md",
+    "docs/pipelines.md",
+    "docs/operations.md",
+    "docs/threat-model.md",
 ];
 
 pub(crate) fn run() -> Result<()> {
@@ -42,7 +53,12 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn tracked() -> Result<Vec<PathBuf>> {
-    let list = output(Command::new("git").current_dir(root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+    let list = output(Command::new("git").current_dir(root()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
     Ok(list.lines().map(PathBuf::from).collect())
 }
 
@@ -121,7 +137,10 @@ mod tests {
     #[test]
     fn a_finding_names_file_and_line() {
         let text = format!("fn f() {{\n    {}\n}}\n", concat!("todo", "!()"));
-        assert_eq!(findings(Path::new("a.rs"), &text), [format!("a.rs:2: {:?}: unfinished code", concat!("todo", "!("))]);
+        assert_eq!(
+            findings(Path::new("a.rs"), &text),
+            [format!("a.rs:2: {:?}: unfinished code", concat!("todo", "!("))]
+        );
         assert_eq!(findings(Path::new("a/Cargo.toml"), "[package]\n").len(), 1);
     }
 }

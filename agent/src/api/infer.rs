@@ -57,11 +57,11 @@ fn fresh_id() -> String {
 }
 
 /// The outputs that go into the answer, and whether as binary.
-fn choose<'a>(
-    answer: &'a Answer,
+fn choose(
+    answer: &Answer,
     wanted: Option<Vec<Wanted>>,
     binary: bool,
-) -> Result<Vec<(&'a TensorData, bool)>, Refusal> {
+) -> Result<Vec<(&TensorData, bool)>, Refusal> {
     let Some(wanted) = wanted else {
         return Ok(answer.outputs.iter().map(|output| (output, binary)).collect());
     };

@@ -42,7 +42,9 @@ pub enum KeyError {
         source: io::Error,
     },
     /// A private key that others can read.
-    #[error("{path} can be read by others (mode {mode:o}); take that away with `chmod 600` and consider the key leaked")]
+    #[error(
+        "{path} can be read by others (mode {mode:o}); take that away with `chmod 600` and consider the key leaked"
+    )]
     Exposed {
         /// The file.
         path: PathBuf,

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use dunlin_protocol::{Bytes, DeviceId, Digest, ReleaseId, RepoVersions};
 use dunlin_trust::metadata::{Kind, Root, Snapshot, Targets, Timestamp};
-use dunlin_trust::{Ed25519Signer, RETRAINED, RepoKind, Signed, Signer, StoredFiles, TrustError, TrustedRepo, pin};
+use dunlin_trust::{
+    Ed25519Signer, RETRAINED, RepoKind, Signed, Signer, StoredFiles, TrustError, TrustedRepo, pin,
+};
 
 use crate::keys::{DAY_MS, KeyError, OnlineRole, OnlineSigners};
 
@@ -35,7 +37,9 @@ pub const ONLINE_TARGETS_LIFE_MS: u64 = 90 * DAY_MS;
 #[derive(Debug, thiserror::Error)]
 pub enum RepoError {
     /// The ceremony's files were never imported.
-    #[error("the repositories have no roots yet; run `dunlin key ceremony` elsewhere, then `dunlin key import` its public folder")]
+    #[error(
+        "the repositories have no roots yet; run `dunlin key ceremony` elsewhere, then `dunlin key import` its public folder"
+    )]
     NotSetUp,
     /// The ceremony's files were imported before.
     #[error("the repositories have roots already; devices pin them, so they are renewed, never replaced")]
@@ -70,7 +74,9 @@ pub enum RepoError {
     #[error("could not load the online keys")]
     Keys(#[from] KeyError),
     /// The root names other online keys than this data folder holds.
-    #[error("the root does not name this controller's {0} key; the ceremony was given the online.json of another data folder")]
+    #[error(
+        "the root does not name this controller's {0} key; the ceremony was given the online.json of another data folder"
+    )]
     ForeignKey(&'static str),
     /// An assignment names a release that is not approved.
     #[error("{0} is not in the image repository; approve it before it is assigned")]
@@ -198,7 +204,8 @@ impl Repos {
         let snapshot_path = folder.join(format!("{named}.snapshot.json"));
         let snapshot = disk::need(&snapshot_path)?;
         let listed: Signed<Snapshot> = parse(&snapshot_path, &snapshot)?;
-        let version = |role: &str| listed.unverified().meta.get(&format!("{role}.json")).map_or(0, |meta| meta.version);
+        let version =
+            |role: &str| listed.unverified().meta.get(&format!("{role}.json")).map_or(0, |meta| meta.version);
         let last = RepoVersions {
             root: image_roots.len() as u64,
             timestamp: head.head().version,
@@ -216,7 +223,8 @@ impl Repos {
             delegated: [(RETRAINED.to_owned(), Bytes(retrained))].into(),
         };
         follow(RepoKind::Image, &image_roots).map_err(&failed)?;
-        let image = TrustedRepo::restore(RepoKind::Image, &stored, &RepoVersions::default()).map_err(&failed)?;
+        let image =
+            TrustedRepo::restore(RepoKind::Image, &stored, &RepoVersions::default()).map_err(&failed)?;
         let director = follow(RepoKind::Director, &director_roots).map_err(&failed)?;
         let served = image.stored();
         let mut state = State { image, served, last, image_roots, director, director_roots, due_ms: 0 };
@@ -233,7 +241,9 @@ impl Repos {
             (&director.roles.snapshot, OnlineRole::DirectorSnapshot),
             (&director.roles.targets, OnlineRole::DirectorTargets),
         ];
-        let foreign = roles.iter().find(|(named, role)| !named.keyids.iter().any(|id| id == self.signers.of(*role).key_id()));
+        let foreign = roles
+            .iter()
+            .find(|(named, role)| !named.keyids.iter().any(|id| id == self.signers.of(*role).key_id()));
         foreign.map_or(Ok(()), |(_, role)| Err(RepoError::ForeignKey(role.as_str())))
     }
 
@@ -244,7 +254,12 @@ impl Repos {
     /// A root is not the next one, signatures are lacking, or what results names other online keys than are in
     /// the data folder.
     pub fn publish_offline(data: &Path, offline: &Offline, now_ms: u64) -> Result<(), RepoError> {
-        let repos = Self { folder: data.join("repo"), signers: OnlineSigners::load(data)?, state: RwLock::new(None), publishing: Mutex::new(()) };
+        let repos = Self {
+            folder: data.join("repo"),
+            signers: OnlineSigners::load(data)?,
+            state: RwLock::new(None),
+            publishing: Mutex::new(()),
+        };
         let mut state = repos.load()?;
         let listed = image::retrained_listed(&state)?;
         let failed = RepoError::trust("publish a root");
@@ -262,7 +277,10 @@ impl Repos {
         let targets = offline.targets.clone().or_else(|| state.served.targets.clone().map(|bytes| bytes.0));
         let (next, files) = repos.build_image(&state, targets, Some(retrained), now_ms)?;
         if let Some(root) = &offline.image_root {
-            disk::write_atomic(&repos.image_folder().join(format!("{}.root.json", next.image_roots.len())), root)?;
+            disk::write_atomic(
+                &repos.image_folder().join(format!("{}.root.json", next.image_roots.len())),
+                root,
+            )?;
         }
         if let Some(root) = &offline.director_root {
             let name = format!("{}.root.json", next.director_roots.len());

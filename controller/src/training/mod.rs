@@ -52,7 +52,12 @@ pub enum TrainingError {
 pub(crate) const WAITING: &str = "waiting";
 
 /// Queues a run that an operator asks for; `repeat` names one whose data, seed and rules are used again.
-pub async fn ask(state: &AppState, task: &TaskId, by: &str, repeat: Option<&str>) -> Result<String, TrainingError> {
+pub async fn ask(
+    state: &AppState,
+    task: &TaskId,
+    by: &str,
+    repeat: Option<&str>,
+) -> Result<String, TrainingError> {
     let row = state.store.task(task).await?;
     let Some(retraining) = &row.definition.retraining else {
         return Err(TrainingError::Refused(format!("task {task} has no [retraining] in its definition")));
@@ -70,9 +75,10 @@ pub async fn ask(state: &AppState, task: &TaskId, by: &str, repeat: Option<&str>
             }
             enqueue(state, &row, cause, original).await
         }
-        Verdict::Held { by: hold, .. } => {
-            Err(TrainingError::Refused(format!("not now: {}", serde_json::to_string(&hold).expect("a hold is JSON"))))
-        }
+        Verdict::Held { by: hold, .. } => Err(TrainingError::Refused(format!(
+            "not now: {}",
+            serde_json::to_string(&hold).expect("a hold is JSON")
+        ))),
         Verdict::Quiet => Err(TrainingError::Refused("nobody asked".into())),
     }
 }

@@ -1,4 +1,5 @@
 //! Answers of models made by hand against plain evaluations of them.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
 mod support;
 
@@ -153,7 +154,9 @@ fn every_branch_mode_follows_the_specification_at_the_edges() {
 /// Values of ONNX Runtime 1.31 for two stumps `x <= 0` with the given leaf values.
 #[test]
 fn two_class_ensembles_with_one_score_answer_as_onnx_runtime() {
-    let cases: &[(usize, [f32; 4], &str, &[f32], [f32; 4])] = include!("data/two_class.in");
+    /// Class, leaf values, post transform, base values, answers for -1 and 1.
+    type Case<'a> = (usize, [f32; 4], &'a str, &'a [f32], [f32; 4]);
+    let cases: &[Case<'_>] = include!("data/two_class.in");
     for (class, [a, b, c, d], post, base, want) in cases {
         let trees = [
             branch("BRANCH_LEQ", 0, 0.0, leaf(&[(*class, *a)]), leaf(&[(*class, *b)])),

@@ -20,7 +20,8 @@ pub enum Defence {
 
 impl Defence {
     /// Every defence.
-    pub const ALL: [Self; 5] = [Self::Digest, Self::MetadataFloor, Self::Addressee, Self::Gate, Self::Acknowledgement];
+    pub const ALL: [Self; 5] =
+        [Self::Digest, Self::MetadataFloor, Self::Addressee, Self::Gate, Self::Acknowledgement];
 
     /// Its name in the environment variable of the weakened programs.
     pub fn name(self) -> &'static str {

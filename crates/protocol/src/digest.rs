@@ -54,7 +54,12 @@ impl<'de> Deserialize<'de> for Digest {
             String::deserialize(d)?.parse().map_err(D::Error::custom)
         } else {
             let bytes = Bytes::deserialize(d)?;
-            bytes.0.as_slice().try_into().map(Self).map_err(|_| D::Error::invalid_length(bytes.0.len(), &"32 bytes"))
+            bytes
+                .0
+                .as_slice()
+                .try_into()
+                .map(Self)
+                .map_err(|_| D::Error::invalid_length(bytes.0.len(), &"32 bytes"))
         }
     }
 }

@@ -26,7 +26,9 @@ pub struct ClaimToken {
 
 /// Why a text is not a claim token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a claim token ({0}); ask the operator for the output of `dunlin device claim`, whole and on one line")]
+#[error(
+    "not a claim token ({0}); ask the operator for the output of `dunlin device claim`, whole and on one line"
+)]
 pub struct ClaimTokenError(&'static str);
 
 impl FromStr for ClaimToken {

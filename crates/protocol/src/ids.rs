@@ -103,7 +103,10 @@ impl ModelName {
 
     /// Whether the name lies in the path that the `retrained` delegation of `task` is confined to.
     pub fn is_retrained_for(&self, task: &Task) -> bool {
-        self.0.strip_prefix("auto.").and_then(|rest| rest.strip_prefix(task.as_str())).is_some_and(|rest| rest.starts_with('.'))
+        self.0
+            .strip_prefix("auto.")
+            .and_then(|rest| rest.strip_prefix(task.as_str()))
+            .is_some_and(|rest| rest.starts_with('.'))
     }
 
     /// Whether the name lies in the path of retrained models of any task.
@@ -135,7 +138,11 @@ impl ReleaseId {
 
     fn of(model: &str, version: &str) -> Result<Self, IdError> {
         let canonical = !version.starts_with('0') && version.bytes().all(|b| b.is_ascii_digit());
-        let bad = || IdError { what: "release version", text: version.chars().take(100).collect(), rule: "use a whole number from 1" };
+        let bad = || IdError {
+            what: "release version",
+            text: version.chars().take(100).collect(),
+            rule: "use a whole number from 1",
+        };
         let version = if canonical { version.parse().map_err(|_| bad())? } else { return Err(bad()) };
         Ok(Self { model: model.parse()?, version })
     }

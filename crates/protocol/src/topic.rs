@@ -94,7 +94,9 @@ impl Topic {
         }
         match direction {
             "up" => Up::ALL.into_iter().find(|up| up.as_str() == kind).map(|up| Self::Up(device, up)),
-            "down" => Down::ALL.into_iter().find(|down| down.as_str() == kind).map(|down| Self::Down(device, down)),
+            "down" => {
+                Down::ALL.into_iter().find(|down| down.as_str() == kind).map(|down| Self::Down(device, down))
+            }
             _ => None,
         }
     }
@@ -138,7 +140,14 @@ mod tests {
 
     #[test]
     fn foreign_topics_are_refused() {
-        for bad in ["dunlin/v1/d/+/up/status", "dunlin/v1/d/a/up/status/x", "dunlin/v2/d/a/up/status", "dunlin/v1/d/a/up/nope", "dunlin/v1/d/a/up", "$SYS/x"] {
+        for bad in [
+            "dunlin/v1/d/+/up/status",
+            "dunlin/v1/d/a/up/status/x",
+            "dunlin/v2/d/a/up/status",
+            "dunlin/v1/d/a/up/nope",
+            "dunlin/v1/d/a/up",
+            "$SYS/x",
+        ] {
             assert_eq!(Topic::parse(bad), None, "{bad}");
         }
     }

@@ -34,7 +34,10 @@ impl Client {
         let mut whole = None;
         while whole.is_none_or(|whole| self.answer.len() < whole) {
             let n = self.stream.read(&mut chunk)?;
-            ensure!(n > 0 && self.answer.len() + n <= ANSWER_BYTES_MAX, "the connection broke in the middle of an answer");
+            ensure!(
+                n > 0 && self.answer.len() + n <= ANSWER_BYTES_MAX,
+                "the connection broke in the middle of an answer"
+            );
             self.answer.extend_from_slice(&chunk[..n]);
             if whole.is_none() {
                 whole = length(&self.answer)?;
@@ -49,19 +52,31 @@ impl Client {
 fn length(answer: &[u8]) -> Result<Option<usize>> {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
     let head = std::str::from_utf8(&answer[..end])?;
-    let value = head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let value = head
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let (_, value) = value.context("an answer without a length")?;
     Ok(Some(end + 4 + value.trim().parse::<usize>()?))
 }
 
 fn head(task: &str, json: usize, body: usize, binary: bool) -> Vec<u8> {
-    let kind = if binary { format!("Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {json}\r\n") } else { "Content-Type: application/json\r\n".into() };
-    format!("POST /v2/models/{task}/infer HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {body}\r\n\r\n").into_bytes()
+    let kind = if binary {
+        format!("Content-Type: application/octet-stream\r\nInference-Header-Content-Length: {json}\r\n")
+    } else {
+        "Content-Type: application/json\r\n".into()
+    };
+    format!(
+        "POST /v2/models/{task}/infer HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {body}\r\n\r\n"
+    )
+    .into_bytes()
 }
 
 /// One row as JSON, answered as JSON.
 pub(crate) fn json_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> {
-    let body = serde_json::json!({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": row}]}).to_string();
+    let body =
+        serde_json::json!({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": row}]})
+            .to_string();
     let mut request = head(task, 0, body.len(), false);
     request.extend_from_slice(body.as_bytes());
     request

@@ -5,8 +5,8 @@ use dunlin_engine::onnx_pb::tensor_proto::DataType;
 use dunlin_engine::onnx_pb::tensor_shape_proto::Dimension;
 use dunlin_engine::onnx_pb::tensor_shape_proto::dimension::Value as Dim;
 use dunlin_engine::onnx_pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-    type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
 };
 use dunlin_tests::digits::Rng;
 use prost::Message;
@@ -32,10 +32,17 @@ impl Graph {
     fn weights(&mut self, name: &str, dims: &[usize], fan_in: usize) -> String {
         let limit = (6.0 / fan_in as f32).sqrt();
         let n: usize = dims.iter().product();
-        let raw_data = (0..n).flat_map(|_| ((self.rng.uniform() * 2.0 - 1.0) * limit).to_le_bytes()).collect();
+        let raw_data =
+            (0..n).flat_map(|_| ((self.rng.uniform() * 2.0 - 1.0) * limit).to_le_bytes()).collect();
         let dims = dims.iter().map(|&dim| dim as i64).collect();
         let data_type = DataType::Float as i32;
-        self.graph.initializer.push(TensorProto { name: name.into(), dims, data_type, raw_data, ..Default::default() });
+        self.graph.initializer.push(TensorProto {
+            name: name.into(),
+            dims,
+            data_type,
+            raw_data,
+            ..Default::default()
+        });
         name.into()
     }
 
@@ -53,21 +60,34 @@ impl Graph {
 }
 
 fn ints(name: &str, ints: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), r#type: AttributeType::Ints as i32, ints: ints.to_vec(), ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        r#type: AttributeType::Ints as i32,
+        ints: ints.to_vec(),
+        ..Default::default()
+    }
 }
 
 fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
     let free = Dim::DimParam("N".into());
     let dims = std::iter::once(free).chain(shape.iter().map(|&dim| Dim::DimValue(dim as i64)));
     let dim = dims.map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
-    let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    let tensor =
+        type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
     let r#type = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }
 
 fn file(graph: GraphProto) -> Vec<u8> {
     let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
-    ModelProto { ir_version: 8, opset_import, producer_name: "dunlin-bench".into(), graph: Some(graph), ..Default::default() }.encode_to_vec()
+    ModelProto {
+        ir_version: 8,
+        opset_import,
+        producer_name: "dunlin-bench".into(),
+        graph: Some(graph),
+        ..Default::default()
+    }
+    .encode_to_vec()
 }
 
 /// The network: `x` `[N, 3, 64, 64]` to `scores` `[N, 10]`.
@@ -78,7 +98,8 @@ pub(crate) fn network() -> Vec<u8> {
         let fan_in = channels * 9;
         let weights = graph.weights(&format!("conv_{i}_weights"), &[filters, channels, 3, 3], fan_in);
         let bias = graph.weights(&format!("conv_{i}_bias"), &[filters], fan_in);
-        let shape = vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])];
+        let shape =
+            vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), ints("pads", &[1, 1, 1, 1])];
         let conv = graph.node("Conv", &[&at, &weights, &bias], &format!("conv_{i}"), shape);
         at = graph.node("Relu", &[&conv], &format!("relu_{i}"), vec![]);
         channels = filters;

@@ -111,13 +111,37 @@ impl Scene {
 
 pub(crate) fn measure(section: &mut Section) -> Result<()> {
     let rows = digits_model::rows();
-    alternate(section, "digits, perceptron", &digits_model::perceptron()?, rows, &[1, PIXELS], REQUESTS, Some(OVERHEAD_US_MAX))?;
+    alternate(
+        section,
+        "digits, perceptron",
+        &digits_model::perceptron()?,
+        rows,
+        &[1, PIXELS],
+        REQUESTS,
+        Some(OVERHEAD_US_MAX),
+    )?;
     let pixels = cnn::CHANNELS * cnn::SIDE * cnn::SIDE;
     let image: Vec<f32> = (0..pixels).map(|i| (i % 255) as f32 / 255.0).collect();
-    alternate(section, "14 MB CNN", &cnn::network(), image, &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE], REQUESTS / 50, None)
+    alternate(
+        section,
+        "14 MB CNN",
+        &cnn::network(),
+        image,
+        &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE],
+        REQUESTS / 50,
+        None,
+    )
 }
 
-fn alternate(section: &mut Section, name: &str, onnx: &[u8], rows: Vec<f32>, shape: &[usize], requests: usize, overhead_us_max: Option<f64>) -> Result<()> {
+fn alternate(
+    section: &mut Section,
+    name: &str,
+    onnx: &[u8],
+    rows: Vec<f32>,
+    shape: &[usize],
+    requests: usize,
+    overhead_us_max: Option<f64>,
+) -> Result<()> {
     let width = shape.iter().product();
     let resident = resident(onnx, &rows, width)?;
     let model = Arc::clone(&resident.model);
@@ -127,7 +151,8 @@ fn alternate(section: &mut Section, name: &str, onnx: &[u8], rows: Vec<f32>, sha
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
     let scene = Scene { model, rows, width, shape: shape.to_vec(), api: listener.local_addr()? };
-    runtime.spawn(Api::new(serving, Arc::new(dunlin_agent::clock::now)).serve(listener, std::future::pending()));
+    runtime
+        .spawn(Api::new(serving, Arc::new(dunlin_agent::clock::now)).serve(listener, std::future::pending()));
 
     for way in Way::ALL {
         scene.times(way, WARM.min(requests), || ())?;
@@ -153,14 +178,19 @@ fn alternate(section: &mut Section, name: &str, onnx: &[u8], rows: Vec<f32>, sha
             }
         }
     }
-    let of = |way| medians.iter().find(|(of, _)| *of == way).map(|(_, us)| *us).context("every way was measured");
+    let of =
+        |way| medians.iter().find(|(of, _)| *of == way).map(|(_, us)| *us).context("every way was measured");
     let added = of(Way::Binary)? - of(Way::Direct)?;
     let what = format!("{name}: what the API adds at p50, binary, batch 1");
     match overhead_us_max {
         Some(bar) => section.hold(what, added, "µs", Bar::AtMost(bar)),
         None => section.add(what, added, "µs"),
     }
-    section.add(format!("{name}: what the API adds at p50, JSON, batch 1"), of(Way::Json)? - of(Way::Direct)?, "µs");
+    section.add(
+        format!("{name}: what the API adds at p50, JSON, batch 1"),
+        of(Way::Json)? - of(Way::Direct)?,
+        "µs",
+    );
     runtime.shutdown_background();
     Ok(())
 }
@@ -171,7 +201,8 @@ fn resident(onnx: &[u8], rows: &[f32], width: usize) -> Result<Resident> {
     let none = Blob { digest: Digest([0; 32]), length: 0 };
     let profile = (width <= dunlin_monitor::profile::FEATURES_MAX).then(|| {
         let names: Vec<String> = (0..width).map(|i| format!("x{i}")).collect();
-        let columns: Vec<Vec<f32>> = (0..width).map(|i| rows.iter().skip(i).step_by(width).copied().collect()).collect();
+        let columns: Vec<Vec<f32>> =
+            (0..width).map(|i| rows.iter().skip(i).step_by(width).copied().collect()).collect();
         Arc::new((dunlin_monitor::profile::build(&names, &columns, BINS), none.digest))
     });
     let bundle = Bundle {
@@ -189,11 +220,23 @@ fn resident(onnx: &[u8], rows: &[f32], width: usize) -> Result<Resident> {
             features: vec![],
             labels: (0..CLASSES).map(|digit| digit.to_string()).collect(),
         },
-        hard: Hard { arch: Default::default(), ops: model.ops(), bundle_bytes: 0, ram_bytes: 0, min_agent: String::new() },
+        hard: Hard {
+            arch: Default::default(),
+            ops: model.ops(),
+            bundle_bytes: 0,
+            ram_bytes: 0,
+            min_agent: String::new(),
+        },
         latency_us: 10,
         metrics: Default::default(),
         lineage: Lineage { run: "import".into(), dataset: None, code: String::new(), seed: 0 },
         licence: String::new(),
     };
-    Ok(Resident { release: bundle.release.clone(), bundle: Arc::new(bundle), manifest: none.digest, model: Arc::new(model), profile })
+    Ok(Resident {
+        release: bundle.release.clone(),
+        bundle: Arc::new(bundle),
+        manifest: none.digest,
+        model: Arc::new(model),
+        profile,
+    })
 }

@@ -55,9 +55,25 @@ pub(crate) async fn database(folder: &Path, devices: &[Device]) -> Result<Store>
     }))?;
     for device in devices {
         let id = device.id.to_string();
-        let claim = Claim { id: id.clone(), device: None, groups: BTreeSet::new(), created_by: "bench".into(), created_ms: 1, expires_ms: u64::MAX >> 1, used_ms: None, used_by: None };
+        let claim = Claim {
+            id: id.clone(),
+            device: None,
+            groups: BTreeSet::new(),
+            created_by: "bench".into(),
+            created_ms: 1,
+            expires_ms: u64::MAX >> 1,
+            used_ms: None,
+            used_by: None,
+        };
         store.claim_add(&claim, &dunlin_trust::sha256(id.as_bytes())).await?;
-        store.enrol(&claim, &device.id, &NewDevice { spki: device.signer.public(), certificate_pem: "", profile: &profile }, 2).await?;
+        store
+            .enrol(
+                &claim,
+                &device.id,
+                &NewDevice { spki: device.signer.public(), certificate_pem: "", profile: &profile },
+                2,
+            )
+            .await?;
     }
     Ok(store)
 }
@@ -67,8 +83,16 @@ fn messages(devices: &[Device], windows: &[Window]) -> Result<Vec<Message>> {
     (0..WINDOWS)
         .map(|i| {
             let device = &devices[i % devices.len()];
-            let body = payload(&device.id, &device.signer, (i / devices.len()) as u64 + 1, &windows[i % windows.len()])?;
-            Ok(Message { topic: Topic::up(&device.id, Up::Telemetry).to_string().into(), payload: Bytes::from(body) })
+            let body = payload(
+                &device.id,
+                &device.signer,
+                (i / devices.len()) as u64 + 1,
+                &windows[i % windows.len()],
+            )?;
+            Ok(Message {
+                topic: Topic::up(&device.id, Up::Telemetry).to_string().into(),
+                payload: Bytes::from(body),
+            })
         })
         .collect()
 }
@@ -82,9 +106,15 @@ pub(crate) fn measure(section: &mut Section, folder: &Path) -> Result<()> {
     runtime.block_on(rounds(section, folder, &devices, &messages))
 }
 
-async fn rounds(section: &mut Section, folder: &Path, devices: &[Device], messages: &[Message]) -> Result<()> {
+async fn rounds(
+    section: &mut Section,
+    folder: &Path,
+    devices: &[Device],
+    messages: &[Message],
+) -> Result<()> {
     let rate = |start: Instant| messages.len() as f64 / start.elapsed().as_secs_f64();
-    let (mut both, mut stored, mut verified, mut broker, mut disk) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut both, mut stored, mut verified, mut broker, mut disk) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let here = folder.join(format!("verified-{round}"));
         let store = database(&here, devices).await?;
@@ -113,12 +143,25 @@ async fn rounds(section: &mut Section, folder: &Path, devices: &[Device], messag
     }
     let cores = std::thread::available_parallelism()?;
     let bytes: usize = messages.iter().map(|message| message.payload.len()).sum();
-    section.hold("signatures verified and stored, SQLite synchronous=FULL", median(both), "windows/s", Bar::AtLeast(STORED_MIN));
+    section.hold(
+        "signatures verified and stored, SQLite synchronous=FULL",
+        median(both),
+        "windows/s",
+        Bar::AtLeast(STORED_MIN),
+    );
     section.add("stored alone, verified before", median(stored), "windows/s");
     section.add("verified alone", median(verified), "windows/s");
-    section.add("the same messages through the bare embedded broker, TLS, QoS 1", median(broker), "messages/s");
+    section.add(
+        "the same messages through the bare embedded broker, TLS, QoS 1",
+        median(broker),
+        "messages/s",
+    );
     section.add("the same bytes appended to a plain file, synced as often", median(disk), "windows/s");
-    section.note(format!("{} bytes a message, {BATCH} a transaction, {} windows of {DEVICES} devices a round, {cores} cores", bytes / messages.len(), messages.len()));
+    section.note(format!(
+        "{} bytes a message, {BATCH} a transaction, {} windows of {DEVICES} devices a round, {cores} cores",
+        bytes / messages.len(),
+        messages.len()
+    ));
     Ok(())
 }
 

@@ -33,7 +33,10 @@ impl Machine {
             cpu: field("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism()?.get(),
             memory_mib: kib.split(' ').next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024,
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             date: OffsetDateTime::from(SystemTime::now()).format(&Rfc3339)?,
             commit: commit.to_owned(),

@@ -48,12 +48,15 @@ struct Options {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
     let machine = machine::Machine::read(&options.commit)?;
     machine.print();
     let mut report = Report { machine, sections: Vec::new() };
     // On the disk that the numbers will be read on, not in a memory-backed /tmp.
-    let parent = options.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        options.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent)?;
     let scratch = tempfile::Builder::new().prefix("bench-").tempdir_in(parent)?;
     let folder = scratch.path().canonicalize()?;
@@ -68,7 +71,10 @@ fn main() -> Result<ExitCode> {
         ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes")))),
     ];
     for name in &options.only {
-        anyhow::ensure!(subjects.iter().any(|(subject, _)| subject == name), "there is nothing called {name:?} to measure");
+        anyhow::ensure!(
+            subjects.iter().any(|(subject, _)| subject == name),
+            "there is nothing called {name:?} to measure"
+        );
     }
     for (name, measure) in subjects {
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {

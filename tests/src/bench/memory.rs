@@ -49,20 +49,32 @@ async fn scenes(section: &mut Section, folder: &Path) -> Result<()> {
     let mut agent = world.device("small").await?;
     tokio::time::sleep(SETTLE).await;
     let idle = quiet(&agent).await?;
-    section.hold("PSS, enrolled and connected, no model", idle.pss as f64 / MIB, "MiB", Bar::AtMost(IDLE_MIB_MAX));
+    section.hold(
+        "PSS, enrolled and connected, no model",
+        idle.pss as f64 / MIB,
+        "MiB",
+        Bar::AtMost(IDLE_MIB_MAX),
+    );
     section.add("  of it memory that no file backs (RSS)", idle.anonymous as f64 / MIB, "MiB");
 
     let row = digits_model::rows()[..PIXELS].to_vec();
     let release = world.publish("digits", &digits_model::perceptron()?, true).await?;
     let small = in_use(&world, &mut agent, "digits", &release, &[1, PIXELS], &row).await?;
-    section.hold("PSS, small model (perceptron on digits), in use", small.first.pss as f64 / MIB, "MiB", Bar::AtMost(SMALL_MIB_MAX));
+    section.hold(
+        "PSS, small model (perceptron on digits), in use",
+        small.first.pss as f64 / MIB,
+        "MiB",
+        Bar::AtMost(SMALL_MIB_MAX),
+    );
     section.add("  the same after a restart", small.restarted.pss as f64 / MIB, "MiB");
     agent.stop().await?;
 
     let image = vec![0.5; cnn::CHANNELS * cnn::SIDE * cnn::SIDE];
     let mut agent = world.device("vision").await?;
     let release = world.publish("image", &cnn::network(), false).await?;
-    let large = in_use(&world, &mut agent, "image", &release, &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE], &image).await?;
+    let large =
+        in_use(&world, &mut agent, "image", &release, &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE], &image)
+            .await?;
     section.add("PSS, CNN of 14 MB, in use", large.first.pss as f64 / MIB, "MiB");
     section.add("  the same after a restart", large.restarted.pss as f64 / MIB, "MiB");
     agent.stop().await?;
@@ -89,7 +101,14 @@ struct InUse {
     restarted: Memory,
 }
 
-async fn in_use(world: &World, agent: &mut Agent, task: &str, release: &str, shape: &[usize], row: &[f32]) -> Result<InUse> {
+async fn in_use(
+    world: &World,
+    agent: &mut Agent,
+    task: &str,
+    release: &str,
+    shape: &[usize],
+    row: &[f32],
+) -> Result<InUse> {
     world.assign(task, &agent.id, release).await?;
     world.commit(agent, task, shape, row).await?;
     let work = |agent: &Agent| (0..WARM_ROUNDS).try_for_each(|_| ask(agent.api, task, shape, row));
@@ -123,7 +142,9 @@ async fn download(section: &mut Section, world: &World, row: &[f32]) -> Result<(
     let (thread, ready) = watch(pid, agent.folder.join("state/slots/blobs"))?;
     ready.recv().context("the watcher ended early")?;
     world.assign("wide", &agent.id, &release).await?;
-    let watched = tokio::task::spawn_blocking(move || thread.join()).await?.map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
+    let watched = tokio::task::spawn_blocking(move || thread.join())
+        .await?
+        .map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
     let growth = |peak: u64, before: u64| peak.saturating_sub(before) as f64 / MIB;
     section.hold(
         "peak growth of RSS while a 100 MB bundle is fetched, verified, staged",
@@ -131,7 +152,11 @@ async fn download(section: &mut Section, world: &World, row: &[f32]) -> Result<(
         "MiB",
         Bar::AtMost(GROWTH_MIB_MAX),
     );
-    section.add("  of it memory that no file backs", growth(watched.peak_anonymous, watched.before.anonymous), "MiB");
+    section.add(
+        "  of it memory that no file backs",
+        growth(watched.peak_anonymous, watched.before.anonymous),
+        "MiB",
+    );
     section.add("  RSS before", watched.before.rss as f64 / MIB, "MiB");
     section.note(format!(
         "the agent's own peak is the kernel's (VmHWM); children and unbacked memory were looked at {} times in {:.1} s, until the proof's child started",
@@ -139,7 +164,9 @@ async fn download(section: &mut Section, world: &World, row: &[f32]) -> Result<(
     ));
     let proving = std::thread::spawn(move || proof_peak(pid));
     let committed = world.commit(&agent, "wide", &[1, PIXELS], row).await;
-    let proving = tokio::task::spawn_blocking(move || proving.join()).await?.map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
+    let proving = tokio::task::spawn_blocking(move || proving.join())
+        .await?
+        .map_err(|_| anyhow::anyhow!("the watcher panicked"))??;
     section.add("peak PSS of agent and child while the 100 MB model is proved", proving as f64 / MIB, "MiB");
     committed
 }
@@ -156,9 +183,16 @@ fn watch(pid: u32, blobs: PathBuf) -> Result<(JoinHandle<Result<Watched>>, mpsc:
         loop {
             let children = proc::children(pid);
             if !children.is_empty() && is_whole(&blobs) {
-                return Ok(Watched { before, peak_rss, peak_anonymous, looks, seconds: start.elapsed().as_secs_f64() });
+                return Ok(Watched {
+                    before,
+                    peak_rss,
+                    peak_anonymous,
+                    looks,
+                    seconds: start.elapsed().as_secs_f64(),
+                });
             }
-            let of_children: u64 = children.iter().filter_map(|child| proc::tree(*child).ok()).map(|memory| memory.rss).sum();
+            let of_children: u64 =
+                children.iter().filter_map(|child| proc::tree(*child).ok()).map(|memory| memory.rss).sum();
             peak_rss = peak_rss.max(proc::peak(pid)? + of_children);
             peak_anonymous = peak_anonymous.max(proc::tree(pid)?.anonymous);
             looks += 1;
@@ -173,7 +207,9 @@ fn watch(pid: u32, blobs: PathBuf) -> Result<(JoinHandle<Result<Watched>>, mpsc:
 
 fn is_whole(blobs: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(blobs) else { return false };
-    entries.flatten().any(|entry| entry.path().extension().is_none() && entry.metadata().is_ok_and(|file| file.len() >= LARGE_BYTES))
+    entries.flatten().any(|entry| {
+        entry.path().extension().is_none() && entry.metadata().is_ok_and(|file| file.len() >= LARGE_BYTES)
+    })
 }
 
 /// Most memory of the tree for as long as there are children.

@@ -29,7 +29,8 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 /// Memory of one process.
 pub(crate) fn memory(pid: u32) -> Result<Memory> {
-    let text = std::fs::read_to_string(path(pid, "smaps_rollup")).with_context(|| format!("reading the memory of process {pid}"))?;
+    let text = std::fs::read_to_string(path(pid, "smaps_rollup"))
+        .with_context(|| format!("reading the memory of process {pid}"))?;
     let get = |name| field(&text, name).with_context(|| format!("no {name} of process {pid}"));
     Ok(Memory { pss: get("Pss")?, rss: get("Rss")?, anonymous: get("Anonymous")? })
 }
@@ -49,14 +50,19 @@ pub(crate) fn tree(pid: u32) -> Result<Memory> {
     let mut sum = memory(pid)?;
     for child in children(pid) {
         let Ok(one) = tree(child) else { continue };
-        sum = Memory { pss: sum.pss + one.pss, rss: sum.rss + one.rss, anonymous: sum.anonymous + one.anonymous };
+        sum = Memory {
+            pss: sum.pss + one.pss,
+            rss: sum.rss + one.rss,
+            anonymous: sum.anonymous + one.anonymous,
+        };
     }
     Ok(sum)
 }
 
 /// Makes the kernel forget the peak of a process, so that [`peak`] counts from now.
 pub(crate) fn forget_peak(pid: u32) -> Result<()> {
-    std::fs::write(path(pid, "clear_refs"), "5").with_context(|| format!("resetting the peak of process {pid}"))
+    std::fs::write(path(pid, "clear_refs"), "5")
+        .with_context(|| format!("resetting the peak of process {pid}"))
 }
 
 /// The most pages a process has had in memory, bytes.
@@ -72,7 +78,10 @@ mod tests {
     #[test]
     fn fields_are_found_by_their_whole_name() {
         let text = "Pss_Dirty:  7 kB\nPss:      12 kB\nRss: 20 kB\n";
-        assert_eq!((field(text, "Pss"), field(text, "Rss"), field(text, "Swap")), (Some(12 << 10), Some(20 << 10), None));
+        assert_eq!(
+            (field(text, "Pss"), field(text, "Rss"), field(text, "Swap")),
+            (Some(12 << 10), Some(20 << 10), None)
+        );
     }
 
     #[test]

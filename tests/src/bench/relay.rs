@@ -29,6 +29,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Messages a second from devices to one subscriber.
 pub(crate) async fn rate(folder: &Path, devices: &[Device], messages: &[Message]) -> Result<f64> {
     let store = database(folder, devices).await?;
+    std::fs::create_dir_all(folder.join("tls"))?;
     Identity::create(folder, &[])?;
     let identity = Identity::open(folder)?;
     let config = Mqtt { listen: "127.0.0.1:0".parse()?, ..Mqtt::default() };
@@ -47,16 +48,28 @@ pub(crate) async fn rate(folder: &Path, devices: &[Device], messages: &[Message]
     outcome.with_context(|| format!("the broker did not pass {} messages in {LIMIT:?}", messages.len()))?
 }
 
-fn settings(name: &str, signer: Arc<dyn Signer + Send + Sync>, port: u16, tls: &ClientConfig) -> rumqttc::MqttOptions {
+fn settings(
+    name: &str,
+    signer: Arc<dyn Signer + Send + Sync>,
+    port: u16,
+    tls: &ClientConfig,
+) -> rumqttc::MqttOptions {
     let host = "127.0.0.1";
     options(name, host, port, tls.clone(), Proof::Challenge(ChallengeAnswer::new(name, host, signer)))
 }
 
-async fn relay(identity: &Identity, port: u16, tls: &ClientConfig, devices: &[Device], messages: &[Message]) -> Result<f64> {
+async fn relay(
+    identity: &Identity,
+    port: u16,
+    tls: &ClientConfig,
+    devices: &[Device],
+    messages: &[Message],
+) -> Result<f64> {
     let (trigger, shutdown) = Shutdown::new();
     let (to, mut from) = mpsc::channel(AHEAD_MAX);
     let (tell, mut connected) = watch::channel(false);
-    let (subscriber, events) = client(settings(CONTROLLER, Arc::new(identity.controller_signer()?), port, tls));
+    let (subscriber, events) =
+        client(settings(CONTROLLER, Arc::new(identity.controller_signer()?), port, tls));
     let driving = tokio::spawn(drive(subscriber, events, to, tell, shutdown));
     connected.wait_for(|connected| *connected).await?;
 

@@ -62,7 +62,14 @@ pub(crate) struct Section {
 
 impl Section {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, seconds: 0.0, measures: Vec::new(), notes: Vec::new(), failed: None, started: Instant::now() }
+        Self {
+            name,
+            seconds: 0.0,
+            measures: Vec::new(),
+            notes: Vec::new(),
+            failed: None,
+            started: Instant::now(),
+        }
     }
 
     /// A number that informs.
@@ -72,7 +79,13 @@ impl Section {
 
     /// A number that has a bar.
     pub(crate) fn hold(&mut self, what: impl Into<String>, value: f64, unit: &'static str, bar: Bar) {
-        self.measures.push(Measure { what: what.into(), value, unit, bar: Some(bar), met: Some(bar.met(value)) });
+        self.measures.push(Measure {
+            what: what.into(),
+            value,
+            unit,
+            bar: Some(bar),
+            met: Some(bar.met(value)),
+        });
     }
 
     /// What a reader of the numbers has to know.
@@ -106,7 +119,12 @@ impl Section {
             };
             let bar = measure.bar.map(Bar::text).unwrap_or_default();
             let pad = " ".repeat(width - measure.what.chars().count());
-            println!("  {}{pad}  {:>10} {:<11} {bar:<10} {verdict}", measure.what, number(measure.value), measure.unit);
+            println!(
+                "  {}{pad}  {:>10} {:<11} {bar:<10} {verdict}",
+                measure.what,
+                number(measure.value),
+                measure.unit
+            );
         }
         for note in &self.notes {
             println!("  {note}");
@@ -134,7 +152,8 @@ impl Report {
     }
 
     pub(crate) fn summary(&self) -> String {
-        let (bars, met) = self.sections.iter().map(Section::bars).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let (bars, met) =
+            self.sections.iter().map(Section::bars).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         format!("{met} of {bars} bars met")
     }
 }

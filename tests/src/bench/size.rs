@@ -12,6 +12,11 @@ const AGENT_MB_MAX: f64 = 16.0;
 pub(crate) fn measure(section: &mut Section) -> Result<()> {
     let agent = program("dunlin-agent")?;
     let bytes = std::fs::metadata(&agent).with_context(|| format!("looking at {}", agent.display()))?.len();
-    section.hold("agent, profile dist, built alone, stripped", bytes as f64 / MB, "MB", Bar::AtMost(AGENT_MB_MAX));
+    section.hold(
+        "agent, profile dist, built alone, stripped",
+        bytes as f64 / MB,
+        "MB",
+        Bar::AtMost(AGENT_MB_MAX),
+    );
     Ok(())
 }

@@ -7,7 +7,10 @@ pub(crate) struct Times(Vec<Duration>);
 
 impl Times {
     /// Times `calls` calls, one by one; `call` is told its number.
-    pub(crate) fn of(calls: usize, mut call: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<Self> {
+    pub(crate) fn of(
+        calls: usize,
+        mut call: impl FnMut(usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let mut times = Vec::with_capacity(calls);
         for i in 0..calls {
             let start = Instant::now();

@@ -76,7 +76,8 @@ impl Bench<'_> {
             let from = i * batch % starts * PIXELS;
             &self.rows[from..from + batch * PIXELS]
         };
-        let question = json!({"model": onnx, "rows": self.rows_file, "width": PIXELS, "batch": batch, "calls": calls});
+        let question =
+            json!({"model": onnx, "rows": self.rows_file, "width": PIXELS, "batch": batch, "calls": calls});
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..=ROUNDS {
             let answer = self.runtime.ask(&question)?;
@@ -86,7 +87,11 @@ impl Bench<'_> {
                 let first: Vec<f32> = serde_json::from_value(answer["first"].clone())?;
                 let own = model.run_f32(input(0), batch)?;
                 let worst = own.iter().zip(&first).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                ensure!(own.len() == first.len() && worst <= DIFFERENCE_MAX, "the runtimes differ by {worst} on {}", onnx.display());
+                ensure!(
+                    own.len() == first.len() && worst <= DIFFERENCE_MAX,
+                    "the runtimes differ by {worst} on {}",
+                    onnx.display()
+                );
                 continue;
             }
             ours.push(times.quantile_us(0.5));
@@ -102,9 +107,16 @@ pub(crate) fn measure(section: &mut Section, folder: &Path, python: &Path) -> Re
     std::fs::write(&rows_file, rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
     let mut runtime = Runtime::start(python)?;
     let version = runtime.ask(&json!({"version": true}))?;
-    section.note(format!("against ONNX Runtime {} from PyPI, 1 thread; each call from Python, as its users make it", version["version"].as_str().unwrap_or("?")));
+    section.note(format!(
+        "against ONNX Runtime {} from PyPI, 1 thread; each call from Python, as its users make it",
+        version["version"].as_str().unwrap_or("?")
+    ));
     let mut bench = Bench { runtime, rows: &rows, rows_file: &rows_file };
-    for (name, classes, trees) in [("binary, 80 trees", 2, 80), ("10 classes, 80 trees", CLASSES, 8), ("10 classes, 800 trees", CLASSES, 80)] {
+    for (name, classes, trees) in [
+        ("binary, 80 trees", 2, 80),
+        ("10 classes, 80 trees", CLASSES, 8),
+        ("10 classes, 800 trees", CLASSES, 80),
+    ] {
         let onnx = digits_model::forest(classes, trees)?;
         let file = folder.join(format!("{classes}-{trees}.onnx"));
         std::fs::write(&file, &onnx)?;
@@ -113,7 +125,12 @@ pub(crate) fn measure(section: &mut Section, folder: &Path, python: &Path) -> Re
             let pair = bench.pair(&file, &model, batch)?;
             section.add(format!("{name}, batch {batch}: this engine"), pair.ours, "µs");
             section.add(format!("{name}, batch {batch}: ONNX Runtime"), pair.theirs, "µs");
-            section.hold(format!("{name}, batch {batch}: time against ONNX Runtime"), pair.ours / pair.theirs, "×", bar);
+            section.hold(
+                format!("{name}, batch {batch}: time against ONNX Runtime"),
+                pair.ours / pair.theirs,
+                "×",
+                bar,
+            );
         }
     }
     // What calling costs, so that a reader can take it off both.

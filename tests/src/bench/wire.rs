@@ -13,10 +13,10 @@ use dunlin_tests::digits::PIXELS;
 use dunlin_trust::{EcdsaP256Signer, write};
 use rustls::{ClientConnection, StreamOwned};
 
+use crate::digits_model;
 use crate::report::{Bar, Section};
 use crate::window::{payload, reference, window};
 use crate::world::World;
-use crate::digits_model;
 
 /// Most bytes of a window, signed and in its envelope.
 const WINDOW_BYTES_MAX: f64 = 8192.0;
@@ -39,7 +39,12 @@ fn windows(section: &mut Section) -> Result<()> {
     let body = cbor::encode(&window).len();
     let whole = payload(&"pole-017".parse()?, &signer, 123_456, &window)?.len();
     section.add("window of 64 features × 64 bins with 600 inferences, CBOR", body as f64, "bytes");
-    section.hold("  signed and in its envelope: the MQTT payload", whole as f64, "bytes", Bar::AtMost(WINDOW_BYTES_MAX));
+    section.hold(
+        "  signed and in its envelope: the MQTT payload",
+        whole as f64,
+        "bytes",
+        Bar::AtMost(WINDOW_BYTES_MAX),
+    );
     Ok(())
 }
 
@@ -55,7 +60,12 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
 
     let (after, metadata) = line.check(&agent.id, before)?;
     let (_, unchanged) = line.check(&agent.id, after)?;
-    section.hold("check that finds nothing new, request and answer without TLS", unchanged as f64, "bytes", Bar::AtMost(CHECK_BYTES_MAX));
+    section.hold(
+        "check that finds nothing new, request and answer without TLS",
+        unchanged as f64,
+        "bytes",
+        Bar::AtMost(CHECK_BYTES_MAX),
+    );
     section.add("deployment: new metadata of both repositories", metadata as f64, "bytes");
     let (image, _) = line.metadata(&agent.id)?;
     let targets = write::signed_value(image.targets.context("image targets")?.as_slice())?;
@@ -66,7 +76,11 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
     section.add("deployment: manifest", bytes as f64, "bytes");
     let bundle: Bundle = serde_json::from_slice(&manifest)?;
     let mut whole = metadata + bytes;
-    for (what, blob) in [("model", Some(bundle.model)), ("golden vectors", Some(bundle.golden)), ("drift bins", bundle.profile)] {
+    for (what, blob) in [
+        ("model", Some(bundle.model)),
+        ("golden vectors", Some(bundle.golden)),
+        ("drift bins", bundle.profile),
+    ] {
         let Some(blob) = blob else { continue };
         let (_, bytes) = line.get(&format!("/v1/blobs/{}", blob.digest))?;
         section.add(format!("deployment: {what} (file of {} bytes)", blob.length), bytes as f64, "bytes");
@@ -97,7 +111,8 @@ impl Line {
         let identity = Identity::load(&agent.folder.join("state/identity"))?;
         let tcp = TcpStream::connect(api)?;
         tcp.set_read_timeout(Some(SILENCE))?;
-        let connection = ClientConnection::new(Arc::new(identity.tls()?), rustls::pki_types::ServerName::from(api.ip()))?;
+        let connection =
+            ClientConnection::new(Arc::new(identity.tls()?), rustls::pki_types::ServerName::from(api.ip()))?;
         Ok(Self { stream: StreamOwned::new(connection, tcp), request: request(api)? })
     }
 
@@ -113,7 +128,11 @@ impl Line {
             }
         };
         let head = std::str::from_utf8(&answer[..end])?.to_ascii_lowercase();
-        ensure!(head.starts_with("http/1.1 200 "), "{path}: {head}{}", String::from_utf8_lossy(&answer[end..]));
+        ensure!(
+            head.starts_with("http/1.1 200 "),
+            "{path}: {head}{}",
+            String::from_utf8_lossy(&answer[end..])
+        );
         let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let content = if let Some(length) = value("content-length:") {
             let whole = end + length.parse::<usize>()?;
@@ -145,13 +164,20 @@ impl Line {
         let RepoVersions { root, timestamp, snapshot, targets, retrained } = held.image;
         let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
         let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = held.director;
-        let (content, bytes) = self.get(&format!("/v1/check?d={device}&i={image}&o={root}.{timestamp}.{snapshot}.{targets}"))?;
+        let (content, bytes) =
+            self.get(&format!("/v1/check?d={device}&i={image}&o={root}.{timestamp}.{snapshot}.{targets}"))?;
         Ok((cbor::decode(&content, ANSWER_BYTES_MAX)?, bytes))
     }
 
     fn check(&mut self, device: &str, held: Versions) -> Result<(Versions, usize)> {
         let (check, bytes) = self.ask(device, held)?;
-        Ok((Versions { image: newer(held.image, &check.image)?, director: newer(held.director, &check.director)? }, bytes))
+        Ok((
+            Versions {
+                image: newer(held.image, &check.image)?,
+                director: newer(held.director, &check.director)?,
+            },
+            bytes,
+        ))
     }
 
     /// All metadata of the image repository.
@@ -193,7 +219,16 @@ fn request(api: SocketAddr) -> Result<String> {
     });
     let asking = std::thread::spawn(move || -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { reqwest::Client::builder().no_proxy().build()?.get(format!("http://{own}/PATH")).send().await.map(drop).map_err(Into::into) })
+        runtime.block_on(async {
+            reqwest::Client::builder()
+                .no_proxy()
+                .build()?
+                .get(format!("http://{own}/PATH"))
+                .send()
+                .await
+                .map(drop)
+                .map_err(Into::into)
+        })
     });
     asking.join().map_err(|_| anyhow::anyhow!("the asking thread panicked"))??;
     let request = seen.join().map_err(|_| anyhow::anyhow!("the listening thread panicked"))??;
@@ -237,7 +272,14 @@ mod tests {
 
     #[test]
     fn a_request_asks_for_the_path_at_the_host() {
+        // Another test of this process may have installed one.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let text = request("127.0.0.1:8443".parse().unwrap()).unwrap();
-        assert!(text.starts_with("GET PATH HTTP/1.1\r\n") && text.contains("host: 127.0.0.1:8443\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+        assert!(
+            text.starts_with("GET PATH HTTP/1.1\r\n")
+                && text.contains("host: 127.0.0.1:8443\r\n")
+                && text.ends_with("\r\n\r\n"),
+            "{text}"
+        );
     }
 }

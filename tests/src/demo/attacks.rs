@@ -11,7 +11,7 @@ use sqlx::{Row, SqlitePool};
 
 use crate::report::Report;
 
-use crate::world::{World};
+use crate::world::World;
 
 /// How long a device may take to report.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -38,7 +38,11 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     tampered(world, report, &database).await?;
     let after = world.installed().await?;
     let moved: Vec<&String> = after.keys().filter(|device| after[*device].0 != before[*device].0).collect();
-    report.claim("no attack moved a model", moved.is_empty(), format!("{} devices serve what they served", after.len() - moved.len()));
+    report.claim(
+        "no attack moved a model",
+        moved.is_empty(),
+        format!("{} devices serve what they served", after.len() - moved.len()),
+    );
     Ok(())
 }
 
@@ -73,7 +77,10 @@ async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool)
     bytes[middle] ^= 1;
     std::fs::write(&blob, bytes)?;
     report.say(&format!("in the artifact store: one bit of {release} is flipped after it was signed"));
-    let created = world.controller.json(&["rollout", "create", "--task", TASK, &release, "--cause", "tampered"]).await?;
+    let created = world
+        .controller
+        .json(&["rollout", "create", "--task", TASK, &release, "--cause", "tampered"])
+        .await?;
     let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?.to_owned();
     let seen = wait_for("a device to refuse the tampered model", LIMIT, async || {
         let row = sqlx::query("SELECT device, phase, reason FROM outcomes WHERE release = ? AND reason = 'digest_mismatch' LIMIT 1")
@@ -84,7 +91,10 @@ async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool)
     })
     .await;
     report.claim("a tampered artifact is refused", seen.is_ok(), told(seen));
-    let served: i64 = sqlx::query_scalar("SELECT count(*) FROM windows WHERE release = ?").bind(&release).fetch_one(database).await?;
+    let served: i64 = sqlx::query_scalar("SELECT count(*) FROM windows WHERE release = ?")
+        .bind(&release)
+        .fetch_one(database)
+        .await?;
     report.claim("the tampered artifact never answered a request", served == 0, format!("{served} windows"));
     // The rollout may have stopped by itself already; either way it must not go on.
     drop(world.controller.try_run(&["rollout", "abort", &rollout]).await?);

@@ -23,7 +23,8 @@ fn on_devices(world: &World) -> Result<Books> {
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
         let counters: Value = serde_json::from_slice(&text)?;
         for boot in counters["boots"].as_array().context("boots")? {
-            let windows = boot["windows"].as_i64().context("windows")? - boot["windows_evicted"].as_i64().unwrap_or(0);
+            let windows =
+                boot["windows"].as_i64().context("windows")? - boot["windows_evicted"].as_i64().unwrap_or(0);
             books.insert((agent.id.clone(), boot["boot"].as_str().context("boot")?.to_owned()), windows);
         }
     }
@@ -47,8 +48,15 @@ pub(crate) async fn agree(world: &mut World) -> Result<(bool, String)> {
     let agreed = wait_for("every window to arrive", LIMIT, async || {
         let (sent, (stored, twice)) = (on_devices(world)?, in_database(&database).await?);
         let (n_sent, n_stored): (i64, i64) = (sent.values().sum(), stored.values().sum());
-        let differ: Vec<_> = sent.iter().filter(|(boot, n)| stored.get(*boot) != Some(n)).map(|((device, _), _)| device.as_str()).collect();
-        last = format!("{n_sent} windows closed by {} boots, {n_stored} stored, {twice} twice, differing: {differ:?}", sent.len());
+        let differ: Vec<_> = sent
+            .iter()
+            .filter(|(boot, n)| stored.get(*boot) != Some(n))
+            .map(|((device, _), _)| device.as_str())
+            .collect();
+        last = format!(
+            "{n_sent} windows closed by {} boots, {n_stored} stored, {twice} twice, differing: {differ:?}",
+            sent.len()
+        );
         Ok((sent == stored && twice == 0).then_some(()))
     })
     .await;

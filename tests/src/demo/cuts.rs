@@ -11,7 +11,7 @@ use sqlx::Row;
 use crate::ageing::follow;
 use crate::report::Report;
 
-use crate::world::{World};
+use crate::world::World;
 use crate::{books, setup};
 
 /// How long a rollout of the size of this fleet may take.
@@ -27,7 +27,9 @@ fn partial_download(world: &World) -> Result<Option<(usize, u64)>> {
         for (index, agent) in world.agents.iter().enumerate() {
             let folder = agent.folder.join("state/slots/blobs");
             let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".part")) {
+            for entry in
+                entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".part"))
+            {
                 let length = entry.metadata().map_or(0, |metadata| metadata.len());
                 if length > 1 << 20 {
                     return Ok(Some((index, length)));
@@ -46,7 +48,8 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let result = train(&world.controller, &folder, &images, &["logistic", "mlp"], 3).await?;
     let mut releases = Vec::new();
     for candidate in result["candidates"].as_array().context("candidates")? {
-        let (id, family) = (candidate["id"].as_str().context("id")?, candidate["family"].as_str().context("family")?);
+        let (id, family) =
+            (candidate["id"].as_str().context("id")?, candidate["family"].as_str().context("family")?);
         let mut file = folder.join("candidates").join(id).join("model.onnx");
         if family == "mlp" {
             // Same answers, many megabytes: a download long enough to be cut.
@@ -54,7 +57,9 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
             file = folder.join("wide.onnx");
             std::fs::write(&file, wide)?;
         }
-        releases.push(push_file(&world.controller, &folder, &file, &format!("meter-next-{family}"), candidate).await?);
+        releases.push(
+            push_file(&world.controller, &folder, &file, &format!("meter-next-{family}"), candidate).await?,
+        );
     }
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", "--keys", &keys]).await?;
@@ -65,7 +70,8 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     world.mark("power cuts");
 
     let database = world.database().await?;
-    let (index, partial) = wait_for("a device in the middle of a download", LIMIT, async || partial_download(world)).await?;
+    let (index, partial) =
+        wait_for("a device in the middle of a download", LIMIT, async || partial_download(world)).await?;
     world.agents[index].kill().await?;
     let device = world.agents[index].id.clone();
     report.say(&format!("{device} was killed with {partial} bytes of the model on its disk"));
@@ -78,11 +84,18 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let state = follow(world, report, &rollout, LIMIT).await?;
     report.claim("the controller resumed the rollout it died in", state == "promoted", state);
     let serving = wait_for("the killed device to finish", Duration::from_secs(60), async || {
-        let row = sqlx::query("SELECT release FROM installed WHERE device = ? AND phase = 'committed'").bind(&device).fetch_optional(&database).await?;
+        let row = sqlx::query("SELECT release FROM installed WHERE device = ? AND phase = 'committed'")
+            .bind(&device)
+            .fetch_optional(&database)
+            .await?;
         Ok(row.and_then(|row| row.get::<Option<String>, _>(0)).filter(|release| releases.contains(release)))
     })
     .await;
-    report.claim("the killed device took its download up again and committed", serving.is_ok(), serving.unwrap_or_else(|error| error.to_string()));
+    report.claim(
+        "the killed device took its download up again and committed",
+        serving.is_ok(),
+        serving.unwrap_or_else(|error| error.to_string()),
+    );
     let blamed: i64 = sqlx::query_scalar("SELECT count(*) FROM outcomes WHERE device = ? AND phase IN ('failed', 'rolled_back') AND release LIKE 'meter-next-%'")
         .bind(&device)
         .fetch_one(&database)
@@ -91,8 +104,18 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
 
     setup::with_cron(world).await?;
     report.say("the task gets a schedule: every minute");
-    let cron = world.wait_text("the schedule to start a run by itself", 130, "SELECT id || ' because ' || cause FROM runs WHERE cause LIKE '%cron%' LIMIT 1").await;
-    report.claim("a cron trigger fired by itself", cron.is_ok(), cron.unwrap_or_else(|error| error.to_string()));
+    let cron = world
+        .wait_text(
+            "the schedule to start a run by itself",
+            130,
+            "SELECT id || ' because ' || cause FROM runs WHERE cause LIKE '%cron%' LIMIT 1",
+        )
+        .await;
+    report.claim(
+        "a cron trigger fired by itself",
+        cron.is_ok(),
+        cron.unwrap_or_else(|error| error.to_string()),
+    );
 
     world.traffic.abort_all();
     for agent in &mut world.agents {
@@ -105,9 +128,18 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let (agreed, numbers) = books::agree(world).await?;
     report.claim("every telemetry window is accounted for, none is stored twice", agreed, numbers);
     let failures: u64 = world.scene.failures().values().sum();
-    report.say(&format!("{failures} requests of applications found no agent, in all; those fell into the cuts"));
-    let audit = world.controller.run(&["audit", "verify", "--data", &world.controller.data.display().to_string()]).await;
-    report.claim("the audit log is whole", audit.is_ok(), audit.map_or_else(|error| error.to_string(), |ended| ended.stdout.trim().to_owned()));
+    report.say(&format!(
+        "{failures} requests of applications found no agent, in all; those fell into the cuts"
+    ));
+    let audit = world
+        .controller
+        .run(&["audit", "verify", "--data", &world.controller.data.display().to_string()])
+        .await;
+    report.claim(
+        "the audit log is whole",
+        audit.is_ok(),
+        audit.map_or_else(|error| error.to_string(), |ended| ended.stdout.trim().to_owned()),
+    );
     for agent in &mut world.agents {
         agent.stop().await?;
     }

@@ -36,7 +36,9 @@ struct Options {
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
@@ -50,7 +52,10 @@ fn main() -> Result<ExitCode> {
 }
 
 async fn play(options: &Options) -> Result<ExitCode> {
-    anyhow::ensure!(options.devices >= 12, "at least 12 devices are needed: two of each class are never retrained");
+    anyhow::ensure!(
+        options.devices >= 12,
+        "at least 12 devices are needed: two of each class are never retrained"
+    );
     let mut report = Report::new();
     let mut world = World::new(options.devices, &options.out)?;
     let played = acts(&mut world, &mut report).await;
@@ -61,14 +66,20 @@ async fn play(options: &Options) -> Result<ExitCode> {
     let rows: Vec<Vec<String>> = report
         .claims
         .iter()
-        .map(|claim| vec![if claim.held { "✔" } else { "✘" }.to_owned(), claim.text.clone(), claim.evidence.clone()])
+        .map(|claim| {
+            vec![if claim.held { "✔" } else { "✘" }.to_owned(), claim.text.clone(), claim.evidence.clone()]
+        })
         .collect();
     report.table("Summary", &["", "claim", "evidence"], &rows);
     let page = options.out.join("report.html");
     report.write(&page)?;
     println!("    report: {}", page.display());
     let all = report.all_held();
-    println!("    {} in {:.0} s", if all { "every claim was checked and held" } else { "not every claim held" }, report.now());
+    println!(
+        "    {} in {:.0} s",
+        if all { "every claim was checked and held" } else { "not every claim held" },
+        report.now()
+    );
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

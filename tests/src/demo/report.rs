@@ -69,10 +69,17 @@ impl Report {
     pub(crate) fn table(&mut self, title: &str, head: &[&str], rows: &[Vec<String>]) {
         println!();
         let widths: Vec<usize> = (0..head.len())
-            .map(|i| rows.iter().map(|row| row[i].chars().count()).chain([head[i].chars().count()]).max().unwrap_or(0))
+            .map(|i| {
+                rows.iter()
+                    .map(|row| row[i].chars().count())
+                    .chain([head[i].chars().count()])
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         let line = |cells: Vec<&str>| {
-            let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+            let cells: Vec<String> =
+                cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
             println!("    {}", cells.join("  "));
         };
         println!("    {title}");
@@ -85,7 +92,8 @@ impl Report {
             let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
             format!("<tr>{cells}</tr>\n")
         };
-        let body: String = rows.iter().map(|row| cells("td", row.iter().map(String::as_str).collect())).collect();
+        let body: String =
+            rows.iter().map(|row| cells("td", row.iter().map(String::as_str).collect())).collect();
         self.sections.push((title.into(), format!("<table>{}{body}</table>", cells("th", head.to_vec()))));
     }
 
@@ -117,7 +125,8 @@ impl Report {
              pre{background:#f6f8fa;padding:1rem;overflow:auto;font-size:13px}.no{color:#b00020;font-weight:600}.yes{color:#1a7f37}\
              svg{max-width:100%;height:auto}h2{margin-top:2.2rem}</style><h1>Dunlin: a fleet's day</h1>",
         );
-        let verdict = if self.all_held() { "Every claim below was checked and held." } else { "Not every claim held." };
+        let verdict =
+            if self.all_held() { "Every claim below was checked and held." } else { "Not every claim held." };
         write!(page, "<p>{verdict}</p><h2>Claims</h2><table>")?;
         for claim in &self.claims {
             let (class, mark) = if claim.held { ("yes", "✔") } else { ("no", "✘") };
@@ -152,22 +161,37 @@ fn chart(series: &[Series], marks: &[(f64, &str)]) -> String {
     let end = series.iter().flat_map(|s| &s.points).map(|p| p.0).fold(1.0, f64::max);
     let x = |at: f64| LEFT + at / end * (WIDTH - LEFT - 10.0);
     let y = |share: f64| TOP + (1.0 - share) * (HEIGHT - TOP - 40.0);
-    let mut svg = format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' font-size='11' font-family='system-ui,sans-serif'>");
+    let mut svg =
+        format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' font-size='11' font-family='system-ui,sans-serif'>");
     for step in 0..=5 {
         let share = f64::from(step) / 5.0;
         let at = y(share);
-        svg += &format!("<line x1='{LEFT}' x2='{WIDTH}' y1='{at}' y2='{at}' stroke='#d8dee4'/><text x='5' y='{}'>{:.0} %</text>", at + 4.0, share * 100.0);
+        svg += &format!(
+            "<line x1='{LEFT}' x2='{WIDTH}' y1='{at}' y2='{at}' stroke='#d8dee4'/><text x='5' y='{}'>{:.0} %</text>",
+            at + 4.0,
+            share * 100.0
+        );
     }
     for (i, (at, text)) in marks.iter().enumerate() {
         let at = x(*at);
         let row = TOP - 18.0 + 11.0 * (i % 2) as f64;
-        svg += &format!("<line x1='{at}' x2='{at}' y1='{TOP}' y2='{}' stroke='#57606a' stroke-dasharray='3'/><text x='{at}' y='{row}'>{}</text>", HEIGHT - 40.0, escape(text));
+        svg += &format!(
+            "<line x1='{at}' x2='{at}' y1='{TOP}' y2='{}' stroke='#57606a' stroke-dasharray='3'/><text x='{at}' y='{row}'>{}</text>",
+            HEIGHT - 40.0,
+            escape(text)
+        );
     }
     for (i, line) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let points: String = line.points.iter().map(|(at, share)| format!("{:.1},{:.1} ", x(*at), y(*share))).collect();
+        let points: String =
+            line.points.iter().map(|(at, share)| format!("{:.1},{:.1} ", x(*at), y(*share))).collect();
         svg += &format!("<polyline fill='none' stroke='{colour}' stroke-width='2' points='{points}'/>");
-        svg += &format!("<text x='{}' y='{}' fill='{colour}'>■ {}</text>", LEFT + 210.0 * i as f64, HEIGHT - 8.0, escape(&line.name));
+        svg += &format!(
+            "<text x='{}' y='{}' fill='{colour}'>■ {}</text>",
+            LEFT + 210.0 * i as f64,
+            HEIGHT - 8.0,
+            escape(&line.name)
+        );
     }
     svg + &format!("<text x='{}' y='{}'>{end:.0} s</text></svg>", WIDTH - 45.0, HEIGHT - 24.0)
 }

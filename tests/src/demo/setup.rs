@@ -17,17 +17,28 @@ const START_AT_ONCE: usize = 6;
 
 pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     report.act("the fleet enrols");
-    report.quote("What the demonstration shortens, as ordinary configuration of controller, agents and task", &format!(
-        "# controller.toml\n{CONTROLLER_CONFIG}\n# agent.toml\n{AGENT_CONFIG}\n# the task\n{}",
-        definition(&BTreeSet::new(), None)
-    ));
+    report.quote(
+        "What the demonstration shortens, as ordinary configuration of controller, agents and task",
+        &format!(
+            "# controller.toml\n{CONTROLLER_CONFIG}\n# agent.toml\n{AGENT_CONFIG}\n# the task\n{}",
+            definition(&BTreeSet::new(), None)
+        ),
+    );
     world.controller.init(CONTROLLER_CONFIG).await?;
     report.say("online keys made by `dunlin init`, offline keys by `dunlin key ceremony` in another folder");
     world.controller.start().await?;
-    report.say(&format!("controller is up: API on {}, broker on {}", world.controller.api, world.controller.mqtt));
+    report.say(&format!(
+        "controller is up: API on {}, broker on {}",
+        world.controller.api, world.controller.mqtt
+    ));
 
     let pool = first_models(world, report).await?;
-    operator::policy(&world.controller, &world.out.join("world"), &views(&world.pools.training[..150], NEW, 1, 2)).await?;
+    operator::policy(
+        &world.controller,
+        &world.out.join("world"),
+        &views(&world.pools.training[..150], NEW, 1, 2),
+    )
+    .await?;
     let keys = world.controller.keys.join("private").display().to_string();
     world.controller.json(&["model", "approve", "--keys", &keys]).await?;
     report.say("the three models and the task's policy are signed with the offline keys");
@@ -58,9 +69,15 @@ async fn first_models(world: &World, report: &mut Report) -> Result<BTreeSet<Str
     let mut pool = BTreeSet::new();
     let mut rows = Vec::new();
     for candidate in result["candidates"].as_array().context("candidates")? {
-        let (id, family) = (candidate["id"].as_str().context("id")?, candidate["family"].as_str().context("family")?);
+        let (id, family) =
+            (candidate["id"].as_str().context("id")?, candidate["family"].as_str().context("family")?);
         let release = push(&world.controller, &folder, id, &format!("meter-{family}"), candidate).await?;
-        let bytes: u64 = candidate["files"].as_object().context("files")?.values().filter_map(|file| file["length"].as_u64()).sum();
+        let bytes: u64 = candidate["files"]
+            .as_object()
+            .context("files")?
+            .values()
+            .filter_map(|file| file["length"].as_u64())
+            .sum();
         rows.push(vec![
             release.clone(),
             format!("{:.1} %", candidate["accuracy_ppm"].as_f64().unwrap_or(0.0) / 1e4),
@@ -69,7 +86,11 @@ async fn first_models(world: &World, report: &mut Report) -> Result<BTreeSet<Str
         ]);
         pool.insert(release);
     }
-    report.table("The first models, on held-out images of the first pool", &["release", "accuracy", "files", "one row here"], &rows);
+    report.table(
+        "The first models, on held-out images of the first pool",
+        &["release", "accuracy", "files", "one row here"],
+        &rows,
+    );
     ensure!(pool.len() >= 3, "the trainer offered only {pool:?}");
     Ok(pool)
 }
@@ -102,9 +123,11 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
     world.mark("enrolled");
     let database = world.database().await?;
     wait_for("every device to commit to a model", Duration::from_secs(120), async || {
-        let done: i64 = sqlx::query_scalar("SELECT count(*) FROM installed WHERE phase = 'committed' AND release IS NOT NULL")
-            .fetch_one(&database)
-            .await?;
+        let done: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM installed WHERE phase = 'committed' AND release IS NOT NULL",
+        )
+        .fetch_one(&database)
+        .await?;
         Ok((done == n as i64).then_some(()))
     })
     .await?;
@@ -122,12 +145,17 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
         })
         .collect();
     report.table("What the controller chose", &["hardware class", "release"], &rows);
-    report.claim("every device enrolled with its own key and serves a signed model", installed.len() == n, format!("{} of {n}", installed.len()));
+    report.claim(
+        "every device enrolled with its own key and serves a signed model",
+        installed.len() == n,
+        format!("{} of {n}", installed.len()),
+    );
     let distinct: BTreeSet<&String> = by_class.values().flat_map(BTreeMap::keys).collect();
     report.claim("hardware makes the right choice differ", distinct.len() >= 2, format!("{distinct:?}"));
     steal_director(world, &world.agents[0].id.parse()?)?;
     for class in CLASSES {
-        let device = world.agents.iter().find(|agent| agent.class == class).context("a device of each class")?;
+        let device =
+            world.agents.iter().find(|agent| agent.class == class).context("a device of each class")?;
         let text = world.controller.run(&["device", "explain", &device.id]).await?.stdout;
         report.quote(&format!("Why {} ({class}) runs what it runs", device.id), &text);
     }

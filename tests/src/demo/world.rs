@@ -67,7 +67,8 @@ impl World {
     /// Folders and devices; nothing runs yet.
     pub(crate) fn new(devices: usize, out: &Path) -> Result<Self> {
         if out.join("world").exists() {
-            std::fs::remove_dir_all(out.join("world")).with_context(|| format!("removing {}", out.display()))?;
+            std::fs::remove_dir_all(out.join("world"))
+                .with_context(|| format!("removing {}", out.display()))?;
         }
         std::fs::create_dir_all(out.join("world"))?;
         let out = out.canonicalize()?;
@@ -107,7 +108,12 @@ impl World {
     }
 
     /// One text from the database, asked for until it is there.
-    pub(crate) async fn wait_text(&mut self, what: &str, limit_s: u64, query: &'static str) -> Result<String> {
+    pub(crate) async fn wait_text(
+        &mut self,
+        what: &str,
+        limit_s: u64,
+        query: &'static str,
+    ) -> Result<String> {
         let database = self.database().await?;
         wait_for(what, Duration::from_secs(limit_s), async || {
             Ok(sqlx::query(query).fetch_optional(&database).await?.map(|row| row.get::<String, _>(0)))
@@ -118,9 +124,10 @@ impl World {
     /// What each device serves: device → (release, phase).
     pub(crate) async fn installed(&mut self) -> Result<BTreeMap<String, (String, String)>> {
         let database = self.database().await?;
-        let rows = sqlx::query("SELECT device, coalesce(release, ''), phase FROM installed WHERE task = 'meter'")
-            .fetch_all(&database)
-            .await?;
+        let rows =
+            sqlx::query("SELECT device, coalesce(release, ''), phase FROM installed WHERE task = 'meter'")
+                .fetch_all(&database)
+                .await?;
         Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
     }
 
@@ -142,20 +149,30 @@ impl World {
         let mut sums: BTreeMap<(bool, u32), Rate> = BTreeMap::new();
         for seen in self.scene.seen() {
             let bucket = (seen.at / STEP_S) as u32;
-            let sum = sums.entry((self.scene.cameras[seen.camera].held, bucket)).or_insert(Rate { hits: 0, n: 0 });
+            let sum =
+                sums.entry((self.scene.cameras[seen.camera].held, bucket)).or_insert(Rate { hits: 0, n: 0 });
             sum.n += 1;
             sum.hits += u64::from(seen.right);
         }
-        let series = [(false, "managed devices"), (true, "devices that are not retrained")].map(|(held, name)| Series {
-            name: name.into(),
-            points: sums
-                .iter()
-                .filter(|((of, _), _)| *of == held)
-                .filter_map(|((_, bucket), rate)| Some(((f64::from(*bucket) + 0.5) * STEP_S, rate.value()?)))
-                .collect(),
-        });
+        let series =
+            [(false, "managed devices"), (true, "devices that are not retrained")].map(|(held, name)| {
+                Series {
+                    name: name.into(),
+                    points: sums
+                        .iter()
+                        .filter(|((of, _), _)| *of == held)
+                        .filter_map(|((_, bucket), rate)| {
+                            Some(((f64::from(*bucket) + 0.5) * STEP_S, rate.value()?))
+                        })
+                        .collect(),
+                }
+            });
         if series.iter().any(|line| !line.points.is_empty()) {
-            report.chart("Share of right answers on the stream, as the applications saw it", &series, &self.marks);
+            report.chart(
+                "Share of right answers on the stream, as the applications saw it",
+                &series,
+                &self.marks,
+            );
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn tensor(tensor: &pb::TensorProto, at: &str) -> Result<(), EngineErr
             tensor.uint64_data.len(),
         ];
         typed.into_iter().sum::<usize>() as u64
-    } else if tensor.raw_data.len() as u64 % width == 0 {
+    } else if (tensor.raw_data.len() as u64).is_multiple_of(width) {
         tensor.raw_data.len() as u64 / width
     } else {
         return Err(malformed(&format!("the data of tensor {at:?} ends within an element")));
