@@ -177,7 +177,7 @@ impl Controller {
         let listener =
             TcpListener::bind(listen).await.map_err(|source| ServeError::Listen { listen, source })?;
         let api = listener.local_addr().map_err(|source| ServeError::Listen { listen, source })?;
-        let (broker, handle) = Broker::open(&config.mqtt, data, &identity, &store).await?;
+        let (broker, handle) = Broker::open(&config.mqtt, &identity, &store).await?;
         let mqtt = broker.address();
         let endpoints = endpoints(&config, api, broker.port());
         identity.set_endpoints(endpoints.clone());

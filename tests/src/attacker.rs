@@ -22,7 +22,7 @@ use serde_json::Value;
 const LIFE_MS: u64 = 600_000;
 /// How long an attack on the broker may take.
 const ATTACK_LIMIT: Duration = Duration::from_secs(30);
-/// How far forged versions lie above the true ones.
+/// How far forged versions lie above the true ones, and each forgery above the one before.
 const VERSION_LEAP: u64 = 1000;
 
 /// Somebody with the controller's data folder and a way to the broker.
@@ -30,12 +30,13 @@ const VERSION_LEAP: u64 = 1000;
 pub struct Attacker {
     data: PathBuf,
     broker: std::net::SocketAddr,
+    forgeries: std::cell::Cell<u64>,
 }
 
 impl Attacker {
     /// Steals `data`, and reaches the broker at `broker`.
     pub fn new(data: &Path, broker: std::net::SocketAddr) -> Self {
-        Self { data: data.into(), broker }
+        Self { data: data.into(), broker, forgeries: std::cell::Cell::new(0) }
     }
 
     /// The director files of a device as they are served.
@@ -57,29 +58,44 @@ impl Attacker {
 
     /// The image files as they are served.
     pub fn image_files(&self) -> Result<RepoFiles> {
-        let timestamp = std::fs::read(self.data.join("repo/image/timestamp.json"))?;
-        Ok(RepoFiles { timestamp: Bytes(timestamp), ..RepoFiles::default() })
+        let folder = self.data.join("repo/image");
+        let timestamp = std::fs::read(folder.join("timestamp.json"))?;
+        let version = write::signed_value(&timestamp)?["meta"]["snapshot.json"]["version"].to_string();
+        let snapshot = std::fs::read(folder.join(format!("{version}.snapshot.json")))?;
+        let meta = write::signed_value(&snapshot)?["meta"].clone();
+        let role = |name: &str| -> Result<Option<Bytes>> {
+            let Some(version) = meta[format!("{name}.json")]["version"].as_u64() else { return Ok(None) };
+            Ok(Some(Bytes(std::fs::read(folder.join(format!("{version}.{name}.json")))?)))
+        };
+        Ok(RepoFiles {
+            roots: Vec::new(),
+            timestamp: Bytes(timestamp),
+            targets: role("targets")?,
+            delegated: role("retrained")?.map(|bytes| ("retrained".to_owned(), bytes)).into_iter().collect(),
+            snapshot: Some(Bytes(snapshot)),
+        })
     }
 
     /// The director files of `device`, signed anew with the stolen keys: far newer versions, and an assignment
     /// changed by `change`.
     pub fn forge(&self, device: &DeviceId, change: impl FnOnce(&mut Assignment)) -> Result<RepoFiles> {
         let keys = OnlineSigners::load(&self.data)?;
+        self.forgeries.set(self.forgeries.get() + 1);
+        let leap = VERSION_LEAP * self.forgeries.get();
         let files = self.director_files(device)?;
         let mut signed = write::signed_value(files.targets.context("targets")?.as_slice())?;
         let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
         change(&mut assignment);
         signed["custom"] = serde_json::to_value(&assignment)?;
-        let version = signed["version"].as_u64().context("a version")? + VERSION_LEAP;
+        let version = signed["version"].as_u64().context("a version")? + leap;
         signed["version"] = version.into();
         let snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;
         let timestamp = write::signed_value(files.timestamp.as_slice())?;
         let mut next_snapshot = snapshot.clone();
-        next_snapshot["version"] = (snapshot["version"].as_u64().context("a version")? + VERSION_LEAP).into();
+        next_snapshot["version"] = (snapshot["version"].as_u64().context("a version")? + leap).into();
         next_snapshot["meta"]["targets.json"] = serde_json::json!({ "version": version });
         let mut next_timestamp = timestamp.clone();
-        next_timestamp["version"] =
-            (timestamp["version"].as_u64().context("a version")? + VERSION_LEAP).into();
+        next_timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + leap).into();
         next_timestamp["meta"]["snapshot.json"] = serde_json::json!({ "version": next_snapshot["version"] });
         let sign = |value: &Value, role| write::sign(value, &[keys.of(role)]).map(Bytes);
         Ok(RepoFiles {

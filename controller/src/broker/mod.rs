@@ -130,7 +130,6 @@ impl Broker {
     /// Binds the embedded broker, or takes note of the external one. Devices are looked up in `store`.
     pub async fn open(
         config: &Mqtt,
-        data: &Path,
         identity: &Identity,
         store: &Store,
     ) -> Result<(Self, BrokerHandle), BrokerError> {
@@ -156,8 +155,9 @@ impl Broker {
                     .with_bind_address(config.listen),
             ),
             storage_config: StorageConfig {
-                backend: StorageBackend::File,
-                base_dir: data.join("broker"),
+                // Nothing the broker could keep is needed: devices keep what the database has not committed, announce
+                // themselves at each connect, and ask for metadata by themselves.
+                backend: StorageBackend::Memory,
                 max_queued_messages_per_client: QUEUED_MESSAGES_MAX,
                 max_queued_bytes_per_client: QUEUED_BYTES_MAX,
                 ..StorageConfig::default()
