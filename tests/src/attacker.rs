@@ -87,6 +87,13 @@ impl Attacker {
         let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
         change(&mut assignment);
         signed["custom"] = serde_json::to_value(&assignment)?;
+        // What the assignment names is listed, under the length and digest of something that exists.
+        let listed = signed["targets"].as_object_mut().context("listed targets")?;
+        if let Some(entry) = listed.values().next().cloned() {
+            for task in &assignment.tasks {
+                listed.entry(task.lineup.champion.target_name()).or_insert_with(|| entry.clone());
+            }
+        }
         let version = signed["version"].as_u64().context("a version")? + leap;
         signed["version"] = version.into();
         let snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;

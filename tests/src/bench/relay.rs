@@ -33,7 +33,7 @@ pub(crate) async fn rate(folder: &Path, devices: &[Device], messages: &[Message]
     Identity::create(folder, &[])?;
     let identity = Identity::open(folder)?;
     let config = Mqtt { listen: "127.0.0.1:0".parse()?, ..Mqtt::default() };
-    let (broker, _handle) = Broker::open(&config, folder, &identity, &store).await?;
+    let (broker, _handle) = Broker::open(&config, &identity, &store).await?;
     let port = broker.port();
     let running = broker.run();
     let mut roots = RootCertStore::empty();

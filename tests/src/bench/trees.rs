@@ -136,6 +136,12 @@ pub(crate) fn measure(section: &mut Section, folder: &Path, python: &Path) -> Re
                 "×",
                 bar,
             );
+            let call = bench.pair(&nothing, &empty, batch)?;
+            section.add(
+                format!("{name}, batch {batch}: the same, without what a call of an empty graph costs"),
+                (pair.ours - call.ours) / (pair.theirs - call.theirs),
+                "×",
+            );
         }
     }
     let pair = bench.pair(&nothing, &empty, 1)?;

@@ -41,9 +41,16 @@ fn main() -> Result<ExitCode> {
         .map_err(|_| anyhow::anyhow!("a second TLS provider"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let interrupted = async {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+        };
         tokio::select! {
             done = tokio::time::timeout(LIMIT, play(&options)) => done.context("the demonstration took too long")?,
-            _ = tokio::signal::ctrl_c() => {
+            () = interrupted => {
                 println!("\ninterrupted; everything that was started is being stopped");
                 Ok(ExitCode::from(130))
             }
