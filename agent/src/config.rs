@@ -1,6 +1,6 @@
 //! Layered settings: built-in defaults, the main file, drop-ins in name order, the environment.
 //!
-//! Three stages: a [`fragment`] is one file as it reads, fragments merge into one, and [`Settings`] is the
+//! Three stages: a fragment is one file as it reads, fragments merge into one, and [`Settings`] is the
 //! validated outcome, in which no text is left that could still be wrong. The defaults are the commented file
 //! that packages install, so there is one place to read them.
 

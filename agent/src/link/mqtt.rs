@@ -21,6 +21,8 @@ use crate::identity::Identity;
 const PACKET_OVERHEAD_BYTES: u32 = 1024;
 /// Queued requests: two windows of records, the status and the subscriptions.
 const REQUESTS_MAX: usize = 192;
+/// Messages on their way at once; more than are ever queued.
+const INFLIGHT_MAX: u16 = 192;
 /// Events between the task that polls and the one that acts; the former waits when it is full, and the broker
 /// with it.
 const EVENTS_MAX: usize = 64;
@@ -71,6 +73,8 @@ impl MqttLink {
         options.set_session_expiry_interval(Some(expiry));
         let packet_max = u32::try_from(PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX) + PACKET_OVERHEAD_BYTES;
         options.set_max_packet_size(Some(packet_max));
+        // The client makes a slot for each message that may be on its way; its default of 65,535 costs 16 MiB.
+        options.set_outgoing_inflight_upper_limit(INFLIGHT_MAX);
         let (topic, payload) = opening.will;
         let delay = LastWillProperties {
             delay_interval: Some(WILL_DELAY_S),
