@@ -52,7 +52,10 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     reported(&database, &victim, "metadata_rollback").await;
 
     let unapproved = attacker
-        .forge(&victim, |assignment| assignment.tasks[0].lineup.champion = "meter-evil@1".parse().unwrap())
+        .forge(&victim, |assignment| {
+            assignment.generation += 1;
+            assignment.tasks[0].lineup.champion = "meter-evil@1".parse().unwrap();
+        })
         .unwrap();
     attacker.push(&victim, unapproved).await.unwrap();
     reported(&database, &victim, "not_approved").await;

@@ -104,7 +104,8 @@ impl Scene {
             let mut all = Times::default();
             let (mut first, mut last) = (None, None);
             for thread in threads {
-                let (times, start, end) = thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+                let (times, start, end) =
+                    thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
                 all.append(times);
                 first = first.map_or(Some(start), |first: Instant| Some(first.min(start)));
                 last = last.max(Some(end));
