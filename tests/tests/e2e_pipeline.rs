@@ -65,8 +65,7 @@ async fn a_pipeline_by_shell_alone() {
     world.enrol().await.unwrap();
     world.ask().unwrap();
     world.committed(&first, Duration::from_secs(90)).await.unwrap();
-    let made =
-        world.controller.json(&["token", "create", "--name", "ci", "--scope", "releaser"]).await.unwrap();
+    let made = world.controller.json(&["token", "create", "ci", "--scope", "releaser"]).await.unwrap();
     let token = made["token"].as_str().expect("a token").to_owned();
     let pipeline = Pipeline { world: &world, token, folder: folder.path() };
 
@@ -88,7 +87,7 @@ async fn a_pipeline_by_shell_alone() {
 
     // The token may publish and roll out, and no more.
     let forbidden = Command::new(program("dunlin").unwrap())
-        .args(["token", "create", "--name", "mine", "--scope", "admin"])
+        .args(["token", "create", "mine", "--scope", "admin"])
         .env("DUNLIN_SERVER", world.controller.url())
         .env("DUNLIN_TOKEN", &pipeline.token)
         .env("DUNLIN_CA", world.controller.ca())
