@@ -6,7 +6,7 @@ use std::time::Duration;
 use dunlin_tests::digits::{CLASSES, Image, NEW, views};
 use dunlin_tests::operator::train;
 use dunlin_tests::operator::{TASK, write_csv};
-use dunlin_tests::process::program;
+use dunlin_tests::process::{program, wait_for};
 use dunlin_tests::small::Small;
 use tokio::process::Command;
 
@@ -79,9 +79,21 @@ async fn a_pipeline_by_shell_alone() {
     let (code, text) = pipeline.run("meter-hasty", &better, "2s").await;
     assert_eq!(code, 11, "{text}");
 
-    // A model trained on four times as much, given time, replaces the hasty one's rollout and reaches everybody.
-    let (code, text) =
-        pipeline.run("meter-better", &[better, views(&world.pools.stream, NEW, 2, 6)].concat(), "4m").await;
+    // A better one takes the hasty one's place; an operator who has seen enough promotes it while the script watches.
+    let images = [better, views(&world.pools.stream, NEW, 2, 6)].concat();
+    let operator = async {
+        let rollout = wait_for("the better model's rollout", LIMIT, async || {
+            let rollouts = world.controller.json(&["rollout", "list"]).await?;
+            let open = rollouts.as_array().into_iter().flatten().find(|row| {
+                row["plan"]["state"]["state"] == "open" && row["plan"]["candidates"][0] == "meter-better@1"
+            });
+            Ok(open.and_then(|row| row["plan"]["rollout"].as_str().map(str::to_owned)))
+        })
+        .await
+        .unwrap();
+        world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    };
+    let ((code, text), ()) = tokio::join!(pipeline.run("meter-better", &images, "3m"), operator);
     assert_eq!(code, 0, "{text}");
     world.committed("meter-better@1", Duration::from_secs(60)).await.unwrap();
 
