@@ -25,7 +25,6 @@ mod assignment;
 mod bundle;
 mod bytes;
 pub mod cbor;
-pub mod defence;
 mod digest;
 mod down;
 mod enrol;
