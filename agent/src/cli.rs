@@ -9,19 +9,27 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dunlin_protocol::{ClaimToken, CmdBody, DeviceId, ReasonCode, TaskId};
 use serde_json::{Value, json};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{ConfigError, Settings};
 use crate::enrol::{EnrolError, Wish, enrol};
 use crate::identity::IdentityError;
-use crate::run::{RunError, run};
+use crate::run::{LocalCommand, RunError, run};
 use crate::status::AgentStatus;
+use crate::update::begin_anew;
 
 pub use crate::update::ENGINE_CHILD;
+
+/// Threads for sockets, timers and answers of less than a millisecond: one that answers while another waits for the
+/// disk. Each costs 100 KiB for its stack and heap; longer work has threads of its own, as many as there are cores.
+const WORKERS: usize = 2;
 
 /// Runs models on this device and keeps them up to date.
 #[derive(Debug, Parser)]
@@ -55,12 +63,24 @@ enum Verb {
         /// Id to ask for; the claim may fix another.
         #[arg(long)]
         device: Option<DeviceId>,
-        /// Replace an identity that is there.
+        /// Serial number to show; the board's own if it has one.
+        #[arg(long)]
+        serial: Option<String>,
+        /// Seconds to wait for an operator's approval, if the token needs one.
+        #[arg(long, default_value_t = 3600)]
+        wait: u64,
+        /// Replace an identity that is there, and begin anew with what the token pins.
         #[arg(long)]
         force: bool,
     },
     /// Check the settings and print the outcome.
     Check,
+    /// Take the assignment and models that `dunlin export` put on a medium; the agent must run. What does not pass the same
+    /// checks as fetched files is refused.
+    Install {
+        /// The folder on the medium.
+        folder: PathBuf,
+    },
     /// Return a task to its previous release.
     Rollback {
         /// The task.
@@ -106,9 +126,10 @@ impl From<ConfigError> for Failure {
 impl From<EnrolError> for Failure {
     fn from(error: EnrolError) -> Self {
         let exit = match &error {
-            EnrolError::AlreadyEnrolled { .. } | EnrolError::Refused { .. } | EnrolError::Pin { .. } => {
-                Exit::Refused
-            }
+            EnrolError::AlreadyEnrolled { .. }
+            | EnrolError::Refused { .. }
+            | EnrolError::Waiting { .. }
+            | EnrolError::Pin { .. } => Exit::Refused,
             EnrolError::Unreachable { .. }
             | EnrolError::Answer { .. }
             | EnrolError::Request(_)
@@ -132,7 +153,7 @@ impl From<RunError> for Failure {
 pub fn main(cli: Cli) -> ExitCode {
     log_to_stderr(cli.json);
     let json = cli.json;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(cli.run()),
         Err(error) => Err(Failure::new(Exit::Failed, &error)),
@@ -148,13 +169,16 @@ pub fn main(cli: Cli) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Logs what `DUNLIN_LOG` asks for: a level, or a list of `module=level`.
 fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_env("DUNLIN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let asked = std::env::var("DUNLIN_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     if json {
-        builder.json().init();
+        registry.with(lines.json()).init();
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
+        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
     }
 }
 
@@ -183,16 +207,32 @@ impl Cli {
                 Ok(Exit::Done)
             }
             Verb::Status => self.status(&settings).await,
-            Verb::Enrol { token, device, force } => {
+            Verb::Enrol { token, device, serial, wait, force } => {
                 let token: ClaimToken = token.parse().map_err(|e| Failure::new(Exit::Usage, &e))?;
-                let wish = Wish { device: device.clone(), profile: settings.device.clone(), force: *force };
+                let wish = Wish {
+                    device: device.clone(),
+                    serial: serial.clone().or_else(crate::device::serial),
+                    profile: settings.device.clone(),
+                    wait: Duration::from_secs(*wait),
+                    force: *force,
+                };
                 std::fs::create_dir_all(&settings.state_dir).map_err(|e| Failure::new(Exit::Failed, &e))?;
                 let identity = enrol(&settings.identity_dir(), &token, wish).await?;
+                if *force {
+                    begin_anew(&settings.state_dir).map_err(|e| Failure::new(Exit::Failed, &e))?;
+                }
                 let enrolment = &identity.enrolment;
                 self.show(&json!({ "device": enrolment.device, "controller": enrolment.url, "key": identity.signer.key_id() }));
                 Ok(Exit::Done)
             }
-            Verb::Rollback { task } => self.rollback(&settings, task).await,
+            Verb::Rollback { task } => {
+                self.tell(&settings, &LocalCommand::Remote(CmdBody::Rollback { task: task.clone() })).await
+            }
+            Verb::Install { folder } => {
+                // The agent has another working folder.
+                let install = std::fs::canonicalize(folder).map_err(|e| Failure::new(Exit::NotFound, &e))?;
+                self.tell(&settings, &LocalCommand::Install { install }).await
+            }
         }
     }
 
@@ -208,10 +248,9 @@ impl Cli {
         Ok(if status.device.is_none() { Exit::NotFound } else { Exit::NotRunning })
     }
 
-    async fn rollback(&self, settings: &Settings, task: &TaskId) -> Result<Exit, Failure> {
-        let command = CmdBody::Rollback { task: task.clone() };
+    async fn tell(&self, settings: &Settings, command: &LocalCommand) -> Result<Exit, Failure> {
         let answer =
-            local::command(settings, &command).await.map_err(|e| Failure::new(Exit::NotRunning, &e))?;
+            local::command(settings, command).await.map_err(|e| Failure::new(Exit::NotRunning, &e))?;
         self.show(&answer);
         let reason = answer
             .get("reason")

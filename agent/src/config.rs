@@ -61,6 +61,20 @@ pub struct TelemetrySettings {
 pub struct ApiSettings {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Unix socket with the same API.
+    pub socket: Option<PathBuf>,
+    /// File mode of that socket: who may write to it may ask.
+    pub socket_mode: u32,
+    /// Address of the gRPC form; only programs with the feature `grpc` have it.
+    pub grpc_listen: Option<SocketAddr>,
+    /// File with the token that requests over TCP must bear.
+    pub token_file: Option<PathBuf>,
+    /// File with the token that may load and unload models over TCP.
+    pub admin_token_file: Option<PathBuf>,
+    /// Bounds of requests.
+    pub limits: crate::api::Limits,
+    /// How long one member of a line-up may take.
+    pub run_max: Duration,
 }
 
 /// Updates.
@@ -149,6 +163,11 @@ impl Settings {
     /// The address the local API is bound to, written by a running agent.
     pub fn api_addr_file(&self) -> PathBuf {
         self.run_dir.join("api.addr")
+    }
+
+    /// The address of its gRPC form, where there is one.
+    pub fn grpc_addr_file(&self) -> PathBuf {
+        self.run_dir.join("grpc.addr")
     }
 
     /// The running agent's control socket.

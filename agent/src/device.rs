@@ -13,6 +13,16 @@ pub const ARCH: Arch = if cfg!(target_arch = "aarch64") {
     Arch::X86_64
 };
 
+/// Where boards with a device tree show their serial number (devicetree specification §2.3, `serial-number`).
+const SERIAL_FILE: &str = "/proc/device-tree/serial-number";
+
+/// Serial number of the board, if it shows one.
+pub fn serial() -> Option<String> {
+    let text = std::fs::read_to_string(SERIAL_FILE).ok()?;
+    let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 /// The device's profile: what was configured, the rest measured. The architecture and the operators are those
 /// of this very binary, whatever a board file says.
 pub fn profile(

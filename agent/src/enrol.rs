@@ -7,9 +7,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dunlin_protocol::{ClaimToken, DeviceId, DeviceProfile, Digest, EnrolRequest, EnrolResponse};
+use dunlin_protocol::{
+    ClaimToken, DeviceId, DeviceProfile, Digest, EnrolRequest, EnrolResponse, EnrolWaiting,
+};
 use dunlin_trust::{EcdsaP256Signer, TrustError, sha256};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::client::WebPkiServerVerifier;
@@ -17,12 +19,19 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use crate::exchange::{ExchangeError, post_json};
 use crate::identity::{self, Enrolment, Identity, IdentityError};
+use crate::update::chain;
 
 /// Largest answer, bytes: two root files of TUF and two certificates, with room for many keys.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Longest time for the whole exchange; a person waits for it.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Shortest and longest pause while an operator decides, whatever the controller says.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
+/// See [`ASK_AGAIN_MIN`].
+const ASK_AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// Why enrolment failed; nothing was changed then, but for the key that waits for the next try.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +64,20 @@ pub enum EnrolError {
         status: u16,
         /// What it said, cut.
         answer: String,
+        /// The wait it asked for, milliseconds.
+        retry_after_ms: Option<u64>,
+    },
+    /// An operator has not decided yet.
+    #[error(
+        "{url} waits for an operator to approve this device ({id}, key {key_id}); the same command asks again"
+    )]
+    Waiting {
+        /// The address.
+        url: String,
+        /// What the operator knows it by.
+        id: String,
+        /// Digest of the device's public key, for people to compare.
+        key_id: String,
     },
     /// The answer is not what the protocol says.
     #[error("{url} gave an answer that is no enrolment: {problem}")]
@@ -87,6 +110,29 @@ pub enum EnrolError {
     /// A file could not be written.
     #[error("could not keep the identity")]
     Identity(#[from] IdentityError),
+}
+
+impl EnrolError {
+    /// Whether it may be over when the same is asked again.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            Self::AlreadyEnrolled { .. }
+            | Self::Waiting { .. }
+            | Self::Answer { .. }
+            | Self::Pin { .. }
+            | Self::Request(_)
+            | Self::Key(_)
+            | Self::Tls(_)
+            | Self::Client(_)
+            | Self::Identity(_) => false,
+        }
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        if let Self::Refused { retry_after_ms, .. } = self { *retry_after_ms } else { None }
+    }
 }
 
 /// Accepts only chains to the one authority whose certificate has the pinned digest; the server sends that
@@ -158,8 +204,12 @@ impl ServerCertVerifier for PinnedAuthority {
 pub struct Wish {
     /// The id to ask for; the claim may fix another.
     pub device: Option<DeviceId>,
+    /// Serial number of its board, if known.
+    pub serial: Option<String>,
     /// What the device is.
     pub profile: DeviceProfile,
+    /// How long to wait for an operator's approval.
+    pub wait: Duration,
     /// Replace an identity that is there.
     pub force: bool,
 }
@@ -178,15 +228,20 @@ pub async fn enrol(dir: &Path, token: &ClaimToken, wish: Wish) -> Result<Identit
         secret: token.secret.clone(),
         csr_pem: request_pem(&key, wish.device.as_ref())?,
         device: wish.device,
+        serial: wish.serial,
         profile: wish.profile,
     };
-    let answer = post(token, &request).await?;
+    let answer = answer(token, &request, wish.wait).await?;
     keep(&pending, token, &answer)?;
-    let identity = Identity::load(&pending)?;
-    // A certificate for another key would only show at the first connection.
-    identity.tls().map_err(|_| EnrolError::Answer {
-        url: token.url.clone(),
-        problem: "its certificate is not for this device's key".to_owned(),
+    let identity = Identity::load(&pending).map_err(|error| match error {
+        IdentityError::Tls(_) => EnrolError::Answer {
+            url: token.url.clone(),
+            problem: "its certificate is not for this device's key".to_owned(),
+        },
+        other @ (IdentityError::NotEnrolled(_)
+        | IdentityError::File { .. }
+        | IdentityError::Damaged { .. }
+        | IdentityError::Key(_)) => other.into(),
     })?;
     put_in_place(&pending, dir)?;
     Ok(identity)
@@ -209,7 +264,8 @@ fn pending_key(pending: &Path) -> Result<Vec<u8>, EnrolError> {
     Ok(key)
 }
 
-fn request_pem(key: &[u8], device: Option<&DeviceId>) -> Result<String, rcgen::Error> {
+/// A certificate request signed by `key` (PKCS#8, DER).
+pub(crate) fn request_pem(key: &[u8], device: Option<&DeviceId>) -> Result<String, rcgen::Error> {
     let pair = KeyPair::from_pkcs8_der_and_sign_algo(
         &PrivatePkcs8KeyDer::from(key.to_vec()),
         &PKCS_ECDSA_P256_SHA256,
@@ -220,7 +276,46 @@ fn request_pem(key: &[u8], device: Option<&DeviceId>) -> Result<String, rcgen::E
     params.serialize_request(&pair)?.pem()
 }
 
-async fn post(token: &ClaimToken, request: &EnrolRequest) -> Result<EnrolResponse, EnrolError> {
+/// Asks until there is an answer, or the time to wait for an operator is over.
+async fn answer(
+    token: &ClaimToken,
+    request: &EnrolRequest,
+    wait: Duration,
+) -> Result<EnrolResponse, EnrolError> {
+    let asked = Instant::now();
+    let mut known: Option<EnrolWaiting> = None;
+    loop {
+        let mut asked_ms = None;
+        let waiting = match (post(token, request).await, known.take()) {
+            (Ok(Reply::Enrolled(answer)), _) => return Ok(*answer),
+            (Ok(Reply::Waiting(waiting)), _) => waiting,
+            // Who waits for a person through the night waits for a network or a busy server too.
+            (Err(error), Some(waiting)) if error.passes() => {
+                tracing::info!(error = %chain(&error), "asking again for an operator's approval");
+                asked_ms = error.retry_after_ms();
+                waiting
+            }
+            (Err(error), _) => return Err(error),
+        };
+        tracing::info!(id = %waiting.id, key = %waiting.key_id, "this device waits for an operator's approval");
+        let pause = asked_ms.map_or(Duration::from_secs(waiting.ask_again_s), Duration::from_millis);
+        let pause = pause.clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX);
+        if asked.elapsed() + pause > wait {
+            let EnrolWaiting { id, key_id, .. } = waiting;
+            return Err(EnrolError::Waiting { url: token.url.clone(), id, key_id });
+        }
+        known = Some(waiting);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What the controller said.
+enum Reply {
+    Enrolled(Box<EnrolResponse>),
+    Waiting(EnrolWaiting),
+}
+
+async fn post(token: &ClaimToken, request: &EnrolRequest) -> Result<Reply, EnrolError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = Arc::new(PinnedAuthority { pin: token.ca, provider: provider.clone() });
     let tls = ClientConfig::builder_with_provider(provider)
@@ -236,24 +331,26 @@ async fn post(token: &ClaimToken, request: &EnrolRequest) -> Result<EnrolRespons
         .build()
         .map_err(EnrolError::Client)?;
     let url = format!("{}/v1/enrol", token.url.trim_end_matches('/'));
-    let unreachable = |source| EnrolError::Unreachable { url: url.clone(), source };
     let body = serde_json::to_vec(request).expect("a request holds only text and numbers");
-    let sent = client.post(&url).header("content-type", "application/json").body(body).send().await;
-    let mut response = sent.map_err(unreachable)?;
-    let status = response.status();
-    let mut answer = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        answer.extend_from_slice(&chunk);
-        if answer.len() > ANSWER_BYTES_MAX {
+    let answer = match post_json(&client, &url, body, ANSWER_BYTES_MAX).await {
+        Ok(answer) => answer,
+        Err(ExchangeError::Link(source)) => return Err(EnrolError::Unreachable { url, source }),
+        Err(ExchangeError::TooLong) => {
             let problem = format!("it is longer than {ANSWER_BYTES_MAX} bytes");
             return Err(EnrolError::Answer { url, problem });
         }
+    };
+    let problem = |e: serde_json::Error| EnrolError::Answer { url: url.clone(), problem: e.to_string() };
+    match answer.status {
+        200 => {
+            serde_json::from_slice(&answer.body).map(|all| Reply::Enrolled(Box::new(all))).map_err(problem)
+        }
+        202 => serde_json::from_slice(&answer.body).map(Reply::Waiting).map_err(problem),
+        status => {
+            let retry_after_ms = answer.retry_after_ms;
+            Err(EnrolError::Refused { status, answer: answer.text(), url, retry_after_ms })
+        }
     }
-    if !status.is_success() {
-        let answer = String::from_utf8_lossy(&answer).chars().filter(|c| !c.is_control()).take(500).collect();
-        return Err(EnrolError::Refused { url, status: status.as_u16(), answer });
-    }
-    serde_json::from_slice(&answer).map_err(|e| EnrolError::Answer { url, problem: e.to_string() })
 }
 
 /// Compares the answer with the pins and writes it beside the key.
@@ -273,13 +370,13 @@ fn keep(pending: &Path, token: &ClaimToken, answer: &EnrolResponse) -> Result<()
     }
     let broker = (answer.mqtt_host.clone(), answer.mqtt_port);
     let pins = [token.ca, token.image_root, token.director_root];
-    let enrolment = Enrolment::new(answer.device.clone(), token.url.clone(), broker, pins);
-    let enrolment = serde_json::to_vec_pretty(&enrolment).expect("an enrolment holds only text and numbers");
+    let mut enrolment = Enrolment::new(answer.device.clone(), token.url.clone(), broker, pins);
+    enrolment.valid = answer.valid;
     identity::write_private(pending, identity::CERTIFICATE_FILE, answer.certificate_pem.as_bytes())?;
     identity::write_private(pending, identity::CA_FILE, answer.ca_pem.as_bytes())?;
     identity::write_private(pending, identity::IMAGE_ROOT_FILE, answer.image_root.as_bytes())?;
     identity::write_private(pending, identity::DIRECTOR_ROOT_FILE, answer.director_root.as_bytes())?;
-    identity::write_private(pending, identity::ENROLMENT_FILE, &enrolment)?;
+    identity::write_private(pending, identity::ENROLMENT_FILE, &enrolment.encode())?;
     Ok(())
 }
 

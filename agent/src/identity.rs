@@ -7,13 +7,15 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use dunlin_protocol::{DeviceId, Digest};
+use dunlin_protocol::{DeviceId, Digest, Validity};
 use dunlin_trust::{EcdsaP256Signer, Signer, TrustError};
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
 /// Form of `enrolment.json`.
@@ -81,9 +83,17 @@ pub struct Enrolment {
     pub image_root: Digest,
     /// Pin of the director repository's root.
     pub director_root: Digest,
+    /// When the certificate is valid, if the controller told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid: Option<Validity>,
 }
 
 impl Enrolment {
+    /// The record as its file holds it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("an enrolment holds only text and numbers")
+    }
+
     /// A record of the present form.
     pub fn new(
         device: DeviceId,
@@ -92,8 +102,28 @@ impl Enrolment {
         pins: [Digest; 3],
     ) -> Self {
         let [ca, image_root, director_root] = pins;
-        Self { format: FORMAT, device, url, mqtt_host, mqtt_port, ca, image_root, director_root }
+        let valid = None;
+        Self { format: FORMAT, device, url, mqtt_host, mqtt_port, ca, image_root, director_root, valid }
     }
+}
+
+/// The certificate that connections made from now on show; a renewal replaces it under all of them.
+#[derive(Debug)]
+struct Present(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Present {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified(chain: Vec<CertificateDer<'static>>, key_pkcs8: &[u8]) -> Result<CertifiedKey, rustls::Error> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key_pkcs8.to_vec()));
+    CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
 }
 
 /// The identity of an enrolled device. Everything in it was compared with the pins of the claim token.
@@ -108,7 +138,7 @@ pub struct Identity {
     /// The pinned root of the director repository, as its file reads.
     pub director_root: Vec<u8>,
     ca: CertificateDer<'static>,
-    chain: Vec<CertificateDer<'static>>,
+    present: Arc<Present>,
     key_pkcs8: Vec<u8>,
 }
 
@@ -151,7 +181,8 @@ impl Identity {
         if let Some((name, _, _)) = pins.iter().find(|(_, bytes, pin)| dunlin_trust::sha256(bytes) != *pin) {
             return Err(damaged(name, "it does not match the pin of the enrolment"));
         }
-        Ok(Self { enrolment, signer, image_root, director_root, ca, chain, key_pkcs8 })
+        let present = Arc::new(Present(RwLock::new(Arc::new(certified(chain, &key_pkcs8)?))));
+        Ok(Self { enrolment, signer, image_root, director_root, ca, present, key_pkcs8 })
     }
 
     /// The device's id.
@@ -159,14 +190,41 @@ impl Identity {
         &self.enrolment.device
     }
 
-    /// TLS that trusts the pinned authority alone and presents the device's certificate.
+    /// TLS that trusts the pinned authority alone and presents the device's certificate, also a renewed one.
     pub fn tls(&self) -> Result<ClientConfig, IdentityError> {
+        let mut config = self.tls_nameless()?;
+        config.client_auth_cert_resolver = self.present.clone();
+        Ok(config)
+    }
+
+    /// TLS that trusts the pinned authority alone and presents nothing.
+    pub fn tls_nameless(&self) -> Result<ClientConfig, IdentityError> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone())?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_pkcs8.clone()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(builder.with_root_certificates(roots).with_client_auth_cert(self.chain.clone(), key)?)
+        let builder = ClientConfig::builder_with_details(provider, Arc::new(crate::clock::CertificateTime))
+            .with_safe_default_protocol_versions()?;
+        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    }
+
+    /// The key as its file holds it, for certificate requests.
+    pub(crate) fn key_pkcs8(&self) -> &[u8] {
+        &self.key_pkcs8
+    }
+
+    /// Keeps a renewed certificate in `dir`, where this identity lies, and shows it from now on.
+    pub(crate) fn renewed(&self, dir: &Path, pem: &str, valid: Validity) -> Result<(), IdentityError> {
+        let chain = certificates(pem.as_bytes()).ok_or_else(|| IdentityError::Damaged {
+            path: dir.join(CERTIFICATE_FILE),
+            problem: "the renewal is no certificate".to_owned(),
+        })?;
+        let next = Arc::new(certified(chain, &self.key_pkcs8)?);
+        let enrolment = Enrolment { valid: Some(valid), ..self.enrolment.clone() };
+        // Shown at once: a disk that takes nothing for weeks must not let the one before run out.
+        *self.present.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        write_private(dir, CERTIFICATE_FILE, pem.as_bytes())?;
+        // Cut off before this, the next start asks again and gets the same certificate.
+        write_private(dir, ENROLMENT_FILE, &enrolment.encode())
     }
 }
 

@@ -4,15 +4,17 @@
 //! records, and what comes in into orders for the updater.
 
 mod control;
+mod local;
 mod report;
+
+pub(crate) use control::LocalCommand;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_protocol::{Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
-use tokio::net::TcpListener;
+use dunlin_protocol::{BootId, Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -22,6 +24,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::identity::{Identity, IdentityError};
 use crate::link::{Inbound, MqttLink, News, Opener, Uplink, UplinkContext};
+use crate::renew::keep_renewed;
 use crate::sampler::Sampler;
 use crate::serve::{Limits, Serving};
 use crate::spool::{BODY_BYTES_MAX, Found, Spool, SpoolError, draw_boot};
@@ -61,12 +64,36 @@ pub enum RunError {
     /// The local API's address is taken or not ours.
     #[error("could not listen on {0}")]
     Listen(std::net::SocketAddr, #[source] std::io::Error),
+    /// The local API's Unix socket can not be made.
+    #[error("could not listen on {0}")]
+    Socket(PathBuf, #[source] std::io::Error),
+    /// A token of the local API can not be read.
+    #[error("could not read the token in {0}")]
+    Token(PathBuf, #[source] std::io::Error),
     /// The updater could not start.
     #[error("could not start the updater")]
     Update(#[from] crate::update::UpdateError),
     /// Signals can not be caught.
     #[error("could not catch signals")]
     Signals(#[source] std::io::Error),
+}
+
+/// How long the spool may be held by somebody else: a child that an agent was starting when it was killed holds its files
+/// until it has begun.
+const SPOOL_HELD: Duration = Duration::from_secs(5);
+/// Time between two tries.
+const SPOOL_RETRY: Duration = Duration::from_millis(50);
+
+async fn open_spool(settings: &Settings, boot: BootId) -> Result<Spool, SpoolError> {
+    let deadline = Instant::now() + SPOOL_HELD;
+    loop {
+        match Spool::open(&settings.spool_dir(), settings.spool.bytes_max, boot) {
+            Err(error) if error.is_held() && Instant::now() < deadline => {
+                tokio::time::sleep(SPOOL_RETRY).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Runs the agent until it is told to stop.
@@ -77,37 +104,38 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     }
     let identity = Identity::load(&settings.identity_dir())?;
     let boot = draw_boot();
-    let spool = Arc::new(Spool::open(&settings.spool_dir(), settings.spool.bytes_max, boot)?);
+    let spool = Arc::new(open_spool(&settings, boot).await?);
     write_file(&settings.pid_file(), &std::process::id().to_string())?;
     tracing::info!(device = %identity.device(), %boot, agent = crate::VERSION, "agent starts");
 
-    let serving = Serving::new(Limits::default());
+    let serving = Serving::new(Limits { run_max: settings.api.run_max, ..Limits::default() });
     let board = StatusBoard::new(&settings, spool.clone());
     let (orders, orders_in) = mpsc::channel(QUEUE);
     let (notices_out, mut notices) = mpsc::channel(QUEUE);
     let driver = UpdateDriver::start(&settings, &identity, serving.clone(), orders_in, notices_out).await?;
 
-    let listener =
-        TcpListener::bind(settings.api.listen).await.map_err(|e| RunError::Listen(settings.api.listen, e))?;
-    let address = listener.local_addr().map_err(|e| RunError::Listen(settings.api.listen, e))?;
     let (stop, stopped) = watch::channel(false);
     let shown = board.clone();
     let extra =
         move |method: &str, path: &str| (method == "GET" && path == "/dunlin/status").then(|| shown.json());
-    let api = Api::new(serving.clone(), Arc::new(clock::now)).with_extra(Arc::new(extra));
-    let api = tokio::spawn(api.serve(listener, until(stopped.clone())));
+    let api = Api::new(serving.clone(), Arc::new(clock::now), settings.api.limits)
+        .with_extra(Arc::new(extra))
+        .with_loader(control::loader(orders.clone()))
+        .with_access(local::access(&settings.api)?);
+    let doors = local::open(&settings, &api, &stopped).await?;
     let socket = settings.socket_file();
     let control =
         control::bind(&socket).map_err(|source| RunError::Folder { path: socket.clone(), source })?;
     let control = tokio::spawn(control::serve(control, orders.clone()));
-    write_file(&settings.api_addr_file(), &address.to_string())?;
-    tracing::info!(%address, "local API");
-
     let wake = Arc::new(Notify::new());
     let (news_out, mut news) = mpsc::channel(QUEUE);
     let open: Opener = {
         let driver = driver.clone();
-        Arc::new(move |envelope| driver.open_down(envelope, clock::now()))
+        Arc::new(move |envelope| {
+            let header = driver.open_down(envelope, clock::now())?;
+            driver.time_hint(&header, boot).into_iter().for_each(clock::learn);
+            Ok(header)
+        })
     };
     let context = UplinkContext {
         device: identity.device().clone(),
@@ -118,6 +146,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         news: news_out,
         stop: stopped.clone(),
     };
+    let renewal = tokio::spawn(keep_renewed(identity.clone(), settings.identity_dir(), stopped.clone()));
     let uplink = tokio::spawn(Uplink::new(MqttLink::new(identity, settings.mqtt.clone()), context).run());
 
     let mut agent = Agent {
@@ -151,7 +180,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     // The uplink drains the spool and says goodbye; its news are taken so that it never waits for this loop.
     let parts = async {
         while news.recv().await.is_some() {}
-        for part in [uplink, api] {
+        for part in doors.into_iter().chain([uplink, renewal]) {
             if let Err(error) = part.await {
                 tracing::error!(%error, "a part of the agent ended badly");
             }
@@ -161,7 +190,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         tracing::warn!("not all parts ended in time");
     }
     control.abort();
-    for file in [settings.api_addr_file(), settings.pid_file(), socket] {
+    for file in local::files(&settings).into_iter().chain([settings.pid_file(), socket]) {
         if let Err(error) = std::fs::remove_file(&file) {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }

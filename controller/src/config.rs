@@ -48,6 +48,10 @@ pub struct Config {
     pub api: Api,
     /// MQTT broker.
     pub mqtt: Mqtt,
+    /// Certificates of devices.
+    pub identity: Identity,
+    /// How often strangers may knock.
+    pub limits: Limits,
     /// Ingest of what devices send.
     pub ingest: Ingest,
     /// Planner loop.
@@ -56,6 +60,8 @@ pub struct Config {
     pub training: Training,
     /// How windows become evidence.
     pub evidence: EvidenceConfig,
+    /// How long what devices sent is kept.
+    pub retention: Retention,
 }
 
 /// The HTTP API.
@@ -109,6 +115,46 @@ pub struct ExternalBroker {
     pub certificate: Option<PathBuf>,
     /// The key to it, PKCS#8 PEM file; absent means the one in the data folder.
     pub key: Option<PathBuf>,
+    /// Folder for the broker's access list and revocation list; absent means `broker` in the data folder.
+    pub lists: Option<PathBuf>,
+    /// Command that makes the broker read its lists again, program and arguments; empty if something else does.
+    #[serde(default)]
+    pub reload: Vec<String>,
+}
+
+/// Certificates of devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identity {
+    /// How long a certificate is valid, seconds. A device renews it by itself from two thirds of that time on.
+    pub device_valid_s: u64,
+    /// How long after its end a device may still renew it by the key it enrolled with, seconds; after that it
+    /// needs a new claim.
+    pub lapsed_s: u64,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        // Boards lie in stores for years and come back by themselves; the way to keep one out is to revoke it.
+        Self { device_valid_s: 90 * 86_400, lapsed_s: 5 * 365 * 86_400 }
+    }
+}
+
+/// How often one address may knock at the API; as many at once, then evenly over the minute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests to enrol or to renew a certificate.
+    pub enrol_per_minute: u32,
+    /// Wrong tokens and claims; what comes after them is refused unread.
+    pub wrong_per_minute: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        // A hall of devices enrols behind one address; a person mistypes a token a few times.
+        Self { enrol_per_minute: 600, wrong_per_minute: 10 }
+    }
 }
 
 /// Ingest.
@@ -133,13 +179,11 @@ impl Default for Ingest {
 pub struct Planner {
     /// Time between two looks at the fleet when nothing wakes the planner, milliseconds.
     pub tick_ms: u64,
-    /// How long a device may be silent before it counts as lost, milliseconds.
-    pub silent_ms: u64,
 }
 
 impl Default for Planner {
     fn default() -> Self {
-        Self { tick_ms: 10_000, silent_ms: 180_000 }
+        Self { tick_ms: 10_000 }
     }
 }
 
@@ -160,6 +204,24 @@ pub struct Training {
 impl Default for Training {
     fn default() -> Self {
         Self { tick_ms: 10_000, workers_max: 1, cpu_s_max: 1800, memory_bytes_max: 4 << 30 }
+    }
+}
+
+/// How long what devices sent is kept. Samples, which training needs, and the audit log are kept for ever.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Windows, days.
+    pub windows_days: u64,
+    /// Outcomes of updates, indicators, gaps and replies, days. How each release last ended on each device is kept
+    /// for ever.
+    pub events_days: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        // A season of evidence, and a year to look into what happened.
+        Self { windows_days: 90, events_days: 365 }
     }
 }
 
@@ -186,6 +248,12 @@ impl Config {
         if !(1..=1_000_000).contains(&self.mqtt.clients_max) {
             return value("mqtt.clients_max", "must lie between 1 and 1000000");
         }
+        if !(2..=10 * 365 * 86_400).contains(&self.identity.device_valid_s) {
+            return value("identity.device_valid_s", "must lie between 2 and 315360000");
+        }
+        if self.limits.enrol_per_minute == 0 || self.limits.wrong_per_minute == 0 {
+            return value("limits", "must be above zero");
+        }
         if !(1..=100_000).contains(&self.ingest.batch_max) {
             return value("ingest.batch_max", "must lie between 1 and 100000");
         }
@@ -200,6 +268,9 @@ impl Config {
         }
         if self.evidence.window_ms < 1000 {
             return value("evidence.window_ms", "must be at least 1000");
+        }
+        if self.retention.windows_days == 0 || self.retention.events_days == 0 {
+            return value("retention", "must be at least one day");
         }
         let votes_of = self.evidence.votes_of;
         if !(1..=WINDOWS_MAX).contains(&votes_of) || !(1..=votes_of).contains(&self.evidence.votes) {
@@ -227,9 +298,12 @@ mod tests {
         for (text, field) in [
             ("[api]\npublic_url = \"http://x\"", "api.public_url"),
             ("[ingest]\nbatch_max = 0", "ingest.batch_max"),
+            ("[identity]\ndevice_valid_s = 1", "identity.device_valid_s"),
+            ("[limits]\nwrong_per_minute = 0", "limits"),
             ("[planner]\ntick_ms = 0", "tick_ms"),
             ("[evidence]\nwindow_ms = 10", "evidence.window_ms"),
             ("[evidence]\nvotes = 6", "evidence.votes"),
+            ("[retention]\nwindows_days = 0", "retention"),
             ("[evidence]\nvotes_of = 65", "evidence.votes"),
         ] {
             let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err();

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_protocol::{
-    AckBody, BootId, Bytes, Cmd, CmdBody, Desired, DeviceId, Down, Header, Kind, SCHEMA, Topic, cbor,
+    ACK_LIFE_MS, AckBody, BootId, Bytes, Cmd, CmdBody, Desired, DeviceId, Down, Header, Kind, SCHEMA, Topic,
+    cbor,
 };
 use dunlin_trust::{Signer, envelope};
 use rumqttc::mqttbytes::QoS;
@@ -21,8 +22,6 @@ use crate::init::short_id;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
-/// An ack that is late by this much is worth nothing: the device has sent again.
-const ACK_LIFE_MS: u64 = 10 * 60 * 1000;
 /// An operator who gave a command has turned to something else after this.
 const CMD_LIFE_MS: u64 = 10 * 60 * 1000;
 /// A device that was away finds its assignment by itself when it checks.

@@ -6,21 +6,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use data_encoding::HEXLOWER;
 use dunlin_protocol::{DeviceId, Digest};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, RevokedCertParams, SerialNumber,
 };
+use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::store::CertificateRow;
 
 /// Client id, user name and common name of the controller's own MQTT client; no device may have it.
 pub const CONTROLLER: &str = "controller";
 /// Life of the authority. Its digest is in every device, so it outlives them.
 const CA_DAYS: i64 = 30 * 365;
-/// Life of the server's and the devices' certificates. A device is shut out by revocation, not by waiting.
+/// Life of the certificates of this controller itself.
 const LEAF_DAYS: i64 = 10 * 365;
+/// Random bytes of a device certificate's serial number: RFC 5280 §4.1.2.2 allows 20, CAs use 16.
+const SERIAL_BYTES: usize = 16;
 /// Clocks of devices that just woke may be behind by this much.
 const SKEW: Duration = Duration::days(1);
 /// A request for a certificate is below 1 KiB.
@@ -67,6 +75,21 @@ pub enum IdentityError {
     /// A certificate request is not acceptable.
     #[error("the certificate request {0}")]
     Request(&'static str),
+}
+
+/// A device's certificate that was just issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// The certificate, PEM.
+    pub pem: String,
+    /// The public key it is for, SubjectPublicKeyInfo in DER.
+    pub spki: Vec<u8>,
+    /// Its serial number, lower-case hex.
+    pub serial: String,
+    /// When it was issued, Unix milliseconds. The certificate itself begins a little earlier.
+    pub from_ms: u64,
+    /// When it ends, Unix milliseconds.
+    pub until_ms: u64,
 }
 
 /// Where devices reach this controller; known once the listeners are bound.
@@ -257,26 +280,88 @@ impl Identity {
 
     /// Issues a device's certificate: CN and nothing else of the subject, for the key in the request. The
     /// request is signed by that key, which proves that the device holds it; what else it asks for is
-    /// ignored. Returns the certificate and the public key (SubjectPublicKeyInfo, DER).
-    pub fn issue_device(&self, device: &DeviceId, csr_pem: &str) -> Result<(String, Vec<u8>), IdentityError> {
-        if csr_pem.len() > CSR_BYTES_MAX {
-            return Err(IdentityError::Request("is too long"));
-        }
-        let request = CertificateSigningRequestParams::from_pem(csr_pem);
-        let request = request
-            .map_err(|_| IdentityError::Request("is not a PKCS#10 request in PEM signed by its own key"))?;
-        if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
-            return Err(IdentityError::Request("is not for an ECDSA P-256 key"));
-        }
+    /// ignored.
+    pub fn issue_device(
+        &self,
+        device: &DeviceId,
+        csr_pem: &str,
+        valid_s: u64,
+        now_ms: u64,
+    ) -> Result<Issued, IdentityError> {
+        let request = request(csr_pem)?;
+        let mut serial = [0; SERIAL_BYTES];
+        SystemRandom::new().fill(&mut serial).expect("the system gives randomness");
+        // The number is positive (RFC 5280) and is written without leading zeros.
+        serial[0] = serial[0] & 0x7f | 0x40;
+        let now = at(now_ms);
+        let valid = Duration::seconds(i64::try_from(valid_s).unwrap_or(i64::MAX).min(LEAF_DAYS * 86_400));
         let mut params = params(device.as_str(), LEAF_DAYS);
+        params.not_before = now - SKEW;
+        params.not_after = now + valid;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let issued = certificate(
             "signing a device's certificate",
             params.signed_by(&request.public_key, &self.issuer),
         )?;
-        Ok((issued.pem(), request.public_key.subject_public_key_info()))
+        Ok(Issued {
+            pem: issued.pem(),
+            spki: request.public_key.subject_public_key_info(),
+            serial: HEXLOWER.encode(&serial),
+            from_ms: now_ms,
+            until_ms: now_ms.saturating_add(u64::try_from(valid.whole_milliseconds()).unwrap_or(u64::MAX)),
+        })
     }
+
+    /// The list of these certificates (RFC 5280 §5) in PEM, for brokers that check it.
+    pub fn revocation_list(&self, refused: &[CertificateRow], now_ms: u64) -> Result<String, IdentityError> {
+        let entry = |row: &CertificateRow| {
+            let serial = HEXLOWER.decode(row.serial.as_bytes()).ok()?;
+            Some(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&serial),
+                revocation_time: at(row.revoked_ms.unwrap_or(now_ms)),
+                reason_code: None,
+                invalidity_date: None,
+            })
+        };
+        let list = CertificateRevocationListParams {
+            this_update: at(now_ms) - SKEW,
+            // A list that is out of date would shut the whole fleet out; a newer one replaces it long before.
+            next_update: at(now_ms) + Duration::days(CA_DAYS),
+            crl_number: SerialNumber::from(now_ms),
+            issuing_distribution_point: None,
+            revoked_certs: refused.iter().filter_map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = certificate("signing the revocation list", list.signed_by(&self.issuer))?;
+        certificate("writing the revocation list", signed.pem())
+    }
+
+    /// The public key (SubjectPublicKeyInfo, DER) that signed a certificate request.
+    pub fn request_key(&self, csr_pem: &str) -> Result<Vec<u8>, IdentityError> {
+        Ok(request(csr_pem)?.public_key.subject_public_key_info())
+    }
+}
+
+/// Reads a certificate request and checks that its own key signed it.
+fn request(csr_pem: &str) -> Result<CertificateSigningRequestParams, IdentityError> {
+    if csr_pem.len() > CSR_BYTES_MAX {
+        return Err(IdentityError::Request("is too long"));
+    }
+    let request = CertificateSigningRequestParams::from_pem(csr_pem);
+    let request = request
+        .map_err(|_| IdentityError::Request("is not a PKCS#10 request in PEM signed by its own key"))?;
+    if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+        return Err(IdentityError::Request("is not for an ECDSA P-256 key"));
+    }
+    Ok(request)
+}
+
+/// A time as certificates name it.
+fn at(unix_ms: u64) -> OffsetDateTime {
+    let seconds = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// Reads a certificate chain and its key.
@@ -297,13 +382,32 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Identit
     if all.is_empty() { Err(bad()) } else { Ok(all) }
 }
 
-/// The device a certificate names: its subject's common name, if that is a device id.
-pub fn device_of(certificate: &CertificateDer<'_>) -> Option<DeviceId> {
-    use x509_parser::prelude::{FromDer, X509Certificate};
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let mut names = parsed.subject().iter_common_name();
-    let name = names.next()?.as_str().ok()?.parse().ok()?;
-    names.next().is_none().then_some(name)
+/// Whom a certificate names, and by which key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    /// Its subject's common name.
+    pub device: DeviceId,
+    /// The public key, SubjectPublicKeyInfo in DER.
+    pub spki: Vec<u8>,
+}
+
+impl Presented {
+    /// What a certificate says, if its subject is a device.
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+        let mut names = parsed.subject().iter_common_name();
+        let device = names.next()?.as_str().ok()?.parse().ok()?;
+        let spki = parsed.public_key().raw.to_vec();
+        names.next().is_none().then_some(Self { device, spki })
+    }
+}
+
+/// Serial number (lower-case hex) and end (Unix milliseconds) of a certificate in PEM.
+pub(crate) fn serial_and_end(pem: &str) -> Option<(String, u64)> {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+    let until_s = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some((HEXLOWER.encode(&parsed.tbs_certificate.serial.to_bytes_be()), until_s.saturating_mul(1000)))
 }
 
 #[cfg(test)]
@@ -332,10 +436,15 @@ mod tests {
         let (_dir, identity) = identity();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let device: DeviceId = "pole-17".parse().unwrap();
-        let (pem, spki) = identity.issue_device(&device, &csr(&key)).unwrap();
-        assert_eq!(spki, key.subject_public_key_info());
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-        assert_eq!(device_of(&der), Some(device));
+        let now_ms = crate::clock::wall_ms();
+        let issued = identity.issue_device(&device, &csr(&key), 3600, now_ms).unwrap();
+        assert_eq!(issued.spki, key.subject_public_key_info());
+        assert_eq!(identity.request_key(&csr(&key)).unwrap(), issued.spki);
+        let der = CertificateDer::from_pem_slice(issued.pem.as_bytes()).unwrap();
+        assert_eq!(Presented::of(&der), Some(Presented { device, spki: issued.spki }));
+        let (serial, until_ms) = serial_and_end(&issued.pem).unwrap();
+        assert_eq!((serial, until_ms / 1000), (issued.serial, issued.until_ms / 1000));
+        assert_eq!(issued.until_ms, now_ms + 3_600_000);
         assert!(
             !String::from_utf8_lossy(&der).contains("evil.example"),
             "names the request asks for are not granted"
@@ -347,13 +456,13 @@ mod tests {
         let (_dir, identity) = identity();
         let device: DeviceId = "d".parse().unwrap();
         let ed = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        assert!(matches!(identity.issue_device(&device, &csr(&ed)), Err(IdentityError::Request(_))));
+        assert!(matches!(identity.issue_device(&device, &csr(&ed), 1, 1), Err(IdentityError::Request(_))));
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let mut der =
             CertificateParams::new(vec!["a".into()]).unwrap().serialize_request(&key).unwrap().der().to_vec();
         *der.last_mut().unwrap() ^= 1;
         let body = data_encoding::BASE64.encode(&der);
         let pem = format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n");
-        assert!(matches!(identity.issue_device(&device, &pem), Err(IdentityError::Request(_))));
+        assert!(matches!(identity.issue_device(&device, &pem, 1, 1), Err(IdentityError::Request(_))));
     }
 }

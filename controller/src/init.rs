@@ -106,7 +106,7 @@ pub async fn init(data: &Path, options: &Options) -> Result<String, InitError> {
         revoked_ms: None,
     };
     store.token_add(&row, &token).await?;
-    crate::audit::Audit::new(store.clone())
+    crate::audit::Audit::open(store.clone(), data, &Identity::open(data)?)?
         .record("init", "controller.init", serde_json::Value::Null, serde_json::json!({ "token": row.id }))
         .await?;
     store.close().await;

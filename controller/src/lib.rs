@@ -31,6 +31,7 @@ pub mod metrics;
 pub mod planner;
 pub mod registry;
 pub mod repo;
+pub mod retention;
 pub mod serve;
 pub mod store;
 pub mod tls;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dunlin_controller::cli::Cli;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     // A proof comes first: the child sets limits on itself before anything else runs, and needs no TLS.
     if std::env::args().nth(1).as_deref() == Some("engine-child") {
         return dunlin_controller::registry::engine_child();

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::api::{self, AppState, Wake};
 use crate::audit::Audit;
 use crate::broker::link::{self, ChallengeAnswer, Proof};
+use crate::broker::lists::{self, Lists};
 use crate::broker::{Broker, BrokerError, Running, public_host};
 use crate::clock;
 use crate::config::{Config, ConfigError};
@@ -28,7 +29,7 @@ use crate::registry::{Registry, RegistryError};
 use crate::repo::{RepoError, Repos};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, TlsError};
-use crate::{planner, training};
+use crate::{planner, retention, training};
 
 /// How long a loop may take to end after it was asked to.
 const STOP: Duration = Duration::from_secs(10);
@@ -166,6 +167,14 @@ impl Controller {
         repos.pin(RepoKind::Director)?;
         let identity = Arc::new(Identity::open(data)?);
         let store = Store::open(&data.join(DATABASE)).await?;
+        store.certificates_catch_up().await?;
+        let audit = Audit::open(store.clone(), data, &identity)?;
+        if let Some(broken) = audit.settle().await? {
+            tracing::error!(%broken, "the audit log does not fit its head");
+            let facts = serde_json::json!({ "kept": "audit.head.kept" });
+            let detail = format!("{broken}; compare with your backups and with heads kept elsewhere");
+            store.alert_raise("audit_broken", "audit", &detail, &facts, clock::wall_ms()).await?;
+        }
         let registry =
             Registry::open(data, store.clone(), Arc::clone(&repos)).map_err(ServeError::Registry)?;
         registry.follow_targets(clock::wall_ms()).await.map_err(ServeError::Registry)?;
@@ -199,8 +208,9 @@ impl Controller {
             config: config.ingest.clone(),
         };
         let state = AppState {
+            limits: Arc::new(api::limit::Limits::new(&config.limits)),
             data: data.into(),
-            audit: Audit::new(store.clone()),
+            audit,
             store,
             repos: Arc::clone(&repos),
             registry,
@@ -223,7 +233,14 @@ impl Controller {
             "api",
             tokio::spawn(tls::serve(listener, tls::server_config(&identity)?, router, shutdown.clone())),
         ));
+        if let Some(external) = &state.config.mqtt.external {
+            let lists = Lists::new(data, external, state.store.clone(), Arc::clone(&identity));
+            let changed = Arc::clone(&state.wake.lists);
+            loops.push(("lists", tokio::spawn(lists::keep(lists, changed, shutdown.clone()))));
+        }
         loops.push(("refresh", tokio::spawn(refresh(repos, shutdown.clone()))));
+        let old = retention::run(state.store.clone(), state.config.retention.clone(), shutdown.clone());
+        loops.push(("retention", tokio::spawn(old)));
         loops.push(("planner", tokio::spawn(planner::run(state.clone(), shutdown.clone()))));
         loops.push(("training", tokio::spawn(training::run(state.clone(), shutdown))));
 

@@ -10,12 +10,14 @@ use dunlin_controller::keys::{self, CeremonyOptions, Request};
 use dunlin_controller::registry::{Push, Registry, RegistryError, anchor_set};
 use dunlin_controller::repo::Repos;
 use dunlin_controller::store::{ReleaseState, Store, StoreError};
+use dunlin_engine::onnx_pb::{AttributeProto, ModelProto, NodeProto};
 use dunlin_learn::data::Table;
 use dunlin_learn::job::{DATA_FILE, Dataset, Feature, Job, RESULT_FILE, Schema, Split, SplitPolicy};
 use dunlin_learn::result::RunResult;
 use dunlin_learn::rng::Rng;
 use dunlin_learn::{Config, Family, fit, train_worker};
 use dunlin_protocol::{Digest, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, cbor};
+use prost::Message;
 use tempfile::TempDir;
 
 struct World {
@@ -148,6 +150,37 @@ async fn a_model_is_pending_until_signed_and_withdrawn_by_the_floor() {
     assert_eq!(changed, [(row.bundle.release.clone(), ReleaseState::Withdrawn)]);
     let kept = world.store.release(&row.bundle.release).await.unwrap().unwrap();
     assert_eq!((kept.manifest, kept.state), (row.manifest, ReleaseState::Withdrawn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_model_is_released_as_what_it_was_rewritten_to() {
+    let world = World::new().await;
+    let mut foreign = push(1e-3);
+    let mut file = ModelProto::decode(foreign.onnx.as_slice()).unwrap();
+    let graph = file.graph.as_mut().unwrap();
+    for input in graph.node.iter_mut().flat_map(|node| &mut node.input).filter(|input| *input == "x") {
+        *input = "filled".into();
+    }
+    let values =
+        AttributeProto { name: "imputed_value_floats".into(), floats: vec![0.5], ..Default::default() };
+    graph.node.insert(
+        0,
+        NodeProto {
+            op_type: "Imputer".into(),
+            domain: "ai.onnx.ml".into(),
+            input: vec!["x".into()],
+            output: vec!["filled".into()],
+            attribute: vec![values],
+            ..Default::default()
+        },
+    );
+    foreign.onnx = file.encode_to_vec();
+    let brought = dunlin_trust::sha256(&foreign.onnx);
+    let row = world.registry.push(foreign, "ann").await.unwrap();
+    assert_eq!(row.bundle.lineage.code, format!("rewritten from sha256:{brought}"));
+    assert!(row.bundle.hard.ops.contains("ai.onnx/Where"), "{:?}", row.bundle.hard.ops);
+    let stored = world.registry.blobs().get(&row.bundle.model.digest).await.unwrap().unwrap();
+    assert!(dunlin_engine::Model::load(&stored, None).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

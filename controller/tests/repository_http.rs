@@ -1,14 +1,17 @@
 //! The repositories as devices and operators reach them: over TLS, from a controller that runs.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_controller::identity::Issued;
 use dunlin_controller::serve::Controller;
+use dunlin_controller::store::{Claim, NewDevice};
 use dunlin_controller::{clock, repo::Repos};
 use dunlin_controller::{init, keys};
-use dunlin_protocol::{Check, Now, cbor};
+use dunlin_protocol::{Check, DeviceProfile, Digest, Now, cbor};
 use dunlin_trust::{RepoKind, TrustedRepo, update_both};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +39,29 @@ async fn get(controller: &Controller, data: &Path, path: &str, token: Option<&st
     (request.len() - token.len() + end, status, answer.split_off(end))
 }
 
+async fn enrol(controller: &Controller, device: &str) {
+    let claim = Claim {
+        id: "c".into(),
+        device: None,
+        groups: BTreeSet::new(),
+        created_by: "test".into(),
+        created_ms: 0,
+        expires_ms: u64::MAX >> 1,
+        used_ms: None,
+        used_by: None,
+    };
+    let issued =
+        Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
+    let profile: DeviceProfile = serde_json::from_value(serde_json::json!({
+        "class": "pi4", "arch": "aarch64", "cores": 4, "ram_bytes": 1,
+        "budgets": { "model_bytes_max": 1, "model_ram_bytes_max": 1, "latency_us_max": 1 },
+    }))
+    .unwrap();
+    let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile });
+    store.claim_add(&claim, &Digest([1; 32])).await.unwrap();
+    store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_over_http_is_small_and_verifies() {
     let folder = tempfile::tempdir().unwrap();
@@ -49,6 +75,7 @@ async fn a_check_over_http_is_small_and_verifies() {
     Repos::open(&data).unwrap().import(&folder.path().join("safe/public"), clock::wall_ms()).unwrap();
     let controller = Controller::start(&data).await.unwrap();
 
+    enrol(&controller, "pole-1").await;
     // A device that holds nothing but its pinned roots.
     let pinned = |kind| {
         TrustedRepo::pinned(kind, controller.state.repos.first_root(kind).unwrap().as_slice()).unwrap()
@@ -77,6 +104,8 @@ async fn a_check_over_http_is_small_and_verifies() {
         ("/v1/director/pole-1/timestamp.json", None, 401),
         ("/v1/check?d=NO&i=1&o=1", Some(token.as_str()), 400),
         ("/v1/check?d=pole-1&i=x&o=1", Some(token.as_str()), 400),
+        ("/v1/check?d=pole-9&i=1&o=1", Some(token.as_str()), 404),
+        ("/v1/director/pole-9/timestamp.json", Some(token.as_str()), 404),
         ("/v1/image/2.root.json", None, 404),
         ("/v1/image/..%2F..%2Fcontroller.toml", None, 404),
         ("/v1/targets/..%2Fimage%2F1.root.json", Some(token.as_str()), 404),
@@ -84,5 +113,6 @@ async fn a_check_over_http_is_small_and_verifies() {
     for (path, token, expected) in refused {
         assert_eq!(get(&controller, &data, path, token).await.1, expected, "{path}");
     }
+    assert!(!data.join("repo/director/pole-9").exists(), "nothing is made for a device that is not there");
     controller.stop().await;
 }

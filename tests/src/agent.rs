@@ -1,13 +1,16 @@
 //! An agent in a folder of its own, and an application beside it that asks it questions.
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use dunlin_protocol::weaken::{Defence, VARIABLE};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::process::{Process, program, wait_for};
+use crate::claims::Cut;
+use crate::process::{Process, names, program, wait_for};
 
 /// How long an agent may take to open its API.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +26,8 @@ pub struct Agent {
     pub folder: PathBuf,
     /// Address of the inference API.
     pub api: SocketAddr,
+    /// The defences that are switched off, if the weak program runs.
+    weak: Option<String>,
     process: Option<Process>,
 }
 
@@ -50,7 +55,12 @@ impl Agent {
         );
         std::fs::write(folder.join("agent.toml"), text)?;
         let api = SocketAddr::from(([127, 0, 0, 1], 0));
-        Ok(Self { id: id.into(), class: class.into(), folder, api, process: None })
+        Ok(Self { id: id.into(), class: class.into(), folder, api, weak: None, process: None })
+    }
+
+    /// From its next start on, the program whose defences can be switched off runs, without these.
+    pub fn weaken(&mut self, off: &[Defence]) {
+        self.weak = Some(names(off));
     }
 
     fn config(&self) -> String {
@@ -77,23 +87,51 @@ impl Agent {
 
     /// Starts the agent and waits for its API.
     pub async fn start(&mut self) -> Result<()> {
-        let path = self.folder.join("run/api.addr");
+        self.start_with(&[]).await
+    }
+
+    /// The same with more in its environment.
+    pub async fn start_with(&mut self, env: &[(&str, &str)]) -> Result<()> {
+        self.launch(env)?;
+        let (path, id) = (self.address_file(), &self.id);
+        let process = self.process.as_mut().context("it was launched")?;
+        self.api = wait_for("the agent's API", START_LIMIT, async || {
+            process.alive()?;
+            Ok(address(&path))
+        })
+        .await
+        .with_context(|| format!("device {id}"))?;
+        Ok(())
+    }
+
+    /// Starts the agent and waits for nothing: it may not live to open its API.
+    pub fn launch(&mut self, env: &[(&str, &str)]) -> Result<()> {
+        let path = self.address_file();
         if path.exists() {
             std::fs::remove_file(&path)?;
         }
-        let mut process = Process::start(
-            "dunlin-agent",
-            ["--config", &self.config(), "run"],
-            &self.folder.join("agent.log"),
-        )?;
-        self.api = wait_for("the agent's API", START_LIMIT, async || {
-            process.alive()?;
-            Ok(std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()))
-        })
-        .await
-        .with_context(|| format!("device {}", self.id))?;
-        self.process = Some(process);
+        let (args, log) = (["--config", &self.config(), "run"], self.folder.join("agent.log"));
+        self.process = Some(match &self.weak {
+            Some(off) => {
+                Process::start_with("dunlin-agent-weak", args, &log, &[env, &[(VARIABLE, off)]].concat())?
+            }
+            None => Process::start_with("dunlin-agent", args, &log, env)?,
+        });
         Ok(())
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.folder.join("run/api.addr")
+    }
+
+    /// Where the launched agent's API listens, once it does.
+    pub fn listens(&self) -> Option<SocketAddr> {
+        address(&self.address_file())
+    }
+
+    /// How the launched agent ended, if it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.process.as_mut().map_or(Ok(None), Process::ended)
     }
 
     /// SIGKILL.
@@ -104,6 +142,11 @@ impl Agent {
         }
     }
 
+    /// What the agent wrote to its log so far.
+    pub fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&std::fs::read(self.folder.join("agent.log"))?).into_owned())
+    }
+
     /// SIGTERM and a clean end.
     pub async fn stop(&mut self) -> Result<()> {
         match self.process.take() {
@@ -112,10 +155,25 @@ impl Agent {
         }
     }
 
+    /// The download it is in the middle of, if more than this many bytes of it are on the disk.
+    pub fn downloading(&self, bytes_min: u64) -> Option<Cut> {
+        let entries = std::fs::read_dir(self.folder.join("state/slots/blobs")).ok()?;
+        entries.flatten().find_map(|entry| {
+            let digest = entry.file_name().to_str()?.strip_suffix(".part")?.to_owned();
+            let bytes = entry.metadata().ok()?.len();
+            let log = std::fs::metadata(self.folder.join("agent.log")).ok()?.len();
+            (bytes > bytes_min).then_some(Cut { digest, bytes, log: usize::try_from(log).ok()? })
+        })
+    }
+
     /// Process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().and_then(Process::pid)
     }
+}
+
+fn address(path: &Path) -> Option<SocketAddr> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// An application on the device: asks through the Open Inference Protocol, over kept connections.
@@ -128,7 +186,12 @@ pub struct Application {
 impl Application {
     /// An application of `task`.
     pub fn new(task: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        Self::patient(task, Duration::from_secs(10))
+    }
+
+    /// The same that waits this long for an answer.
+    pub fn patient(task: &str, limit: Duration) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().timeout(limit).build()?;
         Ok(Self { http, task: task.into() })
     }
 
@@ -157,6 +220,11 @@ impl Application {
         let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).context("an empty answer")?.0;
         let version = answer["model_version"].as_str().unwrap_or("baseline").to_owned();
         Ok(Answer { class: u32::try_from(best)?, version })
+    }
+
+    /// What the device's own status page says of it.
+    pub async fn status(&self, api: SocketAddr) -> Result<Value> {
+        Ok(self.http.get(format!("http://{api}/dunlin/status")).send().await?.json().await?)
     }
 
     /// Tells the true class of an earlier question.

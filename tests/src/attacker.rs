@@ -85,13 +85,22 @@ impl Attacker {
         let files = self.director_files(device)?;
         let mut signed = write::signed_value(files.targets.context("targets")?.as_slice())?;
         let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
+        let genuine = assignment.tasks.first().map(|task| task.lineup.champion.target_name());
         change(&mut assignment);
         signed["custom"] = serde_json::to_value(&assignment)?;
-        // What the assignment names is listed, under the length and digest of something that exists.
+        // What the assignment names is listed as it is approved, or as if it were what it stands in for, down to what is
+        // said of that where models are approved.
         let listed = signed["targets"].as_object_mut().context("listed targets")?;
-        if let Some(entry) = listed.values().next().cloned() {
+        if let Some((name, mut entry)) =
+            genuine.and_then(|name| Some((name.clone(), listed.get(&name)?.clone())))
+        {
+            let approved =
+                write::signed_value(self.image_files()?.targets.context("image targets")?.as_slice())?;
+            entry["custom"] = approved["targets"][&name]["custom"].clone();
             for task in &assignment.tasks {
-                listed.entry(task.lineup.champion.target_name()).or_insert_with(|| entry.clone());
+                let name = task.lineup.champion.target_name();
+                let own = approved["targets"].get(&name).unwrap_or(&entry).clone();
+                listed.entry(name).or_insert(own);
             }
         }
         let version = signed["version"].as_u64().context("a version")? + leap;
@@ -114,21 +123,60 @@ impl Attacker {
         })
     }
 
+    /// The director files of `device` with a timestamp that the stolen key signed: the next version, which ends at `expires`.
+    /// Who can not sign a snapshot can do no more.
+    pub fn forge_timestamp(&self, device: &DeviceId, expires: time::OffsetDateTime) -> Result<RepoFiles> {
+        let keys = OnlineSigners::load(&self.data)?;
+        let mut files = self.director_files(device)?;
+        let mut timestamp = write::signed_value(files.timestamp.as_slice())?;
+        timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + 1).into();
+        timestamp["expires"] = expires
+            .replace_nanosecond(0)?
+            .format(&time::format_description::well_known::Rfc3339)
+            .context("an expiry")?
+            .into();
+        files.timestamp = Bytes(write::sign(&timestamp, &[keys.of(OnlineRole::DirectorTimestamp)])?);
+        Ok(files)
+    }
+
+    /// What a mirror answers to the check of a device: these director files beside the image files as they are served.
+    pub fn check(&self, director: RepoFiles) -> Result<Check> {
+        Ok(Check { image: self.image_files()?, director })
+    }
+
     /// A `down/desired` with these director files, sealed with the stolen timestamp key.
     pub fn seal_desired(&self, device: &DeviceId, director: RepoFiles) -> Result<Vec<u8>> {
+        // Above what the controller has used, which is about the time.
+        self.seal_desired_as(device, director, now_ms()? + 1)
+    }
+
+    /// The same with a number of the thief's choice.
+    pub fn seal_desired_as(&self, device: &DeviceId, director: RepoFiles, seq: u64) -> Result<Vec<u8>> {
         let keys = OnlineSigners::load(&self.data)?;
-        let now_ms =
-            u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis())?;
-        let files = Check { image: self.image_files()?, director };
+        let files = self.check(director)?;
         let header = Header {
             v: SCHEMA,
             kind: Kind::Desired,
             device: device.clone(),
             boot: BootId([0; 16]),
-            // Above what the controller has used, which is about the time.
-            seq: now_ms + 1,
-            exp: Some(now_ms + LIFE_MS),
+            seq,
+            exp: Some(now_ms()? + LIFE_MS),
             body: Bytes(cbor::encode(&Desired { generation: 0, files: Some(files) })),
+        };
+        Ok(envelope::seal_down(&header, keys.of(OnlineRole::DirectorTimestamp))?.encode())
+    }
+
+    /// A command for `device` in a schema that nobody knows yet, sealed with the stolen timestamp key.
+    pub fn seal_unknown(&self, device: &DeviceId) -> Result<Vec<u8>> {
+        let keys = OnlineSigners::load(&self.data)?;
+        let header = Header {
+            v: SCHEMA + 1,
+            kind: Kind::Cmd,
+            device: device.clone(),
+            boot: BootId([0; 16]),
+            seq: 1,
+            exp: Some(u64::MAX),
+            body: Bytes(Vec::new()),
         };
         Ok(envelope::seal_down(&header, keys.of(OnlineRole::DirectorTimestamp))?.encode())
     }
@@ -159,9 +207,48 @@ impl Attacker {
         }
     }
 
+    /// Flips one bit in the middle of a file in the artifact store.
+    pub fn tamper(&self, digest: &str) -> Result<()> {
+        let path = find(&self.data, digest)?.with_context(|| format!("{digest} in the artifact store"))?;
+        let mut bytes = std::fs::read(&path)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).with_context(|| format!("tampering with {}", path.display()))
+    }
+
+    /// The digest of the model file of the release that a device is assigned.
+    pub fn model_of(&self, device: &DeviceId) -> Result<dunlin_protocol::Digest> {
+        let targets =
+            write::signed_value(self.director_files(device)?.targets.context("targets")?.as_slice())?;
+        let assignment: Assignment = serde_json::from_value(targets["custom"].clone())?;
+        let champion = &assignment.tasks.first().context("a task")?.lineup.champion;
+        let manifest = find(&self.data, &format!(".{}", champion.target_name()))?.context("a manifest")?;
+        let bundle: dunlin_protocol::Bundle = serde_json::from_slice(&std::fs::read(manifest)?)?;
+        Ok(bundle.model.digest)
+    }
+
     /// Sends a device director files over the broker.
     pub async fn push(&self, device: &DeviceId, director: RepoFiles) -> Result<()> {
         let payload = self.seal_desired(device, director)?;
         self.publish(&Topic::down(device, Down::Desired), payload).await
     }
+}
+
+fn now_ms() -> Result<u64> {
+    Ok(u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis())?)
+}
+
+/// A file whose name contains this, anywhere below a folder.
+pub(crate) fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if let Some(found) = find(&path, name)? {
+                return Ok(Some(found));
+            }
+        } else if path.file_name().is_some_and(|file| file.to_string_lossy().contains(name)) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }

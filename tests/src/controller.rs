@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use dunlin_protocol::weaken::{Defence, VARIABLE};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::process::{Process, program, wait_for};
+use crate::process::{Process, names, program, wait_for};
 
 /// How long a controller may take to be reachable.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -27,6 +28,8 @@ pub struct Controller {
     pub mqtt: SocketAddr,
     token: String,
     log: PathBuf,
+    /// The defences that are switched off, if the weak program serves.
+    weak: Option<String>,
     process: Option<Process>,
 }
 
@@ -60,8 +63,14 @@ impl Controller {
             mqtt: unknown,
             token: String::new(),
             log: folder.join("controller.log"),
+            weak: None,
             process: None,
         }
+    }
+
+    /// From its next start on, the program whose defences can be switched off serves, without these.
+    pub fn weaken(&mut self, off: &[Defence]) {
+        self.weak = Some(names(off));
     }
 
     /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is added to
@@ -75,9 +84,38 @@ impl Controller {
         std::fs::write(self.data.join("controller.toml"), settings)?;
         let keys = self.keys.display().to_string();
         let online = self.data.join("keys/online.json").display().to_string();
-        self.run(&["key", "ceremony", "--online", &online, "--out", &keys]).await?;
+        self.run(&["key", "ceremony", "--plain", "--online", &online, "--out", &keys]).await?;
         let public = self.keys.join("public").display().to_string();
         self.run(&["key", "import", "--data", &data, "--from", &public]).await?;
+        Ok(())
+    }
+
+    /// After a break-in, while the controller is stopped: new online keys, made elsewhere and named by the offline ones.
+    pub async fn new_online_keys(&self, folder: &Path) -> Result<()> {
+        let elsewhere = folder.join("new-controller");
+        self.run(&["init", "--data", &elsewhere.display().to_string(), "--json"]).await?;
+        let online = elsewhere.join("keys/online.json").display().to_string();
+        let keys = self.keys.join("private").display().to_string();
+        let newest = |repo: &str, role: &str| -> Result<String> {
+            let path = |n: u64| self.data.join(format!("repo/{repo}/{n}.{role}.json"));
+            let newest = (1..).map(path).take_while(|path| path.exists()).last();
+            Ok(newest.with_context(|| format!("no {role} of {repo}"))?.display().to_string())
+        };
+        let out = |name: &str| folder.join(name).display().to_string();
+        let (image_root, director_root, targets) = (out("image-root"), out("director-root"), out("targets"));
+        for (repo, next) in [("image", &image_root), ("director", &director_root)] {
+            let current = newest(repo, "root")?;
+            let args = ["key", "renew-root", "--repo", repo, "--current", &current, "--online", &online];
+            self.run(&[&args[..], &["--keys", &keys, "--out", next]].concat()).await?;
+        }
+        let current = newest("image", "targets")?;
+        let args = ["key", "sign", "--current", &current, "--online", &online, "--keys", &keys];
+        self.run(&[&args[..], &["--out", &targets]].concat()).await?;
+        std::fs::rename(self.data.join("keys"), folder.join("stolen-keys"))?;
+        std::fs::rename(elsewhere.join("keys"), self.data.join("keys"))?;
+        let data = self.data.display().to_string();
+        let args = ["key", "publish", "--data", &data, "--image-root", &image_root];
+        self.run(&[&args[..], &["--director-root", &director_root, "--targets", &targets]].concat()).await?;
         Ok(())
     }
 
@@ -90,7 +128,11 @@ impl Controller {
             }
         }
         let data = self.data.display().to_string();
-        let mut process = Process::start("dunlin", ["serve", "--data", &data], &self.log)?;
+        let args = ["serve", "--data", &data];
+        let mut process = match &self.weak {
+            Some(off) => Process::start_with("dunlin-weak", args, &self.log, &[(VARIABLE, off)])?,
+            None => Process::start("dunlin", args, &self.log)?,
+        };
         let path = self.data.join("controller.toml");
         let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
         let external = config["mqtt"].get("external").is_some();
@@ -116,6 +158,16 @@ impl Controller {
             Some(process) => process.kill().await,
             None => Ok(()),
         }
+    }
+
+    /// SIGSTOP: devices go on sending into connections that nobody reads.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().context("it runs")?.freeze()
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().context("it runs")?.thaw()
     }
 
     /// SIGTERM and a clean end.

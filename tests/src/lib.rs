@@ -6,10 +6,14 @@
 
 pub mod agent;
 pub mod attacker;
+pub mod claims;
 pub mod controller;
+pub mod cuts;
 pub mod digits;
+pub mod mirror;
 pub mod operator;
 pub mod process;
 pub mod small;
+pub mod thief;
 pub mod traffic;
 pub mod wide;

@@ -2,15 +2,21 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use dunlin_protocol::weaken::Defence;
 use tokio::process::{Child, Command};
 
 /// Environment variable with the path of an agent to run instead of the one built beside: benches measure the released
 /// one. It does not begin as the agent's own settings do, which would be read as one of them.
 pub const AGENT_PROGRAM: &str = "AGENT_PROGRAM";
+
+/// How the programs are built.
+const BUILD: &str = "cargo build --workspace --bins";
+/// How those are built whose defences can be switched off.
+const BUILD_WEAK: &str = "cargo build --workspace --bin dunlin-agent-weak --bin dunlin-weak --features dunlin-agent/weaken,dunlin-controller/weaken";
 
 /// The program `name`, which lies beside (or one folder above) the running test.
 pub fn program(name: &str) -> Result<PathBuf> {
@@ -19,8 +25,18 @@ pub fn program(name: &str) -> Result<PathBuf> {
     }
     let here = std::env::current_exe()?;
     here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file()).with_context(
-        || format!("{name} is not built; run `cargo build -p dunlin-agent -p dunlin-controller` first"),
+        || {
+            format!(
+                "{name} is not built; run `{}` first",
+                if name.ends_with("-weak") { BUILD_WEAK } else { BUILD }
+            )
+        },
     )
+}
+
+/// Defences as the weak programs take them.
+pub(crate) fn names(off: &[Defence]) -> String {
+    off.iter().map(|defence| defence.name()).collect::<Vec<_>>().join(",")
 }
 
 /// A running program; killed when dropped.
@@ -33,6 +49,16 @@ pub struct Process {
 impl Process {
     /// Starts `name` with its standard output and error appended to `log`.
     pub fn start<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>, log: &Path) -> Result<Self> {
+        Self::start_with(name, args, log, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn start_with<S: AsRef<OsStr>>(
+        name: &str,
+        args: impl IntoIterator<Item = S>,
+        log: &Path,
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
         let file = File::options()
             .create(true)
             .append(true)
@@ -40,6 +66,7 @@ impl Process {
             .with_context(|| format!("opening {}", log.display()))?;
         let child = Command::new(program(name)?)
             .args(args)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -54,13 +81,29 @@ impl Process {
         self.child.kill().await.context("killing a process")
     }
 
+    /// SIGSTOP: it stands still and keeps its connections.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal("STOP")
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal("CONT")
+    }
+
+    fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.child.id().context("it has ended")?;
+        let sent = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status()?;
+        if !sent.success() {
+            bail!("process {pid} could not be sent SIG{name}");
+        }
+        Ok(())
+    }
+
     /// SIGTERM, and waits for a clean end.
     pub async fn stop(mut self, limit: Duration) -> Result<()> {
         let Some(pid) = self.child.id() else { return Ok(()) };
-        let sent = std::process::Command::new("kill").arg(pid.to_string()).status()?;
-        if !sent.success() {
-            bail!("process {pid} could not be told to end");
-        }
+        self.signal("TERM")?;
         match tokio::time::timeout(limit, self.child.wait()).await {
             Ok(status) => {
                 let status = status?;
@@ -71,6 +114,11 @@ impl Process {
             }
             Err(_) => bail!("process {pid} did not end in {limit:?}; its log is {}", self.log.display()),
         }
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Fails if it has ended by itself.

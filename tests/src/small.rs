@@ -102,6 +102,15 @@ impl Small {
         Ok(())
     }
 
+    /// Starts agent `index` and tells the application where it listens.
+    pub async fn start(&mut self, index: usize) -> Result<()> {
+        self.agents[index].start().await?;
+        if let Some(scene) = &self.scene {
+            *scene.cameras[index].api.lock().expect("no holder panics") = self.agents[index].api;
+        }
+        Ok(())
+    }
+
     /// Applications fall silent.
     pub fn hush(&mut self) {
         self.traffic.abort_all();

@@ -2,6 +2,7 @@
 //! some seconds later.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use crate::digits::{Ageing, Image, Rng};
 const LABELLED_SHARE: f32 = 0.6;
 /// How late labels are, in milliseconds.
 const LABEL_DELAY_MS: std::ops::Range<usize> = 1000..4000;
+
+/// Counts the streams of this process, so that no request id is used twice.
+static STREAMS: AtomicU64 = AtomicU64::new(0);
 
 /// One device as the application beside it sees it.
 #[derive(Debug)]
@@ -96,10 +100,12 @@ pub fn stream(
     task: &str,
     per_second: f64,
 ) -> Result<JoinSet<()>> {
+    let stream = STREAMS.fetch_add(1, Ordering::Relaxed);
     let mut tasks = JoinSet::new();
     for index in 0..scene.cameras.len() {
         let (scene, images, application) = (Arc::clone(scene), Arc::clone(images), Application::new(task)?);
-        tasks.spawn(async move { feed(scene, index, images, application, per_second).await });
+        let ids = format!("{stream}-{index}");
+        tasks.spawn(async move { feed(scene, index, ids, images, application, per_second).await });
     }
     Ok(tasks)
 }
@@ -107,6 +113,7 @@ pub fn stream(
 async fn feed(
     scene: Arc<Scene>,
     index: usize,
+    ids: String,
     images: Arc<Vec<Image>>,
     application: Application,
     per_second: f64,
@@ -120,7 +127,7 @@ async fn feed(
         // Answers to labels that were told are of no further interest.
         while labels.try_join_next().is_some() {}
         let image = scene.ageing().see(&images[rng.below(images.len())], &mut rng);
-        let (camera, id) = (&scene.cameras[index], format!("{index}-{number}"));
+        let (camera, id) = (&scene.cameras[index], format!("{ids}-{number}"));
         let api = camera.api();
         let Ok(answer) = application.infer(api, &id, &image.pixels).await else {
             *scene.failures.lock().expect("no holder panics").entry(camera.id.clone()).or_default() += 1;

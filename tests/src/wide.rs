@@ -19,6 +19,13 @@ pub fn widen(onnx: &[u8], units: usize) -> Result<Vec<u8>> {
     Ok(model.encode_to_vec())
 }
 
+/// The same model with this much text in it that nothing reads.
+pub fn annotate(onnx: &[u8], bytes: usize) -> Result<Vec<u8>> {
+    let mut model = ModelProto::decode(onnx).context("an ONNX file")?;
+    model.doc_string = "annotated ".repeat(bytes / 10);
+    Ok(model.encode_to_vec())
+}
+
 /// Pads `axis` of a float tensor with zeros up to `len`.
 fn pad(tensor: &mut TensorProto, axis: usize, len: usize) -> Result<()> {
     let dims: Vec<usize> = tensor.dims.iter().map(|dim| usize::try_from(*dim)).collect::<Result<_, _>>()?;

@@ -1,29 +1,61 @@
 //! Attacks from the attacker's real position on running agents, and the reason codes they report.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dunlin_protocol::{DeviceId, Down, Topic};
-use dunlin_tests::agent::Application;
+use dunlin_protocol::{DeviceId, Down, RepoFiles, Topic};
+use dunlin_tests::agent::Agent;
 use dunlin_tests::attacker::Attacker;
-use dunlin_tests::digits::PIXELS;
-use dunlin_tests::operator::TASK;
+use dunlin_tests::claims;
+use dunlin_tests::digits::{NEW, views};
+use dunlin_tests::mirror::{Answer, Mirror, checks};
+use dunlin_tests::operator::{definition, push, push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
-use sqlx::{Row, SqlitePool};
+use dunlin_tests::wide::annotate;
+use sqlx::SqlitePool;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-async fn reported(database: &SqlitePool, device: &DeviceId, reason: &str) {
-    wait_for(&format!("{device} to report {reason}"), LIMIT, async || {
-        let row = sqlx::query("SELECT (SELECT count(*) FROM indicators WHERE device = ?1 AND reason = ?2) + (SELECT count(*) FROM outcomes WHERE device = ?1 AND reason = ?2)")
-            .bind(device.as_str())
-            .bind(reason)
-            .fetch_one(database)
-            .await?;
-        Ok((row.get::<i64, _>(0) > 0).then_some(()))
+/// A device tells it as an indicator of a report, not only as the outcome of an update.
+async fn indicated(database: &SqlitePool, device: &str, reason: &str) {
+    wait_for(&format!("{device} to indicate {reason}"), LIMIT, async || {
+        let query = "SELECT count(*) FROM indicators WHERE device = ? AND reason = ?";
+        let n: i64 = sqlx::query_scalar(query).bind(device).bind(reason).fetch_one(database).await?;
+        Ok((n > 0).then_some(()))
     })
     .await
     .unwrap();
+}
+
+/// Waits until an agent's log says something.
+async fn logged(agent: &Agent, text: &str) {
+    wait_for(&format!("{} to log {text}", agent.id), LIMIT, async || {
+        Ok(agent.log()?.contains(text).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// The director files that a device is served now.
+async fn director(attacker: &Attacker, device: &DeviceId) -> RepoFiles {
+    let files = wait_for("director files", LIMIT, async || Ok(attacker.director_files(device).ok()));
+    files.await.unwrap()
+}
+
+/// Waits until the controller assigns a release to a device.
+async fn assigned(attacker: &Attacker, device: &DeviceId, release: &str) {
+    let manifest = format!("{}.json", release.replace('@', "."));
+    wait_for("an assignment", LIMIT, async || {
+        let targets = attacker.director_files(device)?.targets.unwrap_or_default();
+        Ok(String::from_utf8_lossy(targets.as_slice()).contains(&manifest).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn reported(database: &SqlitePool, device: &DeviceId, reason: &str) {
+    claims::refused(database, device.as_str(), &[reason], LIMIT).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,6 +75,7 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     world.committed(&release, LIMIT).await.unwrap();
     let old = old.unwrap_or_else(|_| attacker.director_files(&victim).unwrap());
     let database = world.controller.database().await.unwrap();
+    let before = claims::serving(&database).await.unwrap();
 
     let forged = attacker.forge(&victim, |assignment| assignment.device = other.clone()).unwrap();
     attacker.push(&victim, forged).await.unwrap();
@@ -72,11 +105,168 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     attacker.publish(&Topic::down(&other, Down::Cmd), b"\xff\x00 not cbor".to_vec()).await.unwrap();
     reported(&database, &other, "envelope_malformed").await;
 
-    let application = Application::new(TASK).unwrap();
-    for agent in &world.agents {
-        let answer = application.infer(agent.api, "after", &[0.0; PIXELS]).await.unwrap();
-        assert_eq!(answer.version, release, "an attack moved a model");
+    let devices: Vec<_> = world.agents.iter().collect();
+    claims::no_model_moved(&devices, &before).await.unwrap();
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
     }
+    world.controller.stop().await.unwrap();
+}
+
+/// Somebody took the server's key and its files, and answers devices in the controller's place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"; 5]).await.unwrap();
+    world.enrol().await.unwrap();
+    let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
+    let ids: Vec<DeviceId> = world.agents.iter().map(|agent| agent.id.parse().unwrap()).collect();
+    let [endless, slow, mixed, hollow, longer] = [0, 1, 2, 3, 4].map(|i: usize| ids[i].as_str());
+    let before = director(&attacker, &ids[2]).await;
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
+    }
+    let release = world.first_model(folder.path()).await.unwrap();
+    for id in &ids {
+        assigned(&attacker, id, &release).await;
+    }
+    world.controller.stop().await.unwrap();
+
+    // New timestamp and snapshot, old targets: each is signed, together they are not.
+    let old_targets = RepoFiles { targets: before.targets, ..attacker.director_files(&ids[2]).unwrap() };
+    let genuine = |id| {
+        let files = attacker.check(attacker.director_files(id).unwrap()).unwrap();
+        Answer::Check(Box::new(files))
+    };
+    let model = attacker.model_of(&ids[3]).unwrap();
+    let answers = |of_blob: Answer| {
+        let mut answers = checks(BTreeMap::from([
+            (endless, Answer::Endless),
+            (slow, Answer::Drip),
+            (mixed, Answer::Check(Box::new(attacker.check(old_targets.clone()).unwrap()))),
+            (hollow, genuine(&ids[3])),
+            (longer, genuine(&ids[4])),
+        ]));
+        answers.push((format!("/v1/blobs/{model}"), of_blob));
+        answers
+    };
+    let database = world.controller.database().await.unwrap();
+    let address = world.controller.api;
+    let mirror = Mirror::open(&world.controller.data, address, answers(Answer::Missing)).await.unwrap();
+    for index in [0, 1, 2] {
+        world.agents[index].start().await.unwrap();
+    }
+    let held_up = [(0, "metadata_too_large"), (1, "slow_retrieval"), (2, "metadata_mismatch")];
+    for (index, reason) in held_up {
+        logged(&world.agents[index], &format!("reason={reason}")).await;
+    }
+    // Manifests come, and one of the files that they name does not; what is refused often enough is given up, so these two
+    // do not wait for the slow one.
+    world.agents[3].start().await.unwrap();
+    logged(&world.agents[3], "reason=file_missing").await;
+    mirror.close().await.unwrap();
+    let mirror = Mirror::open(&world.controller.data, address, answers(Answer::Endless)).await.unwrap();
+    world.agents[4].start().await.unwrap();
+    logged(&world.agents[4], "reason=length_mismatch").await;
+    mirror.close().await.unwrap();
+
+    // It delayed them, and that shows.
+    world.controller.start().await.unwrap();
+    for (index, reason) in held_up.into_iter().chain([(3, "file_missing"), (4, "length_mismatch")]) {
+        indicated(&database, ids[index].as_str(), reason).await;
+    }
+    world.ask().unwrap();
+    world.committed(&release, LIMIT).await.unwrap();
+    world.hush();
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
+    }
+    world.controller.stop().await.unwrap();
+}
+
+/// Freezing, driving versions and numbers as high as they go, assigning what is withdrawn and what is not for the hardware:
+/// all of it signed. New online keys, named by the offline ones, take all of it away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let classes = ["raspberry-pi-4", "raspberry-pi-4", "beaglebone-black"];
+    let mut world = Small::new(folder.path(), &classes).await.unwrap();
+    world.enrol().await.unwrap();
+    let ids: Vec<DeviceId> = world.agents.iter().map(|agent| agent.id.parse().unwrap()).collect();
+    let [frozen, hasty, small] = [0, 1, 2].map(|i: usize| &ids[i]);
+    let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
+    let first = world.first_model(folder.path()).await.unwrap();
+    world.ask().unwrap();
+    world.committed(&first, LIMIT).await.unwrap();
+    let database = world.controller.database().await.unwrap();
+
+    // Approved, for hardware with more room.
+    let images = views(&world.pools.training, NEW, 1, 1);
+    let job = folder.path().join("second");
+    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
+    let model =
+        job.join("candidates").join(result["candidates"][0]["id"].as_str().unwrap()).join("model.onnx");
+    let file = job.join("large.onnx");
+    std::fs::write(&file, annotate(&std::fs::read(model).unwrap(), 64 << 10).unwrap()).unwrap();
+    let candidate = &result["candidates"][0];
+    let large = push_file(&world.controller, &job, &file, "meter-large", candidate).await.unwrap();
+    let second = push(&world.controller, &job, "logistic", "meter-second", candidate).await.unwrap();
+    let keys = world.offline_keys();
+    world.controller.json(&["model", "approve", "--keys", &keys]).await.unwrap();
+    let misfit = attacker.forge(small, |assignment| {
+        assignment.generation += 1;
+        assignment.tasks[0].lineup.champion = large.parse().unwrap();
+    });
+    attacker.push(small, misfit.unwrap()).await.unwrap();
+    indicated(&database, small.as_str(), "size_exceeded").await;
+
+    // As far ahead as numbers go.
+    let far = attacker.forge(hasty, |assignment| assignment.generation = u64::MAX >> 1).unwrap();
+    let topic = Topic::down(hasty, Down::Desired);
+    attacker.publish(&topic, attacker.seal_desired_as(hasty, far, u64::MAX).unwrap()).await.unwrap();
+    // It hears no acknowledgement any more, so what it has to say waits in its spool.
+    for reason in ["metadata_rollback", "envelope_replayed"] {
+        logged(&world.agents[1], &format!("reason={reason}")).await;
+    }
+
+    // A timestamp that ends at once, and the controller's own files kept away.
+    let ends = time::OffsetDateTime::now_utc() + Duration::from_secs(8);
+    let files = attacker.forge_timestamp(frozen, ends).unwrap();
+    attacker.push(frozen, files.clone()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    attacker.push(frozen, files).await.unwrap();
+    indicated(&database, frozen.as_str(), "metadata_expired").await;
+
+    // Signers withdraw; who holds the online keys assigns it all the same.
+    let withdrawn = attacker.forge(small, |assignment| assignment.generation += 2).unwrap();
+    world.controller.json(&["model", "withdraw", &first, "--keys", &keys]).await.unwrap();
+    attacker.push(small, withdrawn).await.unwrap();
+    indicated(&database, small.as_str(), "below_release_floor").await;
+
+    // Everything is kept away from a device whose files have expired.
+    world.controller.stop().await.unwrap();
+    logged(&world.agents[0], "no check is answered").await;
+    world.controller.new_online_keys(folder.path()).await.unwrap();
+    world.controller.start().await.unwrap();
+    let task = folder.path().join("task.toml");
+    let pool = [second.clone()].into();
+    std::fs::write(&task, definition(&pool, None)).unwrap();
+    world.controller.json(&["task", "apply", &task.display().to_string()]).await.unwrap();
+    world.committed(&second, LIMIT).await.unwrap();
+    // The acknowledgements of the controller are heard again.
+    let acked = || -> u64 {
+        let file = world.agents[1].folder.join("state/spool/counters.json");
+        let books: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        books["boots"].as_array().unwrap().iter().filter_map(|boot| boot["acked"].as_u64()).sum()
+    };
+    for reason in ["metadata_rollback", "envelope_replayed"] {
+        indicated(&database, hasty.as_str(), reason).await;
+    }
+    let before = acked();
+    wait_for("records to be acknowledged", LIMIT, async || Ok((acked() > before).then_some(())))
+        .await
+        .unwrap();
+    world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();
     }

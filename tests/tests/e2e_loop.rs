@@ -3,13 +3,24 @@
 use std::time::Duration;
 
 use dunlin_tests::agent::Application;
+use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::operator::{TASK, push, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
-use sqlx::Row;
+use sqlx::{Row, SqlitePool};
 
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Waits until windows of two boots of a device are stored.
+async fn second_boot(database: &SqlitePool, device: &str) {
+    wait_for("windows of a second boot", LIMIT, async || {
+        let query = "SELECT count(DISTINCT boot_no) FROM windows WHERE device = ? AND release IS NOT NULL";
+        Ok((sqlx::query(query).bind(device).fetch_one(database).await?.get::<i64, _>(0) == 2).then_some(()))
+    })
+    .await
+    .unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
@@ -33,6 +44,13 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     .await
     .unwrap();
 
+    // A clean end and a new start: the broker has kept the session, and the device goes on in it.
+    world.hush();
+    world.agents[1].stop().await.unwrap();
+    world.agents[1].start().await.unwrap();
+    world.ask().unwrap();
+    second_boot(&database, "pole-1").await;
+
     // A cut: records that the controller had not acknowledged are sent again, and stored once.
     world.hush();
     world.controller.kill().await.unwrap();
@@ -52,18 +70,10 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     world.controller.start().await.unwrap();
 
     let database = world.controller.database().await.unwrap();
-    wait_for("both boots of the killed device to be acknowledged", LIMIT, async || {
-        let counters = world.agents[0].folder.join("state/spool/counters.json");
-        let books: serde_json::Value = serde_json::from_slice(&std::fs::read(counters)?)?;
-        let boots = books["boots"].as_array().cloned().unwrap_or_default();
-        let windows: i64 = boots.iter().filter_map(|boot| boot["windows"].as_i64()).sum();
-        let row = sqlx::query("SELECT count(*), count(DISTINCT w.boot_no || '-' || w.seq) FROM windows w WHERE w.device = 'pole-0'").fetch_one(&database).await?;
-        let (stored, distinct): (i64, i64) = (row.get(0), row.get(1));
-        assert_eq!(stored, distinct, "a window was stored twice");
-        Ok((boots.len() == 2 && stored == windows).then_some(()))
-    })
-    .await
-    .unwrap();
+    let killed = &world.agents[0];
+    second_boot(&database, "pole-0").await;
+    let told = claims::accounted_for(&[killed], &database, LIMIT).await.unwrap();
+    assert!(told.contains("closed by 2 boots"), "{told}");
     for agent in &mut world.agents {
         agent.stop().await.unwrap();
     }

@@ -12,7 +12,7 @@ const PYTHON: &[&str] = &["onnxruntime==1.31.1", "numpy==2.4.6"];
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Measure only this: size, memory, inference, trees, ingest or bytes; may be given several times
+    /// Measure only this: size, memory, inference, trust, trees, ingest or bytes; may be given several times
     #[arg(long)]
     only: Vec<String>,
     /// Where to write the numbers

@@ -36,8 +36,9 @@ const LAYERS: &[Layer] = &[
     Layer {
         package: "dunlin-tests",
         normal: &["protocol", "trust", "monitor", "engine", "learn", "agent", "controller"],
-        dev: &[],
+        dev: &["pipeline"],
     },
+    Layer { package: "rustfft", normal: &[], dev: &[] },
     Layer { package: "xtask", normal: &["protocol"], dev: &[] },
 ];
 
@@ -49,6 +50,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("candle-core", &["dunlin-learn"]),
     ("rumqttc-v5-next", &["dunlin-agent", "dunlin-controller", "dunlin-tests"]),
     ("sqlx", &["dunlin-controller", "dunlin-tests"]),
+    ("tonic", &["dunlin-agent"]),
 ];
 
 #[derive(Deserialize)]
@@ -61,12 +63,33 @@ struct Package {
     name: String,
     source: Option<String>,
     dependencies: Vec<Dependency>,
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
 struct Dependency {
     name: String,
     kind: Option<String>,
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+/// The feature that builds programs whose defences can be switched off. It is asked for on the command line of a test, and
+/// nowhere else: no default and no dependency brings it in.
+const WEAKEN: &str = "weaken";
+
+/// Features and dependencies through which a package would be weakened without anybody asking.
+fn weakened(package: &Package) -> Vec<String> {
+    let brings = |named: &String| named == WEAKEN || named.ends_with(&format!("/{WEAKEN}"));
+    let features =
+        package.features.iter().filter(|(name, brought)| *name != WEAKEN && brought.iter().any(brings));
+    let dependencies =
+        package.dependencies.iter().filter(|dependency| dependency.features.iter().any(brings));
+    let features = features.map(|(name, _)| format!("{}: feature {name} brings {WEAKEN}", package.name));
+    let dependencies =
+        dependencies.map(|of| format!("{}: dependency {} brings {WEAKEN}", package.name, of.name));
+    features.chain(dependencies).collect()
 }
 
 /// Compares `cargo metadata` with the tables; every difference is an error of its own.
@@ -91,6 +114,7 @@ fn violations(metadata: &Metadata) -> Vec<String> {
             errors.push(format!("{} is in no layer: add it to xtask/src/layers.rs", package.name));
             continue;
         };
+        errors.extend(weakened(package));
         for dependency in &package.dependencies {
             let name = dependency.name.as_str();
             let dev = dependency.kind.as_deref() == Some("dev");
@@ -115,14 +139,34 @@ mod tests {
     fn package(name: &str, dependencies: &[(&str, Option<&str>)]) -> Package {
         let dependencies = dependencies
             .iter()
-            .map(|(name, kind)| Dependency { name: (*name).into(), kind: kind.map(Into::into) })
+            .map(|(name, kind)| Dependency {
+                name: (*name).into(),
+                kind: kind.map(Into::into),
+                features: Vec::new(),
+            })
             .collect();
-        Package { name: name.into(), source: None, dependencies }
+        Package { name: name.into(), source: None, dependencies, features: BTreeMap::new() }
     }
 
     #[test]
     fn the_workspace_keeps_its_layers() {
         check().unwrap();
+    }
+
+    #[test]
+    fn nothing_brings_weakened_programs_in_by_itself() {
+        let mut agent = package("dunlin-agent", &[("dunlin-protocol", None)]);
+        agent.features.insert(WEAKEN.into(), vec!["dunlin-protocol/weaken".into()]);
+        assert_eq!(weakened(&agent), [""; 0]);
+        agent.features.insert("default".into(), vec![WEAKEN.into()]);
+        agent.dependencies[0].features.push(WEAKEN.into());
+        assert_eq!(
+            weakened(&agent),
+            [
+                "dunlin-agent: feature default brings weaken",
+                "dunlin-agent: dependency dunlin-protocol brings weaken"
+            ]
+        );
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! The project's only automation: `cargo xtask {demo, test, bench, tidy, docs, cross}`.
+//! The project's only automation: `cargo xtask {demo, test, bench, parity, fuzz, cuts, tidy, docs, cross}`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod bench;
 mod command;
 mod cross;
+mod cuts;
 mod demo;
 mod docs;
+mod fuzz;
 mod install;
 mod layers;
+mod parity;
 mod test;
 mod tidy;
 
@@ -28,6 +31,12 @@ enum Task {
     Test(test::Options),
     /// Measure sizes, speeds and memory; print them and write JSON
     Bench(bench::Options),
+    /// Compare models of other exporters with ONNX Runtime; write docs/parity.md
+    Parity(parity::Options),
+    /// Bend inputs of everything that reads what others wrote
+    Fuzz(fuzz::Options),
+    /// Cut updates at every system call that changes the agent's state
+    Cuts(cuts::Options),
     /// Check layering, lints, boards and texts without building
     Tidy,
     /// Write the generated pages of docs/, or check that they are current
@@ -41,6 +50,9 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Parity(options) => parity::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Cuts(options) => cuts::run(&options),
         Task::Tidy => tidy::run(),
         Task::Docs(options) => docs::run(&options),
         Task::Cross(options) => cross::run(&options),

@@ -5,13 +5,22 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::command::{cargo, run as execute};
-use crate::{cross, docs, install, tidy};
+use crate::{cross, docs, fuzz, install, parity, tidy};
 
 /// The whole run must stay below this, so that a two-core machine finishes it in time.
 const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// The Rust target whose static build is part of the tests.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A TUF client that others wrote: the reference implementation.
+const FOREIGN_PYTHON: &[&str] = &["tuf==7.0.0", "securesystemslib[crypto]==1.4.0"];
+/// Another one, which npm itself checks provenance with; the newest release for this Node's long-term line.
+const FOREIGN_NODE: &[&str] = &["tuf-js@4.1.0"];
+/// Inference clients that others wrote: of Triton (HTTP and gRPC) and of MLServer.
+const FOREIGN_INFERENCE: &[&str] = &["tritonclient[http,grpc]==2.73.0", "mlserver==1.7.1"];
+/// That of KServe, whose releases do not go together with the two above.
+const FOREIGN_KSERVE: &[&str] = &["kserve==0.16.0"];
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -20,10 +29,42 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
+/// The feature of the tests package that holds the negative controls.
+const CONTROLS: &str = "dunlin-tests/weaken";
+/// The programs whose defences can be switched off, and the features they are built with. Only these two carry them: the
+/// ordinary programs lie beside them and stay as they are.
+const WEAK_BINS: [&str; 4] = ["--bin", "dunlin-agent-weak", "--bin", "dunlin-weak"];
+const WEAK_FEATURES: &str = "dunlin-agent/weaken,dunlin-controller/weaken";
+
+/// Runs what must fail without its defence. Nothing is left to do for the first command where the stages before it ran.
+fn controls() -> Result<()> {
+    execute(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+    execute(cargo(&["build", "--locked", "--workspace", "--features", WEAK_FEATURES]).args(WEAK_BINS))?;
+    execute(&mut cargo(&[
+        "test",
+        "--locked",
+        "--workspace",
+        "--features",
+        CONTROLS,
+        "--test",
+        "e2e_controls",
+        "--",
+        "--nocapture",
+    ]))
+}
+
 type Stage = (&'static str, fn() -> Result<()>);
 
 const STAGES: &[Stage] = &[
-    ("set-up", || install::debian("mosquitto", "mosquitto")),
+    ("set-up", || {
+        install::debian("mosquitto", "mosquitto")?;
+        install::debian("faketime", "faketime")?;
+        install::debian("curl", "curl")?;
+        install::python("foreign", FOREIGN_PYTHON)?;
+        install::python("foreign-inference", FOREIGN_INFERENCE)?;
+        install::python("foreign-kserve", FOREIGN_KSERVE)?;
+        install::node("foreign", FOREIGN_NODE)
+    }),
     ("tidy", tidy::run),
     ("format", || execute(&mut cargo(&["fmt", "--all", "--check"]))),
     // Always the whole workspace: another selection of packages has other features, and would rebuild what is built.
@@ -34,12 +75,17 @@ const STAGES: &[Stage] = &[
     ("end-to-end", || {
         execute(&mut cargo(&["test", "--locked", "--workspace", "--test", "*", "--", "--test-threads=1"]))
     }),
+    ("controls", controls),
+    ("parity", parity::test),
+    ("fuzz", fuzz::test),
     ("clippy", || {
         execute(&mut cargo(&[
             "clippy",
             "--locked",
             "--workspace",
             "--all-targets",
+            "--features",
+            CONTROLS,
             "--",
             "--deny",
             "warnings",
@@ -61,7 +107,8 @@ const STAGES: &[Stage] = &[
             "sources",
         ]))
     }),
-    ("static build", || cross::build(STATIC_TARGET, false)),
+    // The small feature set, as released; everything else here is built and tested with the full one.
+    ("static build", || cross::static_build(STATIC_TARGET)),
 ];
 
 pub(crate) fn run_stages(only: Option<&str>) -> Result<()> {

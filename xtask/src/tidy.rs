@@ -30,6 +30,7 @@ const EXPECTED: &[&str] = &[
     "docs/protocol.cddl",
     "docs/capabilities.md",
     "docs/pipelines.md",
+    "docs/inference.md",
     "docs/operations.md",
     "docs/threat-model.md",
 ];
@@ -46,6 +47,7 @@ pub(crate) fn run() -> Result<()> {
         errors.extend(findings(&path, &text));
     }
     errors.extend(boards()?);
+    errors.extend(absent_tests()?);
     if !errors.is_empty() {
         bail!("tidy:\n  {}", errors.join("\n  "));
     }
@@ -82,8 +84,7 @@ fn findings(path: &Path, text: &str) -> Vec<String> {
 struct Board {
     device: DeviceProfile,
     build: Build,
-    #[serde(default, rename = "test")]
-    _test: Option<BoardTest>,
+    test: Option<BoardTest>,
 }
 
 #[derive(serde::Deserialize)]
@@ -97,21 +98,43 @@ struct Build {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BoardTest {
-    #[serde(rename = "qemu_cpu")]
-    _qemu_cpu: String,
+    qemu_cpu: String,
+}
+
+fn board(path: &Path) -> Result<Board> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("parsing {}", path.display()))
+}
+
+fn board_files() -> Result<Vec<PathBuf>> {
+    let folder = root().join("firmware-targets/boards");
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// The target that a board file asks for.
+pub(crate) fn triple_of(path: &Path) -> Result<String> {
+    Ok(board(path)?.build.triple)
+}
+
+/// The processors that the emulator stands for on the boards of a target.
+pub(crate) fn emulated_processors(triple: &str) -> Result<Vec<String>> {
+    let mut processors = Vec::new();
+    for path in board_files()? {
+        let board = board(&path)?;
+        processors.extend(board.test.filter(|_| board.build.triple == triple).map(|test| test.qemu_cpu));
+    }
+    Ok(processors)
 }
 
 fn boards() -> Result<Vec<String>> {
     let matrix = cross::matrix()?;
     let mut errors = Vec::new();
-    let folder = root().join("firmware-targets/boards");
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path();
-        let text = std::fs::read_to_string(&path)?;
-        let board: Board = match toml::from_str(&text) {
+    for path in board_files()? {
+        let board = match board(&path) {
             Ok(board) => board,
             Err(error) => {
-                errors.push(format!("{}: {error}", path.display()));
+                errors.push(format!("{error:#}"));
                 continue;
             }
         };
@@ -125,9 +148,26 @@ fn boards() -> Result<Vec<String>> {
     Ok(errors)
 }
 
+/// Tests that the threat model names as `path::name` and that are not there.
+fn absent_tests() -> Result<Vec<String>> {
+    let model = root().join("docs/threat-model.md");
+    let text = std::fs::read_to_string(&model).with_context(|| format!("reading {}", model.display()))?;
+    let named = text.split('`').filter_map(|quoted| quoted.split_once(".rs::"));
+    let absent = named.filter(|(path, test)| {
+        let file = std::fs::read_to_string(root().join(format!("{path}.rs"))).unwrap_or_default();
+        !file.contains(&format!("fn {test}("))
+    });
+    Ok(absent.map(|(path, test)| format!("docs/threat-model.md: there is no {path}.rs::{test}")).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_threat_model_names_tests_that_are_there() {
+        assert_eq!(absent_tests().unwrap(), Vec::<String>::new());
+    }
 
     #[test]
     fn every_board_is_a_device_profile_of_a_known_target() {

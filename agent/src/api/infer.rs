@@ -3,8 +3,9 @@
 use std::fmt::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use dunlin_protocol::TensorData;
+use dunlin_protocol::{TaskId, TensorData};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -12,9 +13,9 @@ use hyper::{Request, Response, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::refusal::Refusal;
-use super::request::{self, Inference, JSON_LENGTH, Wanted};
+use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted};
 use super::{Answered, Api, json, models};
-use crate::serve::Answer;
+use crate::serve::{Answer, Spent};
 
 pub(super) async fn answer(
     api: &Api,
@@ -22,30 +23,53 @@ pub(super) async fn answer(
     version: Option<&str>,
     request: Request<Incoming>,
 ) -> Result<Answered, Refusal> {
+    let _place = api.enter()?;
     let task = models::task(name)?;
-    let version = version.map(|v| models::release(api, name, v)).transpose()?;
-    let json_length = request::json_length(request.headers())?;
-    let body = request::body(request).await?;
-    let asked = if json_length == Some(0) {
-        let view = api
-            .serving
-            .view_of(&task)
-            .ok_or_else(|| Refusal::missing(format!("there is no model {task:?} on this device")))?;
-        let inputs = view.members.first().map(|m| m.inputs.as_slice()).unwrap_or_default();
-        request::raw(&body, inputs)?
-    } else {
-        request::read(&body, json_length)?
+    let layout = request::layout(request.headers())?;
+    // Looking at the line-up costs more than a small request, so it is done for those that need it.
+    let view = (version.is_some() || layout == Layout::Raw).then(|| models::view(api, name)).transpose()?;
+    let named = match (&view, version) {
+        (Some(view), Some(version)) => Some(models::member(view, version)?),
+        (Some(_) | None, _) => None,
+    };
+    let body = request::body(request, &api.limits).await?;
+    let from = Instant::now();
+    let asked = match layout {
+        Layout::Json => request::read(&body, None, &api.limits)?,
+        Layout::Binary(length) => request::read(&body, Some(length), &api.limits)?,
+        Layout::Raw => {
+            let member = named.or(view.as_ref().and_then(|view| view.members.first()));
+            request::raw(&body, member.map(|m| m.inputs.as_slice()).unwrap_or_default())?
+        }
     };
     drop(body);
+    let version = named.map(|member| member.release.clone());
+    let input_ns = nanos(from);
     let Inference { id, inputs, outputs, binary } = asked;
     let id = id.unwrap_or_else(fresh_id);
-    let answer = api.serving.answer(&task, version, id.clone(), inputs, (api.clock)()).await?;
+    let now = (api.clock)();
+    let answer = api.serving.answer(&task, version, id.clone(), inputs, now).await?;
+    let from = Instant::now();
     let chosen = choose(&answer, outputs, binary)?;
-    Ok(respond(name, &id, &answer, &chosen))
+    let response = respond(name, &id, &answer, &chosen)?;
+    tally(api, &task, &answer, input_ns, nanos(from));
+    Ok(response)
+}
+
+pub(super) fn nanos(from: Instant) -> u64 {
+    u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Counts where the time of an answered request went; the constant baseline has no counters.
+pub(super) fn tally(api: &Api, task: &TaskId, answer: &Answer, input_ns: u64, output_ns: u64) {
+    if let Some(release) = &answer.release {
+        let spent = Spent { queue_ns: answer.queue_ns, input_ns, infer_ns: answer.infer_ns, output_ns };
+        api.serving.tally(task, release, answer.rows, &spent, (api.clock)().wall_ms);
+    }
 }
 
 /// An id that no earlier request of this or another start of the agent has.
-fn fresh_id() -> String {
+pub(super) fn fresh_id() -> String {
     static START: OnceLock<u64> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let start = START.get_or_init(|| {
@@ -57,7 +81,7 @@ fn fresh_id() -> String {
 }
 
 /// The outputs that go into the answer, and whether as binary.
-fn choose(
+pub(super) fn choose(
     answer: &Answer,
     wanted: Option<Vec<Wanted>>,
     binary: bool,
@@ -80,8 +104,18 @@ fn choose(
         .collect()
 }
 
-fn respond(name: &str, id: &str, answer: &Answer, outputs: &[(&TensorData, bool)]) -> Answered {
-    let version = answer.release.as_ref().map_or_else(|| "baseline".to_owned(), ToString::to_string);
+/// The version of an answer: a release, or the word for the constant.
+pub(super) fn version(answer: &Answer) -> String {
+    answer.release.as_ref().map_or_else(|| "baseline".to_owned(), ToString::to_string)
+}
+
+fn respond(
+    name: &str,
+    id: &str,
+    answer: &Answer,
+    outputs: &[(&TensorData, bool)],
+) -> Result<Answered, Refusal> {
+    let version = version(answer);
     let mut text = String::with_capacity(256);
     // Writing to a string does not fail.
     let _infallible = write!(
@@ -106,7 +140,8 @@ fn respond(name: &str, id: &str, answer: &Answer, outputs: &[(&TensorData, bool)
             tail.extend_from_slice(output.data.as_slice());
         } else {
             text.push_str("\"data\":");
-            json::write(output, &mut text);
+            json::write(output, &mut text)
+                .map_err(|problem| Refusal::bad(format!("output {:?}: {problem}", output.name)))?;
             text.push('}');
         }
     }
@@ -117,12 +152,12 @@ fn respond(name: &str, id: &str, answer: &Answer, outputs: &[(&TensorData, bool)
     body.append(&mut tail);
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = StatusCode::OK;
-    let kind = if binary { "application/octet-stream" } else { "application/json" };
+    let kind = if binary { OCTETS } else { "application/json" };
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if binary {
         response.headers_mut().insert(HeaderName::from_static(JSON_LENGTH), HeaderValue::from(length));
     }
-    response
+    Ok(response)
 }
 
 fn quoted(text: &str) -> String {

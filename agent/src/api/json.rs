@@ -10,6 +10,9 @@ const DEPTH_MAX: usize = 16;
 
 /// The little-endian bytes of exactly `elements` values.
 pub(super) fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
+    if kind == DType::Fp16 {
+        return Err("FP16 has no JSON form, send it as binary".into());
+    }
     let mut out = Vec::with_capacity(kind.size().unwrap_or(1) * elements);
     let mut count = 0;
     walk(kind, data, DEPTH_MAX, &mut out, &mut count)?;
@@ -42,10 +45,16 @@ fn one(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
         DType::Int32 => out.extend(i32::try_from(int()?).ok()?.to_le_bytes()),
         DType::Uint64 => out.extend(value.as_u64()?.to_le_bytes()),
         DType::Int64 => out.extend(int()?.to_le_bytes()),
-        DType::Fp32 => out.extend((value.as_f64()? as f32).to_le_bytes()),
+        DType::Fp32 => {
+            out.extend(Some(value.as_f64()? as f32).filter(|x| x.is_finite())?.to_le_bytes());
+        }
         DType::Fp64 => out.extend(value.as_f64()?.to_le_bytes()),
-        // FP16 has no JSON form in the protocol, and no model here takes text.
-        DType::Fp16 | DType::Bytes => return None,
+        DType::Bytes => {
+            let text = value.as_str()?;
+            out.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
+            out.extend(text.as_bytes());
+        }
+        DType::Fp16 => return None,
     }
     Some(())
 }
@@ -61,7 +70,10 @@ macro_rules! list {
 
 /// Appends the values as a flat array. Floats are written with the fewest digits that read back the same; values
 /// that JSON has no number for are written as `null`.
-pub(super) fn write(tensor: &TensorData, out: &mut String) {
+///
+/// # Errors
+/// `FP16` and text that is not UTF-8 have no JSON form.
+pub(super) fn write(tensor: &TensorData, out: &mut String) -> Result<(), String> {
     let bytes = tensor.data.as_slice();
     out.push('[');
     match tensor.datatype {
@@ -83,10 +95,35 @@ pub(super) fn write(tensor: &TensorData, out: &mut String) {
         DType::Fp64 => {
             floats(bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)), f64::is_finite, out)
         }
-        // The engine makes neither.
-        DType::Fp16 | DType::Bytes => {}
+        DType::Fp16 => return Err("FP16 has no JSON form, ask for it as binary".into()),
+        DType::Bytes => {
+            for (i, element) in elements(bytes).enumerate() {
+                let text = element.and_then(|element| std::str::from_utf8(element).ok());
+                let text = text.ok_or("it is no text in UTF-8, ask for it as binary")?;
+                let _infallible = write!(out, "{}{}", if i == 0 { "" } else { "," }, Value::from(text));
+            }
+        }
     }
     out.push(']');
+    Ok(())
+}
+
+/// The elements of a `BYTES` tensor, each behind its length in four bytes; `None` where the bytes end too early.
+pub(super) fn elements(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let split = rest.split_first_chunk::<4>().and_then(|(length, after)| {
+            after.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
+        });
+        let Some((element, after)) = split else {
+            rest = &[];
+            return Some(None);
+        };
+        rest = after;
+        Some(Some(element))
+    })
 }
 
 fn floats<T: std::fmt::Debug + Copy>(
@@ -127,6 +164,8 @@ mod tests {
             (DType::Fp32, serde_json::json!("1")),
             (DType::Bool, serde_json::json!(2)),
             (DType::Fp16, serde_json::json!(1)),
+            (DType::Fp32, serde_json::json!(1e300)),
+            (DType::Bytes, serde_json::json!(1)),
         ] {
             assert!(read(kind, &serde_json::json!([value]), 1).is_err(), "{kind:?} {value}");
         }
@@ -139,9 +178,25 @@ mod tests {
         for x in [0.1_f32, 1e-30, 3.4e38, -0.0, 7.0] {
             let tensor = dunlin_engine::of_floats("x", &[1], &[x]);
             let mut text = String::new();
-            write(&tensor, &mut text);
+            write(&tensor, &mut text).unwrap();
             let value: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(read(DType::Fp32, &value, 1).unwrap(), x.to_le_bytes(), "{text}");
         }
+    }
+
+    #[test]
+    fn text_is_written_as_it_was_read() {
+        let words = serde_json::json!(["", "a\"b", "äöü"]);
+        let data = read(DType::Bytes, &words, 3).unwrap();
+        assert_eq!(&data[..5], [0, 0, 0, 0, 3]);
+        let mut tensor =
+            TensorData { name: "x".into(), datatype: DType::Bytes, shape: vec![3], data: data.into() };
+        let mut text = String::new();
+        write(&tensor, &mut text).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), words);
+        tensor.data = vec![1, 0, 0, 0, 0xff].into();
+        assert!(write(&tensor, &mut String::new()).is_err());
+        assert_eq!(elements(&[2, 0, 0, 0, 1]).collect::<Vec<_>>(), [None]);
+        assert_eq!(elements(&[1, 0, 0]).collect::<Vec<_>>(), [None]);
     }
 }

@@ -1,18 +1,23 @@
-//! The local HTTP API of the agent: the Open Inference Protocol V2 (REST, with the binary tensor extension), late
-//! labels, and Prometheus metrics.
+//! The local API of the agent: the Open Inference Protocol V2 (REST with the binary tensor, model repository and
+//! statistics extensions; gRPC with the feature `grpc`), late labels, and Prometheus metrics.
 //!
 //! A model name is a task, a version is a release (`line@3`, or the bare number where the line-up has only one such).
-//! The listener is made by the caller: loopback, or a Unix socket's stand-in in front of it. There is no
-//! authentication here, so nothing in it changes what runs: `load` and `unload` of the repository extension are
-//! refused.
+//! What runs here is decided by signed assignments. An administrator may take a task out of memory and put back what
+//! its assignment designates, nothing else; a new generation puts it back as well.
 
+mod access;
+mod door;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod infer;
 mod json;
 mod metrics;
 mod models;
 mod refusal;
+mod repository;
 mod request;
 mod route;
+mod statistics;
 
 #[cfg(test)]
 mod tests;
@@ -23,19 +28,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dunlin_protocol::Now;
+use dunlin_protocol::{Now, ReasonCode, TaskId};
+use futures_util::future::BoxFuture;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use crate::serve::Serving;
 
-pub use request::BODY_BYTES_MAX;
+pub use access::{Access, Token};
+pub use door::Door;
+
+use refusal::Refusal;
 
 /// Most connections at one time: more than the applications of one device open, few enough that their buffers stay
 /// small beside a model.
@@ -55,12 +63,49 @@ pub type Extra = Arc<dyn Fn(&str, &str) -> Option<serde_json::Value> + Send + Sy
 /// Where the API takes the time from.
 pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
+/// What an administrator wants of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// What the assignment designates is loaded, anew if it is there.
+    Loaded,
+    /// Its models are out of memory, and requests are refused.
+    Unloaded,
+}
+
+/// Who loads and unloads: told task and wish, says what came of it.
+pub type Loader = Arc<dyn Fn(TaskId, Residency) -> BoxFuture<'static, ReasonCode> + Send + Sync>;
+
+/// Bounds of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Limits {
+    /// Bytes of a body.
+    pub body_bytes_max: usize,
+    /// Requests that are read or answered at one time; further ones are refused, not queued.
+    pub requests_max: usize,
+    /// Input tensors of a request, and outputs it may name.
+    pub tensors_max: usize,
+}
+
+impl Default for Limits {
+    /// A batch of large images; more requests than the cores of a device work on; far more tensors than models take.
+    fn default() -> Self {
+        Self { body_bytes_max: 16 * 1024 * 1024, requests_max: 32, tensors_max: 64 }
+    }
+}
+
 /// What the API answers from.
 #[derive(Clone)]
 pub struct Api {
     serving: Arc<Serving>,
     clock: Clock,
     extra: Option<Extra>,
+    loader: Option<Loader>,
+    access: Arc<Access>,
+    limits: Limits,
+    /// Connections that may still be opened, over all doors.
+    places: Arc<Semaphore>,
+    /// Requests that may still be read.
+    requests: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Api {
@@ -70,9 +115,18 @@ impl std::fmt::Debug for Api {
 }
 
 impl Api {
-    /// The API of `serving`.
-    pub fn new(serving: Arc<Serving>, clock: Clock) -> Self {
-        Self { serving, clock, extra: None }
+    /// The API of `serving`, open to everyone who reaches it.
+    pub fn new(serving: Arc<Serving>, clock: Clock, limits: Limits) -> Self {
+        Self {
+            serving,
+            clock,
+            extra: None,
+            loader: None,
+            access: Arc::default(),
+            limits,
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            requests: Arc::new(Semaphore::new(limits.requests_max)),
+        }
     }
 
     /// Adds further routes; they are asked only about paths that are not the API's own.
@@ -81,36 +135,72 @@ impl Api {
         Self { extra: Some(extra), ..self }
     }
 
-    /// Serves connections of `listener` until `stop` is done; connections still open are then dropped.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    /// Offers load and unload to administrators.
+    #[must_use]
+    pub fn with_loader(self, loader: Loader) -> Self {
+        Self { loader: Some(loader), ..self }
+    }
+
+    /// Asks for tokens.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access: Arc::new(access), ..self }
+    }
+
+    /// The place of one more request.
+    fn enter(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        let full = |_| {
+            Refusal::new(
+                hyper::StatusCode::TOO_MANY_REQUESTS,
+                format!("{} requests are being answered, which is the limit", self.limits.requests_max),
+            )
+        };
+        self.requests.try_acquire().map_err(full)
+    }
+
+    /// Serves connections that come in by `door` until `stop` is done; connections still open are then dropped.
+    pub async fn serve(self, door: Door, stop: impl Future<Output = ()>) {
+        self.connections(door, stop, |api, stream, peer| async move {
+            let service = service_fn(|request| {
+                let api = &api;
+                async move { Ok::<_, Infallible>(route::answer(api, peer, request).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            connection.await
+        })
+        .await;
+    }
+
+    /// Accepts connections and lets `serve` have each, until `stop` is done.
+    async fn connections<F>(
+        self,
+        door: Door,
+        stop: impl Future<Output = ()>,
+        serve: impl Fn(Self, Box<dyn door::Stream>, access::Peer) -> F,
+    ) where
+        F: Future<Output = hyper::Result<()>> + Send + 'static,
+    {
         let mut connections = JoinSet::new();
         let mut stop = std::pin::pin!(stop);
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = tokio::select! {
-                () = &mut stop => return,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(_) => {
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                },
+            let accepted = async {
+                let place = Arc::clone(&self.places).acquire_owned().await;
+                (place, door.accept().await)
             };
-            // Small answers must not wait for the acknowledgement of the one before; a failure costs time only.
-            let _slower = stream.set_nodelay(true);
-            let api = self.clone();
+            let (place, accepted) = tokio::select! {
+                () = &mut stop => return,
+                accepted = accepted => accepted,
+            };
+            let Ok((stream, peer)) = accepted else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let connection = serve(self.clone(), stream, peer);
             connections.spawn(async move {
                 let _place = place;
-                let service = service_fn(|request| {
-                    let api = api.clone();
-                    async move { Ok::<_, Infallible>(route::answer(&api, request).await) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a local connection ended early");
                 }

@@ -1,16 +1,19 @@
-//! What is served: metadata, readiness, the repository index.
+//! What is served: metadata and readiness.
 
 use dunlin_protocol::{ReleaseId, TaskId, TensorSpec};
 use hyper::StatusCode;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::refusal::{self, Refusal};
 use super::{Answered, Api};
 use crate::serve::{Member, TaskView};
 
+/// What this server knows beyond the protocol's core.
+pub(super) const EXTENSIONS: [&str; 4] =
+    ["binary_tensor_data", "model_repository", "statistics", "dunlin_feedback"];
+
 pub(super) fn server() -> Value {
-    json!({ "name": "dunlin-agent", "version": crate::VERSION, "extensions": ["binary_tensor_data", "model_repository", "dunlin_feedback"] })
+    json!({ "name": "dunlin-agent", "version": crate::VERSION, "extensions": EXTENSIONS })
 }
 
 pub(super) fn task(name: &str) -> Result<TaskId, Refusal> {
@@ -22,7 +25,7 @@ pub(super) fn task(name: &str) -> Result<TaskId, Refusal> {
     })
 }
 
-fn view(api: &Api, name: &str) -> Result<TaskView, Refusal> {
+pub(super) fn view(api: &Api, name: &str) -> Result<TaskView, Refusal> {
     let task = task(name)?;
     api.serving
         .view_of(&task)
@@ -44,12 +47,6 @@ pub(super) fn member<'a>(view: &'a TaskView, version: &str) -> Result<&'a Member
             version.chars().take(100).collect::<String>()
         ))),
     }
-}
-
-/// The release that a version of a model names.
-pub(super) fn release(api: &Api, name: &str, version: &str) -> Result<ReleaseId, Refusal> {
-    let view = view(api, name)?;
-    member(&view, version).map(|m| m.release.clone())
 }
 
 pub(super) fn metadata(api: &Api, name: &str, version: Option<&str>) -> Result<Answered, Refusal> {
@@ -80,42 +77,22 @@ pub(super) fn model_ready(api: &Api, name: &str, version: Option<&str>) -> Resul
     if let Some(version) = version {
         member(&view, version)?;
     } else if !view.is_ready() {
-        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("model {name:?} is not ready")));
+        return Err(Refusal::bad(format!("model {name:?} is not ready")));
     }
     Ok(refusal::json(StatusCode::OK, &json!({ "name": view.task.as_str(), "ready": true })))
 }
 
+/// The tasks that would not be answered. One that an administrator unloaded is not waited for.
+pub(super) fn waiting(api: &Api) -> Vec<String> {
+    let of = |view: &TaskView| (!view.is_ready() && view.unloaded.is_empty()).then(|| view.task.to_string());
+    api.serving.view().iter().filter_map(of).collect()
+}
+
 /// Ready if every task that is known would be answered.
 pub(super) fn ready(api: &Api) -> Answered {
-    let waiting: Vec<String> =
-        api.serving.view().iter().filter(|v| !v.is_ready()).map(|v| v.task.to_string()).collect();
+    let waiting = waiting(api);
     if waiting.is_empty() {
         return refusal::json(StatusCode::OK, &json!({ "ready": true }));
     }
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}", waiting.join(", "))).answer()
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Wanted {
-    ready: bool,
-}
-
-pub(super) fn index(api: &Api, body: &[u8]) -> Result<Answered, Refusal> {
-    let wanted = if body.trim_ascii().is_empty() {
-        Wanted::default()
-    } else {
-        serde_json::from_slice(body).map_err(|e| Refusal::bad(format!("reading the index request: {e}")))?
-    };
-    let mut all = Vec::new();
-    for view in api.serving.view() {
-        for member in &view.members {
-            all.push(json!({ "name": view.task.as_str(), "version": member.release.to_string(), "state": "READY", "reason": "" }));
-        }
-        if view.members.is_empty() && !wanted.ready {
-            let reason = if view.baseline { "the constant baseline answers" } else { "nothing is installed" };
-            all.push(json!({ "name": view.task.as_str(), "version": "", "state": "UNAVAILABLE", "reason": reason }));
-        }
-    }
-    Ok(refusal::json(StatusCode::OK, &Value::Array(all)))
+    Refusal::bad(format!("not ready: {}", waiting.join(", "))).answer()
 }

@@ -1,7 +1,7 @@
 //! Refusals: a status and one line for people, as `{"error": ...}`.
 
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 
 use super::Answered;
@@ -29,7 +29,11 @@ impl Refusal {
     }
 
     pub(super) fn answer(&self) -> Answered {
-        json(self.status, &serde_json::json!({ "error": self.error }))
+        let mut answer = json(self.status, &serde_json::json!({ "error": self.error }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        answer
     }
 }
 
@@ -37,8 +41,9 @@ impl From<InferError> for Refusal {
     fn from(error: InferError) -> Self {
         let status = match &error {
             InferError::UnknownTask(_) | InferError::UnknownVersion { .. } => StatusCode::NOT_FOUND,
-            InferError::Input(_) => StatusCode::BAD_REQUEST,
-            InferError::NotReady(_) | InferError::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            InferError::Input(_) | InferError::Unloaded(_) => StatusCode::BAD_REQUEST,
+            InferError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            InferError::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             InferError::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

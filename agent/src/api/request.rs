@@ -1,23 +1,31 @@
 //! Reading inference requests: JSON, JSON with binary tensors, and raw.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dunlin_protocol::{DType, TensorData, TensorSpec};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap};
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
+use tokio::time::timeout;
 
-use super::json;
 use super::refusal::Refusal;
+use super::{Limits, json};
 
-/// Largest request body: a batch of large images; what is kept of a request is less than this.
-pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Most inputs or wanted outputs of one request, far above any model's.
-const PORTS_MAX: usize = 64;
+/// How long a client may take to send a body: the largest one at the speed of a slow card reader.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of a body that is refused is still read, so that a client that sends all before it listens gets to read why.
+const REFUSED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How long that is tried.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request id kept for late labels.
 const ID_BYTES_MAX: usize = 128;
+/// The type of bodies that are not all JSON.
+pub(super) const OCTETS: &str = "application/octet-stream";
 /// Says how many bytes of the body are JSON; what follows are tensors. Zero: the whole body is one tensor.
 pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
@@ -40,6 +48,24 @@ struct Parameters {
     binary_data: Option<bool>,
     #[serde(default)]
     binary_data_size: Option<usize>,
+    // Of extensions that are not offered: silence would give another answer than the one asked for.
+    #[serde(default)]
+    shared_memory_region: Option<IgnoredAny>,
+    #[serde(default)]
+    classification: Option<IgnoredAny>,
+}
+
+impl Parameters {
+    fn check(&self, what: &str) -> Result<(), Refusal> {
+        let unknown = [
+            ("shared_memory_region", self.shared_memory_region.is_some()),
+            ("classification", self.classification.is_some()),
+        ];
+        match unknown.iter().find(|(_, there)| *there) {
+            Some((name, _)) => Err(Refusal::bad(format!("{what}: the parameter {name} is not supported"))),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,28 +105,75 @@ pub(super) struct Inference {
 }
 
 /// The whole body, if it is not too large.
-pub(super) async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    let too_large =
-        || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {BODY_BYTES_MAX} bytes"));
-    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
+pub(super) async fn body(request: Request<Incoming>, limits: &Limits) -> Result<Bytes, Refusal> {
+    let max = limits.body_bytes_max;
+    let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {max} bytes"));
+    let waits = request.headers().contains_key(EXPECT);
+    let mut body = request.into_body();
+    if body.size_hint().lower() > max as u64 {
+        if !waits {
+            read_off(&mut body).await;
+        }
         return Err(too_large());
     }
-    match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Refusal::bad(format!("reading the body: {error}"))),
+    let read = timeout(BODY_TIMEOUT, Limited::new(&mut body, max).collect()).await;
+    match read {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            read_off(&mut body).await;
+            Err(too_large())
+        }
+        Ok(Err(error)) => Err(Refusal::bad(format!("reading the body: {error}"))),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
+        )),
     }
 }
 
-/// Length of the JSON part, if the request has binary tensors.
-pub(super) fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(JSON_LENGTH) else { return Ok(None) };
-    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    length.map(Some).ok_or_else(|| Refusal::bad("Inference-Header-Content-Length is no length"))
+async fn read_off(body: &mut Incoming) {
+    let all = async {
+        let mut left = REFUSED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(after) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { break };
+            left = after;
+        }
+    };
+    if timeout(REFUSED_TIMEOUT, all).await.is_err() {
+        tracing::debug!("a refused body is still being sent");
+    }
+}
+
+/// How a body is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// All JSON.
+    Json,
+    /// So many bytes of JSON, then tensors.
+    Binary(usize),
+    /// The one input and nothing else.
+    Raw,
+}
+
+/// What the headers say of the body.
+pub(super) fn layout(headers: &HeaderMap) -> Result<Layout, Refusal> {
+    if let Some(coding) = headers.get(CONTENT_ENCODING).filter(|coding| coding.as_bytes() != b"identity") {
+        let error = format!("the content coding {coding:?} is not read here: send the body as it is");
+        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+    }
+    let Some(value) = headers.get(JSON_LENGTH) else {
+        let raw = headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == OCTETS.as_bytes());
+        return Ok(if raw { Layout::Raw } else { Layout::Json });
+    };
+    match value.to_str().ok().and_then(|text| text.trim().parse().ok()) {
+        Some(0) => Ok(Layout::Raw),
+        Some(length) => Ok(Layout::Binary(length)),
+        None => Err(Refusal::bad("Inference-Header-Content-Length is no length")),
+    }
 }
 
 /// Reads a request with a JSON part of `json_length` bytes, or all JSON.
-pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference, Refusal> {
+pub(super) fn read(body: &[u8], json_length: Option<usize>, limits: &Limits) -> Result<Inference, Refusal> {
     let json_length = json_length.unwrap_or(body.len());
     let Some((text, mut rest)) = body.split_at_checked(json_length) else {
         return Err(Refusal::bad(format!(
@@ -110,14 +183,18 @@ pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference,
     };
     let wire: Wire =
         serde_json::from_slice(text).map_err(|e| Refusal::bad(format!("reading the request: {e}")))?;
-    if wire.inputs.len() > PORTS_MAX || wire.outputs.as_ref().is_some_and(|o| o.len() > PORTS_MAX) {
-        return Err(Refusal::bad(format!("a request has at most {PORTS_MAX} inputs and outputs")));
+    ports(wire.inputs.len().max(wire.outputs.as_ref().map_or(0, Vec::len)), limits)?;
+    let id = id(wire.id.unwrap_or_default())?;
+    if let Some(parameters) = &wire.parameters {
+        parameters.check("the request")?;
     }
-    let id = wire.id.filter(|id| !id.is_empty());
-    if id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
-        return Err(Refusal::bad(format!("the id is over {ID_BYTES_MAX} bytes")));
+    for output in wire.outputs.iter().flatten() {
+        if let Some(parameters) = &output.parameters {
+            parameters.check("an output")?;
+        }
     }
-    let inputs = wire.inputs.into_iter().map(|wire| input(wire, &mut rest)).collect::<Result<Vec<_>, _>>()?;
+    let inputs =
+        wire.inputs.into_iter().map(|wire| input(wire, &mut rest, limits)).collect::<Result<Vec<_>, _>>()?;
     if !rest.is_empty() {
         return Err(Refusal::bad(format!("{} bytes follow the last tensor", rest.len())));
     }
@@ -132,20 +209,70 @@ pub(super) fn read(body: &[u8], json_length: Option<usize>) -> Result<Inference,
     Ok(Inference { id, inputs, outputs, binary })
 }
 
-fn input(wire: WireInput, rest: &mut &[u8]) -> Result<TensorData, Refusal> {
+/// Refuses more tensors than are read.
+pub(super) fn ports(n: usize, limits: &Limits) -> Result<(), Refusal> {
+    let max = limits.tensors_max;
+    if n > max {
+        return Err(Refusal::bad(format!("a request has at most {max} inputs and outputs")));
+    }
+    Ok(())
+}
+
+/// The id of a request, if it has one.
+pub(super) fn id(id: String) -> Result<Option<String>, Refusal> {
+    if id.len() > ID_BYTES_MAX {
+        return Err(Refusal::bad(format!("the id is over {ID_BYTES_MAX} bytes")));
+    }
+    Ok(Some(id).filter(|id| !id.is_empty()))
+}
+
+/// The type of that name.
+pub(super) fn datatype(input: &str, name: &str) -> Result<DType, Refusal> {
+    let found = DType::ALL.into_iter().find(|kind| kind.as_str() == name);
+    found.ok_or_else(|| {
+        let name: String = name.chars().take(20).collect();
+        let advice = if name == "BF16" { ": send it as FP32" } else { "" };
+        Refusal::bad(format!("input {input:?}: {name:?} is no datatype that is taken here{advice}"))
+    })
+}
+
+/// Number of elements of a shape, if it is not beyond what a request can hold.
+pub(super) fn count(input: &str, shape: &[u64], limits: &Limits) -> Result<usize, Refusal> {
+    let all = shape.iter().try_fold(1_u64, |all, &d| all.checked_mul(d));
+    all.filter(|&n| n <= limits.body_bytes_max as u64)
+        .and_then(|n| usize::try_from(n).ok())
+        .ok_or_else(|| Refusal::bad(format!("input {input:?}: its shape is too large")))
+}
+
+/// Refuses data that is not `elements` values.
+pub(super) fn fits(input: &str, kind: DType, data: &[u8], elements: usize) -> Result<(), Refusal> {
+    let fits = match kind.size() {
+        Some(size) => size.checked_mul(elements) == Some(data.len()),
+        None => {
+            let mut found = 0;
+            json::elements(data).all(|element| {
+                found += 1;
+                element.is_some()
+            }) && found == elements
+        }
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Refusal::bad(format!(
+        "input {input:?} holds {} bytes, which are not {elements} values of {}",
+        data.len(),
+        kind.as_str()
+    )))
+}
+
+fn input(wire: WireInput, rest: &mut &[u8], limits: &Limits) -> Result<TensorData, Refusal> {
     let name: String = wire.name.chars().take(100).collect();
-    let datatype = DType::ALL.into_iter().find(|kind| kind.as_str() == wire.datatype).ok_or_else(|| {
-        Refusal::bad(format!(
-            "input {name:?}: {:?} is no datatype",
-            wire.datatype.chars().take(20).collect::<String>()
-        ))
-    })?;
-    let elements =
-        wire.shape
-            .iter()
-            .try_fold(1_u64, |all, &d| all.checked_mul(d))
-            .filter(|&n| n <= BODY_BYTES_MAX as u64)
-            .ok_or_else(|| Refusal::bad(format!("input {name:?}: its shape is too large")))? as usize;
+    let datatype = datatype(&name, &wire.datatype)?;
+    let elements = count(&name, &wire.shape, limits)?;
+    if let Some(parameters) = &wire.parameters {
+        parameters.check(&format!("input {name:?}"))?;
+    }
     let data = match (wire.parameters.and_then(|p| p.binary_data_size), wire.data) {
         (Some(size), None) => {
             let (own, after) = rest.split_at_checked(size).ok_or_else(|| {
@@ -161,13 +288,7 @@ fn input(wire: WireInput, rest: &mut &[u8]) -> Result<TensorData, Refusal> {
         }
         (None, None) => return Err(Refusal::bad(format!("input {name:?} has no data"))),
     };
-    if datatype.size().is_some_and(|size| size * elements != data.len()) {
-        return Err(Refusal::bad(format!(
-            "input {name:?} holds {} bytes, which is not shape {:?}",
-            data.len(),
-            wire.shape
-        )));
-    }
+    fits(&name, datatype, &data, elements)?;
     Ok(TensorData { name: wire.name, datatype, shape: wire.shape, data: data.into() })
 }
 

@@ -4,53 +4,91 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
 
+use super::access::{Peer, Right};
 use super::refusal::{Refusal, json, with};
-use super::{Answered, Api, infer, metrics, models, request};
+use super::{Answered, Api, Residency, infer, metrics, models, repository, request, statistics};
 
 /// Answers one request; every refusal is `{"error": ...}`.
-pub(super) async fn answer(api: &Api, request: Request<Incoming>) -> Answered {
-    dispatch(api, request).await.unwrap_or_else(|refusal| refusal.answer())
+pub(super) async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Answered {
+    dispatch(api, peer, request).await.unwrap_or_else(|refusal| refusal.answer())
 }
 
-async fn dispatch(api: &Api, request: Request<Incoming>) -> Result<Answered, Refusal> {
-    let path = request.uri().path().to_owned();
-    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+async fn dispatch(api: &Api, peer: Peer, request: Request<Incoming>) -> Result<Answered, Refusal> {
+    let path = decoded(request.uri().path())?;
+    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    let needed = match parts.as_slice() {
+        // Probes ask for these, and they tell nothing of the models.
+        ["v2", "health", ..] => Right::Nothing,
+        ["v2", "repository", "models", ..] => Right::Administer,
+        _ => Right::Use,
+    };
+    api.access.check(peer, request.headers(), needed)?;
     let method = request.method().clone();
-    match (&method, parts.as_slice()) {
-        (&Method::POST, ["v2", "models", model, "infer"]) => infer::answer(api, model, None, request).await,
-        (&Method::POST, ["v2", "models", model, "versions", version, "infer"]) => {
-            infer::answer(api, model, Some(version), request).await
-        }
-        (&Method::POST, ["v2", "models", model, "feedback"]) => feedback(api, model, request).await,
-        (&Method::GET, ["v2"]) => Ok(json(StatusCode::OK, &models::server())),
-        (&Method::GET, ["v2", "health", "live"]) => {
-            Ok(json(StatusCode::OK, &serde_json::json!({ "live": true })))
-        }
-        (&Method::GET, ["v2", "health", "ready"]) => Ok(models::ready(api)),
-        (&Method::GET, ["v2", "models", model]) => models::metadata(api, model, None),
-        (&Method::GET, ["v2", "models", model, "ready"]) => models::model_ready(api, model, None),
-        (&Method::GET, ["v2", "models", model, "versions", version]) => {
-            models::metadata(api, model, Some(version))
-        }
-        (&Method::GET, ["v2", "models", model, "versions", version, "ready"]) => {
+    if method == Method::POST {
+        return posted(api, &parts, request).await;
+    }
+    if method != Method::GET {
+        return other(api, &method, &parts);
+    }
+    match parts.as_slice() {
+        ["v2"] => Ok(json(StatusCode::OK, &models::server())),
+        ["v2", "health", "live"] => Ok(json(StatusCode::OK, &serde_json::json!({ "live": true }))),
+        ["v2", "health", "ready"] => Ok(models::ready(api)),
+        ["v2", "models", "stats"] => statistics::answer(api, None, None),
+        ["v2", "models", model] => models::metadata(api, model, None),
+        ["v2", "models", model, "ready"] => models::model_ready(api, model, None),
+        ["v2", "models", model, "stats"] => statistics::answer(api, Some(model), None),
+        ["v2", "models", model, "versions", version] => models::metadata(api, model, Some(version)),
+        ["v2", "models", model, "versions", version, "ready"] => {
             models::model_ready(api, model, Some(version))
         }
-        (&Method::POST, ["v2", "repository", "index"]) => models::index(api, &request::body(request).await?),
-        (&Method::POST, ["v2", "repository", "models", _, "load" | "unload"]) => Err(Refusal::new(
-            StatusCode::FORBIDDEN,
-            "what runs here is decided by signed assignments; load and unload are not offered",
-        )),
-        (&Method::GET, ["metrics"]) => Ok(with(
+        ["v2", "models", model, "versions", version, "stats"] => {
+            statistics::answer(api, Some(model), Some(version))
+        }
+        ["metrics"] => Ok(with(
             StatusCode::OK,
             "text/plain; version=0.0.4",
             metrics::text(&api.serving.view()).into_bytes(),
         )),
-        (method, parts) => other(api, method, &path, parts),
+        parts => other(api, &method, parts),
     }
 }
 
-fn other(api: &Api, method: &Method, path: &str, parts: &[&str]) -> Result<Answered, Refusal> {
-    if let Some(body) = api.extra.as_ref().and_then(|extra| extra(method.as_str(), path)) {
+async fn posted(api: &Api, parts: &[&str], request: Request<Incoming>) -> Result<Answered, Refusal> {
+    match parts {
+        ["v2", "models", model, "infer"] => infer::answer(api, model, None, request).await,
+        ["v2", "models", model, "versions", version, "infer"] => {
+            infer::answer(api, model, Some(version), request).await
+        }
+        ["v2", "models", model, "feedback"] => feedback(api, model, request).await,
+        ["v2", "repository", "index"] => repository::index(api, &request::body(request, &api.limits).await?),
+        ["v2", "repository", "models", model, verb @ ("load" | "unload")] => {
+            let wanted = if *verb == "load" { Residency::Loaded } else { Residency::Unloaded };
+            repository::change(api, model, &request::body(request, &api.limits).await?, wanted).await
+        }
+        parts => other(api, &Method::POST, parts),
+    }
+}
+
+/// The parts of a path. Clients write a release's `@` as `%40`.
+fn decoded(path: &str) -> Result<Vec<String>, Refusal> {
+    let part = |part: &str| {
+        let mut pieces = part.split('%');
+        let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+        for piece in pieces {
+            let (code, rest) = piece.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(code, 16).ok()?);
+            bytes.extend(rest.as_bytes());
+        }
+        String::from_utf8(bytes).ok()
+    };
+    let parts = path.trim_start_matches('/').split('/').map(part).collect::<Option<_>>();
+    parts.ok_or_else(|| Refusal::bad("the path is not well written"))
+}
+
+fn other(api: &Api, method: &Method, parts: &[&str]) -> Result<Answered, Refusal> {
+    let path = format!("/{}", parts.join("/"));
+    if let Some(body) = api.extra.as_ref().and_then(|extra| extra(method.as_str(), &path)) {
         return Ok(json(StatusCode::OK, &body));
     }
     let known = matches!(
@@ -58,10 +96,11 @@ fn other(api: &Api, method: &Method, path: &str, parts: &[&str]) -> Result<Answe
         ["v2" | "metrics"]
             | ["v2", "health", "live" | "ready"]
             | ["v2", "repository", "index"]
+            | ["v2", "repository", "models", _, "load" | "unload"]
             | ["v2", "models", _]
-            | ["v2", "models", _, "infer" | "feedback" | "ready"]
+            | ["v2", "models", _, "infer" | "feedback" | "ready" | "stats"]
             | ["v2", "models", _, "versions", _]
-            | ["v2", "models", _, "versions", _, "infer" | "ready"]
+            | ["v2", "models", _, "versions", _, "infer" | "ready" | "stats"]
     );
     let path: String = path.chars().take(200).collect();
     if known {
@@ -86,7 +125,7 @@ enum Label {
 
 async fn feedback(api: &Api, model: &str, request: Request<Incoming>) -> Result<Answered, Refusal> {
     let task = models::task(model)?;
-    let body = request::body(request).await?;
+    let body = request::body(request, &api.limits).await?;
     let feedback: Feedback =
         serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the feedback: {e}")))?;
     let label = match feedback.label {

@@ -1,23 +1,30 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dunlin_protocol::{Now, ResourceUse, TaskId};
+use dunlin_protocol::{Now, ResourceUse, TaskId, TaskType};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Api, BODY_BYTES_MAX};
+use super::{Access, Api, Door, Limits as ApiLimits};
 use crate::serve::onnx::{IDENTITY, linear, policy, resident};
-use crate::serve::{Limits, Serving};
+use crate::serve::{Limits, Resident, Serving};
+
+mod admin;
+mod types;
 
 /// A server of its own for each test, and one connection to it.
 struct Served {
     serving: Arc<Serving>,
+    /// Of a server on TCP.
+    address: Option<SocketAddr>,
     client: SendRequest<Full<Bytes>>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
@@ -40,28 +47,59 @@ fn task() -> TaskId {
     "meter".parse().unwrap()
 }
 
+/// The same without classes, so that any output will do.
+fn regression(mut resident: Resident) -> Resident {
+    Arc::get_mut(&mut resident.bundle).unwrap().task_type = TaskType::Regression;
+    resident
+}
+
+fn api(limits: ApiLimits) -> Api {
+    let serving = Serving::new(Limits::default());
+    serving.set_policy(&policy(&task()));
+    serving.switch(&task(), resident("m@3", &task(), &linear(3, 3, &IDENTITY, false), 3), None, 5, false);
+    let extra = Arc::new(|method: &str, path: &str| {
+        (method == "GET" && path == "/dunlin/status").then(|| json!({ "agent": "ok" }))
+    });
+    Api::new(serving, Arc::new(|| Now { mono_ms: 1, wall_ms: None }), limits).with_extra(extra)
+}
+
 impl Served {
     async fn start() -> Self {
-        let serving = Serving::new(Limits::default());
-        serving.set_policy(&policy(&task()));
-        serving.switch(&task(), resident("m@3", &task(), &linear(3, 3, &IDENTITY, false), 3), None, 5, false);
+        Self::start_with(|api| api).await
+    }
+
+    async fn start_limited(limits: ApiLimits) -> Self {
+        Self::start_as(api(limits)).await
+    }
+
+    async fn start_with(change: impl FnOnce(Api) -> Api) -> Self {
+        Self::start_as(change(api(ApiLimits::default()))).await
+    }
+
+    async fn start_as(api: Api) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let connect = async || TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let served = Self::start_at(Door::Tcp(listener), |_| api, connect).await;
+        Self { address: Some(address), ..served }
+    }
+
+    async fn start_at<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        door: Door,
+        change: impl FnOnce(Api) -> Api,
+        connect: impl AsyncFn() -> TokioIo<S>,
+    ) -> Self {
+        let api = change(api(ApiLimits::default()));
+        let serving = Arc::clone(&api.serving);
         let (stop, stopped) = oneshot::channel();
-        let clock = Arc::new(|| Now { mono_ms: 1, wall_ms: None });
-        let extra = Arc::new(|method: &str, path: &str| {
-            (method == "GET" && path == "/dunlin/status").then(|| json!({ "agent": "ok" }))
-        });
-        let api = Api::new(Arc::clone(&serving), clock).with_extra(extra);
-        let server = tokio::spawn(api.serve(listener, async {
+        let server = tokio::spawn(api.serve(door, async {
             let _either = stopped.await;
         }));
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (client, connection) = hyper::client::conn::http1::handshake(connect().await).await.unwrap();
         let connection = tokio::spawn(async {
             let _ended = connection.await;
         });
-        Self { serving, client, stop: Some(stop), server, connection }
+        Self { serving, address: None, client, stop: Some(stop), server, connection }
     }
 
     async fn send(
@@ -222,7 +260,9 @@ async fn wrong_requests_are_4xx_with_an_error() {
         assert_eq!(got.status.as_u16(), status, "{path} {headers:?} -> {:?}", got.body);
         assert!(!got.json()["error"].as_str().unwrap().is_empty());
     }
-    let got = served.send("POST", "/v2/models/meter/infer", &[], vec![b' '; BODY_BYTES_MAX + 1]).await;
+    let got = served
+        .send("POST", "/v2/models/meter/infer", &[], vec![b' '; ApiLimits::default().body_bytes_max + 1])
+        .await;
     assert_eq!(got.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(got.json()["error"].as_str().unwrap().contains("over"));
     served.end().await;

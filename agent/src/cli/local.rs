@@ -3,13 +3,13 @@ use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-use dunlin_protocol::CmdBody;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::config::Settings;
+use crate::run::LocalCommand;
 
 /// Largest answer, bytes; a status with a hundred tasks takes a tenth of it.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -25,7 +25,7 @@ async fn in_time<T>(exchange: impl Future<Output = Result<T, Error>>) -> Result<
 }
 
 /// Gives the running agent a command on its control socket.
-pub(super) async fn command(settings: &Settings, command: &CmdBody) -> Result<Value, Error> {
+pub(super) async fn command(settings: &Settings, command: &LocalCommand) -> Result<Value, Error> {
     let path = settings.socket_file();
     let mut stream = UnixStream::connect(&path).await.map_err(|e| not_running(&e, &path))?;
     let exchange = async {
@@ -45,7 +45,14 @@ pub(super) async fn get(settings: &Settings, path: &str) -> Result<(u16, Vec<u8>
     let address = std::fs::read_to_string(&file).map_err(|e| not_running(&e, &file))?;
     let exchange = async {
         let mut stream = TcpStream::connect(address.trim()).await?;
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", address.trim());
+        let token = match &settings.api.token_file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file)?;
+                format!("authorization: Bearer {}\r\n", text.lines().next().unwrap_or_default().trim())
+            }
+            None => String::new(),
+        };
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n{token}\r\n", address.trim());
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;

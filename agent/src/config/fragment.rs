@@ -1,5 +1,6 @@
+mod api;
+
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +8,7 @@ use dunlin_protocol::{Arch, Budgets};
 use serde::Deserialize;
 
 use super::{
-    ApiSettings, ConfigError, MqttAuth, MqttSettings, Settings, SpoolSettings, TelemetrySettings,
-    UpdateSettings,
+    ConfigError, MqttAuth, MqttSettings, Settings, SpoolSettings, TelemetrySettings, UpdateSettings,
 };
 use crate::device;
 
@@ -55,7 +55,19 @@ sections! {
     BudgetKeys { model_bytes_max: u64, model_ram_bytes_max: u64, latency_us_max: u64, }
     Mqtt { auth: String, keep_alive_s: u64, session_expiry_s: u64, }
     Telemetry { window_s: u64, report_s: u64, }
-    Api { listen: String, allow_remote: bool, }
+    Api {
+        listen: String,
+        allow_remote: bool,
+        socket: String,
+        socket_mode: String,
+        grpc_listen: String,
+        token_file: String,
+        admin_token_file: String,
+        body_bytes_max: u64,
+        requests_max: u64,
+        tensors_max: u64,
+        run_ms_max: u64,
+    }
     Update { check_s: u64, retry_min_s: u64, retry_max_s: u64, inhibit_file: String, }
     Spool { bytes_max: u64, }
 }
@@ -228,6 +240,13 @@ impl Fragment {
             ));
         }
         let inhibit = require(&self.update.inhibit_file, "update.inhibit_file")?.value.clone();
+        let api = api::validate(&self.api)?;
+        if !api.listen.ip().is_loopback() && api.token_file.is_none() {
+            warnings.push(format!(
+                "{} can be reached by other machines, and no api.token_file is set",
+                api.listen
+            ));
+        }
         Ok(Settings {
             state_dir: directory(&self.top.state_dir, "state_dir")?,
             run_dir: directory(&self.top.run_dir, "run_dir")?,
@@ -258,7 +277,7 @@ impl Fragment {
                 window: seconds(&self.telemetry.window_s, "telemetry.window_s", 1, 3600)?,
                 report: seconds(&self.telemetry.report_s, "telemetry.report_s", 1, 86_400)?,
             },
-            api: ApiSettings { listen: self.listen()? },
+            api,
             update: UpdateSettings {
                 check: seconds(&self.update.check_s, "update.check_s", 1, 86_400)?,
                 retry_min,
@@ -270,23 +289,6 @@ impl Fragment {
             },
             warnings,
         })
-    }
-
-    fn listen(&self) -> Result<SocketAddr, ConfigError> {
-        let listen = require(&self.api.listen, "api.listen")?;
-        let address: SocketAddr = listen.value.parse().map_err(|_| {
-            let problem = format!("{:?} is no address with a port", listen.value);
-            ConfigError::new(&listen.file, "api.listen", &problem, "write it as 127.0.0.1:8090 or [::1]:8090")
-        })?;
-        if !address.ip().is_loopback() && !require(&self.api.allow_remote, "api.allow_remote")?.value {
-            return Err(ConfigError::new(
-                &listen.file,
-                "api.listen",
-                "other machines could reach this address, and the API has no authentication",
-                "use a loopback address, or set api.allow_remote = true if the network is closed",
-            ));
-        }
-        Ok(address)
     }
 }
 

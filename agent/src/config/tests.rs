@@ -24,6 +24,11 @@ fn a_complaint_names_file_key_and_remedy() {
         ("[mqtt]\nauth = \"password\"\n", "mqtt.auth", "certificate"),
         ("[api]\nlisten = \"0.0.0.0:80\"\n", "api.listen", "allow_remote"),
         ("[api]\nlisten = \"localhost\"\n", "api.listen", "127.0.0.1"),
+        ("[api]\ngrpc_listen = \"0.0.0.0:80\"\n", "api.grpc_listen", "allow_remote"),
+        ("[api]\nsocket = \"agent.sock\"\n", "api.socket", "/"),
+        ("[api]\nsocket_mode = \"0888\"\n", "api.socket_mode", "0660"),
+        ("[api]\ntoken_file = \"token\"\n", "api.token_file", "/"),
+        ("[api]\nrequests_max = 0\n", "api.requests_max", "1 to"),
         ("state_dir = \"var\"\n", "state_dir", "/"),
         ("[device]\nclass = \"Pi 4\"\n", "device.class", "raspberry-pi-4"),
         ("[update]\nretry_min_s = 60\nretry_max_s = 5\n", "update.retry_max_s", "at least"),
@@ -39,7 +44,10 @@ fn a_complaint_names_file_key_and_remedy() {
 #[test]
 fn a_remote_address_is_taken_when_it_was_asked_for() {
     let text = "[api]\nlisten = \"0.0.0.0:80\"\nallow_remote = true\n";
-    assert!(Settings::from_texts(&[("site.toml", text)]).is_ok());
+    let open = Settings::from_texts(&[("site.toml", text)]).unwrap();
+    assert_eq!(open.warnings.len(), 1, "nobody is asked for a token: {:?}", open.warnings);
+    let text = format!("{text}token_file = \"/etc/dunlin/token\"\n");
+    assert_eq!(Settings::from_texts(&[("site.toml", &text)]).unwrap().warnings, [""; 0]);
 }
 
 #[test]

@@ -40,6 +40,12 @@ fn authority() -> (CertificateParams, KeyPair) {
 impl Controller {
     /// `stray_key`: answer with a certificate for another key than the one requested.
     async fn start(stray_key: bool) -> Self {
+        Self::start_after(stray_key, &[]).await
+    }
+
+    /// The same after these answers to the first requests; an empty one closes the connection.
+    async fn start_after(stray_key: bool, first: &'static [&'static str]) -> Self {
+        let mut first = first.iter();
         let (params, key) = authority();
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
@@ -63,6 +69,11 @@ impl Controller {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 let request = read_request(&mut stream).await;
+                if let Some(answer) = first.next() {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.shutdown().await.ok();
+                    continue;
+                }
                 let (status, body) = if request.secret == SECRET {
                     let device: DeviceId =
                         request.device.clone().unwrap_or_else(|| "pole-1".parse().unwrap());
@@ -81,6 +92,7 @@ impl Controller {
                         mqtt_port: 8883,
                         image_root: ROOT_A.into(),
                         director_root: ROOT_B.into(),
+                        valid: None,
                     };
                     ("200 OK", serde_json::to_string(&answer).unwrap())
                 } else {
@@ -133,7 +145,8 @@ fn wish(force: bool) -> Wish {
         ops: Default::default(),
         agent: "0".into(),
     };
-    Wish { device: Some("pole-17".parse().unwrap()), profile, force }
+    let device = Some("pole-17".parse().unwrap());
+    Wish { device, serial: None, profile, wait: Duration::ZERO, force }
 }
 
 #[tokio::test]
@@ -210,8 +223,55 @@ async fn a_certificate_for_another_key_is_refused() {
     assert!(!dir.exists());
 }
 
-#[test]
-fn an_identity_that_was_tampered_with_is_not_used() {
-    let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(Identity::load(dir.path()), Err(IdentityError::NotEnrolled(_))));
+const WAITING: &str = concat!(
+    "HTTP/1.1 202 Accepted\r\ncontent-length: 41\r\nconnection: close\r\n\r\n",
+    r#"{"id":"w1","key_id":"k1","ask_again_s":1}"#
+);
+const BUSY: &str =
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn who_waits_for_an_operator_waits_for_the_server_too() {
+    let waiting = |seconds| Wish { wait: Duration::from_secs(seconds), ..wish(false) };
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let controller = Controller::start_after(false, &[WAITING, BUSY, "", WAITING]).await;
+    enrol(&dir, &controller.token(), waiting(60)).await.unwrap();
+
+    // Before anybody waits, an error is an error; and the wait has its end.
+    let dir = state.path().join("another");
+    let busy = Controller::start_after(false, &[BUSY]).await;
+    let refused = enrol(&dir, &busy.token(), waiting(60)).await;
+    assert!(matches!(refused, Err(EnrolError::Refused { status: 429, .. })), "{refused:?}");
+    let long = Controller::start_after(false, &[WAITING, BUSY, BUSY, BUSY, BUSY]).await;
+    let waited = enrol(&dir, &long.token(), waiting(2)).await;
+    assert!(matches!(waited, Err(EnrolError::Waiting { .. })), "{waited:?}");
+}
+
+#[tokio::test]
+async fn an_identity_that_was_tampered_with_is_not_used() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    assert!(matches!(Identity::load(&dir), Err(IdentityError::NotEnrolled(_))));
+    let controller = Controller::start(false).await;
+    enrol(&dir, &controller.token(), wish(false)).await.unwrap();
+    let other = EcdsaP256Signer::generate_pkcs8().unwrap();
+    for (name, bytes) in [
+        (identity::CA_FILE, authority().0.self_signed(&authority().1).unwrap().pem().into_bytes()),
+        (identity::IMAGE_ROOT_FILE, ROOT_B.as_bytes().to_vec()),
+        (identity::DIRECTOR_ROOT_FILE, ROOT_A.as_bytes().to_vec()),
+        (identity::CERTIFICATE_FILE, b"no certificate".to_vec()),
+        (identity::ENROLMENT_FILE, b"{}".to_vec()),
+        (identity::KEY_FILE, other),
+    ] {
+        let whole = std::fs::read(dir.join(name)).unwrap();
+        std::fs::write(dir.join(name), bytes).unwrap();
+        let refused = Identity::load(&dir);
+        assert!(
+            matches!(&refused, Err(IdentityError::Damaged { .. } | IdentityError::Tls(_))),
+            "{name}: {refused:?}"
+        );
+        std::fs::write(dir.join(name), whole).unwrap();
+    }
+    Identity::load(&dir).unwrap();
 }

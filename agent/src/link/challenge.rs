@@ -2,27 +2,21 @@ use std::fmt;
 use std::sync::Arc;
 
 use dunlin_protocol::DeviceId;
+use dunlin_protocol::auth::{METHOD, signing_bytes};
 use dunlin_trust::{Signer, TrustError};
 use rumqttc::{AuthAction, AuthContext, AuthError, AuthProperties, Authenticator};
 
-/// Name of the authentication method: ECDSA P-256 over the broker's challenge.
-pub const METHOD: &str = "DUNLIN-P256";
-/// What is signed begins with these bytes, so that the signature fits nothing else.
-const CONTEXT: &[u8] = b"dunlin-auth-v1\0";
 /// Longest challenge that is signed, bytes; the broker's has 56.
 const CHALLENGE_BYTES_MAX: usize = 512;
 
-/// The answer to a challenge: the signature over context, method, client id, broker name and challenge. The
-/// broker's name is the one this device dials, so an answer can not be passed on to another broker.
+/// The answer to a challenge of the broker that this device dials as `broker`.
 pub fn answer(
     signer: &dyn Signer,
     client: &DeviceId,
     broker: &str,
     challenge: &[u8],
 ) -> Result<Vec<u8>, TrustError> {
-    let parts: [&[u8]; 7] =
-        [METHOD.as_bytes(), b"\0", client.as_str().as_bytes(), b"\0", broker.as_bytes(), b"\0", challenge];
-    signer.sign(&[CONTEXT, &parts.concat()].concat())
+    signer.sign(&signing_bytes(client.as_str(), broker, challenge))
 }
 
 /// Answers the broker's challenges with the device's key.

@@ -7,6 +7,7 @@
 //! memory between connects is not needed.
 
 mod challenge;
+mod forgetful;
 pub mod inbound;
 mod mqtt;
 pub mod uplink;
@@ -15,7 +16,7 @@ use std::future::Future;
 
 use dunlin_protocol::Topic;
 
-pub use challenge::{METHOD, answer};
+pub use challenge::answer;
 pub use inbound::{Inbound, Opener, Refusal};
 pub use mqtt::MqttLink;
 pub use uplink::{News, Uplink, UplinkContext};

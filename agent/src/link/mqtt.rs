@@ -1,19 +1,21 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dunlin_protocol::auth::METHOD;
 use dunlin_protocol::{PAYLOAD_BYTES_MAX, Topic};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v5::{DisconnectReasonCode, LastWill, LastWillProperties, Packet};
 use rumqttc::{
-    AsyncClient, BrokerSessionResumePolicy, ClientError, Event, EventLoop, MqttOptions, PublishOptions,
-    SessionMode, TlsConfiguration, Transport,
+    AsyncClient, ClientError, Event, EventLoop, MqttOptions, PublishOptions, SessionMode, TlsConfiguration,
+    Transport,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::challenge::ChallengeAnswer;
-use super::{Link, LinkError, LinkEvent, METHOD, Opening, Session};
+use super::forgetful::Forgetful;
+use super::{Link, LinkError, LinkEvent, Opening, Session};
 use crate::config::{MqttAuth, MqttSettings};
 use crate::identity::Identity;
 
@@ -68,9 +70,9 @@ impl MqttLink {
         options.set_keep_alive(keep_alive).set_connect_timeout(CONNECT_TIMEOUT);
         // The broker keeps what arrives while the device is away; what the device sends is kept by its spool.
         options.set_session_mode(SessionMode::Persistent);
-        options.set_broker_session_resume_policy(BrokerSessionResumePolicy::AllowBrokerOnly);
         let expiry = u32::try_from(self.settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
         options.set_session_expiry_interval(Some(expiry));
+        options.set_session_store(Forgetful::new(device.as_str(), expiry, INFLIGHT_MAX));
         let packet_max = u32::try_from(PAYLOAD_BYTES_MAX).unwrap_or(u32::MAX) + PACKET_OVERHEAD_BYTES;
         options.set_max_packet_size(Some(packet_max));
         // The client makes a slot for each message that may be on its way; its default of 65,535 costs 16 MiB.
@@ -112,6 +114,9 @@ impl Link for MqttLink {
                 match event_loop.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(acknowledged))) => return Ok(acknowledged),
                     Ok(_) => {}
+                    Err(e) if is_untimely(&e) => {
+                        return Err(fail(format!("{}; is this device's clock right?", chain(&e))));
+                    }
                     Err(e) => return Err(fail(chain(&e))),
                 }
             }
@@ -171,6 +176,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Whether the broker's certificate was refused for the time of day alone.
+fn is_untimely(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
+        if let Some(rustls::Error::InvalidCertificate(cause)) = tls {
+            return matches!(
+                cause,
+                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+            );
+        }
+        next = error.source();
+    }
+    false
 }
 
 fn queue_error(error: &ClientError) -> LinkError {

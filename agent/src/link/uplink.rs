@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    AckBody, BootId, Bytes, DeviceId, Header, Kind, ReasonCode, SCHEMA, Status, Topic, Up, cbor,
+    AckBody, AckRange, BootId, Bytes, DeviceId, Header, Kind, ReasonCode, SCHEMA, Status, Topic, Up, cbor,
 };
 use dunlin_trust::{Signer, envelope};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -341,6 +342,19 @@ impl<L: Link> Uplink<L> {
         }
     }
 
+    /// Turns a record that this broker will never take into a gap, so that the acknowledgement can pass it and what comes
+    /// after it leaves the spool. A gap itself stays, as giving it up would only make another like it.
+    async fn give_up(&self, key: &Key, kind: Kind) {
+        if kind == Kind::Gap {
+            return;
+        }
+        let key = *key;
+        match self.spool(move |spool| spool.give_up(key)).await {
+            Ok(()) => self.context.wake.notify_one(),
+            Err(error) => tracing::warn!(%error, "could not give a record up"),
+        }
+    }
+
     async fn acknowledged(&self, flight: &mut Flight, body: AckBody) {
         for range in body.ranges {
             let (boot, upto) = (range.boot, range.upto);
@@ -399,10 +413,15 @@ impl<L: Link> Uplink<L> {
                 match session.publish(&topic, payload, false) {
                     Ok(()) => {
                         flight.sent.insert(record.key, record.boot);
+                        if weaken::off(Defence::Acknowledgement) {
+                            let sent = AckRange { boot: record.boot, upto: record.key.seq };
+                            self.acknowledged(flight, AckBody { ranges: vec![sent] }).await;
+                        }
                     }
                     Err(LinkError::Full) => return Ok(false),
                     Err(error @ LinkError::TooLarge { .. }) => {
-                        self.refused(ReasonCode::TooLarge, error.to_string()).await
+                        self.refused(ReasonCode::TooLarge, error.to_string()).await;
+                        self.give_up(&record.key, record.kind).await;
                     }
                     Err(error) => return Err(error),
                 }

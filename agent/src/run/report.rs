@@ -1,14 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dunlin_protocol::{DeviceProfile, Indicator, Installed, Outcome, ReasonCode, Report, TaskId};
+use dunlin_update::DETAIL_CHARS_MAX;
 
 /// Outcomes in one report; a report then stays far below the largest payload.
 const OUTCOMES_PER_REPORT: usize = 64;
 /// Outcomes that wait while the disk takes none; beyond it the oldest go, and that is an indicator itself.
 const OUTCOMES_MAX: usize = 512;
-/// Longest detail of an indicator, characters.
-const DETAIL_CHARS_MAX: usize = 300;
-
 /// Collects what the next report says.
 #[derive(Debug)]
 pub(super) struct Reporter {
@@ -27,7 +25,8 @@ impl Reporter {
         Self { generation: 0, installed, outcomes, indicators, profile, profile_due: true }
     }
 
-    pub(super) fn outcome(&mut self, outcome: Outcome) {
+    pub(super) fn outcome(&mut self, mut outcome: Outcome) {
+        outcome.detail = cut(outcome.detail);
         self.outcomes.push_back(outcome);
         if self.outcomes.len() > OUTCOMES_MAX {
             self.outcomes.pop_front();
@@ -41,9 +40,7 @@ impl Reporter {
     }
 
     pub(super) fn indicate(&mut self, mut indicator: Indicator) {
-        if indicator.detail.chars().count() > DETAIL_CHARS_MAX {
-            indicator.detail = indicator.detail.chars().take(DETAIL_CHARS_MAX).collect();
-        }
+        indicator.detail = cut(indicator.detail);
         match self.indicators.get_mut(&indicator.reason) {
             Some(known) => {
                 indicator.count = indicator.count.saturating_add(known.count);
@@ -105,6 +102,11 @@ impl Reporter {
     }
 }
 
+/// A detail no longer than it may be, so that a full report fits a message.
+fn cut(detail: String) -> String {
+    detail.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use dunlin_protocol::{Arch, Budgets, Phase};
@@ -155,6 +157,18 @@ mod tests {
                 && reports[0].outcomes.is_empty()
                 && reports[0].indicators.is_empty()
         );
+    }
+
+    #[test]
+    fn a_full_report_fits_a_message_whatever_a_server_answered() {
+        let mut reporter = reporter();
+        let long = "\u{1f415}".repeat(100_000);
+        let full = || Outcome { detail: long.clone(), ..outcome(1) };
+        (0..OUTCOMES_PER_REPORT).for_each(|_| reporter.outcome(full()));
+        reporter.indicate(indicator(&long));
+        let reports = reporter.reports(0);
+        assert_eq!(reports.len(), 1);
+        assert!(dunlin_protocol::cbor::encode(&reports[0]).len() < crate::spool::BODY_BYTES_MAX);
     }
 
     #[test]

@@ -36,6 +36,12 @@ pub struct Answer {
     pub release: Option<ReleaseId>,
     /// Generation of the assignment in force.
     pub generation: u64,
+    /// Rows answered.
+    pub rows: u64,
+    /// Time it waited for a worker, nanoseconds.
+    pub queue_ns: u64,
+    /// Time the model took, nanoseconds.
+    pub infer_ns: u64,
 }
 
 /// Why a request was not answered.
@@ -55,6 +61,9 @@ pub enum InferError {
     /// The request does not fit the model.
     #[error("{0}")]
     Input(String),
+    /// An administrator took it out of memory.
+    #[error("model {0:?} is unloaded")]
+    Unloaded(TaskId),
     /// No model answered and there is no baseline.
     #[error("model {0:?} is not ready: nothing in its line-up can answer")]
     NotReady(TaskId),

@@ -45,7 +45,10 @@ pub(super) struct Live {
     memory: Memory,
     pub(super) sampler: Option<Sampler>,
     pub(super) watch: Watch,
-    failures: BTreeMap<ReleaseId, Indicator>,
+    /// A champion that was taken out, to be told to whoever decides what serves.
+    pub(super) fallen: Option<(ReleaseId, String)>,
+    /// By release and reason code.
+    events: BTreeMap<(ReleaseId, &'static str), Indicator>,
 }
 
 impl Live {
@@ -56,7 +59,8 @@ impl Live {
             memory: Memory::default(),
             sampler: None,
             watch: Watch::new(),
-            failures: BTreeMap::new(),
+            fallen: None,
+            events: BTreeMap::new(),
         }
     }
 
@@ -98,7 +102,7 @@ impl Live {
             });
             let same = other_class.zip(class).map(|((release, theirs), ours)| (release, theirs == ours));
             if let Some(window) = self.window(key, Some(model), classes, now) {
-                let latency_us = made.latency_us / rows.max(1) as u64;
+                let latency_us = made.latency_us() / rows.max(1) as u64;
                 window.observe(&Observation { latency_us, failed: false, class, confidence, features });
                 if let Some((release, same)) = same {
                     window.pair(release, same);
@@ -164,16 +168,21 @@ impl Live {
                 });
             }
         }
-        let indicator = self.failures.entry(model.release().clone()).or_insert_with(|| Indicator {
-            reason: ReasonCode::ModelFailed,
+        self.tell(model.release(), ReasonCode::ModelFailed, detail, now);
+    }
+
+    /// Keeps an event of a member for the next report; the same again is counted.
+    pub(super) fn tell(&mut self, release: &ReleaseId, reason: ReasonCode, detail: &str, now: Now) {
+        let key = (release.clone(), reason.as_str());
+        let told = self.events.entry(key).or_insert_with(|| Indicator {
+            reason,
             detail: String::new(),
             count: 0,
             at_ms: None,
         });
-        indicator.detail =
-            format!("{} of {}: {detail}", model.release(), self.task).chars().take(DETAIL_MAX).collect();
-        indicator.count += 1;
-        indicator.at_ms = now.wall_ms;
+        told.detail = format!("{release} of {}: {detail}", self.task).chars().take(DETAIL_MAX).collect();
+        told.count += 1;
+        told.at_ms = now.wall_ms;
     }
 
     /// Looks at the prediction a label is for, without taking it.
@@ -223,6 +232,6 @@ impl Live {
     }
 
     pub(super) fn indicators(&mut self) -> Vec<Indicator> {
-        std::mem::take(&mut self.failures).into_values().collect()
+        std::mem::take(&mut self.events).into_values().collect()
     }
 }

@@ -9,14 +9,19 @@
 //! In probation a request costs the time of both models.
 
 mod answer;
+mod asked;
 mod baseline;
 mod guard;
+mod lineup;
 mod live;
 mod memory;
 mod pool;
 mod resident;
 mod sampling;
+mod strikes;
+mod tally;
 mod task;
+mod view;
 
 #[cfg(test)]
 pub(crate) mod onnx;
@@ -34,22 +39,29 @@ pub use answer::{Answer, AnsweredBy, FeedbackError, InferError};
 pub use guard::Guard;
 pub use pool::{INLINE_US_MAX, Limits};
 pub use resident::Resident;
-pub use task::{Member, MemberRole, TaskView};
+pub use strikes::{ANSWERS_PER_STRIKE, STRIKES_MAX};
+pub use tally::{Span, Spent, Tally};
+pub use view::{Member, MemberRole, TaskView};
 
+use asked::Asked;
+use futures_util::FutureExt;
 use pool::Pool;
 use task::Task;
+use tokio::sync::Notify;
 
 /// All tasks of this device.
 #[derive(Debug)]
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
     pool: Pool,
+    /// Wakes who waits in [`Serving::fallen`].
+    fell: Notify,
 }
 
 impl Serving {
     /// Nothing served yet.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { tasks: RwLock::default(), pool: Pool::new(limits) })
+        Arc::new(Self { tasks: RwLock::default(), pool: Pool::new(limits), fell: Notify::new() })
     }
 
     /// Sets a task's signed policy: its baseline answer and whether samples may leave the device.
@@ -103,12 +115,17 @@ impl Serving {
         inputs: &[TensorData],
         now: Now,
     ) -> Result<Answer, InferError> {
-        self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?.infer(None, id, inputs, now)
+        let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
+        let asked = Asked::new(id.to_owned(), inputs.to_vec(), now);
+        let answer = task.answer(None, None, asked).now_or_never();
+        let answer = answer.expect("without a pool nothing is waited for");
+        self.look(&task);
+        answer
     }
 
     /// Answers a request without holding up other work on this thread: what is expected to take less than
-    /// [`INLINE_US_MAX`] is answered at once, all else by one of a bounded number of workers. With `version` the
-    /// named member of the line-up answers, and it alone.
+    /// [`INLINE_US_MAX`] is answered at once, all else by one of a bounded number of workers, each member within
+    /// [`Limits::run_max`]. With `version` the named member of the line-up answers, and it alone.
     ///
     /// # Errors
     /// As [`Serving::infer`]; [`InferError::Overloaded`] if too many requests wait.
@@ -121,8 +138,43 @@ impl Serving {
         now: Now,
     ) -> Result<Answer, InferError> {
         let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
-        let expected = task.expected_us(&inputs);
-        self.pool.run(expected, move || task.infer(version.as_ref(), &id, &inputs, now)).await
+        let asked = Asked::new(id, inputs, now);
+        let answer = task.answer(Some(&self.pool), version.as_ref(), asked).await;
+        self.look(&task);
+        answer
+    }
+
+    /// Whether the request took a champion out.
+    fn look(&self, task: &Task) {
+        if task.has_fallen() {
+            self.fell.notify_one();
+        }
+    }
+
+    /// Waits until champions were taken out because they failed too often, and says which and why. Requests are
+    /// answered by the rest of their line-ups meanwhile.
+    pub async fn fallen(&self) -> Vec<(TaskId, ReleaseId, String)> {
+        loop {
+            let fallen: Vec<_> = self.all().iter().filter_map(|task| task.fallen()).collect();
+            if !fallen.is_empty() {
+                return fallen;
+            }
+            self.fell.notified().await;
+        }
+    }
+
+    /// Counts where the time of an answered request went.
+    pub fn tally(&self, task: &TaskId, release: &ReleaseId, rows: u64, spent: &Spent, wall_ms: Option<u64>) {
+        if let Some(task) = self.task(task) {
+            task.tally(release, rows, spent, wall_ms);
+        }
+    }
+
+    /// Takes a task's models out of memory; its requests are refused until [`Serving::switch`].
+    pub fn unload(&self, task: &TaskId) {
+        if let Some(task) = self.task(task) {
+            task.unload();
+        }
     }
 
     /// Takes a late label for the request `id`. A label is taken once.

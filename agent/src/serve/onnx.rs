@@ -33,12 +33,13 @@ fn message(field: u64, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     bytes(field, &inner, out);
 }
 
-fn port(field: u64, name: &str, columns: i64, out: &mut Vec<u8>) {
+/// An input or output of `columns` columns; `kind` is ONNX's number of its element type.
+fn port(field: u64, name: &str, kind: i64, columns: i64, out: &mut Vec<u8>) {
     message(field, out, |info| {
         bytes(1, name.as_bytes(), info);
-        message(2, info, |kind| {
-            message(1, kind, |tensor| {
-                number(1, 1, tensor);
+        message(2, info, |of| {
+            message(1, of, |tensor| {
+                number(1, kind, tensor);
                 message(2, tensor, |shape| {
                     message(1, shape, |_| {});
                     message(1, shape, |dim| number(1, columns, dim));
@@ -65,24 +66,56 @@ fn node(op: &str, inputs: &[&str], output: &str, graph: &mut Vec<u8>) {
     });
 }
 
-/// `scores = softmax(x · w)` with `w` of `features` rows and `classes` columns; with `log` the logarithm of the
-/// logits instead, which is not finite below zero.
-pub(crate) fn linear(features: usize, classes: usize, w: &[f32], log: bool) -> Vec<u8> {
+/// A file of operator set 17 around a graph.
+fn file(graph: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut file = Vec::new();
     number(1, 8, &mut file);
-    message(7, &mut file, |graph| {
-        node("MatMul", &["x", "w"], "logits", graph);
-        node(if log { "Log" } else { "Softmax" }, &["logits"], "scores", graph);
-        bytes(2, b"g", graph);
-        tensor("w", &[features, classes], w, graph);
-        port(11, "x", features as i64, graph);
-        port(12, "scores", classes as i64, graph);
-    });
+    message(7, &mut file, graph);
     message(8, &mut file, |set| {
         bytes(1, b"", set);
         number(2, 17, set);
     });
     file
+}
+
+/// `y = x`, of ONNX's element type `kind`.
+pub(crate) fn identity(kind: i64, columns: usize) -> Vec<u8> {
+    file(|graph| {
+        node("Identity", &["x"], "y", graph);
+        bytes(2, b"g", graph);
+        port(11, "x", kind, columns as i64, graph);
+        port(12, "y", kind, columns as i64, graph);
+    })
+}
+
+/// A chain of `steps` products with a square matrix of zeros, `side` to a side, and a softmax: slow on purpose.
+pub(crate) fn chain(side: usize, steps: usize) -> Vec<u8> {
+    file(|graph| {
+        let names: Vec<String> = (0..steps).map(|i| format!("h{i}")).collect();
+        let mut before = "x";
+        for name in &names {
+            node("MatMul", &[before, "w"], name, graph);
+            before = name;
+        }
+        node("Softmax", &[before], "scores", graph);
+        bytes(2, b"g", graph);
+        tensor("w", &[side, side], &vec![0.0; side * side], graph);
+        port(11, "x", 1, side as i64, graph);
+        port(12, "scores", 1, side as i64, graph);
+    })
+}
+
+/// `scores = softmax(x · w)` with `w` of `features` rows and `classes` columns; with `log` the logarithm of the
+/// logits instead, which is not finite below zero.
+pub(crate) fn linear(features: usize, classes: usize, w: &[f32], log: bool) -> Vec<u8> {
+    file(|graph| {
+        node("MatMul", &["x", "w"], "logits", graph);
+        node(if log { "Log" } else { "Softmax" }, &["logits"], "scores", graph);
+        bytes(2, b"g", graph);
+        tensor("w", &[features, classes], w, graph);
+        port(11, "x", 1, features as i64, graph);
+        port(12, "scores", 1, classes as i64, graph);
+    })
 }
 
 /// A release of `task` around a model file, with classes `c0`, `c1`, ...

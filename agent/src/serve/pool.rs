@@ -1,11 +1,11 @@
 //! Who does the work of a request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
-
-use super::{Answer, InferError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// Requests expected to take less are answered on the connection's own task: handing them to a worker and back
 /// costs more than they do, and no other connection waits longer than this.
@@ -18,13 +18,17 @@ pub struct Limits {
     pub workers: usize,
     /// Requests that may wait for a worker before further ones are refused.
     pub waiting_max: usize,
+    /// How long a worker may take for one member; then the next member answers. What is answered on the connection's own
+    /// task can not be cut off.
+    pub run_max: Duration,
 }
 
 impl Default for Limits {
-    /// One worker a core; sixteen waiting for each, so that the last one waits for sixteen runs.
+    /// One worker a core; sixteen waiting for each, so that the last one waits for sixteen runs. After five seconds
+    /// an application has given up.
     fn default() -> Self {
         let workers = std::thread::available_parallelism().map_or(1, Into::into);
-        Self { workers, waiting_max: workers * 16 }
+        Self { workers, waiting_max: workers * 16, run_max: Duration::from_secs(5) }
     }
 }
 
@@ -33,6 +37,19 @@ pub(super) struct Pool {
     workers: Arc<Semaphore>,
     waiting: AtomicUsize,
     waiting_max: usize,
+    run_max: Duration,
+}
+
+/// What came of some work.
+#[derive(Debug)]
+pub(super) enum Worked<T> {
+    /// It was done, after waiting so long for a worker.
+    Done(T, Duration),
+    /// It took longer than [`Limits::run_max`]. Its thread goes on, but its worker's place is given back: members that
+    /// are late are soon no longer asked, see `strikes`.
+    Late(Duration),
+    /// Too many wait.
+    Refused,
 }
 
 impl Pool {
@@ -41,26 +58,43 @@ impl Pool {
             workers: Arc::new(Semaphore::new(limits.workers.max(1))),
             waiting: AtomicUsize::new(0),
             waiting_max: limits.waiting_max.max(1),
+            run_max: limits.run_max,
         }
     }
 
-    pub(super) async fn run(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         expected_us: u64,
-        work: impl FnOnce() -> Result<Answer, InferError> + Send + 'static,
-    ) -> Result<Answer, InferError> {
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Worked<T> {
         if expected_us < INLINE_US_MAX {
-            return work();
+            return Worked::Done(work(), Duration::ZERO);
         }
-        let place = Place::take(&self.waiting, self.waiting_max)?;
-        let worker = Arc::clone(&self.workers).acquire_owned().await.map_err(|_| InferError::Overloaded)?;
+        let from = Instant::now();
+        let Some(place) = Place::take(&self.waiting, self.waiting_max) else { return Worked::Refused };
+        let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else { return Worked::Refused };
         drop(place);
-        let done = tokio::task::spawn_blocking(move || {
-            let _busy = worker;
-            work()
+        let queued = from.elapsed();
+        // The thread holds the worker's place, so that a caller who goes away does not free it.
+        let held = Arc::new(Mutex::new(Some(worker)));
+        let give_back = |held: &Mutex<Option<OwnedSemaphorePermit>>| {
+            drop(held.lock().unwrap_or_else(PoisonError::into_inner).take());
+        };
+        let of_thread = Arc::clone(&held);
+        let run = tokio::task::spawn_blocking(move || {
+            let done = work();
+            give_back(&of_thread);
+            done
         });
-        // The engine catches the runtime's panics; one that gets here is this program's own.
-        done.await.unwrap_or(Err(InferError::Overloaded))
+        match timeout(self.run_max, run).await {
+            Ok(Ok(done)) => Worked::Done(done, queued),
+            // The engine catches the runtime's panics; one that gets here is this program's own.
+            Ok(Err(_)) => Worked::Refused,
+            Err(_) => {
+                give_back(&held);
+                Worked::Late(self.run_max)
+            }
+        }
     }
 }
 
@@ -68,12 +102,12 @@ impl Pool {
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Result<Self, InferError> {
+    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
         if waiting.fetch_add(1, Ordering::Relaxed) < max {
-            return Ok(Self(waiting));
+            return Some(Self(waiting));
         }
         waiting.fetch_sub(1, Ordering::Relaxed);
-        Err(InferError::Overloaded)
+        None
     }
 }
 

@@ -1,9 +1,12 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use dunlin_engine::{Model, argmax, floats};
 use dunlin_protocol::{Bundle, Digest, ReferenceProfile, ReleaseId, TaskType, TensorData};
+
+use super::strikes::Strikes;
+use super::tally::Tally;
 
 /// A model in memory, with what its bundle says about it.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Serving {
     pub(super) resident: Resident,
     /// Expected nanoseconds of one row.
     row_ns: AtomicU64,
+    pub(super) strikes: Strikes,
+    tally: Mutex<Tally>,
 }
 
 /// What a model made of a request.
@@ -34,7 +39,13 @@ pub(super) struct Made {
     pub(super) outputs: Vec<TensorData>,
     /// Scores of the last output, row after row.
     pub(super) scores: Vec<f32>,
-    pub(super) latency_us: u64,
+    pub(super) latency_ns: u64,
+}
+
+impl Made {
+    pub(super) fn latency_us(&self) -> u64 {
+        self.latency_ns / 1000
+    }
 }
 
 /// Why a model did not answer.
@@ -49,7 +60,11 @@ pub(super) enum Unable {
 impl Serving {
     pub(super) fn new(resident: Resident) -> Self {
         let row_ns = AtomicU64::new(resident.bundle.latency_us.saturating_mul(1000));
-        Self { resident, row_ns }
+        Self { resident, row_ns, strikes: Strikes::default(), tally: Mutex::default() }
+    }
+
+    pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn release(&self) -> &ReleaseId {
@@ -86,11 +101,12 @@ impl Serving {
                 scores.len()
             )));
         }
-        let row_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX) / rows.max(1) as u64;
+        let latency_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
+        let row_ns = latency_ns / rows.max(1) as u64;
         // One part in eight of the new value: follows a change within some requests, forgives one hiccup.
         let old = self.row_ns.load(Ordering::Relaxed);
         self.row_ns.store(old - old / 8 + row_ns / 8, Ordering::Relaxed);
-        Ok(Made { outputs, scores, latency_us: u64::try_from(spent.as_micros()).unwrap_or(u64::MAX) })
+        Ok(Made { outputs, scores, latency_ns })
     }
 
     /// The predicted class of one row of scores: the largest score, never the graph's label.

@@ -1,102 +1,22 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use dunlin_engine::floats;
 use dunlin_protocol::{
-    DType, Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, TensorSpec,
-    Window,
+    Indicator, Now, ReasonCode, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, Window,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::answer::{Answer, AnsweredBy, FeedbackError, InferError};
+use super::asked::{Asked, run};
 use super::baseline;
 use super::guard::{Guard, Watch};
+use super::lineup::LineUp;
 use super::live::{Answered, Key, Live};
-use super::resident::{Resident, Serving, Unable};
+use super::pool::Pool;
+use super::resident::{Made, Resident, Serving, Unable};
 use super::sampling::Sampler;
-
-/// A task's part in the line-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemberRole {
-    /// Answers.
-    Champion,
-    /// Answers when the champion can not.
-    Fallback,
-    /// The champion before this one, kept warm in probation.
-    Previous,
-}
-
-/// A loaded member of a line-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// Its part.
-    pub role: MemberRole,
-    /// Its release.
-    pub release: ReleaseId,
-    /// Inputs it takes.
-    pub inputs: Vec<TensorSpec>,
-    /// Outputs it gives.
-    pub outputs: Vec<TensorSpec>,
-    /// Expected latency of one row, microseconds.
-    pub row_us: u64,
-}
-
-/// What a task serves at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskView {
-    /// The task.
-    pub task: TaskId,
-    /// Its loaded models, the champion first.
-    pub members: Vec<Member>,
-    /// Generation of the assignment in force.
-    pub generation: u64,
-    /// Whether the champion is in probation.
-    pub probation: bool,
-    /// Whether there is a constant to answer with when no model can.
-    pub baseline: bool,
-    /// Requests answered since the agent started, by champion, fallback, baseline and named member.
-    pub answered: [u64; 4],
-    /// Runs of models that failed since the agent started.
-    pub failed: u64,
-}
-
-impl TaskView {
-    /// Whether a request would be answered.
-    pub fn is_ready(&self) -> bool {
-        self.baseline || !self.members.is_empty()
-    }
-}
-
-/// What a task runs; replaced whole.
-#[derive(Debug, Clone, Default)]
-struct LineUp {
-    champion: Option<Arc<Serving>>,
-    fallback: Option<Arc<Serving>>,
-    previous: Option<Arc<Serving>>,
-    policy: Option<Arc<TaskPolicy>>,
-    generation: u64,
-    probation: bool,
-}
-
-impl LineUp {
-    fn members(&self) -> impl Iterator<Item = (MemberRole, &Arc<Serving>)> {
-        let champion = self.champion.iter().map(|m| (MemberRole::Champion, m));
-        let fallback = self.fallback.iter().map(|m| (MemberRole::Fallback, m));
-        champion.chain(fallback).chain(self.previous.iter().map(|m| (MemberRole::Previous, m)))
-    }
-
-    fn key(&self, release: Option<ReleaseId>) -> Key {
-        let probation = self.probation
-            && release.is_some()
-            && self.champion.as_ref().map(|c| c.release()) == release.as_ref();
-        Key { release, generation: self.generation, probation }
-    }
-
-    fn classes(&self) -> usize {
-        let of_policy = || self.policy.as_ref().map_or(0, |p| p.labels.len());
-        self.champion.as_ref().map(|c| c.classes()).filter(|n| *n > 0).unwrap_or_else(of_policy)
-    }
-}
+use super::tally::Spent;
+use super::view::{Member, TaskView};
 
 #[derive(Debug)]
 pub(super) struct Task {
@@ -105,6 +25,8 @@ pub(super) struct Task {
     live: Mutex<Live>,
     answered: [AtomicU64; 4],
     failed: AtomicU64,
+    /// Whether `live` names a fallen champion: asked after every request, so that it needs no lock.
+    fallen: AtomicBool,
 }
 
 impl Task {
@@ -116,6 +38,7 @@ impl Task {
             live,
             answered: Default::default(),
             failed: AtomicU64::new(0),
+            fallen: AtomicBool::new(false),
         }
     }
 
@@ -162,6 +85,7 @@ impl Task {
             lineup.fallback = fallback.map(|f| Arc::new(Serving::new(f)));
             lineup.generation = generation;
             lineup.probation = probation;
+            lineup.unloaded.clear();
         });
         self.live().watch = Watch::new();
     }
@@ -188,64 +112,56 @@ impl Task {
         done
     }
 
+    /// Takes all models out of memory.
+    pub(super) fn unload(&self) {
+        self.change(|lineup| {
+            let releases: Vec<_> = lineup.members().map(|(_, m)| m.release().clone()).collect();
+            lineup.unloaded.extend(releases);
+            (lineup.champion, lineup.fallback, lineup.previous) = (None, None, None);
+        });
+    }
+
     pub(super) fn guard(&self) -> Option<Guard> {
         self.lineup().champion.as_ref()?;
         Some(self.live().watch.guard())
     }
 
-    /// What the line-up is expected to need for these inputs, microseconds.
-    pub(super) fn expected_us(&self, inputs: &[TensorData]) -> u64 {
-        let lineup = self.lineup();
-        let row = lineup.champion.as_ref().map_or(0, |m| m.row_us())
-            + lineup.previous.as_ref().map_or(0, |m| m.row_us());
-        row.saturating_mul(rows(inputs) as u64)
-    }
-
-    pub(super) fn infer(
+    /// Answers a request: by the member it names, else by the first of the line-up that can. Without `pool` all is done
+    /// on this thread.
+    pub(super) async fn answer(
         &self,
+        pool: Option<&Pool>,
         version: Option<&ReleaseId>,
-        id: &str,
-        inputs: &[TensorData],
-        now: Now,
+        asked: Asked,
     ) -> Result<Answer, InferError> {
         let lineup = self.lineup();
-        let rows = rows(inputs);
-        // A first input that is no FP32 has no features to count; one that is not whole rows is refused by the model.
-        let x = inputs
-            .first()
-            .filter(|t| t.datatype == DType::Fp32)
-            .and_then(floats)
-            .filter(|x| rows > 0 && x.len() % rows == 0);
-        let x = x.unwrap_or_default();
+        if !lineup.unloaded.is_empty() {
+            return Err(InferError::Unloaded(self.task.clone()));
+        }
+        let asked = Arc::new(asked);
         if let Some(version) = version.filter(|v| lineup.champion.as_ref().is_none_or(|c| c.release() != *v))
         {
-            return self.named(&lineup, version, inputs, rows);
+            return self.named(&lineup, pool, version, &asked).await;
         }
         let champion = lineup.champion.iter().map(|m| (AnsweredBy::Champion, m));
-        let fallback = lineup.fallback.iter().map(|m| (AnsweredBy::Fallback, m));
-        for (by, model) in champion.chain(fallback) {
+        let fallback = lineup.fallback.iter().filter(|_| version.is_none());
+        let members = champion.chain(fallback.map(|m| (AnsweredBy::Fallback, m)));
+        let mut failed = None;
+        for (by, model) in members.filter(|(_, m)| m.strikes.out().is_none()) {
             let key = lineup.key(Some(model.release().clone()));
-            let detail = match model.run(inputs, rows) {
+            let previous = lineup.previous.as_ref().filter(|_| by == AnsweredBy::Champion);
+            let ran = run(pool, model, previous, &asked).await?;
+            let detail = match ran.made {
                 Ok(made) => {
-                    let previous = lineup.previous.as_ref().filter(|_| by == AnsweredBy::Champion);
-                    let other =
-                        previous.and_then(|p| p.run(inputs, rows).ok().map(|made| (p.as_ref(), made)));
-                    let mut live = self.live();
-                    if by == AnsweredBy::Champion {
-                        live.watch.answered(rows as u64, made.latency_us);
-                    }
-                    if let Some((_, made)) = &other {
-                        live.watch.previous(made.latency_us);
-                    }
-                    let other = other.as_ref().map(|(other, made)| (*other, made));
-                    live.answered(&Answered { key: &key, model, made: &made, other, id, x: &x, rows, now });
-                    drop(live);
-                    self.count(by);
+                    self.answered(by, &key, model, &made, ran.other.as_ref(), &asked);
                     return Ok(Answer {
-                        outputs: made.outputs,
                         by,
                         release: Some(model.release().clone()),
                         generation: lineup.generation,
+                        rows: asked.rows as u64,
+                        queue_ns: ran.queue_ns,
+                        infer_ns: made.latency_ns,
+                        outputs: made.outputs,
                     });
                 }
                 Err(Unable::Input(problem)) if by == AnsweredBy::Champion => {
@@ -253,14 +169,77 @@ impl Task {
                 }
                 Err(Unable::Input(detail) | Unable::Failed(detail)) => detail,
             };
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            let mut live = self.live();
-            if by == AnsweredBy::Champion {
-                live.watch.failed(rows as u64);
-            }
-            live.failed(&key, model, rows, &x, &detail, now);
+            self.failed(by, &key, model, &asked, &detail, ran.spent_ns);
+            failed = Some(detail);
         }
-        self.constant(&lineup, rows, now)
+        match (version, failed) {
+            // Who names a version wants that one or none.
+            (Some(_), detail) => Err(InferError::Failed {
+                task: self.task.clone(),
+                detail: detail.unwrap_or_else(|| "it has failed too often and is not asked".into()),
+            }),
+            (None, _) => self.constant(&lineup, asked.rows, asked.now),
+        }
+    }
+
+    /// Counts an answer of the line-up.
+    fn answered(
+        &self,
+        by: AnsweredBy,
+        key: &Key,
+        model: &Serving,
+        made: &Made,
+        other: Option<&(Arc<Serving>, Made)>,
+        asked: &Asked,
+    ) {
+        model.strikes.answered();
+        let mut live = self.live();
+        if by == AnsweredBy::Champion {
+            live.watch.answered(asked.rows as u64, made.latency_us());
+        }
+        if let Some((_, made)) = other {
+            live.watch.previous(made.latency_us());
+        }
+        let other = other.map(|(other, made)| (other.as_ref(), made));
+        let Asked { id, x, rows, now, .. } = asked;
+        live.answered(&Answered { key, model, made, other, id, x, rows: *rows, now: *now });
+        drop(live);
+        self.count(by);
+    }
+
+    /// Counts a failure of a member, and takes it out if it is one too many.
+    fn failed(&self, by: AnsweredBy, key: &Key, model: &Serving, asked: &Asked, detail: &str, spent_ns: u64) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        model.tally().failed(spent_ns);
+        let mut live = self.live();
+        if by == AnsweredBy::Champion {
+            live.watch.failed(asked.rows as u64);
+        }
+        live.failed(key, model, asked.rows, &asked.x, detail, asked.now);
+        // What is not a number goes in and comes out: that is no fault of the model.
+        if asked.x.iter().all(|x| x.is_finite()) && model.strikes.strike(detail) {
+            let detail = format!("failed too often, at last: {detail}");
+            tracing::error!(task = %self.task, release = %model.release(), detail, "a member is taken out");
+            live.tell(model.release(), ReasonCode::Quarantined, &detail, asked.now);
+            if by == AnsweredBy::Champion {
+                live.fallen = Some((model.release().clone(), detail));
+                self.fallen.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whether a champion was taken out that nobody has asked about yet.
+    pub(super) fn has_fallen(&self) -> bool {
+        self.fallen.load(Ordering::Relaxed)
+    }
+
+    /// The champion that was taken out since this was last asked, and why.
+    pub(super) fn fallen(&self) -> Option<(TaskId, ReleaseId, String)> {
+        if !self.fallen.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let (release, detail) = self.live().fallen.take()?;
+        Some((self.task.clone(), release, detail))
     }
 
     fn constant(&self, lineup: &LineUp, rows: usize, now: Now) -> Result<Answer, InferError> {
@@ -280,34 +259,60 @@ impl Task {
         let outputs = baseline::answer(policy, name, rows).ok_or_else(not_ready)?;
         self.live().constant(&lineup.key(None), policy.baseline_class, policy.labels.len(), rows, now);
         self.count(AnsweredBy::Baseline);
-        Ok(Answer { outputs, by: AnsweredBy::Baseline, release: None, generation: lineup.generation })
+        Ok(Answer {
+            outputs,
+            by: AnsweredBy::Baseline,
+            release: None,
+            generation: lineup.generation,
+            rows: rows as u64,
+            queue_ns: 0,
+            infer_ns: 0,
+        })
     }
 
     /// One member answers for itself: nothing is counted in windows, so that they tell of the line-up's traffic.
-    fn named(
+    async fn named(
         &self,
         lineup: &LineUp,
+        pool: Option<&Pool>,
         version: &ReleaseId,
-        inputs: &[TensorData],
-        rows: usize,
+        asked: &Arc<Asked>,
     ) -> Result<Answer, InferError> {
         let unknown = || InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() };
         let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(unknown)?;
-        match model.run(inputs, rows) {
+        let failed = |detail| InferError::Failed { task: self.task.clone(), detail };
+        if let Some(out) = model.strikes.out() {
+            return Err(failed(out.to_owned()));
+        }
+        let ran = run(pool, model, None, asked).await?;
+        match ran.made {
             Ok(made) => {
                 self.count(AnsweredBy::Named);
                 Ok(Answer {
-                    outputs: made.outputs,
                     by: AnsweredBy::Named,
                     release: Some(version.clone()),
                     generation: lineup.generation,
+                    rows: asked.rows as u64,
+                    queue_ns: ran.queue_ns,
+                    infer_ns: made.latency_ns,
+                    outputs: made.outputs,
                 })
             }
             Err(Unable::Input(problem)) => Err(InferError::Input(problem)),
             Err(Unable::Failed(detail)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
-                Err(InferError::Failed { task: self.task.clone(), detail })
+                model.tally().failed(ran.spent_ns);
+                Err(failed(detail))
             }
+        }
+    }
+
+    /// Counts where the time of an answered request went.
+    pub(super) fn tally(&self, release: &ReleaseId, rows: u64, spent: &Spent, wall_ms: Option<u64>) {
+        let lineup = self.lineup();
+        // A member that was swapped out meanwhile has no counters any more.
+        if let Some((_, model)) = lineup.members().find(|(_, m)| m.release() == release) {
+            model.tally().answered(rows, spent, wall_ms);
         }
     }
 
@@ -361,11 +366,14 @@ impl Task {
                 inputs: m.resident.model.inputs().to_vec(),
                 outputs: m.resident.model.outputs().to_vec(),
                 row_us: m.row_us(),
+                out: m.strikes.out().map(str::to_owned),
+                tally: m.tally().clone(),
             })
             .collect();
         TaskView {
             task: self.task.clone(),
             members,
+            unloaded: lineup.unloaded.clone(),
             generation: lineup.generation,
             probation: lineup.probation,
             baseline: lineup.policy.as_ref().is_some_and(|p| baseline::answer(p, "", 1).is_some()),
@@ -373,11 +381,6 @@ impl Task {
             failed: self.failed.load(Ordering::Relaxed),
         }
     }
-}
-
-/// Rows of a request: the first dimension of its first input.
-fn rows(inputs: &[TensorData]) -> usize {
-    inputs.first().and_then(|t| t.shape.first()).map_or(1, |&n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// A seed no outsider can guess, so that nobody can choose what is sampled.

@@ -1,8 +1,8 @@
 use dunlin_engine::{floats, of_floats};
 use dunlin_protocol::{Now, ReasonCode, ResourceUse, SampleKind, SamplePolicy, TaskId, TensorData, Window};
 
-use super::onnx::{IDENTITY, linear, policy, resident};
-use super::{AnsweredBy, FeedbackError, InferError, Limits, Resident, Serving};
+use super::onnx::{IDENTITY, chain, linear, policy, resident};
+use super::{AnsweredBy, FeedbackError, InferError, Limits, Resident, STRIKES_MAX, Serving};
 
 fn task() -> TaskId {
     "meter".parse().unwrap()
@@ -192,4 +192,81 @@ fn samples_leave_only_if_the_policy_says_so_and_wrong_answers_are_flagged() {
     serving.feedback(&task(), &unsampled, 2, now(3)).unwrap();
     let flagged: Vec<_> = serving.take_samples().into_iter().flat_map(|s| s.samples).collect();
     assert_eq!((flagged.len(), flagged[0].kind, flagged[0].label), (1, SampleKind::Flagged, Some(2)));
+}
+
+/// Asks for what `brittle` fails on, `times` times.
+fn strike(serving: &Serving, times: u32) -> Vec<AnsweredBy> {
+    let bad = x(&[[-1.0, 1.0, 1.0]]);
+    (0..times).map(|i| serving.infer(&task(), &format!("s{i}"), &bad, now(1)).unwrap().by).collect()
+}
+
+#[tokio::test]
+async fn a_champion_that_fails_too_often_is_not_asked_any_more_until_a_new_generation() {
+    let serving = Serving::new(Limits::default());
+    let fine = x(&[[1.0, 2.0, 3.0]]);
+    serving.switch(&task(), brittle("m@2"), Some(good("m@1")), 1, false);
+    assert_eq!(strike(&serving, STRIKES_MAX - 1), vec![AnsweredBy::Fallback; STRIKES_MAX as usize - 1]);
+    let before = serving.infer(&task(), "before", &fine, now(1)).unwrap();
+    assert_eq!(before.by, AnsweredBy::Champion, "it still answers what it can");
+    strike(&serving, 1);
+    // The answer between made up for a hundredth of a strike, so one more is needed.
+    strike(&serving, 1);
+    let after = serving.infer(&task(), "after", &fine, now(1)).unwrap();
+    assert_eq!(after.by, AnsweredBy::Fallback);
+    let named = serving.answer(&task(), Some("m@2".parse().unwrap()), "n".into(), fine.clone(), now(1)).await;
+    assert!(matches!(named, Err(InferError::Failed { .. })));
+    let fallen = serving.fallen().await;
+    assert_eq!(fallen.len(), 1);
+    assert_eq!((&fallen[0].0, fallen[0].1.to_string().as_str()), (&task(), "m@2"));
+    let view = serving.view_of(&task()).unwrap();
+    assert!(view.members[0].out.as_ref().unwrap().contains("finite") && view.is_ready());
+    let told = serving.take_indicators();
+    let quarantined: Vec<_> = told.iter().filter(|i| i.reason == ReasonCode::Quarantined).collect();
+    assert_eq!((quarantined.len(), quarantined[0].count), (1, 1));
+
+    serving.switch(&task(), brittle("m@2"), Some(good("m@1")), 2, false);
+    assert_eq!(serving.infer(&task(), "anew", &fine, now(1)).unwrap().by, AnsweredBy::Champion);
+}
+
+#[test]
+fn inputs_that_are_no_numbers_take_nobody_out() {
+    let serving = Serving::new(Limits::default());
+    serving.set_policy(&policy(&task()));
+    serving.switch(&task(), good("m@1"), Some(good("m@2")), 1, false);
+    for i in 0..10 * STRIKES_MAX {
+        let answer = serving.infer(&task(), &format!("{i}"), &x(&[[f32::NAN, 0.0, 0.0]]), now(1)).unwrap();
+        assert_eq!(answer.by, AnsweredBy::Baseline);
+    }
+    let answer = serving.infer(&task(), "fine", &x(&[[1.0, 0.0, 0.0]]), now(1)).unwrap();
+    assert_eq!(answer.by, AnsweredBy::Champion);
+}
+
+#[test]
+fn a_member_whose_scores_are_not_as_many_as_its_signature_says_is_passed_over() {
+    let serving = Serving::new(Limits::default());
+    let wrong = resident("m@2", &task(), &linear(3, 3, &IDENTITY, false), 4);
+    serving.switch(&task(), wrong, Some(good("m@1")), 1, false);
+    let answer = serving.infer(&task(), "a", &x(&[[1.0, 0.0, 0.0]]), now(1)).unwrap();
+    assert_eq!((answer.by, answer.release.unwrap().to_string()), (AnsweredBy::Fallback, "m@1".into()));
+    assert!(serving.take_indicators()[0].detail.contains("3 scores for 1 rows of 4 classes"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_member_is_passed_over_and_soon_not_asked() {
+    const SIDE: usize = 512;
+    // Some seconds of work for one, some milliseconds for the other.
+    let limits = Limits { workers: 1, run_max: std::time::Duration::from_millis(400), ..Limits::default() };
+    let serving = Serving::new(limits);
+    let slow = || resident("m@2", &task(), &chain(SIDE, 500), SIDE);
+    let quick = resident("m@1", &task(), &linear(SIDE, 3, &[0.0; SIDE * 3], false), 3);
+    serving.switch(&task(), slow(), Some(quick), 1, false);
+    let rows: u64 = 1024;
+    let batch = vec![of_floats("x", &[rows, SIDE as u64], &vec![0.0; SIDE * rows as usize])];
+    for i in 0..STRIKES_MAX {
+        let answer = serving.answer(&task(), None, format!("{i}"), batch.clone(), now(1)).await.unwrap();
+        assert_eq!(answer.by, AnsweredBy::Fallback, "with one worker, whom the late one no longer holds");
+    }
+    let told = serving.take_indicators();
+    assert!(told.iter().any(|i| i.reason == ReasonCode::ModelFailed && i.detail.contains("within 400 ms")));
+    assert_eq!(serving.fallen().await[0].1.to_string(), "m@2");
 }

@@ -72,7 +72,7 @@ pub struct Counters {
     pub epoch: u64,
     /// Bytes of the records on disk.
     pub bytes: u64,
-    /// Records that a full disk kept from being written, over the spool's life.
+    /// Times that a full disk kept records from being written, over the spool's life; they are tried again.
     pub disk_full: u64,
     /// Sums over the boots that are no longer listed.
     pub earlier: BootCounters,

@@ -87,7 +87,8 @@ fn cheapest(txn: &WriteTransaction, books: &Books<'_>) -> Result<Option<Key>, re
     Ok(None)
 }
 
-fn evict(
+/// Removes a record and notes that it is lost.
+pub(super) fn evict(
     txn: &WriteTransaction,
     books: &mut Books<'_>,
     key: Key,

@@ -78,6 +78,16 @@ pub enum SpoolError {
     },
 }
 
+impl SpoolError {
+    /// Whether another process has the spool open.
+    pub fn is_held(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => matches!(**source, redb::Error::DatabaseAlreadyOpen),
+            Self::DiskFull(_) | Self::TooLarge(_) | Self::Folder { .. } => false,
+        }
+    }
+}
+
 /// How the spool was found at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -153,6 +163,11 @@ impl Spool {
     /// Forgets what the controller holds. Returns how many records went; a boot that is not ours changes nothing.
     pub fn acknowledge(&self, range: &AckRange) -> Result<u64, SpoolError> {
         self.lock().acknowledge(range)
+    }
+
+    /// Gives a record up that can not be sent: a gap speaks of it from now on. One that is gone changes nothing.
+    pub fn give_up(&self, key: Key) -> Result<(), SpoolError> {
+        self.lock().give_up(key)
     }
 
     /// The next session epoch, durable before it is returned.

@@ -76,8 +76,18 @@ pub(super) struct Store {
     bytes_max: u64,
     db: Option<Database>,
     counters: Counters,
+    /// The running boot until it is listed, which a full disk may put off.
+    unlisted: Option<Unlisted>,
     /// The gap record, by the boot it speaks of, that was not handed out yet and may therefore still grow.
     open_gaps: evict::OpenGaps,
+}
+
+/// A boot that is not in the books yet.
+#[derive(Debug, Clone, Copy)]
+struct Unlisted {
+    boot: BootId,
+    /// The database was damaged: what waited in it is lost, and only the counters beside it speak of it.
+    lost: bool,
 }
 
 /// A transaction's view of what it may change beside the tables.
@@ -176,32 +186,54 @@ impl Store {
         // The database code may panic on a damaged file; that must not take the agent down.
         let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_database(&path)))
             .unwrap_or_else(|_| Err(redb::Error::Corrupted("opening it panicked".into())));
+        let beside = counters::read(dir).unwrap_or_default();
         let (db, mut counters, found) = match opened {
-            Ok((db, counters)) => (db, counters, Found::Sound),
+            Ok((db, counters)) => (Some(db), counters, Found::Sound),
             Err(error) if is_damage(&error) => {
                 let aside = dir.join("spool.damaged.redb");
                 std::fs::rename(&path, &aside)
                     .map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
-                let (db, _) = open_database(&path).map_err(|e| failure(dir, e))?;
-                (db, counters::read(dir).unwrap_or_default(), Found::Damaged(aside))
+                (None, Counters::default(), Found::Damaged(aside))
             }
-            Err(error) => return Err(failure(dir, error)),
+            Err(error) => match failure(dir, error) {
+                SpoolError::DiskFull(_) => (None, beside.clone(), Found::Sound),
+                error @ (SpoolError::TooLarge(_)
+                | SpoolError::Database { .. }
+                | SpoolError::Folder { .. }) => return Err(error),
+            },
         };
-        // The disk_full count is kept by the file alone: the database could not be written when it rose.
-        counters.disk_full = counters.disk_full.max(counters::read(dir).map_or(0, |old| old.disk_full));
-        let mut store =
-            Self { dir: dir.to_path_buf(), bytes_max, db: Some(db), counters, open_gaps: Default::default() };
-        store.begin_boot(boot, found != Found::Sound)?;
-        Ok((store, found))
+        // Also when the agent died after it had set a damaged database aside.
+        let lost = counters.boots.is_empty() && !beside.boots.is_empty();
+        if lost {
+            counters = beside;
+        } else {
+            // This count is kept by the file alone: the database could not be written when it rose.
+            counters.disk_full = counters.disk_full.max(beside.disk_full);
+        }
+        let mut store = Self {
+            dir: dir.to_path_buf(),
+            bytes_max,
+            db,
+            counters,
+            unlisted: Some(Unlisted { boot, lost }),
+            open_gaps: Default::default(),
+        };
+        match store.begin_boot() {
+            // Devices answer with a full disk too; the boot is listed when there is room.
+            Ok(()) | Err(SpoolError::DiskFull(_)) => Ok((store, found)),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Lists the new boot. If the database was `lost`, what waited in it is declared as gaps.
-    fn begin_boot(&mut self, boot: BootId, lost: bool) -> Result<(), SpoolError> {
-        self.write(|txn, books| {
+    /// Lists the new boot. If the database was lost, what waited in it is declared as gaps.
+    fn begin_boot(&mut self) -> Result<(), SpoolError> {
+        self.reopen()?;
+        let Some(Unlisted { boot, lost }) = self.unlisted else { return Ok(()) };
+        self.transact(|txn, books| {
             let ordinal =
                 books.counters.boots.last().map_or(books.counters.earlier.ordinal, |last| last.ordinal) + 1;
             let mut gone = Lost::default();
@@ -223,7 +255,9 @@ impl Store {
             books.counters.earlier.ordinal = ordinal;
             books.counters.fold();
             Ok(())
-        })
+        })?;
+        self.unlisted = None;
+        Ok(())
     }
 
     pub(super) fn append(&mut self, records: &[(Kind, Vec<u8>)]) -> Result<(u64, u64), SpoolError> {
@@ -237,7 +271,7 @@ impl Store {
             Ok((first, last))
         });
         if matches!(kept, Err(SpoolError::DiskFull(_))) {
-            self.counters.disk_full += records.len() as u64;
+            self.counters.disk_full += 1;
             self.publish_counters();
         }
         kept
@@ -265,6 +299,17 @@ impl Store {
             boot.acked_upto = upto;
             books.counters.fold();
             Ok(keys.len() as u64)
+        })
+    }
+
+    pub(super) fn give_up(&mut self, key: Key) -> Result<(), SpoolError> {
+        self.write(|txn, books| {
+            let mut lost = Lost::default();
+            if txn.open_table(RECORDS)?.get((key.ordinal, key.seq))?.is_some() {
+                evict::evict(txn, books, key, &mut lost)?;
+            }
+            evict::write_gaps(txn, books, lost)?;
+            evict::make_room(txn, books)
         })
     }
 
@@ -337,8 +382,17 @@ impl Store {
         })
     }
 
-    /// Runs `f` in one durable transaction; memory follows only when the disk has it.
+    /// Runs `f` in one durable transaction, in a boot that is listed.
     fn write<T>(
+        &mut self,
+        f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
+    ) -> Result<T, SpoolError> {
+        self.begin_boot()?;
+        self.transact(f)
+    }
+
+    /// Runs `f` in one durable transaction; memory follows only when the disk has it.
+    fn transact<T>(
         &mut self,
         f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, SpoolError> {
@@ -376,10 +430,16 @@ impl Store {
         if self.db.is_none() {
             let (db, counters) =
                 open_database(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
-            let disk_full = self.counters.disk_full;
             self.db = Some(db);
-            self.counters = Counters { disk_full, ..counters };
             self.open_gaps.clear();
+            let listed = self.unlisted.is_none_or(|unlisted| counters.boot(&unlisted.boot).is_some());
+            if listed {
+                self.unlisted = None;
+            }
+            // Where the database is new, what the counters beside the old one tell is all there is.
+            if !self.unlisted.is_some_and(|unlisted| unlisted.lost) {
+                self.counters = Counters { disk_full: self.counters.disk_full, ..counters };
+            }
         }
         Ok(())
     }

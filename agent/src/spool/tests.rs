@@ -27,6 +27,15 @@ fn reported_lost(records: &[Record]) -> BTreeSet<(BootId, u64)> {
 }
 
 #[test]
+fn a_spool_is_held_by_one_agent_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap();
+    assert!(Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap_err().is_held());
+    drop(first);
+    Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap();
+}
+
+#[test]
 fn records_survive_a_restart_and_leave_on_acknowledgement_only() {
     let dir = tempfile::tempdir().unwrap();
     let first = draw_boot();

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::fetch::{Fetcher, chain};
 use super::store::Store;
 use super::twin::Twin;
-use super::{load, prove};
+use super::{at_disk, load, prove};
 use crate::serve::{Resident, Serving};
 
 /// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
@@ -88,6 +88,17 @@ impl Hands {
         }
     }
 
+    /// The models in memory.
+    pub(super) fn serving(&self) -> Arc<Serving> {
+        self.serving.clone()
+    }
+
+    /// Takes a task's models out of memory. What it designates is not live then, so that whatever comes next loads it.
+    pub(super) fn unload(&mut self, task: TaskId) {
+        self.serving.unload(&task);
+        self.live.remove(&task);
+    }
+
     /// Whether something is under way.
     pub(super) fn busy(&self) -> bool {
         !self.jobs.is_empty()
@@ -113,7 +124,7 @@ impl Hands {
     pub(super) async fn carry_out(&mut self, command: Command, updater: &Updater) -> Told {
         match command {
             Command::Persist(bytes) => {
-                while let Err(error) = self.journal.save(&bytes) {
+                while let Err(error) = at_disk(|| self.journal.save(&bytes)) {
                     tracing::error!(error = %chain(&error), "could not write the update journal");
                     tokio::time::sleep(DISK_RETRY).await;
                 }
@@ -161,7 +172,7 @@ impl Hands {
                     let damaged = files.iter().find(|file| !store.verify(file).unwrap_or(false));
                     Some(match damaged {
                         Some(file) => Event::StagedDamaged { task, digest: file.digest },
-                        None => Event::StagedVerified { task },
+                        None => Event::StagedVerified { task, files },
                     })
                 };
                 self.keep_track(of, |jobs| jobs.spawn_blocking(verify));
@@ -222,8 +233,9 @@ impl Hands {
             }
             Command::RollBack { task, to } => {
                 // What serves first: the journal knows, and the record follows it.
-                let told = self.roll_back(task, to).await;
-                self.write_record(&updater.record()).await;
+                let record = updater.record();
+                let told = self.roll_back(task, to, &record).await;
+                self.write_record(&record).await;
                 told
             }
             Command::Remove { task } => {
@@ -291,14 +303,14 @@ impl Hands {
         });
     }
 
-    async fn roll_back(&mut self, task: TaskId, to: Designation) -> Told {
+    async fn roll_back(&mut self, task: TaskId, to: Designation, record: &Record) -> Told {
         let live = self.live.entry(task.clone()).or_default();
         let line = match to {
             Designation::Baseline => {
                 *live = Live::default();
                 self.serving.remove(&task);
                 // The constant baseline goes with the task, so it is put back.
-                return self.reapply(&task);
+                return self.reapply(&task, record);
             }
             Designation::Line(line) => line,
         };
@@ -321,10 +333,9 @@ impl Hands {
             .map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
     }
 
-    /// The policy of a task, from the generation record.
-    fn reapply(&self, task: &TaskId) -> Told {
-        let record = Record::decode(&self.recorded).ok();
-        let policy = record.and_then(|record| record.tasks.get(task).and_then(|slot| slot.policy));
+    /// Puts the policy of a task in force that the generation record names.
+    fn reapply(&self, task: &TaskId, record: &Record) -> Told {
+        let policy = record.tasks.get(task).and_then(|slot| slot.policy);
         match policy.map(|blob| load::policy(&self.store, &blob)) {
             Some(Ok(policy)) => self.serving.set_policy(&policy),
             Some(Err(detail)) => {
@@ -373,7 +384,7 @@ impl Hands {
         if bytes == self.recorded {
             return;
         }
-        while let Err(error) = self.record.save(&bytes) {
+        while let Err(error) = at_disk(|| self.record.save(&bytes)) {
             tracing::error!(error = %chain(&error), "could not write the generation record");
             tokio::time::sleep(DISK_RETRY).await;
         }

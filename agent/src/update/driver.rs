@@ -4,19 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dunlin_protocol::{
-    Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
+    BootId, Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
 };
-use dunlin_update::{Event, Journal, Record, Setup, Stop, Updater};
+use dunlin_update::{Command, Event, Journal, Record, Setup, Slot, Stop, Updater};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::at_disk;
 use super::carry::{Hands, Told};
 use super::fetch::{FetchError, Fetcher, chain};
 use super::marker::Marker;
 use super::store::Store;
-use super::trusted::{Trusted, TrustedError};
+use super::trusted::{FloorsFound, Trusted, TrustedError};
 use super::twin::Twin;
+use crate::api::Residency;
 use crate::clock;
 use crate::config::Settings;
 use crate::identity::{Identity, IdentityError};
@@ -28,6 +30,29 @@ const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 const INHIBIT_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait for the driver to end; what it has in hand goes on at the next start.
 const END: Duration = Duration::from_secs(5);
+
+/// A clock that lies this much behind is told; less is the jitter of clocks that are being set.
+const CLOCK_BEHIND_MS: u64 = 60_000;
+
+/// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
+/// this device. A controller that made a mistake looks the same.
+const SUSPICIOUS: [ReasonCode; 15] = [
+    ReasonCode::NotApproved,
+    ReasonCode::TargetMismatch,
+    ReasonCode::BelowReleaseFloor,
+    ReasonCode::RetrainedNotAllowed,
+    ReasonCode::RetrainedOutOfBounds,
+    ReasonCode::AnchorScore,
+    ReasonCode::LineupConflict,
+    ReasonCode::ArchMismatch,
+    ReasonCode::OpsMissing,
+    ReasonCode::RamExceeded,
+    ReasonCode::SizeExceeded,
+    ReasonCode::FileMissing,
+    ReasonCode::SlowRetrieval,
+    ReasonCode::DigestMismatch,
+    ReasonCode::LengthMismatch,
+];
 
 /// What the driver is told to do.
 #[derive(Debug)]
@@ -45,10 +70,26 @@ pub enum Order {
         /// Which way they came, for the log.
         via: &'static str,
     },
+    /// Take what a medium holds for this device.
+    Install {
+        /// The folder that `dunlin export` filled.
+        folder: PathBuf,
+        /// Told what came of judging its metadata.
+        reply: oneshot::Sender<ReasonCode>,
+    },
     /// Return to the previous release of a task.
     Rollback {
         /// The task.
         task: TaskId,
+        /// Told what came of it.
+        reply: oneshot::Sender<ReasonCode>,
+    },
+    /// Put what a task's assignment designates into memory, or take it out.
+    Residency {
+        /// The task.
+        task: TaskId,
+        /// Which of the two.
+        wanted: Residency,
         /// Told what came of it.
         reply: oneshot::Sender<ReasonCode>,
     },
@@ -124,7 +165,7 @@ impl UpdateConfig {
         Ok(Self {
             slots_dir: settings.state_dir.join("slots"),
             profile: settings.device.clone(),
-            exe: std::env::current_exe().map_err(UpdateError::Program)?,
+            exe: dunlin_engine::this_program().map_err(UpdateError::Program)?,
             check: settings.update.check,
             retry_min: settings.update.retry_min,
             retry_max: settings.update.retry_max,
@@ -158,6 +199,7 @@ impl UpdateDriver {
         let dir = settings.state_dir.join("trust");
         let (device, profile) = (identity.device().clone(), settings.device.clone());
         let trusted = Trusted::open(&dir, device, profile, &identity.image_root, &identity.director_root)?;
+        clock::passed(trusted.floors().wall_ms);
         let fetcher = Fetcher::pinned(identity)?;
         Self::start_with(UpdateConfig::of(settings)?, trusted, fetcher, serving, orders, notices).await
     }
@@ -199,6 +241,11 @@ impl UpdateDriver {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner).open_down(envelope, now)
     }
 
+    /// The wall time that an opened message tells, see [`Trusted::time_hint`].
+    pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).time_hint(header, boot)
+    }
+
     /// Ends the driver in order.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
@@ -236,6 +283,10 @@ struct Driver {
     inhibited: bool,
     /// The last refusal of a whole assignment, which is told once.
     refused: Option<(ReasonCode, String)>,
+    /// Whether it was told that the clock lies behind.
+    clock_told: bool,
+    /// Whether it was told that nothing fresh comes any more.
+    stale_told: bool,
 }
 
 /// Notices in memory; the oldest go first if nobody reads them.
@@ -290,6 +341,12 @@ impl Driver {
             serving,
             config.exe.clone(),
         );
+        {
+            let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = trusted.found();
+            let older = trusted.not_behind(updater.generation(), updater.counted_by())?;
+            pending.extend(found_indicator(found, older).map(Notice::Indicator));
+        }
         let check_at = Instant::now();
         let driver = Self {
             updater,
@@ -307,12 +364,15 @@ impl Driver {
             failed_checks: 0,
             inhibited: false,
             refused: None,
+            clock_told: false,
+            stale_told: false,
         };
         Ok((driver, stop))
     }
 
     async fn run(&mut self, mut stopping: watch::Receiver<bool>) {
         let notices = self.notices.clone();
+        let serving = self.hands.serving();
         loop {
             let due = self.updater.poll_timeout().map(at);
             let inhibit_at = self.inhibited.then(|| Instant::now() + INHIBIT_EVERY);
@@ -325,6 +385,9 @@ impl Driver {
                 }
                 Some(order) = self.orders.recv() => self.order(order).await,
                 Some(event) = self.hands.done(), if self.hands.busy() => self.tell(event).await,
+                fallen = serving.fallen() => for (task, release, detail) in fallen {
+                    self.tell(Event::ServeFailed { task, release, detail }).await;
+                },
                 Some(answer) = self.checking.join_next(), if !self.checking.is_empty() => match answer {
                     Ok(answer) => self.checked(answer).await,
                     Err(error) => tracing::error!(%error, "a check ended badly"),
@@ -354,7 +417,19 @@ impl Driver {
                 tracing::debug!(via, "metadata came in");
                 self.judge(files).await;
             }
+            Order::Install { folder, reply } => {
+                let reason = self.install(folder).await;
+                if reply.send(reason).is_err() {
+                    tracing::debug!("nobody waits for the answer to a command");
+                }
+            }
             Order::Rollback { task, reply } => self.asked(Event::OperatorRollback { task }, reply).await,
+            Order::Residency { task, wanted, reply } => {
+                let reason = self.reside(task, wanted).await;
+                if reply.send(reason).is_err() {
+                    tracing::debug!("nobody waits for the answer to a command");
+                }
+            }
             Order::Retarget { release, reply } => self.asked(Event::Retarget { release }, reply).await,
         }
     }
@@ -368,6 +443,29 @@ impl Driver {
         if reply.send(reason).is_err() {
             tracing::debug!("nobody waits for the answer to a command");
         }
+    }
+
+    /// Loads or unloads what a task designates. What is designated stays as it is.
+    async fn reside(&mut self, task: TaskId, wanted: Residency) -> ReasonCode {
+        let Some(slot) = self.updater.record().tasks.remove(&task) else {
+            return ReasonCode::NothingToReturnTo;
+        };
+        let Slot { serving, previous, .. } = slot;
+        let Some(release) = serving.release().cloned() else { return ReasonCode::NothingToReturnTo };
+        match wanted {
+            Residency::Unloaded => self.hands.unload(task),
+            Residency::Loaded => {
+                let trial = self.updater.step(&task).phase() == Phase::Probation;
+                let restore = Command::Restore { task: task.clone(), serving, previous, trial };
+                if let Told::Event(failed) = self.hands.carry_out(restore, &self.updater).await {
+                    self.tell(failed).await;
+                }
+                if self.updater.designation(&task).release() != Some(&release) {
+                    return ReasonCode::ModelFailed;
+                }
+            }
+        }
+        ReasonCode::Ok
     }
 
     fn check(&mut self) {
@@ -388,6 +486,10 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "a check got no answer");
+                if error.is_suspicious() {
+                    self.indicate(error.reason(), chain(&error));
+                }
+                self.tell_stale();
                 let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
                 self.failed_checks = self.failed_checks.saturating_add(1);
                 let pause = self.config.retry_min.saturating_mul(factor).min(self.config.retry_max);
@@ -396,18 +498,64 @@ impl Driver {
         }
     }
 
-    /// The one way in for metadata, fetched or pushed.
-    async fn judge(&mut self, files: Check) {
-        let now = clock::now();
-        let judged = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).accept(&files, now);
-        match judged {
-            Ok(Ok(())) => self.approve().await,
-            Ok(Err(refused)) => self.indicate(refused.reason(), chain(&refused)),
-            Err(error) => self.indicate(ReasonCode::DiskFull, chain(&error)),
+    /// Tells once that all that is held has expired, so that a device from which everything is kept away is not silent about it.
+    fn tell_stale(&mut self) {
+        let expired = {
+            let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+            trusted.expired_ms(clock::now())
+        };
+        if let Some(ms) = expired.filter(|_| !self.stale_told) {
+            let detail = format!("no check is answered, and what is held expired {ms} ms ago");
+            self.indicate(ReasonCode::MetadataExpired, detail);
+            self.stale_told = true;
         }
     }
 
-    async fn approve(&mut self) {
+    /// Takes metadata from a medium through the same checks as any, and its files as they are asked for.
+    async fn install(&mut self, folder: PathBuf) -> ReasonCode {
+        let device = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).device().clone();
+        match at_disk(|| Fetcher::check_on(&folder, &device)) {
+            Ok(files) => {
+                self.fetcher.look_on(folder);
+                self.judge(files).await
+            }
+            Err(error) => {
+                self.indicate(ReasonCode::FetchFailed, chain(&error));
+                ReasonCode::FetchFailed
+            }
+        }
+    }
+
+    /// The one way in for metadata, fetched, pushed or carried.
+    async fn judge(&mut self, files: Check) -> ReasonCode {
+        let now = clock::now();
+        let behind_ms = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).clock_behind_ms(now);
+        if behind_ms > CLOCK_BEHIND_MS && !self.clock_told {
+            let detail =
+                format!("the clock lies {behind_ms} ms before a time that was verified; that time is taken");
+            self.indicate(ReasonCode::ClockStepped, detail);
+        }
+        self.clock_told = behind_ms > CLOCK_BEHIND_MS;
+        let judged =
+            at_disk(|| self.trusted.lock().unwrap_or_else(PoisonError::into_inner).accept(&files, now));
+        match judged {
+            Ok(Ok(())) => {
+                self.stale_told = false;
+                self.approve().await
+            }
+            Ok(Err(refused)) => {
+                let reason = refused.reason();
+                self.indicate(reason, chain(&refused));
+                reason
+            }
+            Err(error) => {
+                self.indicate(ReasonCode::DiskFull, chain(&error));
+                ReasonCode::DiskFull
+            }
+        }
+    }
+
+    async fn approve(&mut self) -> ReasonCode {
         let (judged, floors) = {
             let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
             let judged = trusted.approve();
@@ -429,9 +577,10 @@ impl Driver {
                             detail,
                         );
                     }
-                } else {
-                    self.tell(Event::AssignmentApproved(Box::new(approved))).await;
+                    return ReasonCode::Inhibited;
                 }
+                self.tell(Event::AssignmentApproved(Box::new(approved))).await;
+                ReasonCode::Ok
             }
             Ok(Err(refused)) => {
                 let (reason, detail) = (refused.reason(), chain(&refused));
@@ -439,8 +588,12 @@ impl Driver {
                     self.indicate(reason, detail.clone());
                 }
                 self.refuse(self.updater.generation(), String::new(), Phase::Rejected, reason, detail);
+                reason
             }
-            Err(error) => self.indicate(ReasonCode::DiskFull, chain(&error)),
+            Err(error) => {
+                self.indicate(ReasonCode::DiskFull, chain(&error));
+                ReasonCode::DiskFull
+            }
         }
     }
 
@@ -513,6 +666,10 @@ impl Driver {
                 Told::Event(event) => events.push(event),
                 Told::Outcome(seq, outcome) => {
                     tracing::info!(task = ?outcome.task, release = ?outcome.release, phase = ?outcome.phase, reason = %outcome.reason, detail = outcome.detail, "update");
+                    if SUSPICIOUS.contains(&outcome.reason) && refused(outcome.phase) {
+                        let task = outcome.task.as_ref().map_or("", TaskId::as_str);
+                        self.indicate(outcome.reason, format!("{task}: {}", outcome.detail));
+                    }
                     self.notice(Notice::Outcome(outcome));
                     events.push(Event::Reported { seq });
                 }
@@ -532,11 +689,49 @@ impl Driver {
     }
 }
 
+/// Whether something is not taken, as opposed to left again: a release that signers withdraw is left in all honesty.
+fn refused(phase: Phase) -> bool {
+    match phase {
+        Phase::Rejected | Phase::Failed | Phase::Deferred => true,
+        Phase::Assigned
+        | Phase::Fetching
+        | Phase::Verifying
+        | Phase::Staged
+        | Phase::Proving
+        | Phase::Probation
+        | Phase::Committed
+        | Phase::RolledBack
+        | Phase::Superseded => false,
+    }
+}
+
 /// Ends when the handle says so, or is gone.
 async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     if stopping.wait_for(|stop| *stop).await.is_err() {
         tracing::debug!("the updater's handle is gone");
     }
+}
+
+/// What is told of the state in which the floors were found.
+fn found_indicator(found: FloorsFound, older: bool) -> Option<Indicator> {
+    let (reason, detail) = match (found, older) {
+        (FloorsFound::Lost, _) => (
+            ReasonCode::FloorsDamaged,
+            "no copy of the floors record is whole, and no cache to raise them from",
+        ),
+        (FloorsFound::Rebuilt, _) => (
+            ReasonCode::StateRecovered,
+            "the floors record was damaged; it was rebuilt from verified metadata",
+        ),
+        (FloorsFound::Repaired | FloorsFound::Whole, true) => {
+            (ReasonCode::StateRecovered, "the trust folder is older than the update journal")
+        }
+        (FloorsFound::Repaired, false) => {
+            (ReasonCode::StateRecovered, "one copy of the floors record is damaged")
+        }
+        (FloorsFound::Whole, false) => return None,
+    };
+    Some(indicator(reason, detail.to_owned()))
 }
 
 fn indicator(reason: ReasonCode, detail: String) -> Indicator {

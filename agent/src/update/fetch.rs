@@ -1,3 +1,8 @@
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dunlin_protocol::{Blob, Check, DeviceId, ReasonCode, RepoVersions, cbor};
@@ -5,6 +10,7 @@ use dunlin_update::Fault;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
+use super::at_disk;
 use super::store::{Store, StoreError};
 use crate::identity::{Identity, IdentityError};
 
@@ -14,13 +20,25 @@ pub const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 const CHECK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time for TCP and TLS on a poor radio link.
 const CONNECT: Duration = Duration::from_secs(20);
-/// Longest silence within an answer.
-const SILENCE: Duration = Duration::from_secs(30);
-/// The speed is judged over stretches of this length.
-const STRETCH: Duration = Duration::from_secs(60);
-/// Least bytes in a stretch: half a kilobit a second still moves a model in a day; less is a stuck link, and a new
-/// connection does better.
-const STRETCH_BYTES_MIN: u64 = 4 * 1024;
+
+/// How fast a server has to be.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Longest silence before and within an answer.
+    silence: Duration,
+    /// The speed is judged over stretches of this length.
+    stretch: Duration,
+    /// Least bytes in a stretch.
+    bytes_min: u64,
+}
+
+/// Half a kilobit a second still moves a small model in a day; less is a stuck link, with which a new connection does
+/// better, or a server that wants to hold the device up.
+const PACE: Pace =
+    Pace { silence: Duration::from_secs(30), stretch: Duration::from_secs(60), bytes_min: 4 * 1024 };
+
+/// Bytes of a medium that are read at once.
+const MEDIUM_READ_BYTES: usize = 64 * 1024;
 
 /// Why something could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +67,13 @@ pub enum FetchError {
         /// The wait it asked for, milliseconds.
         retry_after_ms: Option<u64>,
     },
-    /// The answer is longer than it may be, or not what it should be.
+    /// The answer to a check does not end where any metadata does.
+    #[error("fetching {url}: the answer is longer than {CHECK_BYTES_MAX} bytes")]
+    Endless {
+        /// What was fetched.
+        url: String,
+    },
+    /// The answer is not what it should be.
     #[error("fetching {url}: {problem}")]
     Answer {
         /// What was fetched.
@@ -63,24 +87,57 @@ pub enum FetchError {
 }
 
 impl FetchError {
+    /// The code that crosses the wire for this error.
+    pub fn reason(&self) -> ReasonCode {
+        match self {
+            Self::Slow { .. } => ReasonCode::SlowRetrieval,
+            Self::Endless { .. } => ReasonCode::MetadataTooLarge,
+            Self::Status { status: 404 | 410, .. } => ReasonCode::FileMissing,
+            Self::Link { .. } | Self::Status { .. } | Self::Answer { .. } => ReasonCode::FetchFailed,
+            Self::Store(error) => match error {
+                StoreError::Io { .. } if error.is_full() => ReasonCode::DiskFull,
+                StoreError::Io { .. } | StoreError::Short { .. } => ReasonCode::FetchFailed,
+                StoreError::TooLong { .. } => ReasonCode::LengthMismatch,
+                StoreError::Mismatch { .. } => ReasonCode::DigestMismatch,
+            },
+        }
+    }
+
     /// The same as the update machine sees it.
     pub fn fault(&self) -> Fault {
-        let detail = chain(self);
-        let passing =
-            |reason, retry_after_ms| Fault::Passing { reason, detail: detail.clone(), retry_after_ms };
-        let wrong = |reason| Fault::Wrong { reason, detail: detail.clone() };
-        match self {
-            Self::Link { .. } | Self::Slow { .. } => passing(ReasonCode::FetchFailed, None),
+        let (reason, detail) = (self.reason(), chain(self));
+        let passes = match self {
+            Self::Link { .. } | Self::Slow { .. } => true,
             // What is gone or was never there may still be on its way to this mirror; but not for ever.
-            Self::Status { status: 404 | 410, .. } => wrong(ReasonCode::FetchFailed),
-            Self::Status { retry_after_ms, .. } => passing(ReasonCode::FetchFailed, *retry_after_ms),
-            Self::Answer { .. } => wrong(ReasonCode::FetchFailed),
-            Self::Store(error) => match error {
-                StoreError::Io { .. } if error.is_full() => passing(ReasonCode::DiskFull, None),
-                StoreError::Io { .. } | StoreError::Short { .. } => passing(ReasonCode::FetchFailed, None),
-                StoreError::TooLong { .. } => wrong(ReasonCode::LengthMismatch),
-                StoreError::Mismatch { .. } => wrong(ReasonCode::DigestMismatch),
-            },
+            Self::Status { status, .. } => !matches!(status, 404 | 410),
+            Self::Endless { .. } | Self::Answer { .. } => false,
+            Self::Store(StoreError::Io { .. } | StoreError::Short { .. }) => true,
+            Self::Store(StoreError::TooLong { .. } | StoreError::Mismatch { .. }) => false,
+        };
+        if passes {
+            Fault::Passing { reason, detail, retry_after_ms: self.retry_after_ms() }
+        } else {
+            Fault::Wrong { reason, detail }
+        }
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Status { retry_after_ms, .. } => *retry_after_ms,
+            Self::Link { .. }
+            | Self::Slow { .. }
+            | Self::Endless { .. }
+            | Self::Answer { .. }
+            | Self::Store(_) => None,
+        }
+    }
+
+    /// Whether a server answered, and not as one does that means well. That it can not be reached, or says that it is
+    /// busy, happens every day.
+    pub fn is_suspicious(&self) -> bool {
+        match self {
+            Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
+            Self::Link { .. } | Self::Status { .. } | Self::Store(_) => false,
         }
     }
 }
@@ -102,6 +159,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub struct Fetcher {
     client: reqwest::Client,
     base: String,
+    pace: Pace,
+    /// A medium that files are looked for on first; shared by every copy of this fetcher.
+    medium: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Fetcher {
@@ -111,8 +171,46 @@ impl Fetcher {
     /// The identity's keys or certificates are not usable for TLS.
     pub fn pinned(identity: &Identity) -> Result<Self, IdentityError> {
         let builder = reqwest::Client::builder().tls_backend_preconfigured(identity.tls()?).https_only(true);
-        let client = build(builder).map_err(|e| IdentityError::Tls(rustls::Error::General(chain(&e))))?;
-        Ok(Self { client, base: identity.enrolment.url.trim_end_matches('/').to_owned() })
+        let client =
+            build(builder, PACE).map_err(|e| IdentityError::Tls(rustls::Error::General(chain(&e))))?;
+        let base = identity.enrolment.url.trim_end_matches('/').to_owned();
+        Ok(Self { client, base, pace: PACE, medium: Arc::default() })
+    }
+
+    /// Looks for files on a medium from now on, before it asks the controller: `blobs/{sha256}` in this folder.
+    pub fn look_on(&self, folder: PathBuf) {
+        *self.medium.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+    }
+
+    /// The metadata for a device on a medium, `devices/{id}.cbor`. Whether it may be believed is not judged here.
+    ///
+    /// # Errors
+    /// It is not there, or can not be read as metadata.
+    pub fn check_on(folder: &Path, device: &DeviceId) -> Result<Check, FetchError> {
+        let path = folder.join("devices").join(format!("{device}.cbor"));
+        let answer = |problem: String| FetchError::Answer { url: path.display().to_string(), problem };
+        let mut bytes = Vec::new();
+        open_on_medium(&path)
+            .and_then(|file| file.take(CHECK_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| answer(error.to_string()))?;
+        cbor::decode(&bytes, CHECK_BYTES_MAX).map_err(|error| answer(error.to_string()))
+    }
+
+    /// Takes a file from the medium, if it is there. One that is not what was signed is as good as none.
+    async fn take_from_medium(&self, store: &Store, blob: &Blob) -> bool {
+        let folder = self.medium.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(folder) = folder else { return false };
+        let path = folder.join("blobs").join(blob.digest.to_string());
+        let (store, blob) = (store.clone(), *blob);
+        let copied = tokio::task::spawn_blocking(move || copy_from_medium(&path, &store, &blob)).await;
+        match copied {
+            Ok(Ok(copied)) => copied,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "a file on the medium is not usable");
+                false
+            }
+            Err(_) => false,
+        }
     }
 
     /// A check with the versions this device holds.
@@ -133,14 +231,11 @@ impl Fetcher {
         let url = format!("{}{path}", self.base);
         let mut response = self.get(&url, None).await?;
         success(&url, &response)?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = next(&url, &mut response).await? {
+        let (mut bytes, mut meter) = (Vec::new(), Meter::new(self.pace));
+        while let Some(chunk) = next(&url, &mut response, &mut meter).await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > CHECK_BYTES_MAX {
-                return Err(FetchError::Answer {
-                    url,
-                    problem: format!("it is longer than {CHECK_BYTES_MAX} bytes"),
-                });
+                return Err(FetchError::Endless { url });
             }
         }
         cbor::decode(&bytes, CHECK_BYTES_MAX).map_err(|e| FetchError::Answer { url, problem: e.to_string() })
@@ -171,10 +266,11 @@ impl Fetcher {
     }
 
     async fn stream(&self, store: &Store, url: &str, blob: &Blob) -> Result<(), FetchError> {
-        if store.holds(blob) {
+        if store.holds(blob) || self.take_from_medium(store, blob).await {
             return Ok(());
         }
-        let mut partial = store.resume(blob)?;
+        let mut partial = at_disk(|| store.resume(blob))?;
+        tracing::info!(digest = %blob.digest, from = partial.offset(), length = blob.length, "downloading");
         if partial.offset() < blob.length || blob.length == 0 {
             let mut response = self.get(url, Some(partial.offset()).filter(|offset| *offset > 0)).await?;
             match response.status() {
@@ -206,19 +302,12 @@ impl Fetcher {
                 }
                 _ => return Err(status(url, &response)),
             }
-            let (mut since, mut bytes) = (Instant::now(), 0);
-            while let Some(chunk) = next(url, &mut response).await? {
-                partial.write(&chunk)?;
-                bytes += chunk.len() as u64;
-                if since.elapsed() >= STRETCH {
-                    if bytes < STRETCH_BYTES_MIN {
-                        return Err(FetchError::Slow { url: url.to_owned() });
-                    }
-                    (since, bytes) = (Instant::now(), 0);
-                }
+            let mut meter = Meter::new(self.pace);
+            while let Some(chunk) = next(url, &mut response, &mut meter).await? {
+                at_disk(|| partial.write(&chunk))?;
             }
         }
-        Ok(partial.finish()?)
+        Ok(at_disk(|| partial.finish())?)
     }
 
     async fn get(&self, url: &str, offset: Option<u64>) -> Result<Response, FetchError> {
@@ -226,21 +315,102 @@ impl Fetcher {
         if let Some(offset) = offset {
             request = request.header(RANGE, format!("bytes={offset}-"));
         }
-        request.send().await.map_err(|source| FetchError::Link { url: url.to_owned(), source })
+        request.send().await.map_err(|source| broken(url, source))
     }
 }
 
-fn build(builder: reqwest::ClientBuilder) -> reqwest::Result<reqwest::Client> {
+fn build(builder: reqwest::ClientBuilder, pace: Pace) -> reqwest::Result<reqwest::Client> {
     builder
         .connect_timeout(CONNECT)
-        .read_timeout(SILENCE)
+        .read_timeout(pace.silence)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
 }
 
-async fn next(url: &str, response: &mut Response) -> Result<Option<bytes::Bytes>, FetchError> {
-    response.chunk().await.map_err(|source| FetchError::Link { url: url.to_owned(), source })
+/// Watches the speed of one answer.
+struct Meter {
+    pace: Pace,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Meter {
+    fn new(pace: Pace) -> Self {
+        Self { pace, since: Instant::now(), bytes: 0 }
+    }
+
+    /// Counts what came; whether it was enough in the stretch that ended with it.
+    fn fast_enough(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes as u64;
+        if self.since.elapsed() < self.pace.stretch {
+            return true;
+        }
+        let enough = self.bytes >= self.pace.bytes_min;
+        *self = Self::new(self.pace);
+        enough
+    }
+}
+
+async fn next(
+    url: &str,
+    response: &mut Response,
+    meter: &mut Meter,
+) -> Result<Option<bytes::Bytes>, FetchError> {
+    let chunk = response.chunk().await.map_err(|source| broken(url, source))?;
+    match &chunk {
+        Some(bytes) if !meter.fast_enough(bytes.len()) => Err(FetchError::Slow { url: url.to_owned() }),
+        Some(_) | None => Ok(chunk),
+    }
+}
+
+/// A server that took the connection and is silent is told from one that can not be reached.
+fn broken(url: &str, source: reqwest::Error) -> FetchError {
+    let url = url.to_owned();
+    if source.is_timeout() && !source.is_connect() {
+        FetchError::Slow { url }
+    } else {
+        FetchError::Link { url, source }
+    }
+}
+
+/// Opens what must be a file: anything else on a foreign medium, a pipe before all, could hold its reader up for ever.
+fn open_on_medium(path: &Path) -> std::io::Result<File> {
+    let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(no_wait).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::ErrorKind::InvalidInput.into()) }
+}
+
+/// Copies a blob into the store; false if the medium has no file of its length. What came over the network so far is
+/// only given up for one that has, and what is copied of a wrong one is not left for the network to go on from.
+fn copy_from_medium(path: &Path, store: &Store, blob: &Blob) -> Result<bool, StoreError> {
+    let wrong = |source| StoreError::Io { digest: blob.digest, source };
+    let mut file = match open_on_medium(path) {
+        Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == blob.length) => file,
+        Ok(_) | Err(_) => return Ok(false),
+    };
+    let mut partial = store.resume(blob)?;
+    partial.restart()?;
+    let mut buffer = vec![0; MEDIUM_READ_BYTES];
+    loop {
+        match file.read(&mut buffer).map_err(wrong) {
+            Ok(0) if partial.offset() == blob.length => return partial.finish().map(|()| true),
+            Ok(0) => {
+                partial.discard()?;
+                return Ok(false);
+            }
+            Ok(read) => {
+                if let Err(error) = partial.write(&buffer[..read]) {
+                    partial.discard()?;
+                    return Err(error);
+                }
+            }
+            Err(error) => {
+                partial.discard()?;
+                return Err(error);
+            }
+        }
+    }
 }
 
 fn success(url: &str, response: &Response) -> Result<(), FetchError> {
@@ -255,8 +425,8 @@ fn status(url: &str, response: &Response) -> FetchError {
     }
 }
 
-/// Seconds of `Retry-After` (RFC 9110 §10.2.3); its date form is left to the backoff.
-fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+/// Seconds of `Retry-After` (RFC 9110 §10.2.3) as milliseconds; its date form is left to the backoff.
+pub(crate) fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(seconds.saturating_mul(1000))
 }

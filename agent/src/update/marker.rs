@@ -3,36 +3,40 @@ use std::path::{Path, PathBuf};
 
 use dunlin_update::Stop;
 
-use super::twin::write_durably;
+use super::twin::write_or_overwrite;
 
 /// Where Linux tells one boot of the board from the next.
 const KERNEL_BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const NAME: &str = "running";
+/// What the file says after an orderly end. The file itself stays, so that a full disk has room for the next mark.
+const ORDERLY: &str = "orderly";
 
-/// A file that is there while the agent runs, so that the next start knows how this one ended.
+/// A file that names the board's boot while the agent runs, so that the next start knows how this one ended.
 #[derive(Debug)]
 pub(super) struct Marker {
-    path: PathBuf,
+    dir: PathBuf,
 }
 
 impl Marker {
     /// Reads how the process before ended and marks this one as running.
     pub(super) fn set(dir: &Path) -> io::Result<(Self, Stop)> {
-        let boot = std::fs::read_to_string(KERNEL_BOOT).unwrap_or_default();
+        let boot = std::fs::read(KERNEL_BOOT).unwrap_or_default();
         let path = dir.join(NAME);
-        let stop = match std::fs::read_to_string(&path) {
+        let stop = match std::fs::read(&path) {
+            Ok(before) if before == ORDERLY.as_bytes() => Stop::Orderly,
             Ok(before) if before == boot => Stop::Crashed,
+            // Another boot, or what a power cut left of a write.
             Ok(_) => Stop::PowerLost,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Stop::Orderly,
             Err(e) => return Err(e),
         };
-        write_durably(dir, NAME, boot.as_bytes())?;
-        Ok((Self { path }, stop))
+        write_or_overwrite(dir, NAME, &boot)?;
+        Ok((Self { dir: dir.to_path_buf() }, stop))
     }
 
     /// The end is orderly.
     pub(super) fn clear(&self) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
+        write_or_overwrite(&self.dir, NAME, ORDERLY.as_bytes())
     }
 }
 
@@ -46,8 +50,10 @@ mod tests {
         assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::Orderly);
         let (marker, stop) = Marker::set(dir.path()).unwrap();
         assert_eq!(stop, Stop::Crashed);
-        std::fs::write(dir.path().join(NAME), "another boot\n").unwrap();
-        assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::PowerLost);
+        for left in [&b"another boot\n"[..], b"", b"\xff\xfe\0"] {
+            std::fs::write(dir.path().join(NAME), left).unwrap();
+            assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::PowerLost);
+        }
         marker.clear().unwrap();
         assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::Orderly);
     }

@@ -4,6 +4,7 @@
 //! store of blobs; [`Twin`], small records that survive a cut at any byte; [`Trusted`], both repositories'
 //! verified state and the floors; [`Fetcher`], downloads that resume; and proofs in a child process.
 
+mod anew;
 mod carry;
 mod driver;
 mod fetch;
@@ -14,9 +15,23 @@ mod store;
 mod trusted;
 mod twin;
 
+pub use anew::begin_anew;
 pub use driver::{Notice, Order, UpdateConfig, UpdateDriver, UpdateError};
 pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX};
+pub(crate) use fetch::{chain, retry_after_ms};
 pub use prove::{ENGINE_CHILD, prove};
-pub use store::{CHUNK_BYTES, Partial, Room, Store, StoreError};
-pub use trusted::{Trusted, TrustedError};
+pub use store::{CHUNK_BYTES, Partial, Room, SYNC_BYTES, Store, StoreError};
+pub use trusted::{FloorsFound, Trusted, TrustedError};
 pub use twin::{Found, Twin};
+
+/// Does what waits for the disk where it stands, and lets another thread take the tasks of this one meanwhile: there are
+/// only two, and they answer requests. Unlike work on another thread it ends with the task that does it, so that nothing
+/// writes on after a cancelled update. A runtime of one thread, as tests have it, just waits.
+fn at_disk<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    if matches!(Handle::current().runtime_flavor(), RuntimeFlavor::MultiThread) {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}

@@ -4,6 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Blob, Digest};
 use ring::digest::{Context, SHA256};
 
@@ -11,7 +12,7 @@ use ring::digest::{Context, SHA256};
 pub const CHUNK_BYTES: u64 = 64 * 1024;
 /// Written bytes between two syncs: what a power cut may cost. A sync for each chunk would halve the speed of an
 /// SD card.
-const SYNC_BYTES: u64 = 1024 * 1024;
+pub const SYNC_BYTES: u64 = 1024 * 1024;
 
 /// What went wrong with a blob.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +130,7 @@ impl Store {
         }
         let mut file = File::open(self.path(&blob.digest)).map_err(wrong)?;
         let context = hash(&mut file, blob.length).map_err(wrong)?;
-        let right = context.finish().as_ref() == blob.digest.0;
+        let right = is(context.finish().as_ref(), blob.digest);
         if !right {
             std::fs::remove_file(self.path(&blob.digest)).map_err(wrong)?;
         }
@@ -148,7 +149,7 @@ impl Store {
         file.take(blob.length.saturating_add(1))
             .read_to_end(&mut bytes)
             .map_err(|source| StoreError::Io { digest, source })?;
-        if bytes.len() as u64 != blob.length || dunlin_trust::sha256(&bytes) != digest {
+        if bytes.len() as u64 != blob.length || !is(&dunlin_trust::sha256(&bytes).0, digest) {
             return Err(StoreError::Mismatch { digest });
         }
         Ok(bytes)
@@ -185,7 +186,8 @@ impl Store {
             .open(&path)
             .map_err(wrong)?;
         let length = file.metadata().map_err(wrong)?.len();
-        let offset = if length > blob.length { 0 } else { whole_chunks(length) };
+        let offset =
+            if length > blob.length || weaken::off(Defence::Resume) { 0 } else { whole_chunks(length) };
         file.set_len(offset).map_err(wrong)?;
         let context = hash(&mut file, offset).map_err(wrong)?;
         file.seek(SeekFrom::Start(offset)).map_err(wrong)?;
@@ -239,6 +241,11 @@ impl Store {
 
 fn whole_chunks(length: u64) -> u64 {
     length - length % CHUNK_BYTES
+}
+
+/// Whether content of this digest is what was signed.
+fn is(content: &[u8], signed: Digest) -> bool {
+    content == signed.0 || weaken::off(Defence::Digest)
 }
 
 fn hash(file: &mut File, length: u64) -> io::Result<Context> {
@@ -323,7 +330,7 @@ impl Partial {
             return Err(StoreError::Short { digest, stored: self.offset, length });
         }
         let wrong = |source| StoreError::Io { digest, source };
-        if self.context.finish().as_ref() != digest.0 {
+        if !is(self.context.finish().as_ref(), digest) {
             std::fs::remove_file(&self.part).map_err(wrong)?;
             return Err(StoreError::Mismatch { digest });
         }

@@ -2,17 +2,39 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{
-    Check, DeviceId, DeviceProfile, Envelope, Header, Kind, Now, ReasonCode, RepoVersions, cbor,
+    ACK_LIFE_MS, AckBody, BootId, Check, DeviceId, DeviceProfile, Digest, Envelope, Header, Kind, Now,
+    PAYLOAD_BYTES_MAX, ReasonCode, RepoVersions, cbor,
 };
 use dunlin_trust::{
-    Approved, Floors, Recovery, RepoKind, StoredFiles, TrustError, TrustedRepo, Verified, approve, envelope,
-    floors, update_both,
+    Approved, CountedBy, Floors, Recovery, RepoKind, StoredFiles, TrustError, TrustedRepo, Verified, approve,
+    envelope, floors, pin, update_both,
 };
+use serde::{Deserialize, Serialize};
 
-use super::twin::{Twin, write_durably};
+use super::twin::{Found, Twin, write_durably};
+use crate::clock::WALL_MS_MIN;
 
 /// Largest cache of one repository's files.
 const CACHE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// A repository's files as they are kept, with the root they go back to: a record that got into another's place, or is of
+/// another enrolment, must not bring its own root with it.
+#[derive(Serialize, Deserialize)]
+struct Cache {
+    pin: Digest,
+    files: StoredFiles,
+}
+
+impl Cache {
+    fn encode(pin: Digest, repo: &TrustedRepo) -> Vec<u8> {
+        cbor::encode(&Self { pin, files: repo.stored() })
+    }
+
+    fn decode(bytes: &[u8], pin: Digest) -> Option<StoredFiles> {
+        let cache: Self = cbor::decode(bytes, CACHE_BYTES_MAX).ok()?;
+        (cache.pin == pin).then_some(cache.files)
+    }
+}
 
 /// Why trust can not be judged at all.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +57,20 @@ pub enum TrustedError {
     },
 }
 
+/// In what state the floors were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloorsFound {
+    /// Whole, or the device is new.
+    Whole,
+    /// One copy was damaged or absent, and is written anew from the other.
+    Repaired,
+    /// Both were, and the floors were raised again from whole, verified caches. Caches are written before floors, so
+    /// that these are not lower; the number of the last down-message and the latest verified time are forgotten.
+    Rebuilt,
+    /// Both were, and so was a cache. The device serves what it has, and accepts nothing new until it is enrolled anew.
+    Lost,
+}
+
 /// What this device believes: both repositories as verified so far, and the floors it never goes back behind.
 #[derive(Debug)]
 pub struct Trusted {
@@ -44,17 +80,19 @@ pub struct Trusted {
     image: TrustedRepo,
     director: TrustedRepo,
     floors: Floors,
+    found: FloorsFound,
     write: u64,
     image_cache: Twin,
     director_cache: Twin,
+    pins: [Digest; 2],
 }
 
 impl Trusted {
-    /// Takes up the state in `dir`, or begins with the pinned roots. Damaged caches are fetched again; damaged
-    /// floors are an error, because without them an old assignment could not be told from a new one.
+    /// Takes up the state in `dir`, or begins with the pinned roots. Damaged caches are fetched again. Damaged floors
+    /// never read as "nothing seen yet"; see [`FloorsFound`].
     ///
     /// # Errors
-    /// Files can not be read, a pinned root is no root, or both copies of the floors are damaged.
+    /// Files can not be read or written, or a pinned root is no root.
     pub fn open(
         dir: &Path,
         device: DeviceId,
@@ -63,7 +101,6 @@ impl Trusted {
         director_root: &[u8],
     ) -> Result<Self, TrustedError> {
         let io = |source| TrustedError::Io { dir: dir.to_path_buf(), source };
-        let trust = |source| TrustedError::Trust { dir: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(io)?;
         let copy = |name: &str| match std::fs::read(dir.join(name)) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -71,21 +108,30 @@ impl Trusted {
             Err(e) => Err(io(e)),
         };
         let (a, b) = (copy("floors.a")?, copy("floors.b")?);
-        let (floors, write, repair) = match floors::recover(a.as_deref(), b.as_deref()).map_err(trust)? {
-            Recovery::Fresh => (Floors::default(), 0, false),
-            Recovery::Known { floors, write, repair } => (floors, write, repair),
-        };
         let (image_cache, image) = Twin::open(dir, "image").map_err(io)?;
         let (director_cache, director) = Twin::open(dir, "director").map_err(io)?;
+        let nothing = Found { body: None, damaged: false };
+        let new = image == nothing && director == nothing;
+        let (floors, write, mut found) = match floors::recover(a.as_deref(), b.as_deref()) {
+            Ok(Recovery::Known { floors, write, repair: false }) => (floors, write, FloorsFound::Whole),
+            Ok(Recovery::Known { floors, write, repair: true }) => (floors, write, FloorsFound::Repaired),
+            Ok(Recovery::Fresh) if new => (Floors::default(), 0, FloorsFound::Whole),
+            // Caches without floors: somebody or something took the record away.
+            Ok(Recovery::Fresh) | Err(_) => (Floors::default(), 0, FloorsFound::Lost),
+        };
+        let caches_are_whole = [&image, &director].iter().all(|cache| cache.body.is_some() && !cache.damaged);
         let take = |kind, cached: Option<Vec<u8>>, root: &[u8], floor: &RepoVersions| {
-            let cached: Option<StoredFiles> =
-                cached.and_then(|bytes| cbor::decode(&bytes, CACHE_BYTES_MAX).ok());
-            if let Some(repo) = cached.and_then(|stored| TrustedRepo::restore(kind, &stored, floor).ok()) {
+            let cached = cached.and_then(|bytes| Cache::decode(&bytes, pin(root)));
+            let restored = cached.and_then(|stored| TrustedRepo::restore(kind, &stored, floor).ok());
+            // A root that the floors do not know yet may take floors away; that is found out by walking up to it again.
+            let known = |repo: &TrustedRepo| repo.versions().root <= floor.root || found == FloorsFound::Lost;
+            if let Some(repo) = restored.filter(known) {
                 return Ok(repo);
             }
             // The pinned root below the floor: the next update has to lead back up to it.
             let stored = StoredFiles { root: root.to_vec().into(), ..StoredFiles::default() };
-            TrustedRepo::restore(kind, &stored, floor).map_err(trust)
+            TrustedRepo::restore(kind, &stored, floor)
+                .map_err(|source| TrustedError::Trust { dir: dir.to_path_buf(), source })
         };
         let image = take(RepoKind::Image, image.body, image_root, &floors.image)?;
         let director = take(RepoKind::Director, director.body, director_root, &floors.director)?;
@@ -96,14 +142,75 @@ impl Trusted {
             image,
             director,
             floors,
+            found,
             write,
             image_cache,
             director_cache,
+            pins: [pin(image_root), pin(director_root)],
         };
-        if repair {
-            trusted.save_floors()?;
+        if found == FloorsFound::Lost && caches_are_whole && trusted.rebuild() {
+            found = FloorsFound::Rebuilt;
+        }
+        trusted.found = found;
+        match found {
+            FloorsFound::Repaired | FloorsFound::Rebuilt => trusted.save_floors()?,
+            FloorsFound::Whole | FloorsFound::Lost => {}
         }
         Ok(trusted)
+    }
+
+    /// Raises floors from caches that both hold a whole assignment.
+    fn rebuild(&mut self) -> bool {
+        let judged = approve(&self.image, &self.director, &self.device, &self.profile, &self.floors);
+        judged.map(|approved| self.floors = approved.into_inner().floors).is_ok()
+    }
+
+    /// In what state the floors were found.
+    pub fn found(&self) -> FloorsFound {
+        self.found
+    }
+
+    /// Never goes back behind the generation that the update journal names, nor behind the keys that counted it: it is kept
+    /// elsewhere, so that a trust folder that was restored from an older copy shows. Whether it was older.
+    ///
+    /// # Errors
+    /// The raised floors could not be written.
+    pub fn not_behind(
+        &mut self,
+        generation: u64,
+        counted_by: Option<CountedBy>,
+    ) -> Result<bool, TrustedError> {
+        let known = self.floors.counted_by;
+        let rank = |counted_by: Option<CountedBy>| counted_by.map_or(0, |keys| keys.root);
+        // A journal that names no keys counts under those that are known.
+        let behind = (rank(counted_by.or(known)), generation) > (rank(known), self.floors.generation);
+        if !behind || self.found == FloorsFound::Lost {
+            return Ok(false);
+        }
+        self.floors.counted_by = counted_by.or(known);
+        self.floors.generation = generation;
+        self.floors.assignment = None;
+        self.save_floors()?;
+        Ok(true)
+    }
+
+    /// Puts everything that was seen aside, so that the next start begins with the pinned roots: what a person asks for
+    /// who enrols the device anew. It is kept once, under another name.
+    ///
+    /// # Errors
+    /// The folder can not be renamed.
+    pub fn begin_anew(dir: &Path) -> Result<(), TrustedError> {
+        let old = dir.with_extension("old");
+        let aside = || {
+            if !dir.exists() {
+                return Ok(());
+            }
+            if old.exists() {
+                std::fs::remove_dir_all(&old)?;
+            }
+            std::fs::rename(dir, &old)
+        };
+        aside().map_err(|source| TrustedError::Io { dir: dir.to_path_buf(), source })
     }
 
     /// This device.
@@ -126,9 +233,10 @@ impl Trusted {
     /// # Errors
     /// The first rule that is broken, or that the state could not be written; the state is then as it was.
     pub fn accept(&mut self, check: &Check, now: Now) -> Result<Result<(), TrustError>, TrustedError> {
-        if let Err(refused) = self.floors.check_clock(now) {
-            return Ok(Err(refused));
-        }
+        let now = match self.judging_time(now) {
+            Ok(now) => now,
+            Err(refused) => return Ok(Err(refused)),
+        };
         let (mut image, mut director) = (self.image.clone(), self.director.clone());
         if let Err(refused) = update_both(&mut image, &mut director, check, now) {
             return Ok(Err(refused));
@@ -136,10 +244,10 @@ impl Trusted {
         // Caches first: above a floor they are welcome, below one they would be dropped.
         let io = |source| TrustedError::Io { dir: self.dir.clone(), source };
         if image.versions() != self.image.versions() {
-            self.image_cache.save(&cbor::encode(&image.stored())).map_err(io)?;
+            self.image_cache.save(&Cache::encode(self.pins[0], &image)).map_err(io)?;
         }
         if director.versions() != self.director.versions() {
-            self.director_cache.save(&cbor::encode(&director.stored())).map_err(io)?;
+            self.director_cache.save(&Cache::encode(self.pins[1], &director)).map_err(io)?;
         }
         (self.image, self.director) = (image, director);
         let wall_ms = self.floors.wall_ms.max(self.image.judged_ms()).max(self.director.judged_ms());
@@ -150,8 +258,7 @@ impl Trusted {
             ..self.floors.clone()
         };
         if raised != self.floors {
-            self.floors = raised;
-            self.save_floors()?;
+            self.raise(raised)?;
         }
         Ok(Ok(()))
     }
@@ -161,15 +268,48 @@ impl Trusted {
     /// # Errors
     /// The assignment is void as a whole, or the floors could not be written.
     pub fn approve(&mut self) -> Result<Result<Verified<Approved>, TrustError>, TrustedError> {
+        if self.found == FloorsFound::Lost {
+            return Ok(Err(TrustError::FloorsDamaged));
+        }
         let approved = match approve(&self.image, &self.director, &self.device, &self.profile, &self.floors) {
             Ok(approved) => approved,
             Err(refused) => return Ok(Err(refused)),
         };
         if approved.floors != self.floors {
-            self.floors = approved.floors.clone();
-            self.save_floors()?;
+            self.raise(approved.floors.clone())?;
         }
         Ok(Ok(approved))
+    }
+
+    /// The time to judge by, if anything may be judged at all.
+    fn judging_time(&self, now: Now) -> Result<Now, TrustError> {
+        if self.found == FloorsFound::Lost {
+            return Err(TrustError::FloorsDamaged);
+        }
+        Ok(Now { wall_ms: Some(self.floors.check_clock(now)?), ..now })
+    }
+
+    /// How far the clock lies before a time at which metadata was judged fresh, milliseconds.
+    pub fn clock_behind_ms(&self, now: Now) -> u64 {
+        now.wall_ms.map_or(0, |now_ms| self.floors.wall_ms.saturating_sub(now_ms))
+    }
+
+    /// For how long what is held can not be judged fresh any more, milliseconds; `None` while it can, or while there is no
+    /// clock or nothing is held.
+    pub fn expired_ms(&self, now: Now) -> Option<u64> {
+        let now_ms = now.wall_ms?.max(self.floors.wall_ms);
+        let held = self.image.versions().timestamp > 0 && self.director.versions().timestamp > 0;
+        let expires_ms = self.image.expires_ms().min(self.director.expires_ms());
+        now_ms.checked_sub(expires_ms).filter(|_| held)
+    }
+
+    /// The wall time that an opened acknowledgement tells, if it may be believed: it answers a record of this very boot,
+    /// whose id was drawn at random, so that it is no replay, and it lies within bounds.
+    pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
+        let sealed_ms = header.exp?.checked_sub(ACK_LIFE_MS).filter(|_| header.kind == Kind::Ack)?;
+        let body: AckBody = cbor::decode(header.body.as_slice(), PAYLOAD_BYTES_MAX).ok()?;
+        let fresh = body.ranges.iter().any(|range| range.boot == boot);
+        (fresh && self.floors.admits_hint(sealed_ms, WALL_MS_MIN)).then_some(sealed_ms)
     }
 
     /// Opens a signed message for this device. The number of one that acts is durable before it is handed out; that of
@@ -178,13 +318,29 @@ impl Trusted {
     /// # Errors
     /// Why it may not be believed.
     pub fn open_down(&mut self, envelope: &Envelope, now: Now) -> Result<Header, ReasonCode> {
-        let header = envelope::open_down(envelope, &self.director, &self.device, self.floors.down_seq, now)
+        let now = Now { wall_ms: now.wall_ms.map(|ms| ms.max(self.floors.wall_ms)), ..now };
+        let heard_from = self.director.timestamp_keys(self.floors.heard_from);
+        let other_keys = self.floors.heard_from.is_some_and(|before| before != heard_from);
+        let floor = if other_keys { 0 } else { self.floors.down_seq };
+        let header = envelope::open_down(envelope, &self.director, &self.device, floor, now)
             .map_err(|e| e.reason())?;
-        self.floors.down_seq = header.seq;
-        if header.kind != Kind::Ack && self.save_floors().is_err() {
+        (self.floors.down_seq, self.floors.heard_from) = (header.seq, Some(heard_from));
+        // Lost floors stay lost: a record written now would pass for a whole one at the next start.
+        if header.kind != Kind::Ack && self.found != FloorsFound::Lost && self.save_floors().is_err() {
             return Err(ReasonCode::DiskFull);
         }
         Ok(header.into_inner())
+    }
+
+    /// Takes floors up once they are durable: those that the disk does not take are raised again the next time, before
+    /// anything that stands on them is done.
+    fn raise(&mut self, floors: Floors) -> Result<(), TrustedError> {
+        let before = std::mem::replace(&mut self.floors, floors);
+        let saved = self.save_floors();
+        if saved.is_err() {
+            self.floors = before;
+        }
+        saved
     }
 
     fn save_floors(&mut self) -> Result<(), TrustedError> {
@@ -197,3 +353,6 @@ impl Trusted {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ impl Twin {
         let write = self.write + 1;
         // The write's number says which file is the older one, so no pointer needs to be kept.
         let side = if write % 2 == 1 { "a" } else { "b" };
-        write_durably(&self.dir, &format!("{}.{side}", self.name), &encode(write, body))?;
+        write_or_overwrite(&self.dir, &format!("{}.{side}", self.name), &encode(write, body))?;
         self.write = write;
         Ok(())
     }
@@ -101,6 +101,22 @@ pub(crate) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<
     file.sync_all()?;
     std::fs::rename(&fresh, dir.join(name))?;
     File::open(dir)?.sync_all()
+}
+
+/// The same, or where the disk is full, over the file that is there: its blocks need no room. A cut then leaves the
+/// file torn, so this is for files that have a twin, or whose content may be lost.
+pub(super) fn write_or_overwrite(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    match write_durably(dir, name, bytes) {
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            // An empty file may be left; whether it goes changes nothing.
+            let _gone = std::fs::remove_file(dir.join(format!("{name}.new")));
+            let mut file = OpenOptions::new().write(true).open(dir.join(name)).map_err(|_| error)?;
+            file.write_all(bytes)?;
+            file.set_len(bytes.len() as u64)?;
+            file.sync_all()
+        }
+        done => done,
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use dunlin_protocol::DeviceId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, limit};
+use crate::identity::Presented;
 
 /// What a token allows. `admin` contains all others; every token may read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -67,13 +68,22 @@ pub struct Caller {
 impl Caller {
     /// Refuses the request if the token does not allow `scope`.
     pub fn require(&self, scope: Scope) -> ApiResult<()> {
-        if scope == Scope::Viewer || self.scopes.contains(&scope) || self.scopes.contains(&Scope::Admin) {
+        self.require_any(&[scope])
+    }
+
+    /// Refuses the request if the token allows none of these.
+    pub fn require_any(&self, scopes: &[Scope]) -> ApiResult<()> {
+        let has = |scope: &Scope| *scope == Scope::Viewer || self.scopes.contains(scope);
+        if self.scopes.contains(&Scope::Admin) || scopes.iter().any(has) {
             return Ok(());
         }
+        let names: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
+        let name = names.join(" or ");
+        let first = names.first().unwrap_or(&"admin");
         let hint = format!(
-            "ask an administrator for a token with the scope {scope}: dunlin token create --scope {scope}"
+            "ask an administrator for a token with the scope {name}: dunlin token create NAME --scope {first}"
         );
-        Err(ApiError::forbidden(format!("the token {:?} does not have the scope {scope}", self.name))
+        Err(ApiError::forbidden(format!("the token {:?} does not have the scope {name}", self.name))
             .hint(hint))
     }
 }
@@ -82,16 +92,24 @@ impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
+        if let Some(caller) = parts.extensions.get::<Self>() {
+            return Ok(caller.clone());
+        }
         let token =
             parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
         let hint = "give a token: --token or DUNLIN_TOKEN; `dunlin init` printed the first one";
         let token = token.ok_or_else(|| ApiError::unauthorised("this request needs a token").hint(hint))?;
+        let address = limit::address(parts);
+        state.limits.secret(address)?;
         let found = state.store.caller(token, crate::clock::wall_ms()).await?;
-        found.ok_or_else(|| ApiError::unauthorised("the token is unknown, revoked or expired").hint(hint))
+        found.ok_or_else(|| {
+            state.limits.wrong(address);
+            ApiError::unauthorised("the token is unknown, revoked or expired").hint(hint)
+        })
     }
 }
 
-/// The device whose certificate the TLS handshake verified, put into the request by the accept loop.
+/// The device that asks, by the certificate that the TLS handshake verified; `None` if it showed none.
 #[derive(Debug, Clone, Default)]
 pub struct Peer(pub Option<DeviceId>);
 
@@ -106,16 +124,16 @@ impl Peer {
 impl FromRequestParts<AppState> for Peer {
     type Rejection = ApiError;
 
-    /// A revoked or retired device's certificate counts as none.
+    /// A certificate counts while its device is active and has the key that it names: a board that was enrolled
+    /// anew has another one.
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
-        let Some(Self(Some(device))) = parts.extensions.get::<Self>().cloned() else {
+        let Some(Presented { device, spki }) = parts.extensions.get().cloned() else {
             return Ok(Self(None));
         };
-        let active = state.store.device_key(&device).await?.is_some();
-        if active {
-            Ok(Self(Some(device)))
-        } else {
-            Err(ApiError::forbidden(format!("the device {device} is revoked or unknown")))
+        match state.store.device_key(&device).await? {
+            Some(key) if key == spki => Ok(Self(Some(device))),
+            Some(_) => Err(ApiError::forbidden(format!("the certificate is of a former key of {device}"))),
+            None => Err(ApiError::forbidden(format!("the device {device} is revoked or unknown"))),
         }
     }
 }

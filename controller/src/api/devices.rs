@@ -10,13 +10,17 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Caller, Scope};
+use super::auth::Caller;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
-use crate::store::{BootRow, DeviceRow, DeviceState, Happening};
+use crate::store::{BootRow, CertificateRow, DeviceRow, DeviceState, GapRow, Happening, RefusedRow};
 
 /// Boots shown of one device.
 const BOOTS_SHOWN: u64 = 10;
+/// Gaps shown of one device.
+const GAPS_SHOWN: u64 = 50;
+/// Certificates shown of one device.
+const CERTIFICATES_SHOWN: u64 = 5;
 /// Outcomes and indicators shown of one device.
 const HAPPENINGS_SHOWN: u64 = 50;
 
@@ -28,8 +32,17 @@ pub struct DeviceDetail {
     /// What it runs, by task.
     #[schema(value_type = Object)]
     pub installed: BTreeMap<TaskId, Installed>,
-    /// Its last boots.
+    /// Its last boots, with what is missing of each.
     pub boots: Vec<BootRow>,
+    /// What it declared lost, newest first.
+    #[serde(default)]
+    pub gaps: Vec<GapRow>,
+    /// Messages in its name that were refused, by reason: forged, malformed, of another device.
+    #[serde(default)]
+    pub refused: Vec<RefusedRow>,
+    /// Its certificates, newest first.
+    #[serde(default)]
+    pub certificates: Vec<CertificateRow>,
     /// Steps of updates, refusals and faults, newest first.
     pub happenings: Vec<Happening>,
 }
@@ -97,16 +110,12 @@ fn parse<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> Ap
 }
 
 #[utoipa::path(get, path = "/v1/devices", tag = "devices", responses((status = 200, body = Vec<DeviceRow>)))]
-async fn list(State(state): State<AppState>, _caller: Caller) -> ApiResult<Json<Vec<DeviceRow>>> {
+async fn list(State(state): State<AppState>) -> ApiResult<Json<Vec<DeviceRow>>> {
     Ok(Json(state.store.devices().await?))
 }
 
 #[utoipa::path(get, path = "/v1/devices/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = DeviceDetail), (status = 404)))]
-async fn show(
-    State(state): State<AppState>,
-    _caller: Caller,
-    Path(id): Path<String>,
-) -> ApiResult<Json<DeviceDetail>> {
+async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<Json<DeviceDetail>> {
     let id: DeviceId = parse(&id)?;
     let device = state.store.device(&id).await?;
     let installed = state.store.installed(&id).await?;
@@ -115,6 +124,9 @@ async fn show(
         device,
         installed,
         boots,
+        gaps: state.store.gaps(&id, GAPS_SHOWN).await?,
+        refused: state.store.refused(Some(&id)).await?,
+        certificates: state.store.certificates(&id, CERTIFICATES_SHOWN).await?,
         happenings: state.store.happenings(&id, HAPPENINGS_SHOWN).await?,
     }))
 }
@@ -126,7 +138,6 @@ async fn set_groups(
     Path(id): Path<String>,
     Json(groups): Json<BTreeSet<GroupId>>,
 ) -> ApiResult<Json<BTreeSet<GroupId>>> {
-    caller.require(Scope::Operator)?;
     let id: DeviceId = parse(&id)?;
     let before = state.store.device(&id).await?.groups;
     state.store.device_set_groups(&id, &groups, clock::wall_ms()).await?;
@@ -150,13 +161,13 @@ async fn set_state(
     Path(id): Path<String>,
     Json(new): Json<NewState>,
 ) -> ApiResult<Json<NewState>> {
-    caller.require(Scope::Operator)?;
     let id: DeviceId = parse(&id)?;
     let before = state.store.device_set_state(&id, new.state).await?;
     match new.state {
         DeviceState::Active => state.broker.let_in(&id),
         DeviceState::Retired | DeviceState::Revoked => state.broker.shut_out(&id).await,
     }
+    state.wake.lists.notify_one();
     state
         .audit
         .record(
@@ -177,7 +188,6 @@ async fn command(
     Path(id): Path<String>,
     Json(command): Json<DeviceCommand>,
 ) -> ApiResult<Json<SentCommand>> {
-    caller.require(Scope::Operator)?;
     let id: DeviceId = parse(&id)?;
     let device = state.store.device(&id).await?;
     if device.state != DeviceState::Active {
@@ -209,7 +219,6 @@ async fn command(
 #[utoipa::path(get, path = "/v1/devices/{id}/replies/{command}", tag = "devices", params(("id" = String, Path), ("command" = String, Path)), responses((status = 200, body = CommandReply), (status = 404)))]
 async fn reply(
     State(state): State<AppState>,
-    _caller: Caller,
     Path((id, command)): Path<(String, String)>,
 ) -> ApiResult<Json<CommandReply>> {
     let reply = state.store.reply(&parse(&id)?, &command).await?;
@@ -220,10 +229,7 @@ async fn reply(
 }
 
 #[utoipa::path(get, path = "/v1/groups", tag = "devices", responses((status = 200, description = "groups with their devices", body = Object)))]
-async fn groups(
-    State(state): State<AppState>,
-    _caller: Caller,
-) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
+async fn groups(State(state): State<AppState>) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
     Ok(Json(state.store.groups().await?))
 }
 
@@ -233,7 +239,6 @@ async fn add_group(
     caller: Caller,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
-    caller.require(Scope::Operator)?;
     let id: GroupId = parse(&id)?;
     state.store.group_add(&id, clock::wall_ms()).await?;
     state.audit.record(&caller.name, "group.create", Value::Null, json!({ "group": id })).await?;
@@ -246,9 +251,11 @@ async fn remove_group(
     caller: Caller,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
-    caller.require(Scope::Operator)?;
     let id: GroupId = parse(&id)?;
+    let members = state.store.groups().await?.remove(id.as_str()).unwrap_or_default();
     state.store.group_remove(&id).await?;
-    state.audit.record(&caller.name, "group.remove", json!({ "group": id }), Value::Null).await?;
+    let before = json!({ "group": id, "devices": members });
+    state.audit.record(&caller.name, "group.remove", before, Value::Null).await?;
+    state.wake.planner.notify_one();
     Ok(Json(json!({ "removed": id })))
 }

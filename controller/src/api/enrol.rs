@@ -1,9 +1,12 @@
 //! How a device joins: an operator makes a claim, the device trades its secret for a certificate, once.
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use axum::Json;
-use axum::extract::State;
-use dunlin_protocol::{ClaimToken, DeviceId, EnrolRequest, EnrolResponse, GroupId};
+use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use dunlin_protocol::{ClaimToken, ClassName, DeviceId, EnrolRequest, EnrolResponse, GroupId, Validity};
 use dunlin_trust::{RepoKind, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,18 +14,22 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Caller, Scope};
-use super::{ApiError, ApiResult, AppState};
+use super::auth::Caller;
+use super::body::takes;
+use super::{ApiError, ApiResult, AppState, admissions};
 use crate::clock;
-use crate::identity::{CONTROLLER, IdentityError};
+use crate::identity::{CONTROLLER, IdentityError, Issued};
 use crate::init::{secret, short_id};
 use crate::repo::RepoError;
 use crate::store::{Claim, NewDevice, key_id};
 
 /// Validity of a claim unless the operator says otherwise.
-const CLAIM_S: u64 = 24 * 3600;
+pub(super) const CLAIM_S: u64 = 24 * 3600;
 /// Longest validity: a claim that lies about for longer is a leak.
 const CLAIM_S_MAX: u64 = 90 * 24 * 3600;
+
+/// Largest request to enrol: a profile with its operators and a certificate request.
+pub(super) const ENROL_BYTES_MAX: usize = 64 * 1024;
 
 /// A claim to be made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -51,7 +58,8 @@ pub struct MadeClaim {
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(claims, claim)).routes(routes!(enrol))
+    let enrolment = takes(OpenApiRouter::new().routes(routes!(enrol)), ENROL_BYTES_MAX);
+    OpenApiRouter::new().routes(routes!(claims, claim)).merge(enrolment)
 }
 
 fn repo_error(error: RepoError) -> ApiError {
@@ -62,9 +70,16 @@ fn repo_error(error: RepoError) -> ApiError {
     }
 }
 
+pub(super) fn identity_error(error: IdentityError) -> ApiError {
+    if matches!(error, IdentityError::Request(_)) {
+        ApiError::bad_request(error.to_string())
+    } else {
+        ApiError::internal(error)
+    }
+}
+
 #[utoipa::path(get, path = "/v1/claims", tag = "devices", responses((status = 200, body = Vec<Claim>)))]
-async fn claims(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<Vec<Claim>>> {
-    caller.require(Scope::Operator)?;
+async fn claims(State(state): State<AppState>) -> ApiResult<Json<Vec<Claim>>> {
     Ok(Json(state.store.claims().await?))
 }
 
@@ -74,22 +89,10 @@ async fn claim(
     caller: Caller,
     Json(new): Json<NewClaim>,
 ) -> ApiResult<Json<MadeClaim>> {
-    caller.require(Scope::Operator)?;
-    let valid_s = new.valid_s.unwrap_or(CLAIM_S);
-    if !(1..=CLAIM_S_MAX).contains(&valid_s) {
-        return Err(ApiError::bad_request(format!("a claim is valid for 1 to {CLAIM_S_MAX} seconds")));
-    }
+    let valid_s = validity(new.valid_s.unwrap_or(CLAIM_S))?;
     refuse_reserved(new.device.as_ref())?;
-    let endpoints =
-        state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?;
     let secret = secret();
-    let token = ClaimToken {
-        url: endpoints.api_url.clone(),
-        ca: state.identity.ca_pin(),
-        image_root: state.repos.pin(RepoKind::Image).map_err(repo_error)?,
-        director_root: state.repos.pin(RepoKind::Director).map_err(repo_error)?,
-        secret: secret.clone(),
-    };
+    let token = token(&state, &secret)?;
     let now_ms = clock::wall_ms();
     let row = Claim {
         id: short_id(),
@@ -106,7 +109,27 @@ async fn claim(
     Ok(Json(MadeClaim { id: row.id, token: token.to_string(), expires_ms: row.expires_ms }))
 }
 
-fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
+/// The text a device is given.
+pub(super) fn token(state: &AppState, secret: &str) -> ApiResult<ClaimToken> {
+    let endpoints =
+        state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?;
+    Ok(ClaimToken {
+        url: endpoints.api_url.clone(),
+        ca: state.identity.ca_pin(),
+        image_root: state.repos.pin(RepoKind::Image).map_err(repo_error)?,
+        director_root: state.repos.pin(RepoKind::Director).map_err(repo_error)?,
+        secret: secret.to_owned(),
+    })
+}
+
+pub(super) fn validity(valid_s: u64) -> ApiResult<u64> {
+    if (1..=CLAIM_S_MAX).contains(&valid_s) {
+        return Ok(valid_s);
+    }
+    Err(ApiError::bad_request(format!("a claim is valid for 1 to {CLAIM_S_MAX} seconds")))
+}
+
+pub(super) fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
     match device {
         Some(device) if device.as_str() == CONTROLLER => {
             Err(ApiError::bad_request(format!("{CONTROLLER:?} is the controller's own name")))
@@ -117,18 +140,30 @@ fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
 
 #[utoipa::path(
     post, path = "/v1/enrol", tag = "devices", request_body(content = Object, description = "EnrolRequest of the protocol"),
-    responses((status = 200, description = "EnrolResponse of the protocol", body = Object), (status = 401), (status = 409)),
+    responses((status = 200, description = "EnrolResponse of the protocol", body = Object), (status = 202, description = "EnrolWaiting of the protocol: an operator decides", body = Object), (status = 401), (status = 403), (status = 409), (status = 429)),
 )]
 async fn enrol(
     State(state): State<AppState>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
     Json(request): Json<EnrolRequest>,
-) -> ApiResult<Json<EnrolResponse>> {
+) -> ApiResult<Response> {
+    state.limits.enrol(from.ip())?;
     let now_ms = clock::wall_ms();
     let ask = "ask the operator for a new claim: dunlin device claim";
-    let claim = state.store.claim_of(&sha256(request.secret.as_bytes())).await?;
-    let claim = claim.ok_or_else(|| ApiError::unauthorised("the claim is unknown").hint(ask))?;
-    if claim.used_ms.is_some() || claim.expires_ms <= now_ms {
-        return Err(ApiError::conflict("the claim was used or is expired").hint(ask));
+    let hash = sha256(request.secret.as_bytes());
+    let Some(claim) = state.store.claim_of(&hash).await? else {
+        let Some(batch) = state.store.batch_of(&hash).await? else {
+            state.limits.wrong(from.ip());
+            return Err(ApiError::unauthorised("the claim is unknown").hint(ask));
+        };
+        return admissions::enrol(&state, &batch, request, from.ip()).await;
+    };
+    let spent = || ApiError::conflict("the claim was used or is expired").hint(ask);
+    if claim.expires_ms <= now_ms {
+        return Err(spent());
+    }
+    if let Some(device) = &claim.used_by {
+        return again(&state, device, &request.csr_pem).await.map_err(|_| spent());
     }
     let device = claim.device.clone().or(request.device);
     let device = device.ok_or_else(|| {
@@ -136,38 +171,68 @@ async fn enrol(
             .hint("set device.id in agent.toml")
     })?;
     refuse_reserved(Some(&device))?;
-    let endpoints = state
-        .identity
-        .endpoints()
-        .ok_or_else(|| ApiError::conflict("the controller is still starting"))?
-        .clone();
+    let valid_s = state.config.identity.device_valid_s;
+    let issued =
+        state.identity.issue_device(&device, &request.csr_pem, valid_s, now_ms).map_err(identity_error)?;
+    let new = NewDevice { issued: &issued, profile: &request.profile };
+    state.store.enrol(&claim, &device, &new, now_ms).await?;
+    welcome(&state, &device, issued, &format!("claim {}", claim.id), &request.profile.class).await
+}
+
+/// What follows once a device is in the database.
+pub(super) async fn welcome(
+    state: &AppState,
+    device: &DeviceId,
+    issued: Issued,
+    by: &str,
+    class: &ClassName,
+) -> ApiResult<Response> {
+    // A session of the key that was there before ends; the new key may come.
+    state.broker.shut_out(device).await;
+    state.broker.let_in(device);
+    state.wake.lists.notify_one();
+    let after =
+        json!({ "device": device, "key": key_id(&issued.spki), "serial": issued.serial, "class": class });
+    state.audit.record(by, "device.enrol", Value::Null, after).await?;
+    state.wake.planner.notify_one();
+    let valid = Validity { from_ms: issued.from_ms, until_ms: issued.until_ms };
+    Ok(Json(response(state, device, issued.pem, Some(valid))?).into_response())
+}
+
+/// The answer that a device got already, for the key that it enrolled with and no other.
+pub(super) async fn again(state: &AppState, device: &DeviceId, csr_pem: &str) -> ApiResult<Response> {
+    let key = state.identity.request_key(csr_pem).map_err(identity_error)?;
+    let known = state.store.certificate_of(device).await?.filter(|(spki, _)| *spki == key);
+    let (_, pem) = known.ok_or_else(|| ApiError::conflict("another key came with this claim"))?;
+    // What followed the first time, in case an error cut it short.
+    state.broker.let_in(device);
+    state.wake.lists.notify_one();
+    let newest = state.store.certificates(device, 1).await?.into_iter().next();
+    let valid = newest.map(|row| Validity { from_ms: row.issued_ms, until_ms: row.until_ms });
+    Ok(Json(response(state, device, pem, valid)?).into_response())
+}
+
+fn response(
+    state: &AppState,
+    device: &DeviceId,
+    certificate_pem: String,
+    valid: Option<Validity>,
+) -> ApiResult<EnrolResponse> {
+    let endpoints =
+        state.identity.endpoints().ok_or_else(|| ApiError::conflict("the controller is still starting"))?;
     let root = |kind| {
         let bytes = state.repos.first_root(kind).map_err(repo_error)?;
         String::from_utf8(bytes.0)
-            .map_err(|_| ApiError::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "a root is not text"))
+            .map_err(|_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "a root is not text"))
     };
-    let (image_root, director_root) = (root(RepoKind::Image)?, root(RepoKind::Director)?);
-    let (certificate_pem, spki) =
-        state.identity.issue_device(&device, &request.csr_pem).map_err(|error| {
-            if matches!(error, IdentityError::Request(_)) {
-                ApiError::bad_request(error.to_string())
-            } else {
-                ApiError::internal(error)
-            }
-        })?;
-    let new = NewDevice { spki: &spki, certificate_pem: &certificate_pem, profile: &request.profile };
-    state.store.enrol(&claim, &device, &new, now_ms).await?;
-    state.broker.let_in(&device);
-    let after = json!({ "device": device, "key": key_id(&spki), "class": request.profile.class });
-    state.audit.record(&format!("claim {}", claim.id), "device.enrol", Value::Null, after).await?;
-    state.wake.planner.notify_one();
-    Ok(Json(EnrolResponse {
-        device,
+    Ok(EnrolResponse {
+        device: device.clone(),
         certificate_pem,
         ca_pem: state.identity.ca_pem().to_owned(),
-        mqtt_host: endpoints.mqtt_host,
+        mqtt_host: endpoints.mqtt_host.clone(),
         mqtt_port: endpoints.mqtt_port,
-        image_root,
-        director_root,
-    }))
+        image_root: root(RepoKind::Image)?,
+        director_root: root(RepoKind::Director)?,
+        valid,
+    })
 }

@@ -1,11 +1,13 @@
 //! The HTTP API: one router from the modules beside this file, and what they share.
 //!
 //! Operators come with a bearer token ([`auth::Caller`]), devices with their client certificate
-//! ([`auth::Peer`]). Each handler names the scope it needs.
+//! ([`auth::Peer`]). Who may use which route is one table, [`access::ROUTES`].
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{OpenApi, ToSchema};
@@ -22,12 +24,20 @@ use crate::registry::Registry;
 use crate::repo::Repos;
 use crate::store::{Store, StoreError};
 
+pub mod access;
+pub mod admissions;
 pub mod audit;
 pub mod auth;
+mod body;
 pub mod devices;
 pub mod drift;
 pub mod enrol;
+pub mod export;
+pub mod limit;
 pub mod models;
+pub mod range;
+mod readable;
+pub mod renew;
 pub mod repo;
 pub mod rollouts;
 pub mod runs;
@@ -62,6 +72,8 @@ pub struct AppState {
     pub downlink: Downlink,
     /// The broker, to end a revoked device's session.
     pub broker: BrokerHandle,
+    /// How often strangers may knock.
+    pub limits: Arc<limit::Limits>,
 }
 
 /// Wakes the loops that otherwise look at the world once a tick.
@@ -69,6 +81,8 @@ pub struct AppState {
 pub struct Wake {
     /// The planner: something it plans by has changed.
     pub planner: Arc<tokio::sync::Notify>,
+    /// The external broker's lists: somebody is kept out, or let in again.
+    pub lists: Arc<tokio::sync::Notify>,
     /// The training supervisor: a trigger may be due or a run was asked for.
     pub training: Arc<tokio::sync::Notify>,
 }
@@ -82,6 +96,8 @@ pub struct ApiError {
     pub error: String,
     /// What to do; empty if there is nothing to say.
     pub hint: String,
+    /// When to come again, if that is known.
+    pub retry_after: Option<Duration>,
 }
 
 /// Body of every answer that is not a success.
@@ -97,7 +113,7 @@ pub struct ErrorBody {
 impl ApiError {
     /// An error with a status and a message.
     pub fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into(), hint: String::new() }
+        Self { status, error: error.into(), hint: String::new(), retry_after: None }
     }
 
     /// The same with advice.
@@ -131,6 +147,13 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, error)
     }
 
+    /// 429: not now.
+    pub fn too_many(error: impl Into<String>, wait: Duration) -> Self {
+        let wait = Duration::from_secs(wait.as_secs() + 1);
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, error);
+        Self { retry_after: Some(wait), ..refusal }.hint(format!("come again in {} s", wait.as_secs()))
+    }
+
     /// 500: our fault. The chain of causes goes to the log, the first message to the caller.
     pub fn internal(error: impl std::error::Error) -> Self {
         let mut chain = error.to_string();
@@ -147,7 +170,12 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: self.error, hint: self.hint })).into_response()
+        let mut response =
+            (self.status, Json(ErrorBody { error: self.error, hint: self.hint })).into_response();
+        if let Some(wait) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, wait.as_secs().into());
+        }
+        response
     }
 }
 
@@ -173,6 +201,9 @@ struct Document;
 fn open_api_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(enrol::router())
+        .merge(export::router())
+        .merge(renew::router())
+        .merge(admissions::router())
         .merge(devices::router())
         .merge(tokens::router())
         .merge(audit::router())
@@ -192,9 +223,10 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// The whole API as one service.
 pub fn router(state: AppState) -> axum::Router {
-    let (router, document) = open_api_router().split_for_parts();
+    let (router, document) = body::takes(open_api_router(), body::BODY_BYTES_MAX).split_for_parts();
     let document = Arc::new(document);
     router
+        .route_layer(axum::middleware::from_fn_with_state(state.clone(), access::guard))
         .route(
             "/v1/openapi.json",
             axum::routing::get(move || {

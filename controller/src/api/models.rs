@@ -3,22 +3,24 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dunlin_protocol::{
     Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType,
 };
-use object_store::GetRange;
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Caller, Peer, Scope};
+use super::auth::Caller;
+use super::body::takes;
+use super::range::{byte_range, satisfiable};
+use super::readable::Reader;
 use super::{ApiError, ApiResult, AppState};
 use crate::keys::Addition;
 use crate::registry::{BLOB_BYTES_MAX, POLICY_BYTES_MAX, Push, RegistryError};
@@ -33,12 +35,12 @@ const ALIAS_MAX: usize = 64;
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
-    let limited = |limit| DefaultBodyLimit::max(limit);
+    let only = |routes| OpenApiRouter::new().routes(routes);
     OpenApiRouter::new()
-        .merge(OpenApiRouter::new().routes(routes!(push)).layer(limited(PUSH_BYTES_MAX)))
-        .merge(OpenApiRouter::new().routes(routes!(put_blob)).layer(limited(BLOB_BYTES_MAX)))
-        .merge(OpenApiRouter::new().routes(routes!(put_policy)).layer(limited(POLICY_BYTES_MAX)))
-        .merge(OpenApiRouter::new().routes(routes!(approve)).layer(limited(TARGETS_BYTES_MAX)))
+        .merge(takes(only(routes!(push)), PUSH_BYTES_MAX))
+        .merge(takes(only(routes!(put_blob)), BLOB_BYTES_MAX))
+        .merge(takes(only(routes!(put_policy)), POLICY_BYTES_MAX))
+        .merge(takes(only(routes!(approve)), TARGETS_BYTES_MAX))
         .routes(routes!(releases))
         .routes(routes!(release))
         .routes(routes!(aliases))
@@ -196,7 +198,6 @@ async fn push(
     Path(model): Path<String>,
     Json(body): Json<PushBody>,
 ) -> ApiResult<Response> {
-    caller.require(Scope::Releaser)?;
     let push = Push {
         task: body.task,
         task_type: body.task_type,
@@ -225,10 +226,8 @@ async fn push(
 #[utoipa::path(get, path = "/v1/releases", tag = "models", params(Filter), responses((status = 200, body = Vec<ReleaseView>)))]
 async fn releases(
     State(state): State<AppState>,
-    caller: Caller,
     Query(filter): Query<Filter>,
 ) -> ApiResult<Json<Vec<ReleaseView>>> {
-    caller.require(Scope::Viewer)?;
     let model = filter.model.as_deref().map(id::<ModelName>).transpose()?;
     let task = filter.task.as_deref().map(id::<TaskId>).transpose()?;
     let rows = state.store.releases(model.as_ref(), task.as_ref()).await?;
@@ -237,12 +236,7 @@ async fn releases(
 
 #[utoipa::path(get, path = "/v1/releases/{release}", tag = "models", params(("release" = String, Path, description = "`name@version`, or `name@alias`")),
     responses((status = 200, body = ReleaseView), (status = 404)))]
-async fn release(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(text): Path<String>,
-) -> ApiResult<Json<ReleaseView>> {
-    caller.require(Scope::Viewer)?;
+async fn release(State(state): State<AppState>, Path(text): Path<String>) -> ApiResult<Json<ReleaseView>> {
     let release = match text.split_once('@') {
         Some((model, alias)) if alias.parse::<u32>().is_err() => {
             let model: ModelName = id(model)?;
@@ -258,10 +252,8 @@ async fn release(
 #[utoipa::path(get, path = "/v1/models/{model}/aliases", tag = "models", params(("model" = String, Path)), responses((status = 200, body = BTreeMap<String, u32>)))]
 async fn aliases(
     State(state): State<AppState>,
-    caller: Caller,
     Path(model): Path<String>,
 ) -> ApiResult<Json<BTreeMap<String, u32>>> {
-    caller.require(Scope::Viewer)?;
     Ok(Json(state.store.aliases(&id(&model)?).await?))
 }
 
@@ -273,7 +265,6 @@ async fn set_alias(
     Path((model, alias)): Path<(String, String)>,
     Json(body): Json<AliasBody>,
 ) -> ApiResult<Json<Value>> {
-    caller.require(Scope::Releaser)?;
     let sound = alias.len() <= ALIAS_MAX
         && alias.starts_with(|c: char| c.is_ascii_lowercase())
         && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -292,14 +283,12 @@ async fn set_alias(
 }
 
 #[utoipa::path(get, path = "/v1/approvals/pending", tag = "models", responses((status = 200, description = "targets that wait for offline signatures", body = Vec<Object>)))]
-async fn pending(State(state): State<AppState>, caller: Caller) -> ApiResult<Json<Vec<Addition>>> {
-    caller.require(Scope::Viewer)?;
+async fn pending(State(state): State<AppState>) -> ApiResult<Json<Vec<Addition>>> {
     Ok(Json(state.registry.pending().await?))
 }
 
 #[utoipa::path(get, path = "/v1/approvals/current", tag = "models", responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = [u8])))]
-async fn current_targets(State(state): State<AppState>, caller: Caller) -> ApiResult<Response> {
-    caller.require(Scope::Viewer)?;
+async fn current_targets(State(state): State<AppState>) -> ApiResult<Response> {
     Ok(([(CONTENT_TYPE, "application/json")], state.registry.current_targets()?).into_response())
 }
 
@@ -310,7 +299,6 @@ async fn approve(
     caller: Caller,
     body: Bytes,
 ) -> ApiResult<Json<Vec<Changed>>> {
-    caller.require(Scope::Releaser)?;
     let sha256 = dunlin_trust::sha256(&body);
     let changed = state.registry.approve(body.to_vec()).await?;
     let changed: Vec<Changed> =
@@ -326,7 +314,6 @@ async fn approve(
 #[utoipa::path(post, path = "/v1/policies", tag = "models", request_body(content = [u8], description = "a task policy, JSON; its exact bytes are what is signed"),
     responses((status = 201, description = "the target for the offline keys to sign", body = Object), (status = 422)))]
 async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
-    caller.require(Scope::Releaser)?;
     let row = state.registry.policy(body.to_vec(), &caller.name).await?;
     state
         .audit
@@ -341,12 +328,7 @@ async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) 
 }
 
 #[utoipa::path(get, path = "/v1/policies/{task}", tag = "models", params(("task" = String, Path)), responses((status = 200, description = "the policy in force", body = Object), (status = 404)))]
-async fn policy(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(task): Path<String>,
-) -> ApiResult<Json<TaskPolicy>> {
-    caller.require(Scope::Viewer)?;
+async fn policy(State(state): State<AppState>, Path(task): Path<String>) -> ApiResult<Json<TaskPolicy>> {
     let row = state.store.policy_in_force(&id(&task)?).await?;
     Ok(Json(row.ok_or_else(|| ApiError::not_found("policy in force for the task", task))?.policy))
 }
@@ -354,61 +336,25 @@ async fn policy(
 #[utoipa::path(post, path = "/v1/blobs", tag = "models", request_body(content = [u8], description = "any bytes: an anchor set"),
     responses((status = 201, description = "digest and length", body = Object)))]
 async fn put_blob(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
-    caller.require(Scope::Releaser)?;
     let blob: Blob = state.registry.blobs().put(body.to_vec()).await?;
     state.audit.record(&caller.name, "blob.upload", Value::Null, json!(blob)).await?;
     Ok((StatusCode::CREATED, Json(blob)).into_response())
 }
 
-/// A device by its certificate, or an operator by a token.
-struct Reader;
-
-impl FromRequestParts<AppState> for Reader {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
-        if Peer::from_request_parts(parts, state).await?.0.is_none() {
-            Caller::from_request_parts(parts, state).await?.require(Scope::Viewer)?;
-        }
-        Ok(Self)
-    }
-}
-
-/// One byte range (RFC 9110 §14.1.2). Several ranges, other units and what does not parse read as none, as the
-/// RFC allows: the whole blob is the answer then.
-fn range(headers: &HeaderMap) -> Option<GetRange> {
-    let (first, last) = headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.split_once('-')?;
-    match (first, last) {
-        ("", last) => last.parse().ok().map(GetRange::Suffix),
-        (first, "") => first.parse().ok().map(GetRange::Offset),
-        (first, last) => {
-            let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-            (first <= last).then(|| GetRange::Bounded(first..last.saturating_add(1)))
-        }
-    }
-}
-
-/// Whether a range begins inside a blob of this length.
-fn satisfiable(range: &GetRange, length: u64) -> bool {
-    match range {
-        GetRange::Bounded(range) => range.start < length,
-        GetRange::Offset(first) => *first < length,
-        GetRange::Suffix(last) => *last > 0 && length > 0,
-    }
-}
-
+/// A blob, to a device as part of what it is assigned.
 #[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "models", params(("sha256" = String, Path)),
     responses((status = 200, description = "the blob", body = [u8]), (status = 206, description = "a range of it", body = [u8]), (status = 404), (status = 416)))]
 async fn blob(
     State(state): State<AppState>,
-    _reader: Reader,
+    reader: Reader,
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let sha256 = digest(&text)?;
+    reader.may_read_blob(&state, &sha256).await?;
     let missing = || ApiError::not_found("blob", &text);
     let length = state.registry.blobs().length(&sha256).await?.ok_or_else(missing)?;
-    let range = range(&headers);
+    let range = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(byte_range);
     if let Some(range) = &range
         && !satisfiable(range, length)
     {
@@ -423,7 +369,10 @@ async fn blob(
         (ETAG, format!("\"{sha256}\"")),
         (CONTENT_LENGTH, (part.range.end - part.range.start).to_string()),
     ];
-    let body = Body::from_stream(part.stream);
+    // A device that is shut out meanwhile gets no more of it.
+    let (broker, device) = (state.broker.clone(), reader.device().cloned());
+    let is_out = move || device.as_ref().is_some_and(|device| broker.is_shut_out(device.as_str()));
+    let body = Body::from_stream(part.stream.take_while(move |_| std::future::ready(!is_out())));
     if partial {
         let content_range = format!("bytes {}-{}/{}", part.range.start, part.range.end - 1, part.length);
         return Ok(
@@ -431,22 +380,4 @@ async fn blob(
         );
     }
     Ok((common, body).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_read_as_the_rfc_says() {
-        let read = |text: &str| range(&HeaderMap::from_iter([(RANGE, text.parse().unwrap())]));
-        assert_eq!(read("bytes=2-5"), Some(GetRange::Bounded(2..6)));
-        assert_eq!(read("bytes=7-"), Some(GetRange::Offset(7)));
-        assert_eq!(read("bytes=-3"), Some(GetRange::Suffix(3)));
-        for whole in ["bytes=5-2", "bytes=1-2,4-5", "rows=1-2", "bytes=", "bytes=a-b"] {
-            assert_eq!(read(whole), None, "{whole}");
-        }
-        assert!(!satisfiable(&GetRange::Offset(10), 10) && satisfiable(&GetRange::Offset(9), 10));
-        assert!(!satisfiable(&GetRange::Suffix(0), 10));
-    }
 }

@@ -5,9 +5,8 @@
 use std::str::FromStr;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use dunlin_protocol::{DeviceId, RepoVersions, cbor};
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::{Caller, Peer, Scope};
+use super::readable::Reader;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::repo::{RepoError, Repos};
@@ -46,36 +45,6 @@ impl From<RepoError> for ApiError {
             | RepoError::Damaged { .. }
             | RepoError::Keys(_)
             | RepoError::ForeignKey(_) => Self::internal(error),
-        }
-    }
-}
-
-/// Who reads: a device by its certificate, else an operator by a token.
-enum Reader {
-    Device(DeviceId),
-    Operator,
-}
-
-impl FromRequestParts<AppState> for Reader {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> ApiResult<Self> {
-        if let Peer(Some(device)) = Peer::from_request_parts(parts, state).await? {
-            return Ok(Self::Device(device));
-        }
-        Caller::from_request_parts(parts, state).await?.require(Scope::Viewer)?;
-        Ok(Self::Operator)
-    }
-}
-
-impl Reader {
-    /// A device reads its own files only.
-    fn may_read(&self, device: &DeviceId) -> ApiResult<()> {
-        match self {
-            Self::Device(own) if own != device => {
-                Err(ApiError::forbidden(format!("the certificate is of device {own}, not of {device}")))
-            }
-            Self::Device(_) | Self::Operator => Ok(()),
         }
     }
 }
@@ -133,7 +102,7 @@ async fn check(
     Query(query): Query<CheckQuery>,
 ) -> ApiResult<Response> {
     let device = device_id(&query.d)?;
-    reader.may_read(&device)?;
+    reader.may_read_of(&state, &device).await?;
     let (image, director) = (versions(&query.i)?, versions(&query.o)?);
     let check =
         on_files(&state, move |repos| repos.check(&device, image, director, clock::wall_ms())).await?;
@@ -158,20 +127,22 @@ async fn director_file(
     Path((device, file)): Path<(String, String)>,
 ) -> ApiResult<Response> {
     let device = device_id(&device)?;
-    reader.may_read(&device)?;
+    reader.may_read_of(&state, &device).await?;
     let name = file.clone();
     served(&file, on_files(&state, move |repos| repos.director_file(&device, &name, clock::wall_ms())).await?)
 }
 
-/// The content of a target: a manifest or a policy.
+/// The content of a target: a manifest or a policy. A device reads those of its assignment.
 #[utoipa::path(get, path = "/v1/targets/{file}", tag = "repository",
     params(("file" = String, Path, description = "`{sha256}.{name}`")),
     responses((status = 200, description = "the file", content_type = "application/json", body = [u8])))]
 async fn target_file(
     State(state): State<AppState>,
-    _reader: Reader,
+    reader: Reader,
     Path(file): Path<String>,
 ) -> ApiResult<Response> {
+    let target = file.split_once('.').map_or("", |(_, target)| target);
+    reader.may_read_target(&state, target).await?;
     let name = file.clone();
     served(&file, on_files(&state, move |repos| repos.target_file(&name)).await?)
 }

@@ -1,12 +1,23 @@
 //! Who changed what: append-only rows, each hashed together with the one before (SHA-256), so that a
-//! changed, removed or reordered row shows.
+//! changed, removed or reordered row shows. That rows are missing at the end shows by the [`Head`], which lies beside the
+//! database, goes to the log with every row, and can be kept elsewhere.
+use std::path::Path;
+use std::sync::Arc;
+
 use dunlin_protocol::Digest;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
+mod head;
+
+use head::Keeper;
+pub use head::{HEAD_FILE, Head, read as read_head};
+
 use crate::clock;
+use crate::identity::{Identity, IdentityError};
 use crate::store::{self, Store};
 
 /// What the first row's hash is chained to.
@@ -52,6 +63,26 @@ impl Entry {
 /// Where the chain breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 pub enum Broken {
+    /// Rows are missing at the end.
+    #[error("the audit log ends at row {rows}, but its head names row {head}: rows were cut off")]
+    Truncated {
+        /// The last row.
+        rows: u64,
+        /// The row that the head names.
+        head: u64,
+    },
+    /// The log is not the one the head was taken of.
+    #[error("row {no} of the audit log is not the one that its head names: the log was written anew")]
+    Replaced {
+        /// The row that the head names.
+        no: u64,
+    },
+    /// The head is not signed by this controller.
+    #[error("the head of the audit log is not signed by this controller's key")]
+    Forged,
+    /// There is no head beside the log.
+    #[error("the audit log has no head beside it ({HEAD_FILE}), so rows may have been cut off")]
+    Headless,
     /// A number is missing or there twice.
     #[error("row {expected} of the audit log is missing (found {found})")]
     Missing {
@@ -82,20 +113,54 @@ pub fn verify(entries: &[Entry], mut no: u64, mut previous: Digest) -> Result<(u
     Ok((no, previous))
 }
 
-/// The log, for those who write to it.
+/// The log, for those who write to it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Audit {
     store: Store,
+    keeper: Arc<Mutex<Keeper>>,
 }
 
 impl Audit {
-    /// The log in `store`.
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// The log in `store`, with its head in the data folder `data`.
+    ///
+    /// # Errors
+    /// The key that signs heads can not be read.
+    pub fn open(store: Store, data: &Path, identity: &Identity) -> Result<Self, IdentityError> {
+        Ok(Self { store, keeper: Arc::new(Mutex::new(Keeper::open(data, identity)?)) })
     }
 
-    /// Appends a row. `before` and `after` hold what is needed to understand the change, no secrets.
+    /// Appends a row and moves the head. `before` and `after` hold what is needed to understand the change, no secrets.
     pub async fn record(&self, who: &str, what: &str, before: Value, after: Value) -> store::Result<u64> {
-        self.store.audit_append(clock::wall_ms(), who, what, &before.to_string(), &after.to_string()).await
+        // Held over both, so that heads are written in the order of their rows.
+        let keeper = self.keeper.lock().await;
+        let (before, after) = (before.to_string(), after.to_string());
+        let entry = self.store.audit_append(clock::wall_ms(), who, what, &before, &after).await?;
+        tracing::info!(target: "audit", no = entry.no, hash = %entry.hash, who, what, "audit");
+        keeper.keep(&entry);
+        Ok(entry.no)
+    }
+
+    /// The head as it is now, signed; none before the first row.
+    pub async fn head(&self) -> store::Result<Option<Head>> {
+        let keeper = self.keeper.lock().await;
+        Ok(self.store.audit_last().await?.and_then(|entry| keeper.sign(&entry)))
+    }
+
+    /// Compares the log with the head that lies beside it. A head that does not fit is put aside, because the next
+    /// row brings another one; a log without any gets one.
+    pub async fn settle(&self) -> store::Result<Option<Broken>> {
+        let keeper = self.keeper.lock().await;
+        let last = self.store.audit_last().await?;
+        let broken = match keeper.read() {
+            Some(head) => self.store.audit_fits(&head).await?.err(),
+            None => None,
+        };
+        if broken.is_some() {
+            keeper.put_aside();
+        }
+        if let Some(entry) = &last {
+            keeper.keep(entry);
+        }
+        Ok(broken)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! CONNECT names the method without data; the broker's AUTH carries a challenge: 16 bytes, the expiry (Unix
 //! milliseconds, 8 bytes, big-endian), and an HMAC-SHA256 of both with the client id. The client's AUTH
-//! carries an ECDSA P-256 signature (fixed form, 64 bytes) over [`signing_bytes`].
+//! carries a signature over [`dunlin_protocol::auth::signing_bytes`].
 //!
 //! Nothing is remembered about who asked for a challenge, so that asking costs no memory and can not push
 //! others out: the 16 bytes follow from a secret, the client id, the time slot and the number of times the
@@ -10,16 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use dunlin_protocol::auth::CONTEXT;
 use ring::hmac;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 
-/// Name of the method.
-pub const METHOD: &str = "DUNLIN-P256";
 /// Bytes of a challenge.
 pub const CHALLENGE_BYTES: usize = 56;
-/// What is signed and what the HMAC covers begins with these bytes.
-const CONTEXT: &[u8] = b"dunlin-auth-v1\0";
 /// Challenges of one client change at least this often, milliseconds.
 const SLOT_MS: u64 = 10_000;
 /// Slots for which a challenge can be answered: 20 to 30 s in all. A slow link may need seconds.
@@ -29,12 +26,6 @@ const P256_SPKI_PREFIX: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-
-/// The bytes a client signs: the method, its own id, the broker's name as it dialled it, and the challenge.
-pub fn signing_bytes(client: &str, broker: &str, challenge: &[u8]) -> Vec<u8> {
-    [CONTEXT, METHOD.as_bytes(), b"\0", client.as_bytes(), b"\0", broker.as_bytes(), b"\0", challenge]
-        .concat()
-}
 
 /// Whether the key (SubjectPublicKeyInfo, DER) made this signature (fixed form) over this message.
 pub fn verifies(spki: &[u8], message: &[u8], signature: &[u8]) -> bool {

@@ -2,12 +2,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
+use dunlin_protocol::auth::{METHOD, signing_bytes};
 use mqtt5::broker::events::{BrokerEventHandler, ClientPublishEvent, PublishAction};
 use mqtt5::broker::{AuthProvider, AuthResult, EnhancedAuthResult};
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::types::ReasonCode;
 
-use super::challenge::{Challenges, METHOD, signing_bytes, verifies};
+use super::challenge::{Challenges, verifies};
 use super::{BrokerHandle, acl};
 use crate::clock;
 use crate::identity::CONTROLLER;

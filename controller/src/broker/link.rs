@@ -3,6 +3,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dunlin_protocol::auth::{METHOD, signing_bytes};
 use dunlin_protocol::{PAYLOAD_BYTES_MAX, Topic};
 use dunlin_trust::Signer;
 use rumqttc::mqttbytes::QoS;
@@ -14,7 +15,6 @@ use rumqttc::{
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, watch};
 
-use super::challenge::{METHOD, signing_bytes};
 use crate::identity::CONTROLLER;
 use crate::serve::Shutdown;
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use dunlin_protocol::{DeviceId, PAYLOAD_BYTES_MAX};
+use dunlin_protocol::{DeviceId, PAYLOAD_BYTES_MAX, Up};
 use dunlin_trust::Signer;
 use mqtt5::broker::config::{StorageBackend, StorageConfig, TlsConfig};
 use mqtt5::broker::router::MessageRouter;
@@ -21,6 +21,7 @@ pub mod acl;
 pub mod challenge;
 mod gate;
 pub mod link;
+pub mod lists;
 
 /// An envelope and the MQTT packet round it.
 const PACKET_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + 4096;
@@ -31,8 +32,10 @@ const SUBSCRIPTIONS_MAX: usize = 16;
 const QUEUED_MESSAGES_MAX: usize = 20_000;
 /// The same in bytes.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
-/// One retained status per device.
+/// A retained status.
 const RETAINED_BYTES_MAX: usize = 4096;
+/// Retained messages of one device: its status, and whatever it makes its will, which the broker asks nobody about.
+const RETAINED_PER_DEVICE_MAX: usize = Up::ALL.len();
 /// QoS 1 messages on their way to one client; the ingest is the one that needs many.
 const INFLIGHT_MAX: u16 = 2048;
 /// How long a session survives its connection.
@@ -79,7 +82,7 @@ impl std::fmt::Debug for Embedded {
 /// Reaches the running broker. Cheap to clone.
 #[derive(Clone)]
 pub struct BrokerHandle {
-    shut_out: Arc<RwLock<BTreeSet<DeviceId>>>,
+    shut_out: Arc<RwLock<BTreeSet<String>>>,
     router: Option<Arc<MessageRouter>>,
 }
 
@@ -97,7 +100,7 @@ impl BrokerHandle {
     /// Ends the live session of a device and lets none of its messages through any more. With an external
     /// broker the ingest still refuses its messages; the session ends when that broker learns of it.
     pub async fn shut_out(&self, device: &DeviceId) {
-        self.shut_out.write().unwrap_or_else(PoisonError::into_inner).insert(device.clone());
+        self.shut_out.write().unwrap_or_else(PoisonError::into_inner).insert(device.to_string());
         if let Some(router) = &self.router {
             router.disconnect_client(device.as_str()).await;
         }
@@ -105,13 +108,12 @@ impl BrokerHandle {
 
     /// Lets a device in again after it was enrolled anew.
     pub fn let_in(&self, device: &DeviceId) {
-        self.shut_out.write().unwrap_or_else(PoisonError::into_inner).remove(device);
+        self.shut_out.write().unwrap_or_else(PoisonError::into_inner).remove(device.as_str());
     }
 
     /// Whether a device was shut out while this process ran.
     pub fn is_shut_out(&self, device: &str) -> bool {
-        let shut_out = self.shut_out.read().unwrap_or_else(PoisonError::into_inner);
-        shut_out.iter().any(|out| out.as_str() == device)
+        self.shut_out.read().unwrap_or_else(PoisonError::into_inner).contains(device)
     }
 }
 
@@ -145,7 +147,7 @@ impl Broker {
             maximum_qos: 1,
             shared_subscription_available: false,
             max_subscriptions_per_client: SUBSCRIPTIONS_MAX,
-            max_retained_messages: config.clients_max,
+            max_retained_messages: config.clients_max * RETAINED_PER_DEVICE_MAX,
             max_retained_message_size: RETAINED_BYTES_MAX,
             max_outbound_inflight: INFLIGHT_MAX,
             sys_topics_enabled: false,

@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
 use super::{ApiClient, Exit, Output};
-use crate::audit::Entry;
+use crate::audit::{Broken, Entry, HEAD_FILE, Head, read_head};
+use crate::identity::{Files, Presented, certificates};
 use crate::store::Store;
 
 /// Verbs of `dunlin audit`.
@@ -20,6 +21,8 @@ pub enum AuditCommand {
         #[arg(long, default_value_t = 100)]
         limit: u64,
     },
+    /// Print the signed head of the log, to be kept elsewhere and given to `verify`.
+    Head,
     /// Check the chain of a data folder, without a controller.
     Verify(Verify),
 }
@@ -30,17 +33,41 @@ pub struct Verify {
     /// Data folder.
     #[arg(long)]
     data: PathBuf,
+    /// A head that was kept elsewhere, as `audit head --json` printed it; may be repeated.
+    #[arg(long = "head")]
+    heads: Vec<PathBuf>,
 }
 
 impl Verify {
-    /// Checks every row; exit code 4 if one was changed or is missing.
+    /// Checks every row, and the heads; exit code 4 if a row was changed or is missing, also at the end.
     pub fn run(self, out: &Output) -> Result<Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let path = self.data.join("dunlin.db");
         anyhow::ensure!(path.is_file(), "there is no database at {}", path.display());
+        let files = Files::of(&self.data);
+        let own = certificates(&files.controller)?.into_iter().next().as_ref().and_then(Presented::of);
+        let own = own.with_context(|| format!("{} names nobody", files.controller.display()))?;
+        let mut heads = vec![read_head(&self.data.join(HEAD_FILE))];
+        for path in &self.heads {
+            let text = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+            let head = serde_json::from_slice(&text);
+            heads.push(Some(head.with_context(|| format!("{} is no head of an audit log", path.display()))?));
+        }
         let verdict = runtime.block_on(async {
             let store = Store::open(&path).await?;
-            store.audit_verify().await
+            let verdict = store.audit_verify().await?;
+            for head in heads {
+                let Some(head) = head else { return Ok(verdict.and(Err(Broken::Headless))) };
+                if verdict.is_ok() {
+                    if let Err(broken) = store.audit_fits(&head).await? {
+                        return Ok(Err(broken));
+                    }
+                    if !head.is_signed_by(&own.spki) {
+                        return Ok(Err(Broken::Forged));
+                    }
+                }
+            }
+            crate::store::Result::Ok(verdict)
         });
         match verdict.with_context(|| format!("could not read the audit log in {}", path.display()))? {
             Ok((rows, hash)) => {
@@ -76,6 +103,11 @@ impl AuditCommand {
                 };
                 let rows: Vec<_> = entries.iter().map(row).collect();
                 out.table(&entries, &["no", "at (ms)", "who", "what", "before", "after"], &rows)?;
+                Ok(Exit::Ok)
+            }
+            Self::Head => {
+                let head: Head = client.get("/v1/audit/head").await?;
+                out.show(&head, |head| format!("row {} has the hash {}", head.no, head.hash))?;
                 Ok(Exit::Ok)
             }
             Self::Verify(_) => unreachable!("checked on files before a client is made"),

@@ -7,7 +7,9 @@ use clap::Subcommand;
 use dunlin_protocol::{DeviceId, GroupId, ReleaseId, TaskId};
 use tokio::time::{Instant, sleep};
 
+use super::admission::{AdmissionCommand, make};
 use super::{ApiClient, ApiFailure, Exit, Output};
+use crate::api::admissions::NewBatch;
 use crate::api::devices::{CommandReply, DeviceCommand, DeviceDetail, NewState, SentCommand};
 use crate::api::enrol::{MadeClaim, NewClaim};
 use crate::store::{Claim, DeviceRow, DeviceState};
@@ -29,7 +31,13 @@ pub enum DeviceCommandLine {
         /// Hours the claim is valid.
         #[arg(long, default_value_t = 24)]
         hours: u64,
+        /// The device waits until `approve` lets it in.
+        #[arg(long, conflicts_with = "device")]
+        approve: bool,
     },
+    /// Many devices at once, and those that wait.
+    #[command(flatten)]
+    Admission(AdmissionCommand),
     /// List claims.
     Claims,
     /// List devices.
@@ -99,7 +107,13 @@ impl DeviceCommandLine {
     /// Carries the verb out.
     pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
         match self {
-            Self::Claim { device, groups, hours } => {
+            Self::Admission(verb) => return verb.run(client, out).await,
+            Self::Claim { groups, hours, approve: true, .. } => {
+                let (groups, valid_s) = (groups.into_iter().collect(), Some(hours.saturating_mul(3600)));
+                make(client, out, &NewBatch { groups, valid_s, waiting_max: 1, ..NewBatch::default() })
+                    .await?;
+            }
+            Self::Claim { device, groups, hours, approve: false } => {
                 let new = NewClaim {
                     device,
                     groups: groups.into_iter().collect(),
@@ -207,6 +221,11 @@ fn row(device: &DeviceRow) -> Vec<String> {
     ]
 }
 
+/// Enough of a boot's number for people.
+fn short(boot: &str) -> &str {
+    boot.get(..8).unwrap_or(boot)
+}
+
 fn text(detail: &DeviceDetail) -> String {
     let device = &detail.device;
     let mut text = format!(
@@ -227,12 +246,26 @@ fn text(detail: &DeviceDetail) -> String {
     }
     for boot in &detail.boots {
         text.push_str(&format!(
-            "  boot {}: {} windows closed, {} stored, {} records lost\n",
-            &boot.boot[..boot.boot.len().min(8)],
+            "  boot {}: {} windows closed, {} stored, {} records lost, {} repeated\n",
+            short(&boot.boot),
             boot.windows_closed,
             boot.windows_stored,
-            boot.records_lost
+            boot.records_lost,
+            boot.repeated
         ));
+        for (first, last) in &boot.missing {
+            text.push_str(&format!("    records {first} to {last} have not come\n"));
+        }
+    }
+    for gap in &detail.gaps {
+        let boot = short(&gap.boot);
+        text.push_str(&format!("  gap: records {} to {} of boot {boot} are lost\n", gap.first, gap.last));
+    }
+    for refused in &detail.refused {
+        text.push_str(&format!("  refused: {} x {}: {}\n", refused.count, refused.reason, refused.detail));
+    }
+    if let Some(certificate) = detail.certificates.first() {
+        text.push_str(&format!("  certificate {} until {} ms\n", certificate.serial, certificate.until_ms));
     }
     for happening in &detail.happenings {
         let of = happening.release.as_deref().or(happening.task.as_deref()).unwrap_or("");

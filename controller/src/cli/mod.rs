@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+pub mod admission;
 pub mod alert;
 pub mod audit;
 mod client;
 pub mod device;
 pub mod doctor;
 pub mod drift;
+pub mod export;
 pub mod group;
 pub mod key;
 pub mod model;
@@ -130,6 +132,8 @@ enum Verb {
     Alert(alert::AlertCommand),
     /// Where inputs moved away from what the models were made on.
     Drift(drift::DriftCommand),
+    /// Put what devices need on a medium, for those without a network.
+    Export(export::Export),
     /// Operator tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -181,6 +185,7 @@ impl Verb {
             | Self::Run(_)
             | Self::Alert(_)
             | Self::Drift(_)
+            | Self::Export(_)
             | Self::Token(_)
             | Self::Audit(_)) => online,
         };
@@ -198,6 +203,7 @@ impl Verb {
             Self::Run(verb) => verb.run(&client, out).await,
             Self::Alert(verb) => verb.run(&client, out).await,
             Self::Drift(verb) => verb.run(&client, out).await,
+            Self::Export(verb) => verb.run(&client, out).await,
             Self::Token(verb) => verb.run(&client, out).await,
             Self::Audit(verb) => verb.run(&client, out).await,
             Self::Init(_)

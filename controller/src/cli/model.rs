@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use dunlin_engine::{EngineError, Imported, Inspection, Model, Rewrite};
 use dunlin_learn::data::Table;
 use dunlin_learn::job::{Feature, Schema};
 use dunlin_protocol::{Blob, FeatureMeta, ModelName, ReleaseId, TaskId, TaskType};
 use serde_json::{Value, json};
 
+use super::key::Unlock;
 use super::{ApiClient, Exit, Output};
 use crate::api::models::{AliasBody, Changed, PushBody, ReleaseView};
 use crate::clock;
-use crate::keys::{self, Addition, Request};
+use crate::keys::{self, Addition, Keyring, OfflineRole, Request};
 use crate::registry::anchor_set;
 use crate::store::ReleaseState;
 
@@ -24,7 +26,7 @@ const SAMPLES_MAX: usize = 20_000;
 pub enum ModelCommand {
     /// Take a model in: it is proven and stored as the next release of its line.
     Push(PushArgs),
-    /// Say what an ONNX file needs, or why it is refused. Needs no controller.
+    /// Say what an ONNX file needs and what the intake rewrites in it, or why it is refused. Needs no controller.
     Check {
         /// The ONNX file.
         file: PathBuf,
@@ -53,6 +55,11 @@ pub enum ModelCommand {
         /// With which keys.
         #[command(flatten)]
         signing: Signing,
+    },
+    /// Publish targets that were signed with `--out`, once enough holders have signed them.
+    Publish {
+        /// The signed targets file.
+        file: PathBuf,
     },
     /// Withdraw a release and all older ones of its line, for ever: raises the release floor.
     Withdraw {
@@ -106,8 +113,11 @@ pub struct Signing {
     /// Folder with the `image-targets*.pem` keys of the ceremony.
     #[arg(long)]
     keys: PathBuf,
+    /// What opens them.
+    #[command(flatten)]
+    unlock: Unlock,
     /// Write the signed targets to this file instead of publishing them: for further signers
-    /// (`dunlin key cosign`).
+    /// (`dunlin key cosign`), and then `dunlin model publish`.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -251,18 +261,25 @@ impl Signing {
     /// Signs the published targets with `request` carried out, and publishes them.
     async fn sign(&self, client: &ApiClient, out: &Output, request: &Request) -> Result<Exit> {
         let current = client.download("/v1/approvals/current").await?;
-        let signed = keys::sign_targets(&current, request, &self.keys, clock::wall_ms())?;
+        let passphrase = self.unlock.of(&self.keys, OfflineRole::ImageTargets)?;
+        let keys = Keyring::new(&self.keys, passphrase.as_ref());
+        let signed = keys::sign_targets(&current, request, keys, clock::wall_ms())?;
         if let Some(path) = &self.out {
             std::fs::write(path, &signed).with_context(|| format!("could not write {}", path.display()))?;
             out.show(&json!({ "file": path }), |_| format!("signed targets are in {}", path.display()))?;
             return Ok(Exit::Ok);
         }
-        let changed: Vec<Changed> = client.upload("/v1/approvals", signed).await?;
-        let rows: Vec<Vec<String>> =
-            changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
-        out.table(&changed, &["release", "state"], &rows)?;
-        Ok(Exit::Ok)
+        publish(client, out, signed).await
     }
+}
+
+/// Hands signed targets to the controller, which judges them as a device would.
+async fn publish(client: &ApiClient, out: &Output, signed: Vec<u8>) -> Result<Exit> {
+    let changed: Vec<Changed> = client.upload("/v1/approvals", signed).await?;
+    let rows: Vec<Vec<String>> =
+        changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
+    out.table(&changed, &["release", "state"], &rows)?;
+    Ok(Exit::Ok)
 }
 
 async fn approve(
@@ -326,6 +343,7 @@ impl ModelCommand {
                 out.show(&view, |view| serde_json::to_string_pretty(view).unwrap_or_default())?;
                 Ok(Exit::Ok)
             }
+            Self::Publish { file } => publish(client, out, read(&file)?).await,
             Self::Pending => {
                 let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
                 let rows: Vec<Vec<String>> = pending
@@ -370,9 +388,19 @@ impl ModelCommand {
     }
 }
 
+/// Imports the file, and loads what comes of it in the engine that devices have.
+fn examined(bytes: &[u8]) -> std::result::Result<(Imported, Inspection), EngineError> {
+    let imported = dunlin_engine::import(bytes)?;
+    let mut inspection = dunlin_engine::inspect(&imported.onnx)?;
+    let model = Model::load(&imported.onnx, None)?;
+    inspection.inputs = model.inputs().to_vec();
+    inspection.outputs = model.outputs().to_vec();
+    Ok((imported, inspection))
+}
+
 fn check_file(file: &Path, out: &Output) -> Result<Exit> {
-    let inspection = match dunlin_engine::inspect(&read(file)?) {
-        Ok(inspection) => inspection,
+    let (imported, inspection) = match examined(&read(file)?) {
+        Ok(examined) => examined,
         Err(error) => {
             let reason = error.reason();
             out.show(&json!({ "refused": reason, "error": error.to_string() }), |_| {
@@ -381,7 +409,12 @@ fn check_file(file: &Path, out: &Output) -> Result<Exit> {
             return Ok(Exit::Refused);
         }
     };
-    let value = json!({ "inputs": inspection.inputs, "outputs": inspection.outputs, "ops": inspection.ops });
+    let value = json!({
+        "inputs": inspection.inputs,
+        "outputs": inspection.outputs,
+        "ops": inspection.ops,
+        "rewritten": imported.rewritten,
+    });
     out.show(&value, |_| {
         let specs = |specs: &[dunlin_protocol::TensorSpec]| {
             specs
@@ -391,14 +424,22 @@ fn check_file(file: &Path, out: &Output) -> Result<Exit> {
                 .join(", ")
         };
         let ops: Vec<&str> = inspection.ops.iter().map(String::as_str).collect();
+        let rewritten: Vec<String> = imported.rewritten.iter().map(rewritten).collect();
         format!(
-            "inputs:  {}\noutputs: {}\nops:     {}",
+            "inputs:    {}\noutputs:   {}\nops:       {}\nrewritten: {}",
             specs(&inspection.inputs),
             specs(&inspection.outputs),
-            ops.join(", ")
+            ops.join(", "),
+            if rewritten.is_empty() { "nothing".to_owned() } else { rewritten.join("\n           ") }
         )
     })?;
     Ok(Exit::Ok)
+}
+
+fn rewritten(one: &Rewrite) -> String {
+    let more = one.count - one.nodes.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{} -> {} ({}{more})", one.what, one.became, one.nodes.join(", "))
 }
 
 async fn list(

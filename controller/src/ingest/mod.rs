@@ -44,7 +44,7 @@ pub async fn store_batch(store: &Store, records: Vec<Record>) -> Result<Stored, 
 }
 
 /// Verifies messages against the keys in the database, on as many threads as there are cores. The order of
-/// what is taken is kept.
+/// what is taken is kept. A record that is signed and whose body is refused is in both lists: its number counts.
 pub async fn verify_batch(
     store: &Store,
     messages: Vec<Message>,
@@ -84,7 +84,11 @@ pub async fn verify_batch(
     for task in tasks {
         for result in task.await.expect("verification does not panic, whatever the bytes") {
             match result {
-                Ok(record) => records.push(record),
+                Ok(record) => {
+                    let refusal = record.refusal().cloned();
+                    refused.extend(refusal.map(|refusal| (Some(record.device().clone()), refusal)));
+                    records.push(record);
+                }
                 Err(refusal) => refused.push(refusal),
             }
         }
@@ -229,7 +233,8 @@ impl Ingest {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, for a line of text.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -8,7 +8,14 @@ use serde::de::DeserializeOwned;
 /// Largest record number that the database can hold.
 const SEQ_MAX: u64 = i64::MAX as u64;
 
-/// A record whose signature was verified and whose body was understood. Only [`Record::open`] makes one.
+/// Ranges in one gap record: as many as an agent puts into one. Each is looked up and stored by itself.
+pub(crate) const GAP_RANGES_MAX: usize = 1024;
+/// Steps of updates in one report: as many as an agent puts into one.
+pub(crate) const OUTCOMES_MAX: usize = 64;
+/// Indicators in one report: there is one for each reason, and there will not be this many reasons.
+pub(crate) const INDICATORS_MAX: usize = 256;
+
+/// A record whose signature was verified. Only [`Record::open`] makes one.
 #[derive(Debug, Clone)]
 pub struct Record {
     device: DeviceId,
@@ -27,6 +34,9 @@ pub(crate) enum Body {
     Gap(Gap),
     Status(Status),
     Reply(Reply),
+    /// It says nothing this controller understands or takes. Its number counts: sent again it would be the same, and
+    /// the records after it would wait for it for ever.
+    Refused(Refused),
 }
 
 /// Why a message was not taken.
@@ -43,16 +53,47 @@ fn refused(reason: ReasonCode, detail: impl ToString) -> Refused {
     Refused { reason, detail: detail.to_string() }
 }
 
-fn body<T: DeserializeOwned>(header: &Header) -> Result<T, Refused> {
+fn decoded<T: DeserializeOwned>(header: &Header) -> Result<T, Refused> {
     cbor::decode(&header.body.0, PAYLOAD_BYTES_MAX)
         .map_err(|error| refused(ReasonCode::EnvelopeMalformed, format!("{:?}: {error}", header.kind)))
+}
+
+fn at_most(count: usize, max: usize, what: &str) -> Result<(), Refused> {
+    if count > max {
+        return Err(refused(ReasonCode::TooLarge, format!("{count} {what} in one record, at most {max}")));
+    }
+    Ok(())
+}
+
+fn body(header: &Header) -> Result<Body, Refused> {
+    Ok(match header.kind {
+        Kind::Window => Body::Window(Box::new(decoded(header)?), header.body.0.clone()),
+        Kind::Report => {
+            let report: Report = decoded(header)?;
+            at_most(report.outcomes.len(), OUTCOMES_MAX, "outcomes")?;
+            at_most(report.indicators.len(), INDICATORS_MAX, "indicators")?;
+            Body::Report(Box::new(report))
+        }
+        Kind::Samples => Body::Samples(decoded(header)?),
+        Kind::Gap => {
+            let gap: Gap = decoded(header)?;
+            at_most(gap.ranges.len(), GAP_RANGES_MAX, "ranges")?;
+            Body::Gap(gap)
+        }
+        Kind::Status => Body::Status(decoded(header)?),
+        Kind::Reply => Body::Reply(decoded(header)?),
+        Kind::Desired | Kind::Cmd | Kind::Ack => {
+            return Err(refused(ReasonCode::EnvelopeMalformed, "a kind that travels down"));
+        }
+    })
 }
 
 impl Record {
     /// Verifies a payload that came on the topic of `device`, whose public key is `spki`.
     ///
     /// # Errors
-    /// It is no envelope, not signed by the device, of an unknown schema, or its body is not of its kind.
+    /// It is no envelope, not signed by the device, of an unknown schema, or has no number. A body that can not be
+    /// taken is no error here but [`Record::refusal`].
     pub fn open(payload: &[u8], device: &DeviceId, spki: &[u8], received_ms: u64) -> Result<Self, Refused> {
         let envelope = Envelope::decode(payload).map_err(|error| {
             let reason = if payload.len() > PAYLOAD_BYTES_MAX {
@@ -76,16 +117,11 @@ impl Record {
         if header.seq == 0 || header.seq > SEQ_MAX {
             return Err(refused(ReasonCode::EnvelopeMalformed, "records are numbered from 1"));
         }
-        let body = match header.kind {
-            Kind::Window => Body::Window(Box::new(body(header)?), header.body.0.clone()),
-            Kind::Report => Body::Report(Box::new(body(header)?)),
-            Kind::Samples => Body::Samples(body(header)?),
-            Kind::Gap => Body::Gap(body(header)?),
-            Kind::Status => Body::Status(body(header)?),
-            Kind::Reply => Body::Reply(body(header)?),
-            Kind::Desired | Kind::Cmd | Kind::Ack => {
-                return Err(refused(ReasonCode::EnvelopeMalformed, "a kind that travels down"));
-            }
+        let body = match body(header) {
+            Ok(body) => body,
+            // The number of a status is the session's; it is no record that others wait for.
+            Err(refusal) if header.kind == Kind::Status => return Err(refusal),
+            Err(refusal) => Body::Refused(refusal),
         };
         Ok(Self { device: header.device.clone(), boot: header.boot, seq: header.seq, received_ms, body })
     }
@@ -110,6 +146,19 @@ impl Record {
         self.received_ms
     }
 
+    /// Why its body is not taken, if it is not.
+    pub fn refusal(&self) -> Option<&Refused> {
+        match &self.body {
+            Body::Refused(refusal) => Some(refusal),
+            Body::Window(..)
+            | Body::Report(_)
+            | Body::Samples(_)
+            | Body::Gap(_)
+            | Body::Status(_)
+            | Body::Reply(_) => None,
+        }
+    }
+
     /// Name of its kind, for counters.
     pub fn kind(&self) -> &'static str {
         match self.body {
@@ -119,6 +168,7 @@ impl Record {
             Body::Gap(_) => "gap",
             Body::Status(_) => "status",
             Body::Reply(_) => "reply",
+            Body::Refused(_) => "refused",
         }
     }
 }

@@ -50,6 +50,12 @@ impl Seen {
         varint::encode(self.ahead.iter().flat_map(|&(first, last)| [first, last]))
     }
 
+    /// Ranges that are missing below the highest number seen, the first `limit` of them.
+    pub fn missing(&self, limit: usize) -> Vec<(u64, u64)> {
+        let befores = std::iter::once(self.upto).chain(self.ahead.iter().map(|&(_, last)| last));
+        befores.zip(&self.ahead).map(|(before, &(first, _))| (before + 1, first - 1)).take(limit).collect()
+    }
+
     /// Whether a number is accounted for.
     pub fn contains(&self, seq: u64) -> bool {
         seq <= self.upto || self.ahead.iter().any(|&(first, last)| (first..=last).contains(&seq))
@@ -106,6 +112,10 @@ mod tests {
             if step % 7 == 0 {
                 let again = Seen::restore(seen.upto(), &seen.ahead(), 10_000).unwrap();
                 assert_eq!(again, seen);
+                let missing: u64 =
+                    seen.missing(usize::MAX).iter().map(|(first, last)| last - first + 1).sum();
+                let highest = (1..=97).rev().find(|n| seen.contains(*n)).unwrap();
+                assert_eq!(missing, (1..=highest).filter(|n| !seen.contains(*n)).count() as u64);
             }
         }
         assert_eq!((total, seen.upto()), (96, 96));

@@ -1,13 +1,14 @@
 use std::collections::BTreeSet;
 
 use dunlin_protocol::{
-    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Kind, Outcome, Phase, Report, SCHEMA,
-    Sample, SampleKind, Samples, Status, Window, cbor,
+    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Installed, Kind, Outcome, Phase, Report,
+    SCHEMA, Sample, SampleKind, Samples, Status, Window, cbor,
 };
 use dunlin_trust::{EcdsaP256Signer, Signer, envelope};
 use serde::Serialize;
 
 use super::*;
+use crate::identity::Issued;
 use crate::store::{Claim, NewDevice, test_store};
 
 struct Device {
@@ -37,10 +38,14 @@ async fn device(store: &Store, id: &str) -> Device {
         used_by: None,
     };
     store.claim_add(&claim, &dunlin_trust::sha256(id.as_str().as_bytes())).await.unwrap();
-    store
-        .enrol(&claim, &id, &NewDevice { spki: signer.public(), certificate_pem: "", profile: &profile() }, 2)
-        .await
-        .unwrap();
+    let issued = Issued {
+        pem: String::new(),
+        spki: signer.public().to_vec(),
+        serial: id.to_string(),
+        from_ms: 2,
+        until_ms: u64::MAX >> 1,
+    };
+    store.enrol(&claim, &id, &NewDevice { issued: &issued, profile: &profile() }, 2).await.unwrap();
     Device { id, signer }
 }
 
@@ -161,6 +166,28 @@ async fn reports_and_samples_reach_their_tables() {
     assert_eq!(store.boots(&d.id, 1).await.unwrap()[0].windows_closed, 9);
 }
 
+/// What a device with stolen or broken numbers says must leave numbers to go on with.
+#[tokio::test]
+async fn a_generation_that_nobody_assigned_is_not_counted_on_from() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    for (seq, generation, counted) in [(1, u64::MAX, 0), (2, 7, 7), (3, u64::MAX >> 1, 7), (4, 8, 8)] {
+        let installed = Installed {
+            release: Some(format!("m@{seq}").parse().unwrap()),
+            manifest: None,
+            phase: Phase::Committed,
+            proof_us: None,
+            proof_bytes: None,
+        };
+        let installed = [("meter".parse().unwrap(), installed)].into();
+        let report = Report { generation, installed, ..Report::default() };
+        store_batch(&store, vec![d.record(Kind::Report, 1, seq, &report)]).await.unwrap();
+        assert_eq!(store.device(&d.id).await.unwrap().generation, counted);
+        let runs = &store.installed(&d.id).await.unwrap()[&"meter".parse().unwrap()];
+        assert_eq!(runs.release.as_ref().unwrap().version, u32::try_from(seq).unwrap());
+    }
+}
+
 #[tokio::test]
 async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
     let (_dir, store) = test_store().await;
@@ -205,7 +232,9 @@ async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
         .collect();
     messages.push(Message { topic: "dunlin/v1/d/a/up/telemetry".into(), payload: good.into() });
     let (records, refused) = verify_batch(&store, messages).await.unwrap();
-    assert_eq!(records.len(), 1);
+    let taken: Vec<u64> =
+        records.iter().filter(|record| record.refusal().is_none()).map(Record::seq).collect();
+    assert_eq!((taken, records.len()), (vec![1], 2), "the number of the one that says nothing counts");
     let mut reasons: Vec<_> = refused.into_iter().map(|(_, refusal)| refusal.reason).collect();
     let mut expected: Vec<_> = cases.iter().map(|(.., reason)| *reason).collect();
     reasons.sort();
@@ -285,4 +314,104 @@ async fn a_damaged_row_costs_itself_and_nothing_else() {
         upto(&store_batch(&store, vec![a.record(Kind::Window, 1, 2, &window(1))]).await.unwrap(), &a),
         [2]
     );
+}
+
+#[tokio::test]
+async fn a_record_that_is_refused_does_not_hold_up_those_after_it() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let outcome = Outcome {
+        generation: 1,
+        task: None,
+        release: None,
+        correlation: String::new(),
+        phase: Phase::Failed,
+        reason: ReasonCode::NoSpace,
+        detail: String::new(),
+        at_ms: None,
+    };
+    let report = Report { outcomes: vec![outcome; record::OUTCOMES_MAX + 1], ..Report::default() };
+    let ranges = |count| (0..count as u64).map(|n| (10 * n + 10, 10 * n + 11)).collect();
+    let gap = |count| Gap { boot: BootId([2; 16]), ranges: ranges(count) };
+    let payloads = [
+        d.payload(Kind::Window, 1, 1, &"no window"),
+        d.payload(Kind::Report, 1, 2, &report),
+        d.payload(Kind::Gap, 1, 3, &gap(record::GAP_RANGES_MAX + 1)),
+        d.payload(Kind::Window, 1, 4, &window(4)),
+        d.payload(Kind::Status, 1, 5, &"no status"),
+    ];
+    let message =
+        |payload: Vec<u8>| Message { topic: "dunlin/v1/d/a/up/report".into(), payload: payload.into() };
+    let (records, refused) = verify_batch(&store, payloads.map(message).into()).await.unwrap();
+    let reasons: Vec<_> = refused.iter().map(|(_, refusal)| refusal.reason).collect();
+    let malformed = ReasonCode::EnvelopeMalformed;
+    assert_eq!(reasons, [malformed, ReasonCode::TooLarge, ReasonCode::TooLarge, malformed]);
+    let stored = store_batch(&store, records).await.unwrap();
+    assert_eq!(
+        (upto(&stored, &d), stored.stored["window"]),
+        (vec![4], 1),
+        "a status has no number of its own"
+    );
+    assert!(store.happenings(&d.id, 10).await.unwrap().is_empty());
+    assert!(store.gaps(&d.id, 10).await.unwrap().is_empty());
+    let full = d.record(Kind::Gap, 1, 5, &gap(record::GAP_RANGES_MAX));
+    assert_eq!(store_batch(&store, vec![full]).await.unwrap().stored["gap"], 1);
+    assert_eq!(store.gaps(&d.id, 5000).await.unwrap().len(), record::GAP_RANGES_MAX);
+}
+
+#[tokio::test]
+async fn what_comes_again_is_no_sign_of_life() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let at = |payload: &[u8], at_ms| Record::open(payload, &d.id, d.signer.public(), at_ms).unwrap();
+    let seen = async |payload: &[u8], at_ms| {
+        store_batch(&store, vec![at(payload, at_ms)]).await.unwrap();
+        store.device(&d.id).await.unwrap().seen_ms
+    };
+    let first = d.payload(Kind::Window, 1, 1, &window(1));
+    let online = d.payload(Kind::Status, 1, 1, &status(true, 1));
+    let will = d.payload(Kind::Status, 1, 1, &status(false, 1));
+    assert_eq!(seen(&first, 1000).await, 1000);
+    assert_eq!(seen(&first, 2000).await, 1000, "a repeated record");
+    assert_eq!(seen(&online, 3000).await, 3000);
+    assert_eq!(seen(&online, 4000).await, 3000, "a repeated status");
+    assert_eq!(seen(&will, 5000).await, 3000, "the broker speaks");
+    assert_eq!(seen(&online, 6000).await, 3000, "the status of a session that has ended");
+    assert!(!store.device(&d.id).await.unwrap().online);
+    let next = d.payload(Kind::Status, 1, 2, &status(true, 2));
+    assert_eq!(seen(&next, 7000).await, 7000);
+}
+
+#[tokio::test]
+async fn a_device_enrolled_anew_counts_its_generations_anew() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let report = |generation| Report { generation, ..Report::default() };
+    store_batch(&store, vec![d.record(Kind::Report, 1, 1, &report(u64::MAX))]).await.unwrap();
+    let signer = EcdsaP256Signer::from_pkcs8(&EcdsaP256Signer::generate_pkcs8().unwrap()).unwrap();
+    let claim = Claim {
+        id: "again".into(),
+        device: Some(d.id.clone()),
+        groups: BTreeSet::new(),
+        created_by: "test".into(),
+        created_ms: 1,
+        expires_ms: u64::MAX >> 1,
+        used_ms: None,
+        used_by: None,
+    };
+    store.claim_add(&claim, &dunlin_trust::sha256(b"again")).await.unwrap();
+    let issued = Issued {
+        pem: String::new(),
+        spki: signer.public().to_vec(),
+        serial: "again".into(),
+        from_ms: 3,
+        until_ms: 4,
+    };
+    store.enrol(&claim, &d.id, &NewDevice { issued: &issued, profile: &profile() }, 3).await.unwrap();
+    let certificates = store.certificates(&d.id, 5).await.unwrap();
+    let revoked: Vec<_> = certificates.iter().map(|row| (row.serial.as_str(), row.revoked_ms)).collect();
+    assert_eq!(revoked, [("again", None), ("a", Some(3))], "the certificates are part of the enrolment");
+    let d = Device { id: d.id, signer };
+    store_batch(&store, vec![d.record(Kind::Report, 2, 1, &report(1))]).await.unwrap();
+    assert_eq!(store.device(&d.id).await.unwrap().generation, 1);
 }

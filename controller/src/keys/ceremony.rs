@@ -9,11 +9,11 @@ use dunlin_trust::write::{self, DelegationSpec, RoleSpec, RootSpec};
 use dunlin_trust::{Ed25519Signer, RETRAINED, Signer, pin};
 use serde_json::{Value, json};
 
-use super::file;
-use super::{KeyError, OnlineKeys, OnlineRole, ROOT_LIFE_MS, TARGETS_LIFE_MS};
+use super::roots::make_keys;
+use super::{KeyError, OnlineKeys, OnlineRole, Passphrase, ROOT_LIFE_MS, TARGETS_LIFE_MS};
 
 /// Keys of one role at most; more people than that sign nothing together.
-const KEYS_MAX: u32 = 16;
+pub(super) const KEYS_MAX: u32 = 16;
 /// Names that the controller's own key may list.
 const RETRAINED_PATHS: &str = "auto.*";
 
@@ -45,20 +45,43 @@ pub struct Ceremony {
 }
 
 /// Makes `OUT/private/*.pem`, the keys of both roots and of the image targets, and `OUT/public`, the first
-/// signed files, for [`crate::repo::Repos::import`].
+/// signed files, for [`crate::repo::Repos::import`]. The keys are not encrypted: for media that are, and for tests.
 ///
 /// # Errors
 /// The threshold makes no sense, or a file exists or can not be written.
 pub fn ceremony(out: &Path, online: &OnlineKeys, options: CeremonyOptions) -> Result<Ceremony, KeyError> {
+    hold(out, online, options, None)
+}
+
+/// The same with every key under a passphrase; each holder gives his own with [`super::reseal`].
+///
+/// # Errors
+/// As in [`ceremony`], or the passphrase is too short.
+pub fn sealed_ceremony(
+    out: &Path,
+    online: &OnlineKeys,
+    options: CeremonyOptions,
+    passphrase: &Passphrase,
+) -> Result<Ceremony, KeyError> {
+    passphrase.check()?;
+    hold(out, online, options, Some(passphrase))
+}
+
+fn hold(
+    out: &Path,
+    online: &OnlineKeys,
+    options: CeremonyOptions,
+    passphrase: Option<&Passphrase>,
+) -> Result<Ceremony, KeyError> {
     let CeremonyOptions { threshold, n, now_ms } = options;
     if threshold == 0 || threshold > n || n > KEYS_MAX {
         return Err(KeyError::Threshold { threshold, n, max: KEYS_MAX });
     }
     let private = out.join("private");
-    private_folder(&private)?;
-    let make = |prefix: &str| -> Result<Vec<Ed25519Signer>, KeyError> {
-        (1..=n).map(|i| file::write_new(&private.join(format!("{prefix}-{i}.pem")))).collect()
-    };
+    if fs::read_dir(&private).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(KeyError::file("make", private)(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let make = |prefix| make_keys(&private, prefix, n, passphrase);
     let (image_root, director_root, image_targets) =
         (make(IMAGE_ROOT)?, make(DIRECTOR_ROOT)?, make(IMAGE_TARGETS)?);
 
@@ -90,12 +113,12 @@ pub fn ceremony(out: &Path, online: &OnlineKeys, options: CeremonyOptions) -> Re
     let targets =
         write::targets(1, now_ms.saturating_add(TARGETS_LIFE_MS), &BTreeMap::new(), &[delegation], floors)
             .map_err(&failed)?;
-    let image_bytes = sign(&root(&image).map_err(&failed)?, &image_root)?;
-    let director_bytes = sign(&root(&director).map_err(&failed)?, &director_root)?;
+    let image_bytes = sign(&root(&image).map_err(&failed)?, &refs(&image_root))?;
+    let director_bytes = sign(&root(&director).map_err(&failed)?, &refs(&director_root))?;
 
     let public = out.join("public");
     put(&public.join("image"), "1.root.json", &image_bytes)?;
-    put(&public.join("image"), "1.targets.json", &sign(&targets, &image_targets)?)?;
+    put(&public.join("image"), "1.targets.json", &sign(&targets, &refs(&image_targets))?)?;
     put(&public.join("director"), "1.root.json", &director_bytes)?;
     Ok(Ceremony { image_root: pin(&image_bytes), director_root: pin(&director_bytes) })
 }
@@ -104,9 +127,12 @@ fn one(online: &OnlineKeys, role: OnlineRole) -> RoleSpec {
     RoleSpec { keys: vec![online.of(role).clone()], threshold: 1 }
 }
 
-pub(super) fn sign(value: &Value, signers: &[Ed25519Signer]) -> Result<Vec<u8>, KeyError> {
-    let signers: Vec<&dyn Signer> = signers.iter().map(|signer| signer as &dyn Signer).collect();
-    write::sign(value, &signers).map_err(KeyError::trust("sign a file"))
+pub(super) fn sign(value: &Value, signers: &[&dyn Signer]) -> Result<Vec<u8>, KeyError> {
+    write::sign(value, signers).map_err(KeyError::trust("sign a file"))
+}
+
+pub(super) fn refs(signers: &[Ed25519Signer]) -> Vec<&dyn Signer> {
+    signers.iter().map(|signer| signer as &dyn Signer).collect()
 }
 
 fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), KeyError> {

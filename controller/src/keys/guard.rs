@@ -9,6 +9,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::KeyError;
+use super::file::marks_sealed;
 
 /// Files up to this size are looked into. A key file is a few hundred bytes; this leaves room for a bundle of
 /// keys, and passes by models and databases.
@@ -17,8 +18,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 const DEPTH_MAX: usize = 12;
 
 /// Refuses a data folder in which a private key of either root, or of the image targets, can be read. Keys are
-/// compared with what every stored root names, whatever their files are called. A key in another form than
-/// PKCS#8 (PEM or DER), or an encrypted one, is not recognised.
+/// compared with what every stored root names, whatever their files are called. An encrypted key can not be compared, and
+/// the controller has none of its own, so any is refused. A key in another form than PKCS#8 is not recognised.
 ///
 /// # Errors
 /// Such a key was found, or the roots can not be read.
@@ -58,6 +59,9 @@ fn search(folder: &Path, named: &[(String, &'static str)], depth: usize) -> Resu
             search(&path, named, depth + 1)?;
         } else if meta.is_file() && meta.len() <= FILE_BYTES_MAX {
             let Ok(bytes) = fs::read(&path) else { continue };
+            if marks_sealed(&bytes) {
+                return Err(KeyError::Guarded { path, role: "unknown, under a passphrase" });
+            }
             if let Some(role) = private_keys(&bytes).find_map(|key| role_of(&key, named)) {
                 return Err(KeyError::Guarded { path, role });
             }

@@ -13,12 +13,17 @@ mod file;
 mod guard;
 mod offline;
 mod online;
+mod passphrase;
+mod roots;
 
+pub use ceremony::sealed_ceremony;
 pub use ceremony::{Ceremony, CeremonyOptions, ceremony};
-pub use file::{load, write_new};
+pub use file::{Keyring, any_sealed, is_sealed, load, reseal, write_new};
 pub use guard::guard;
-pub use offline::{Addition, Request, cosign, renew_root, sign_targets};
+pub use offline::{Addition, Request, cosign, sign_targets, sign_targets_with};
 pub use online::{OnlineKeys, OnlineRole, OnlineSigners, create_online};
+pub use passphrase::{PASSPHRASE_CHARS_MIN, Passphrase};
+pub use roots::{OfflineRole, RoleChange, change_role, lacks, make_keys, renew_root, role_key_ids};
 
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -60,6 +65,26 @@ pub enum KeyError {
         #[source]
         source: Option<TrustError>,
     },
+    /// A key file is encrypted and no passphrase was given.
+    #[error("{path} is encrypted; give its passphrase")]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Not the passphrase of this file.
+    #[error("{path} does not open with this passphrase")]
+    PassphraseWrong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A passphrase that is guessed too easily.
+    #[error(
+        "a passphrase of fewer than {PASSPHRASE_CHARS_MIN} characters is guessed too easily; take a longer one"
+    )]
+    PassphraseShort,
+    /// Encrypting a key failed.
+    #[error("could not encrypt a private key")]
+    Seal,
     /// The file of online public keys does not read.
     #[error("{path} is not the online.json that `dunlin init` wrote: {what}")]
     Online {

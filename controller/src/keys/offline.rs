@@ -1,17 +1,15 @@
 //! Signing where the offline keys are, on files that are carried there and back.
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use dunlin_protocol::{Digest, ModelName, ReleaseId};
-use dunlin_trust::metadata::{Root, Targets};
+use dunlin_trust::metadata::Targets;
 use dunlin_trust::write::{self, TargetSpec};
-use dunlin_trust::{Key, RETRAINED, RepoKind, Signed, Signer};
+use dunlin_trust::{Key, RETRAINED, Signed, Signer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::ceremony::{DIRECTOR_ROOT, IMAGE_ROOT, IMAGE_TARGETS, sign};
-use super::file;
-use super::{KeyError, OnlineKeys, OnlineRole, ROOT_LIFE_MS, TARGETS_LIFE_MS};
+use super::ceremony::{IMAGE_TARGETS, refs, sign};
+use super::{KeyError, Keyring, TARGETS_LIFE_MS};
 
 /// A target to be listed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,10 +53,24 @@ pub struct Request {
 ///
 /// # Errors
 /// The request does not fit the file, no key is there, or signing failed.
-pub fn sign_targets(
+pub fn sign_targets<'a>(
     current: &[u8],
     request: &Request,
-    keys: &Path,
+    keys: impl Into<Keyring<'a>>,
+    now_ms: u64,
+) -> Result<Vec<u8>, KeyError> {
+    let signers = keys.into().signers(IMAGE_TARGETS)?;
+    sign_targets_with(current, request, &refs(&signers), now_ms)
+}
+
+/// The same with keys wherever they live: in files, or in a token that never gives them away.
+///
+/// # Errors
+/// The request does not fit the file, or signing failed.
+pub fn sign_targets_with(
+    current: &[u8],
+    request: &Request,
+    signers: &[&dyn Signer],
     now_ms: u64,
 ) -> Result<Vec<u8>, KeyError> {
     let failed = KeyError::trust("read the targets file");
@@ -88,7 +100,7 @@ pub fn sign_targets(
         role["keyids"] = json!([key.id()]);
         next["delegations"]["keys"] = json!({ key.id(): key.declared() });
     }
-    sign(&next, &file::load_all(keys, IMAGE_TARGETS)?)
+    sign(&next, signers)
 }
 
 /// A release is immutable: a name is never listed with other content than before. A policy may change.
@@ -131,62 +143,11 @@ fn raise_floors(next: &mut Value, floors: &BTreeMap<ModelName, u32>) -> Result<(
 ///
 /// # Errors
 /// No key is there, or the file is no metadata.
-pub fn cosign(signed_file: &[u8], prefix: &'static str, keys: &Path) -> Result<Vec<u8>, KeyError> {
-    let signers = file::load_all(keys, prefix)?;
-    let signers: Vec<&dyn Signer> = signers.iter().map(|signer| signer as &dyn Signer).collect();
-    write::add_signatures(signed_file, &signers).map_err(KeyError::trust("add signatures"))
-}
-
-/// The next root of a repository: the same offline keys, a new expiry, and other online keys if they are given
-/// (after a break-in, or when the controller moves). Signed by every root key in `keys`.
-///
-/// The key of the `retrained` role is named by the image targets, not by a root; it is not changed here.
-///
-/// # Errors
-/// The file is no root, no key is there, or signing failed.
-pub fn renew_root(
-    kind: RepoKind,
-    current: &[u8],
-    online: Option<&OnlineKeys>,
-    keys: &Path,
-    now_ms: u64,
+pub fn cosign<'a>(
+    signed_file: &[u8],
+    prefix: &'static str,
+    keys: impl Into<Keyring<'a>>,
 ) -> Result<Vec<u8>, KeyError> {
-    let failed = KeyError::trust("read the root file");
-    let version = Signed::<Root>::parse("root", current).map_err(&failed)?.head().version;
-    let signed = write::signed_value(current).map_err(&failed)?;
-    let mut next =
-        write::renew(&signed, version + 1, now_ms.saturating_add(ROOT_LIFE_MS)).map_err(&failed)?;
-    let (prefix, roles): (_, &[(&str, OnlineRole)]) = match kind {
-        RepoKind::Image => (
-            IMAGE_ROOT,
-            &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)],
-        ),
-        RepoKind::Director => (
-            DIRECTOR_ROOT,
-            &[
-                ("timestamp", OnlineRole::DirectorTimestamp),
-                ("snapshot", OnlineRole::DirectorSnapshot),
-                ("targets", OnlineRole::DirectorTargets),
-            ],
-        ),
-    };
-    for (role, online_role) in
-        online.iter().flat_map(|online| roles.iter().map(|(role, which)| (*role, online.of(*which))))
-    {
-        let id = online_role.id();
-        next["keys"][&id] = online_role.declared().clone();
-        next["roles"][role] = json!({ "keyids": [id], "threshold": 1 });
-    }
-    drop_unused_keys(&mut next);
-    sign(&next, &file::load_all(keys, prefix)?)
-}
-
-/// Keys that no role names any more only make the file longer.
-fn drop_unused_keys(root: &mut Value) {
-    let roles = root["roles"].as_object().into_iter().flat_map(|roles| roles.values());
-    let named: Vec<Value> =
-        roles.flat_map(|role| role["keyids"].as_array().cloned().unwrap_or_default()).collect();
-    if let Some(keys) = root["keys"].as_object_mut() {
-        keys.retain(|id, _| named.iter().any(|named| named == id));
-    }
+    let signers = keys.into().signers(prefix)?;
+    write::add_signatures(signed_file, &refs(&signers)).map_err(KeyError::trust("add signatures"))
 }

@@ -102,7 +102,7 @@ impl OnlineSigners {
     /// A key file is missing, exposed, or no key.
     pub fn load(data: &Path) -> Result<Self, KeyError> {
         let load = |role: OnlineRole| {
-            Ok((role, file::load(&data.join(FOLDER).join(format!("{}.pem", role.as_str())))?))
+            Ok((role, file::load(&data.join(FOLDER).join(format!("{}.pem", role.as_str())), None)?))
         };
         OnlineRole::ALL.into_iter().map(load).collect::<Result<_, _>>().map(Self)
     }
@@ -127,7 +127,7 @@ pub fn create_online(data: &Path) -> Result<OnlineKeys, KeyError> {
     super::ceremony::private_folder(&folder)?;
     let mut keys = BTreeMap::new();
     for role in OnlineRole::ALL {
-        let signer = file::write_new(&folder.join(format!("{}.pem", role.as_str())))?;
+        let signer = file::write_new(&folder.join(format!("{}.pem", role.as_str())), None)?;
         keys.insert(role, signer.key().clone());
     }
     let keys = OnlineKeys(keys);

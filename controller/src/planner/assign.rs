@@ -1,6 +1,7 @@
 //! What one device shall run: a pure function from what is known to an assignment and its reasons.
 use std::collections::{BTreeMap, BTreeSet};
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, TaskAssignment, TaskId};
 use dunlin_rollout::{Progress, Stance, State};
 use dunlin_select::{Candidate, Device, Predicted, Standing, select};
@@ -125,7 +126,7 @@ fn current(device: &DeviceView<'_>, task: &TaskView<'_>) -> Option<ReleaseId> {
         .and_then(|installed| installed.release.clone());
     let current = told.filter(|release| !task.outcomes.is_known_bad(&device.row.id, release)).or(runs);
     let back = task.rollouts.iter().rev().find(|rollout| {
-        rollout.plan.stance(&device.row.id) == Stance::Return
+        stance(rollout, &device.row.id) == Stance::Return
             && current.as_ref().is_some_and(|release| rollout.plan.candidates.contains(release))
     });
     match back {
@@ -145,6 +146,14 @@ fn served_ms(device: &DeviceView<'_>, task: &TaskView<'_>, release: &ReleaseId, 
     let told = device.told(&task.definition.task).filter(|told| told.lineup.champion == *release)?;
     let for_ms = now_ms.saturating_sub(device.assigned?.made_ms);
     Some(for_ms.saturating_sub(told.probation.ms_min))
+}
+
+/// Where a device stands with a rollout.
+fn stance(rollout: &RolloutRow, device: &DeviceId) -> Stance {
+    match rollout.plan.stance(device) {
+        Stance::Return if weaken::off(Defence::Return) => Stance::Open,
+        stance @ (Stance::Hold | Stance::Open | Stance::Return) => stance,
+    }
 }
 
 fn is_trial(rollout: &RolloutRow, device: &DeviceId) -> bool {
@@ -207,17 +216,18 @@ fn standing(
         return Standing::NotReached;
     }
     let failed = task.progress.get(rollout.plan.rollout.as_str()).and_then(|devices| devices.get(device));
-    match (rollout.plan.stance(device), &rollout.plan.state) {
-        (_, State::Stopped { .. }) | (Stance::Return, _) => Standing::Quarantined,
+    match (stance(rollout, device), &rollout.plan.state) {
+        (Stance::Hold, State::Stopped { .. }) | (Stance::Return, _) => Standing::Quarantined,
         (Stance::Hold, _) => Standing::NotReached,
         // One candidate failed here: the device is a failure of the wave, not a place for further tries.
         (Stance::Open, _) if matches!(failed, Some(Progress::Failed { release: bad, .. }) if bad != release) => {
             Standing::NotReached
         }
         (Stance::Open, State::Open { .. } | State::Paused { .. }) => Standing::Trial,
-        (Stance::Open, State::Created | State::Promoted { .. } | State::Superseded { .. }) => {
-            Standing::Approved
-        }
+        (
+            Stance::Open,
+            State::Created | State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. },
+        ) => Standing::Approved,
     }
 }
 

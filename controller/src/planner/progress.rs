@@ -95,6 +95,8 @@ fn failed(phase: Phase) -> bool {
 fn passes(reason: ReasonCode) -> bool {
     [
         ReasonCode::FetchFailed,
+        ReasonCode::SlowRetrieval,
+        ReasonCode::FileMissing,
         ReasonCode::NoSpace,
         ReasonCode::ClockUnknown,
         ReasonCode::ClockStepped,
@@ -116,7 +118,7 @@ impl Ledger {
     pub(super) fn add(&mut self, windows: Vec<PairedWindow>) {
         for PairedWindow { device, release, window } in windows {
             let (requests, paired) = self.sums.entry((device, release)).or_default();
-            *requests += window.n;
+            *requests = requests.saturating_add(window.n);
             if let Some(pair) = &window.pair {
                 paired.add(&Paired {
                     both_right: pair.both_right,

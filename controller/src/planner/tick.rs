@@ -6,12 +6,13 @@ use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
 use serde_json::json;
 
-use super::assign::{Approved, DeviceView, TaskView, desire};
+use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
 use super::progress::{Ledger, Outcomes};
-use super::{Memory, RolloutRow, TaskRow};
+use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
 use crate::clock;
 use crate::evidence::{self, Fleet, Measures};
+use crate::ingest::chain;
 use crate::repo::{Approval, RepoError};
 use crate::store::{DeviceRow, DeviceState, StoreError};
 
@@ -226,12 +227,13 @@ async fn assign(
 ) -> Result<(), PlannerError> {
     let assigned = state.store.assignments().await?;
     let chosen = state.store.decisions_chosen().await?;
+    let mut alerted = state.store.alerted(UNASSIGNED).await?;
     let mut decisions = Vec::new();
     for device in devices {
         let before = assigned.get(&device.id);
         let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before };
-        let desired = desire(&view, views, approved, clock::wall_ms());
-        for decision in desired.decisions {
+        let mut desired = desire(&view, views, approved, clock::wall_ms());
+        for decision in std::mem::take(&mut desired.decisions) {
             // What only says the same with fresher numbers is not worth a write at every look.
             let key = (device.id.clone(), decision.task.clone());
             let fresh = chosen.get(&key).is_some_and(|(release, stances, made_ms)| {
@@ -243,37 +245,58 @@ async fn assign(
                 decisions.push(decision);
             }
         }
-        let empty = before.is_none() && desired.tasks.is_empty();
-        let same = before.is_some_and(|before| before.assignment.tasks == desired.tasks);
-        let assignment = match before {
-            Some(before) if same => {
-                if before.published {
-                    continue;
-                }
-                before.assignment.clone()
+        let subject = format!("device:{}", device.id);
+        match tell(state, device, before, desired).await {
+            Ok(()) if alerted.remove(&subject) => {
+                state.store.alert_clear(UNASSIGNED, &subject, clock::wall_ms()).await?;
             }
-            _ if empty => continue,
-            Some(_) | None => {
-                // Above whatever was ever published, also if the database is an older copy.
-                let published =
-                    state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
-                let stored = before.map_or(0, |before| before.assignment.generation);
-                let generation = published.max(stored).max(device.generation) + 1;
-                let correlation =
-                    desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
-                let assignment =
-                    Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
-                state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
-                assignment
-            }
-        };
-        if let Err(error) = publish(state, &assignment).await {
+            Ok(()) => {}
             // One device's trouble is not the fleet's; the next look tries again.
-            tracing::error!(error = &error as &dyn std::error::Error, device = %device.id, "an assignment was not published");
+            Err(error) => {
+                let chain = chain(&error);
+                tracing::error!(error = chain, device = %device.id, "an assignment was not published");
+                let detail = format!("{} gets no new assignment: {chain}", device.id);
+                state.store.alert_raise(UNASSIGNED, &subject, &detail, &json!({}), clock::wall_ms()).await?;
+            }
         }
     }
     state.store.decisions_put(&decisions).await?;
     Ok(())
+}
+
+/// Alert: what a device shall run can not be stored, signed or published.
+const UNASSIGNED: &str = "assignment_failed";
+
+/// Stores and publishes what a device shall run, where that differs from what it was told.
+async fn tell(
+    state: &AppState,
+    device: &DeviceRow,
+    before: Option<&AssignmentRow>,
+    desired: Desired,
+) -> Result<(), PlannerError> {
+    let assignment = match before {
+        Some(before) if before.assignment.tasks == desired.tasks => {
+            if before.published {
+                return Ok(());
+            }
+            before.assignment.clone()
+        }
+        None if desired.tasks.is_empty() => return Ok(()),
+        Some(_) | None => {
+            // Above whatever was ever published, also if database and repository are older copies: then the device tells,
+            // within bounds that leave room above a number it made up.
+            let published = state.repos.assignment(&device.id)?.map_or(0, |assignment| assignment.generation);
+            let stored = before.map_or(0, |before| before.assignment.generation);
+            let generation = published.max(stored).max(device.generation).saturating_add(1);
+            let correlation =
+                desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
+            let assignment =
+                Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
+            state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
+            assignment
+        }
+    };
+    publish(state, &assignment).await
 }
 
 /// A decision that only says the same with fresher numbers is written this often, milliseconds.

@@ -109,7 +109,7 @@ impl Registry {
     pub fn open(data: &Path, store: Store, repos: Arc<Repos>) -> Result<Self, RegistryError> {
         let proofs = data.join("proofs");
         std::fs::create_dir_all(&proofs).map_err(RegistryError::file("create", &proofs))?;
-        let prover = std::env::current_exe().map_err(RegistryError::file("find this program", data))?;
+        let prover = dunlin_engine::this_program().map_err(RegistryError::file("find this program", data))?;
         Ok(Self { store, repos, blobs: Blobs::open(data)?, proofs, prover })
     }
 

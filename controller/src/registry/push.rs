@@ -1,11 +1,11 @@
 //! Models that people bring.
 use std::collections::BTreeMap;
 
-use dunlin_engine::{Inspection, Model, golden, inspect};
+use dunlin_engine::{Imported, Inspection, Model, Rewrite, golden, import, inspect};
 use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
-    Bytes, DType, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType, TensorData,
-    TensorSpec,
+    Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType,
+    TensorData, TensorSpec,
 };
 
 use super::intake::Parts;
@@ -48,18 +48,21 @@ pub struct Push {
 }
 
 impl Registry {
-    /// Takes a model in: inspected, run and proven in a child process, then stored as the next release of its
+    /// Takes a model in: rewritten for the engine, inspected, run and proven in a child process, then stored as the next release of its
     /// line.
     ///
     /// # Errors
     /// The engine refuses it, it fails its proof, or what is said about it does not fit it.
-    pub async fn push(&self, push: Push, who: &str) -> Result<ReleaseRow, RegistryError> {
+    pub async fn push(&self, mut push: Push, who: &str) -> Result<ReleaseRow, RegistryError> {
         if push.model.is_retrained() {
             return Err(RegistryError::Refused(format!(
                 "names that begin with auto. belong to retrained models; choose another than {}",
                 push.model
             )));
         }
+        let brought = dunlin_trust::sha256(&push.onnx);
+        let Imported { onnx, rewritten } = import(&push.onnx)?;
+        push.onnx = onnx;
         let inspection = inspect(&push.onnx)?;
         let features = check_form(&push, &inspection)?;
         let golden = match push.golden.clone() {
@@ -80,7 +83,12 @@ impl Registry {
             labels: push.labels,
             proof,
             metrics: push.metrics,
-            lineage: Lineage { run: "import".to_owned(), dataset: None, code: String::new(), seed: 0 },
+            lineage: Lineage {
+                run: "import".to_owned(),
+                dataset: None,
+                code: origin(&rewritten, brought),
+                seed: 0,
+            },
             licence: push.licence,
         };
         self.release(parts, who).await
@@ -97,6 +105,11 @@ impl Registry {
         });
         Ok(made.await.expect("the engine returns its errors")?)
     }
+}
+
+/// What a manifest says about where the model's file comes from; nothing if it is the very file that was brought.
+fn origin(rewritten: &[Rewrite], brought: Digest) -> String {
+    if rewritten.is_empty() { String::new() } else { format!("rewritten from sha256:{brought}") }
 }
 
 /// Elements of one row of an input; every dimension but the first must be fixed.
@@ -157,7 +170,12 @@ fn inputs(inspection: &Inspection, samples: &[Vec<f32>]) -> Result<Vec<TensorDat
         .inputs
         .iter()
         .enumerate()
-        .map(|(i, spec)| input(spec, rows, if i == 0 { samples } else { &[] }))
+        .map(|(i, spec)| {
+            if spec.datatype == DType::Bytes {
+                return Ok(texts(spec, row_len(spec)? * rows, rows, &inspection.words));
+            }
+            input(spec, rows, if i == 0 { samples } else { &[] })
+        })
         .collect()
 }
 
@@ -195,6 +213,22 @@ fn input(spec: &TensorSpec, rows: usize, samples: &[Vec<f32>]) -> Result<TensorD
     let shape =
         std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
     Ok(TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
+}
+
+/// Words drawn at random, the same for the same input.
+fn texts(spec: &TensorSpec, count: usize, rows: usize, words: &[String]) -> TensorData {
+    let mut rng = Rng::new(0, &spec.name);
+    let mut data = Vec::new();
+    for _ in 0..count {
+        let place = ((rng.unit() * words.len() as f64) as usize).min(words.len().saturating_sub(1));
+        let word = words.get(place).map(String::as_str).unwrap_or_default();
+        // Each text stands behind its length (Open Inference Protocol V2, binary tensor data).
+        data.extend((word.len() as u32).to_le_bytes());
+        data.extend(word.as_bytes());
+    }
+    let shape =
+        std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
+    TensorData { name: spec.name.clone(), datatype: DType::Bytes, shape, data: Bytes(data) }
 }
 
 fn profile(features: &[FeatureMeta], samples: &[Vec<f32>]) -> ReferenceProfile {

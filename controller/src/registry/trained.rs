@@ -225,6 +225,23 @@ impl Registry {
         })
     }
 
+    /// Share of the signed anchor set that a candidate gets right, parts per million: what devices will measure too.
+    ///
+    /// # Errors
+    /// The anchor set is not here or unreadable, or the candidate can not take its inputs.
+    pub async fn anchor_ppm(
+        &self,
+        candidate: &ExaminedCandidate,
+        anchor: &Blob,
+    ) -> Result<u32, RegistryError> {
+        let missing = || RegistryError::Refused(format!("the anchor set {} is not here", anchor.digest));
+        let bytes = self.blobs.get(&anchor.digest).await?.ok_or_else(missing)?;
+        let anchor: GoldenSet = cbor::decode(&bytes, bytes.len())
+            .map_err(|error| RegistryError::Refused(format!("the anchor set {}: {error}", anchor.digest)))?;
+        let proof = self.prove(&candidate.onnx, &candidate.golden, Some(&anchor)).await?;
+        Ok(proof.anchor_score_ppm.unwrap_or(0))
+    }
+
     /// What an existing release predicts for `rows`, for a paired comparison. It was proven when it came in.
     ///
     /// # Errors

@@ -78,14 +78,18 @@ impl Repos {
     /// The files of a device, none of them past half of its life. A device without an assignment gets an empty
     /// one of generation 0, so that it can tell "nothing for you" from "somebody hides it".
     pub(super) fn fresh_director(&self, device: &DeviceId, now_ms: u64) -> Result<Director, RepoError> {
-        let due = |held: &Director| is_due(held.expires.timestamp, TIMESTAMP_LIFE_MS, now_ms);
-        if let Some(held) = self.director(device)?.filter(|held| !due(held)) {
+        if let Some(held) = self.director(device)?.filter(|held| !held.is_due(now_ms)) {
             return Ok(held);
         }
         let _publishing = self.publishing();
+        self.director_renewed(device, now_ms)
+    }
+
+    /// The same. The caller holds the publishing lock, so that what is returned stays the newest while it does.
+    pub(super) fn director_renewed(&self, device: &DeviceId, now_ms: u64) -> Result<Director, RepoError> {
         let state = self.state()?;
         match self.director(device)? {
-            Some(held) if !due(&held) => return Ok(held),
+            Some(held) if !held.is_due(now_ms) => return Ok(held),
             Some(held) => {
                 let targets = is_due(held.expires.targets, ONLINE_TARGETS_LIFE_MS, now_ms);
                 self.resign(
@@ -151,7 +155,7 @@ impl Repos {
 
     /// Signs what changed, lets the verifier judge it, and writes it, the timestamp last. The caller holds the
     /// publishing lock.
-    fn commit_director(
+    pub(super) fn commit_director(
         &self,
         state: &State,
         device: &DeviceId,
@@ -243,6 +247,10 @@ impl Repos {
 }
 
 impl Director {
+    fn is_due(&self, now_ms: u64) -> bool {
+        is_due(self.expires.timestamp, TIMESTAMP_LIFE_MS, now_ms)
+    }
+
     fn assignment(&self) -> Option<Assignment> {
         Assignment::deserialize(&self.custom).ok()
     }

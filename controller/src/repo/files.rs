@@ -107,7 +107,7 @@ impl Repos {
 }
 
 /// Roots above a version, as many as a client follows at once.
-fn after(roots: &[Bytes], held: u64) -> Vec<Bytes> {
+pub(super) fn after(roots: &[Bytes], held: u64) -> Vec<Bytes> {
     let held = usize::try_from(held).unwrap_or(usize::MAX).max(1);
     roots.iter().skip(held).take(ROOTS_MAX).cloned().collect()
 }

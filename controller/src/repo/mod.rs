@@ -21,10 +21,12 @@ use crate::keys::{DAY_MS, KeyError, OnlineRole, OnlineSigners};
 mod catalogue;
 mod director;
 mod disk;
+mod export;
 mod files;
 mod image;
 
 pub use catalogue::Approval;
+pub use export::EXPORT_DAYS_MAX;
 
 /// Life of a timestamp: for how long a device can be held back without noticing.
 pub const TIMESTAMP_LIFE_MS: u64 = DAY_MS;

@@ -27,6 +27,16 @@ impl Store {
         Ok(sound(&rows.attempt("listing assignments")?, read).into_iter().collect())
     }
 
+    /// What a device shall run, if anything was ever assigned to it.
+    pub async fn assignment(&self, device: &DeviceId) -> Result<Option<Assignment>> {
+        let body: Option<String> = sqlx::query_scalar("SELECT body FROM assignments WHERE device = ?")
+            .bind(device.as_str())
+            .fetch_optional(self.readers())
+            .await
+            .attempt("reading an assignment")?;
+        body.map(|body| parse("assignments", device.as_str(), &body)).transpose()
+    }
+
     /// Stores what a device shall run, with the orders it stands for, before any of it is published. A
     /// generation that is not above the stored one is refused.
     pub async fn assignment_put(

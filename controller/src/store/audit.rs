@@ -3,7 +3,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Attempt, Result, Store, StoreError, int, uint};
-use crate::audit::{self, Entry};
+use crate::audit::{self, Entry, Head};
 
 /// Rows checked at a time: bounds memory, whatever the log's length.
 const VERIFY_CHUNK: u64 = 10_000;
@@ -29,7 +29,29 @@ fn entry(row: &SqliteRow) -> Result<Entry> {
 }
 
 impl Store {
-    /// Appends a row to the audit log and returns its number.
+    /// The last row.
+    pub async fn audit_last(&self) -> Result<Option<Entry>> {
+        let row = sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1")
+            .fetch_optional(self.readers())
+            .await
+            .attempt("reading the last row of the audit log")?;
+        row.as_ref().map(entry).transpose()
+    }
+
+    /// Whether the log holds the row that a head names.
+    pub async fn audit_fits(&self, head: &Head) -> Result<std::result::Result<(), audit::Broken>> {
+        let found = self.audit_entries(head.no.saturating_sub(1), 1).await?;
+        Ok(match found.first() {
+            Some(entry) if entry.no == head.no && entry.hash == head.hash => Ok(()),
+            Some(_) => Err(audit::Broken::Replaced { no: head.no }),
+            None => {
+                let rows = self.audit_last().await?.map_or(0, |last| last.no);
+                Err(audit::Broken::Truncated { rows, head: head.no })
+            }
+        })
+    }
+
+    /// Appends a row to the audit log and returns it.
     pub async fn audit_append(
         &self,
         at_ms: u64,
@@ -37,7 +59,7 @@ impl Store {
         what: &str,
         before: &str,
         after: &str,
-    ) -> Result<u64> {
+    ) -> Result<Entry> {
         let mut tx = self.begin().await?;
         let last =
             sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1").fetch_optional(&mut *tx).await?;
@@ -69,7 +91,7 @@ impl Store {
         .await
         .attempt("appending to the audit log")?;
         tx.commit().await.attempt("committing a row of the audit log")?;
-        Ok(row.no)
+        Ok(row)
     }
 
     /// Rows after number `after`, oldest first.

@@ -1,3 +1,4 @@
+//! Devices, their groups, and what they run.
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_protocol::{DeviceId, DeviceProfile, Digest, GroupId, Installed, Phase, TaskId};
@@ -6,7 +7,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
 use utoipa::ToSchema;
 
+use super::certificates::put_certificate;
 use super::{Attempt, Result, Store, StoreError, int, uint};
+use crate::identity::Issued;
 
 /// Where a device stands with the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -65,42 +68,16 @@ pub struct DeviceRow {
     pub generation: u64,
 }
 
-/// Admission of one device, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Claim {
-    /// Id of the claim.
-    pub id: String,
-    /// Id the device will get; absent means that it may choose.
-    #[schema(value_type = Option<String>)]
-    pub device: Option<DeviceId>,
-    /// Groups the device will belong to.
-    #[schema(value_type = Vec<String>)]
-    pub groups: BTreeSet<GroupId>,
-    /// Who made it.
-    pub created_by: String,
-    /// Unix milliseconds.
-    pub created_ms: u64,
-    /// Unix milliseconds.
-    pub expires_ms: u64,
-    /// When it was used, Unix milliseconds.
-    pub used_ms: Option<u64>,
-    /// The device that used it.
-    #[schema(value_type = Option<String>)]
-    pub used_by: Option<DeviceId>,
-}
-
 /// What enrolment stores about a device.
 #[derive(Debug, Clone)]
 pub struct NewDevice<'a> {
-    /// Public key, SubjectPublicKeyInfo in DER.
-    pub spki: &'a [u8],
-    /// Certificate, PEM.
-    pub certificate_pem: &'a str,
+    /// Its certificate, just issued.
+    pub issued: &'a Issued,
     /// What it is.
     pub profile: &'a DeviceProfile,
 }
 
-fn corrupt(table: &'static str, row: &str, what: impl std::fmt::Display) -> StoreError {
+pub(super) fn corrupt(table: &'static str, row: &str, what: impl std::fmt::Display) -> StoreError {
     StoreError::Corrupt { table, row: row.to_owned(), what: what.to_string() }
 }
 
@@ -121,25 +98,6 @@ fn device(row: &SqliteRow, groups: BTreeSet<GroupId>) -> Result<DeviceRow> {
         seen_ms: uint(row.try_get("seen_ms")?),
         generation: uint(row.try_get("generation")?),
         id: id.parse().map_err(|error| bad(format!("{error}")))?,
-    })
-}
-
-fn claim(row: &SqliteRow) -> Result<Claim> {
-    let id: String = row.try_get("id")?;
-    let id_of = |column| -> Result<Option<DeviceId>> {
-        let text: Option<String> = row.try_get(column)?;
-        text.map(|text| text.parse()).transpose().map_err(|error| corrupt("claims", &id, error))
-    };
-    Ok(Claim {
-        device: id_of("device")?,
-        used_by: id_of("used_by")?,
-        groups: serde_json::from_str(row.try_get("groups")?)
-            .map_err(|error| corrupt("claims", &id, error))?,
-        created_by: row.try_get("created_by")?,
-        created_ms: uint(row.try_get("created_ms")?),
-        expires_ms: uint(row.try_get("expires_ms")?),
-        used_ms: row.try_get::<Option<i64>, _>("used_ms")?.map(uint),
-        id,
     })
 }
 
@@ -225,18 +183,29 @@ impl Store {
 
     /// Retires, revokes or reinstates a device; returns the state before.
     pub async fn device_set_state(&self, id: &DeviceId, state: DeviceState) -> Result<DeviceState> {
-        let before = self.device(id).await?.state;
+        // One transaction: between a look and a change somebody else may revoke it.
+        let mut tx = self.begin().await?;
+        let before: Option<String> = sqlx::query_scalar("SELECT state FROM devices WHERE id = ?")
+            .bind(id.as_str())
+            .fetch_optional(&mut *tx)
+            .await
+            .attempt("reading the state of a device")?;
+        let before = before.ok_or_else(|| StoreError::NotFound { what: "device", key: id.to_string() })?;
+        let before = DeviceState::parse(&before)
+            .ok_or_else(|| corrupt("devices", id.as_str(), format!("unknown state {before:?}")))?;
         if before == DeviceState::Revoked && state != DeviceState::Revoked {
             return Err(StoreError::Conflict(format!(
                 "the device {id} is revoked for good; enrol it again under a new claim"
             )));
         }
-        sqlx::query("UPDATE devices SET state = ? WHERE id = ?")
+        // Whoever is out has no session, and its will is not heard.
+        sqlx::query("UPDATE devices SET state = ?1, online = online AND ?1 = 'active' WHERE id = ?2")
             .bind(state.as_str())
             .bind(id.as_str())
-            .execute(self.writer())
+            .execute(&mut *tx)
             .await
             .attempt("changing the state of a device")?;
+        tx.commit().await.attempt("committing the state of a device")?;
         Ok(before)
     }
 
@@ -344,93 +313,43 @@ impl Store {
         }
         Ok(before)
     }
-
-    /// Stores a claim by the hash of its secret.
-    pub async fn claim_add(&self, claim: &Claim, secret_hash: &Digest) -> Result<()> {
-        sqlx::query("INSERT INTO claims (id, secret_hash, device, groups, created_by, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?)")
-            .bind(&claim.id)
-            .bind(secret_hash.0.as_slice())
-            .bind(claim.device.as_ref().map(DeviceId::as_str))
-            .bind(serde_json::to_string(&claim.groups).expect("a list of ids is JSON"))
-            .bind(&claim.created_by)
-            .bind(int(claim.created_ms))
-            .bind(int(claim.expires_ms))
-            .execute(self.writer())
-            .await
-            .attempt("storing a claim")?;
-        Ok(())
-    }
-
-    /// Every claim, newest first.
-    pub async fn claims(&self) -> Result<Vec<Claim>> {
-        let rows = sqlx::query("SELECT * FROM claims ORDER BY created_ms DESC, id")
-            .fetch_all(self.readers())
-            .await
-            .attempt("listing claims")?;
-        rows.iter().map(claim).collect()
-    }
-
-    /// The claim a secret belongs to, used or not.
-    pub async fn claim_of(&self, secret_hash: &Digest) -> Result<Option<Claim>> {
-        let row = sqlx::query("SELECT * FROM claims WHERE secret_hash = ?")
-            .bind(secret_hash.0.to_vec())
-            .fetch_optional(self.readers())
-            .await;
-        row.attempt("looking a claim up")?.as_ref().map(claim).transpose()
-    }
-
-    /// Uses a claim and adds its device, both or neither.
-    pub async fn enrol(&self, claim: &Claim, id: &DeviceId, new: &NewDevice<'_>, now_ms: u64) -> Result<()> {
-        let mut tx = self.begin().await?;
-        let used = sqlx::query(
-            "UPDATE claims SET used_ms = ?, used_by = ? WHERE id = ? AND used_ms IS NULL AND expires_ms > ?",
-        )
-        .bind(int(now_ms))
-        .bind(id.as_str())
-        .bind(&claim.id)
-        .bind(int(now_ms))
-        .execute(&mut *tx)
-        .await
-        .attempt("using a claim")?;
-        if used.rows_affected() == 0 {
-            return Err(StoreError::Conflict("the claim was used or is expired".into()));
-        }
-        let known: Option<String> = sqlx::query_scalar("SELECT state FROM devices WHERE id = ?")
-            .bind(id.as_str())
-            .fetch_optional(&mut *tx)
-            .await?;
-        // A claim that names the device replaces its key (a board that was wiped); one that does not, never.
-        if known.is_some() && claim.device.as_ref() != Some(id) {
-            return Err(StoreError::Conflict(format!("there is a device {id} already")));
-        }
-        sqlx::query(
-            "INSERT INTO devices (id, spki, key_id, certificate_pem, profile, class, enrolled_ms) VALUES (?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (id) DO UPDATE SET spki = excluded.spki, key_id = excluded.key_id, certificate_pem = excluded.certificate_pem, \
-             profile = excluded.profile, class = excluded.class, enrolled_ms = excluded.enrolled_ms, state = 'active', online = 0, epoch = 0",
-        )
-        .bind(id.as_str())
-        .bind(new.spki)
-        .bind(key_id(new.spki))
-        .bind(new.certificate_pem)
-        .bind(serde_json::to_string(new.profile).expect("a profile is JSON"))
-        .bind(new.profile.class.as_str())
-        .bind(int(now_ms))
-        .execute(&mut *tx)
-        .await
-        .attempt("storing a device")?;
-        sqlx::query("UPDATE boots SET epoch = 0 WHERE device = ?")
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await
-            .attempt("forgetting sessions")?;
-        set_groups(&mut tx, id, &claim.groups, now_ms).await?;
-        tx.commit().await.attempt("committing an enrolment")
-    }
 }
 
 /// Lower-case hex SHA-256 of a SubjectPublicKeyInfo, as envelopes name device keys.
 pub fn key_id(spki: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(ring::digest::digest(&ring::digest::SHA256, spki).as_ref())
+}
+
+/// Adds a device with its certificate, or gives one that is there a new key.
+pub(super) async fn put_device(
+    tx: &mut sqlx::SqliteConnection,
+    id: &DeviceId,
+    new: &NewDevice<'_>,
+    groups: &BTreeSet<GroupId>,
+    now_ms: u64,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO devices (id, spki, key_id, certificate_pem, profile, class, enrolled_ms) VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (id) DO UPDATE SET spki = excluded.spki, key_id = excluded.key_id, certificate_pem = excluded.certificate_pem, \
+         profile = excluded.profile, class = excluded.class, enrolled_ms = excluded.enrolled_ms, state = 'active', online = 0, epoch = 0, generation = 0",
+    )
+    .bind(id.as_str())
+    .bind(&new.issued.spki)
+    .bind(key_id(&new.issued.spki))
+    .bind(&new.issued.pem)
+    .bind(serde_json::to_string(new.profile).expect("a profile is JSON"))
+    .bind(new.profile.class.as_str())
+    .bind(int(now_ms))
+    .execute(&mut *tx)
+    .await
+    .attempt("storing a device")?;
+    sqlx::query("UPDATE boots SET epoch = 0 WHERE device = ?")
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await
+        .attempt("forgetting sessions")?;
+    put_certificate(tx, id, new.issued).await?;
+    set_groups(tx, id, groups, now_ms).await
 }
 
 async fn set_groups(

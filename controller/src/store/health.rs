@@ -40,6 +40,8 @@ impl Store {
         }
         damaged.extend(self.tokens().await.err().map(|error| error.to_string()));
         damaged.extend(self.claims().await.err().map(|error| error.to_string()));
+        damaged.extend(self.batches().await.err().map(|error| error.to_string()));
+        damaged.extend(self.admissions(true).await.err().map(|error| error.to_string()));
         Ok(damaged)
     }
 }

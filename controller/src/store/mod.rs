@@ -11,11 +11,19 @@ use sqlx::sqlite::{
 };
 use sqlx::{Sqlite, Transaction};
 
+mod admissions;
+mod alerts;
 mod assignments;
 mod audit;
+mod boots;
+mod certificates;
+mod claims;
 mod devices;
 mod health;
+mod refused;
 mod registry;
+mod reports;
+mod retention;
 mod rollouts;
 mod row;
 mod runs;
@@ -24,10 +32,17 @@ mod tasks;
 mod telemetry;
 mod tokens;
 
-pub use devices::{Claim, DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
+pub use admissions::{Admission, AdmissionState, Batch, Expected};
+pub use alerts::Alert;
+pub use boots::{BootRow, GapRow};
+pub use certificates::CertificateRow;
+pub use claims::Claim;
+pub use devices::{DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
+pub use refused::RefusedRow;
 pub use registry::{Listed, PolicyRow, ReleaseRow, ReleaseState};
+pub use reports::Happening;
 pub use samples::SampleRow;
-pub use telemetry::{Alert, BootRow, Happening, RefusedRow, Stored, WindowRow};
+pub use telemetry::{Stored, WindowRow};
 pub use tokens::TokenRow;
 
 /// Parallel readers. Reads are short; four of them saturate the cores of the machines this runs on.

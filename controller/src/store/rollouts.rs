@@ -1,8 +1,8 @@
 //! Rollouts with their plans, and what devices made of their orders.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{DeviceId, ReasonCode, ReleaseId, TaskId};
-use dunlin_rollout::{Plan, Policy, Report};
+use dunlin_protocol::{DeviceId, Now, ReasonCode, ReleaseId, TaskId};
+use dunlin_rollout::{Order, OrderError, Plan, Policy, Report};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -12,6 +12,8 @@ use crate::planner::{DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow};
 
 /// Windows read at a time: a few MiB, whatever the backlog.
 const WINDOWS_CHUNK: i64 = 2_000;
+/// Ends of updates read of one device and release: the last one decides, those before it only tell since when it serves.
+const ENDS_MAX: i64 = 16;
 
 fn rollout(row: &SqliteRow) -> Result<RolloutRow> {
     let key: String = row.try_get("id")?;
@@ -25,6 +27,9 @@ fn rollout(row: &SqliteRow) -> Result<RolloutRow> {
         report: report.map(|text| parse("rollouts", &key, &text)).transpose()?,
     })
 }
+
+/// Times an order is given anew because the planner moved the rollout first; its looks are much further apart.
+const ORDER_TRIES: u32 = 5;
 
 const ROLLOUTS: &str = "SELECT r.*, p.body AS body FROM rollouts r JOIN plans p ON p.rollout = r.id AND p.generation = r.generation";
 
@@ -85,6 +90,31 @@ impl Store {
         }
         plan_insert(&mut tx, plan, now_ms).await?;
         tx.commit().await.attempt("committing a plan")
+    }
+
+    /// Gives an order to a rollout as it stands, whatever the planner does to it meanwhile; returns how it stood.
+    ///
+    /// # Errors
+    /// The outer one is of the database. The inner one says that such a rollout can not be told so.
+    pub async fn rollout_order(
+        &self,
+        rollout: &str,
+        order: &Order,
+        now: Now,
+    ) -> Result<std::result::Result<RolloutRow, OrderError>> {
+        let mut tries = 1;
+        loop {
+            let row = self.rollout(rollout).await?;
+            let next = match row.plan.order(order.clone(), now) {
+                Ok(next) => next,
+                Err(error) => return Ok(Err(error)),
+            };
+            match self.plan_add(&next, now.wall_ms.unwrap_or_default()).await {
+                Ok(()) => return Ok(Ok(row)),
+                Err(StoreError::Conflict(_)) if tries < ORDER_TRIES => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Keeps the last report of a rollout.
@@ -161,17 +191,23 @@ impl Store {
         Ok(())
     }
 
-    /// Steps of updates that concern a release of `releases`, oldest first, without those that are forgiven.
+    /// Ends of updates to a release of `releases`, oldest first, without those that are forgiven; the last ones of
+    /// each device and release.
     pub async fn outcomes_of(&self, task: &TaskId, releases: &[&ReleaseId]) -> Result<Vec<DeviceOutcome>> {
         let list = json(&releases);
         let rows = sqlx::query(
-            "SELECT o.device, o.release, o.generation, o.phase, o.reason, o.received_ms FROM outcomes o
-             LEFT JOIN forgiven f ON f.device = o.device AND f.release = o.release
-             WHERE o.release IN (SELECT value FROM json_each(?)) AND o.task = ? AND (f.at_ms IS NULL OR o.received_ms > f.at_ms)
-             ORDER BY o.id",
+            "SELECT * FROM (
+                 SELECT o.id, o.device, o.release, o.generation, o.phase, o.reason, o.received_ms,
+                     row_number() OVER (PARTITION BY o.device, o.release ORDER BY o.id DESC) AS age
+                 FROM outcomes o LEFT JOIN forgiven f ON f.device = o.device AND f.release = o.release
+                 WHERE o.release IN (SELECT value FROM json_each(?1)) AND o.task = ?2
+                     AND o.phase IN ('committed', 'rolled_back', 'failed', 'rejected') AND o.reason <> 'superseded'
+                     AND (f.at_ms IS NULL OR o.received_ms > f.at_ms))
+             WHERE age <= ?3 ORDER BY id",
         )
         .bind(list)
         .bind(task.as_str())
+        .bind(ENDS_MAX)
         .fetch_all(self.readers())
         .await
         .attempt("reading outcomes")?;

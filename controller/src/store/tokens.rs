@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use dunlin_protocol::Digest;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 
 use super::{Attempt, Result, Store, StoreError, int, uint};
@@ -33,6 +34,21 @@ fn hash(secret: &str) -> Digest {
 fn scopes(id: &str, text: &str) -> Result<BTreeSet<Scope>> {
     let parsed: std::result::Result<_, String> = text.split(',').map(str::parse).collect();
     parsed.map_err(|what| StoreError::Corrupt { table: "tokens", row: id.to_owned(), what })
+}
+
+/// Every token, oldest first.
+const ALL: &str = "SELECT * FROM tokens ORDER BY created_ms, id";
+
+fn token(row: &SqliteRow) -> Result<TokenRow> {
+    let id: String = row.try_get("id")?;
+    Ok(TokenRow {
+        scopes: scopes(&id, row.try_get("scopes")?)?,
+        id,
+        name: row.try_get("name")?,
+        created_ms: uint(row.try_get("created_ms")?),
+        expires_ms: row.try_get::<Option<i64>, _>("expires_ms")?.map(uint),
+        revoked_ms: row.try_get::<Option<i64>, _>("revoked_ms")?.map(uint),
+    })
 }
 
 impl Store {
@@ -71,37 +87,37 @@ impl Store {
 
     /// Every token, oldest first.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>> {
-        let rows = sqlx::query("SELECT * FROM tokens ORDER BY created_ms, id")
-            .fetch_all(self.readers())
-            .await
-            .attempt("listing tokens")?;
-        rows.iter()
-            .map(|row| {
-                let id: String = row.try_get("id")?;
-                Ok(TokenRow {
-                    scopes: scopes(&id, row.try_get("scopes")?)?,
-                    id,
-                    name: row.try_get("name")?,
-                    created_ms: uint(row.try_get("created_ms")?),
-                    expires_ms: row.try_get::<Option<i64>, _>("expires_ms")?.map(uint),
-                    revoked_ms: row.try_get::<Option<i64>, _>("revoked_ms")?.map(uint),
-                })
-            })
-            .collect()
+        let rows = sqlx::query(ALL).fetch_all(self.readers()).await.attempt("listing tokens")?;
+        rows.iter().map(token).collect()
     }
 
-    /// Revokes a token.
-    pub async fn token_revoke(&self, id: &str, now_ms: u64) -> Result<()> {
+    /// Revokes a token and returns what it was. The last administrator's stays: nobody could make another.
+    pub async fn token_revoke(&self, id: &str, now_ms: u64) -> Result<TokenRow> {
+        // One transaction: two administrators who revoke each other's must not both succeed.
+        let mut tx = self.begin().await?;
+        let rows = sqlx::query(ALL).fetch_all(&mut *tx).await.attempt("listing tokens")?;
+        let tokens: Vec<TokenRow> = rows.iter().map(token).collect::<Result<_>>()?;
+        let valid = |row: &&TokenRow| {
+            row.revoked_ms.is_none() && row.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
+        };
+        let before = tokens.iter().find(|row| row.id == id).cloned();
+        let others =
+            tokens.iter().filter(valid).filter(|row| row.id != id && row.scopes.contains(&Scope::Admin));
+        if before.as_ref().is_some_and(|row| row.scopes.contains(&Scope::Admin)) && others.count() == 0 {
+            return Err(StoreError::Conflict(
+                "this is the last token of an administrator; make another one first".into(),
+            ));
+        }
         let done = sqlx::query("UPDATE tokens SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL")
             .bind(int(now_ms))
             .bind(id)
-            .execute(self.writer())
+            .execute(&mut *tx)
             .await
             .attempt("revoking a token")?;
-        if done.rows_affected() == 0 {
-            Err(StoreError::NotFound { what: "valid token", key: id.to_owned() })
-        } else {
-            Ok(())
+        tx.commit().await.attempt("committing the end of a token")?;
+        match before {
+            Some(before) if done.rows_affected() > 0 => Ok(before),
+            Some(_) | None => Err(StoreError::NotFound { what: "valid token", key: id.to_owned() }),
         }
     }
 }

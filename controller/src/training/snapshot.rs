@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dunlin_learn::job::{DATA_FILE, Dataset, Feature, JOB_FILE, Job, SCHEMA_FILE, Schema, Target};
-use dunlin_protocol::{Digest, ReleaseId};
+use dunlin_protocol::{Digest, ReleaseId, RetrainedBounds};
 use serde::{Deserialize, Serialize};
 
 use super::steps::StepError;
@@ -150,15 +150,17 @@ pub(super) async fn validate(state: &AppState, run: &RunRow, pulled: &Pulled) ->
     Ok(dunlin_trust::sha256(&bytes))
 }
 
+/// The bounds that the owner signed for retrained models of the run's task.
+pub(super) fn bounds(state: &AppState, run: &RunRow) -> Result<RetrainedBounds, StepError> {
+    let policy = state.repos.policy(&run.task).map_err(|error| StepError::fatal(error.to_string()))?;
+    policy.and_then(|policy| policy.retrained).ok_or_else(|| {
+        StepError::fatal(format!("the signed policy of task {} does not allow retrained models", run.task))
+    })
+}
+
 /// One target per hardware class: the least budget of its devices, within the bounds of the signed policy.
 async fn targets(state: &AppState, run: &RunRow) -> Result<Vec<Target>, StepError> {
-    let policy = state.repos.policy(&run.task).map_err(|error| StepError::fatal(error.to_string()))?;
-    let Some(bounds) = policy.and_then(|policy| policy.retrained) else {
-        return Err(StepError::fatal(format!(
-            "the signed policy of task {} does not allow retrained models",
-            run.task
-        )));
-    };
+    let bounds = bounds(state, run)?;
     let mut targets: BTreeMap<String, Target> = BTreeMap::new();
     let least =
         |limit: &mut Option<u64>, budget: u64| *limit = Some(limit.map_or(budget, |limit| limit.min(budget)));

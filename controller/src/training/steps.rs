@@ -250,11 +250,28 @@ impl Context {
             });
         }
         self.note(json!({ "matches": matches })).await?;
-        // Without any incumbent whatever was learnt is a gain; the signed anchor set still bounds it on the device.
-        let won = |one: &&Match| one.verdict.is_none_or(|verdict| verdict.deploys());
-        let winners: Vec<String> = matches.iter().filter(won).map(|one| one.candidate.clone()).collect();
+        // Without any incumbent whatever was learnt is a gain; the signed anchor set still bounds it.
+        let won: Vec<_> = matches
+            .iter()
+            .zip(&examined.candidates)
+            .filter(|(one, _)| one.verdict.is_none_or(|verdict| verdict.deploys()))
+            .collect();
+        // What devices would refuse is not sent to them.
+        let bounds = snapshot::bounds(&self.state, &self.run)?;
+        let mut winners = Vec::new();
+        let mut anchors = Vec::new();
+        for (one, candidate) in won {
+            let right_ppm = self.state.registry.anchor_ppm(candidate, &bounds.anchor).await?;
+            let least_ppm = bounds.anchor_score_ppm_min;
+            anchors
+                .push(json!({ "candidate": one.candidate, "right_ppm": right_ppm, "least_ppm": least_ppm }));
+            if right_ppm >= least_ppm {
+                winners.push(one.candidate.clone());
+            }
+        }
+        self.note(json!({ "anchors": anchors })).await?;
         if winners.is_empty() {
-            Ok(Outcome::NoGain(write(&matches)))
+            Ok(Outcome::NoGain(write(&json!({ "matches": matches, "anchors": anchors }))))
         } else {
             Ok(Outcome::Done(write(&winners)))
         }

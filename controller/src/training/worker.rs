@@ -19,7 +19,7 @@ const LOG_FILE: &str = "worker.log";
 /// Runs `train-worker` on a job folder to its end.
 pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result<(), StepError> {
     end_leftover(dir);
-    let exe = std::env::current_exe().map_err(StepError::io("find the program of", dir))?;
+    let exe = dunlin_engine::this_program().map_err(StepError::io("find the program of", dir))?;
     let log =
         std::fs::File::create(dir.join(LOG_FILE)).map_err(StepError::io("write", &dir.join(LOG_FILE)))?;
     let mut child = tokio::process::Command::new(exe)

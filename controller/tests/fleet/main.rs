@@ -5,13 +5,12 @@
 
 use std::fs;
 
-use dunlin_controller::clock;
 use serde_json::Value;
 
 mod drift;
 mod world;
 
-use world::{Manner, World, rows};
+use world::{Manner, World};
 
 pub(crate) const TASK: &str = r#"
 task = "meter"
@@ -126,12 +125,7 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
         .await;
     assert!(world.json(&["run", "show", &empty]).to_string().contains("too few"));
 
-    for (i, (x, label)) in rows(400, -1.0).1.into_iter().enumerate() {
-        let x: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
-        sqlx::query("INSERT INTO samples (task, device, request, release, x, predicted, label, kind, inclusion_ppm, at_ms, received_ms) VALUES ('meter', 'cam-0', ?, 'meter.base@1', ?, 0, ?, 'random', 1000000, ?, ?)")
-            .bind(format!("q{i}")).bind(x).bind(i64::from(label)).bind(i as i64).bind(clock::wall_ms() as i64)
-            .execute(world.store.writer()).await.unwrap();
-    }
+    world.opposite_samples().await;
     let run = world.json(&["run", "start", "meter"])["id"].as_str().unwrap().to_owned();
     // Wherever the controller is killed, the run goes on from its journal.
     world.kill();
@@ -158,6 +152,21 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
     assert_eq!(world.json(&["run", "show", &repeat])["run"]["facts"]["identical"], true);
 }
 
+/// What devices would refuse by the owner's anchor set is not sent to them, whatever it gained.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_misses_the_signed_anchor_score_is_not_released() {
+    let mut world = World::bound(500_000).await;
+    let file = world.data.join("task.toml");
+    fs::write(&file, TASK).unwrap();
+    world.json(&["task", "apply", file.to_str().unwrap()]);
+    world.until(Manner::Better, "installation", |world| world.state_of_all("meter.base@1")).await;
+    world.opposite_samples().await;
+    let shown = world.finished_run().await;
+    assert_eq!(shown["run"]["state"], "no_gain", "{shown}");
+    let anchor = &shown["run"]["facts"]["anchors"][0];
+    assert!(anchor["right_ppm"].as_u64() < anchor["least_ppm"].as_u64(), "{anchor}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_starts_a_run_by_itself() {
     let mut world = World::new().await;
@@ -175,4 +184,23 @@ async fn a_schedule_starts_a_run_by_itself() {
             world.json(&["task", "show", "meter"])["triggers"]["verdict"].to_string().contains("cool_down")
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_devices_trouble_is_not_the_fleets() {
+    let mut world = World::new().await;
+    // The published files of one are damaged.
+    let folder = world.data.join("repo/director/cam-1");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("timestamp.json"), "{").unwrap();
+    let file = world.data.join("task.toml");
+    fs::write(&file, TASK).unwrap();
+    world.json(&["task", "apply", file.to_str().unwrap()]);
+    let alerted = |world: &World| world.json(&["alert", "list"]).to_string().contains("assignment_failed");
+    world.until(Manner::Better, "the alert", alerted).await;
+    world.until(Manner::Better, "the others", |world| world.published() == 5).await;
+
+    fs::remove_dir_all(&folder).unwrap();
+    world.until(Manner::Better, "all", |world| world.published() == 6).await;
+    world.until(Manner::Better, "the end of the alert", |world| !alerted(world)).await;
 }

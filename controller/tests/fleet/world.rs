@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dunlin_controller::clock;
+use dunlin_controller::identity::Issued;
 use dunlin_controller::init::{self, Options};
 use dunlin_controller::keys::{self, CeremonyOptions, Request};
 use dunlin_controller::registry::{Push, Registry, anchor_set};
@@ -73,6 +74,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::bound(0).await
+    }
+
+    /// Retrained models must get this share of the anchor set right, parts per million.
+    pub(crate) async fn bound(anchor_score_ppm_min: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let any = Some("127.0.0.1:0".parse().unwrap());
@@ -111,7 +117,10 @@ impl World {
         }
         let anchor = cbor::encode(&anchor_set(&table));
         let anchor: Blob = registry.blobs().put(anchor).await.unwrap();
-        registry.policy(serde_json::to_vec(&policy(anchor)).unwrap(), "ann").await.unwrap();
+        registry
+            .policy(serde_json::to_vec(&policy(anchor, anchor_score_ppm_min)).unwrap(), "ann")
+            .await
+            .unwrap();
         let add = registry.pending().await.unwrap();
         let request = Request { add, ..Request::default() };
         let signed =
@@ -153,7 +162,14 @@ impl World {
             agent: "0.1.0".into(),
         };
         self.store.claim_add(&claim, &hash).await.unwrap();
-        let new = NewDevice { spki: &[i as u8; 4], certificate_pem: "", profile: &profile };
+        let issued = Issued {
+            pem: String::new(),
+            spki: vec![i as u8; 4],
+            serial: id.to_string(),
+            from_ms: 0,
+            until_ms: u64::MAX >> 1,
+        };
+        let new = NewDevice { issued: &issued, profile: &profile };
         self.store.enrol(&claim, &id, &new, clock::wall_ms()).await.unwrap();
     }
 
@@ -312,7 +328,7 @@ pub(crate) fn ops() -> BTreeSet<String> {
     dunlin_engine::supported_ops()
 }
 
-pub(crate) fn policy(anchor: Blob) -> TaskPolicy {
+pub(crate) fn policy(anchor: Blob, anchor_score_ppm_min: u32) -> TaskPolicy {
     TaskPolicy {
         format: 1,
         task: "meter".parse().unwrap(),
@@ -328,13 +344,41 @@ pub(crate) fn policy(anchor: Blob) -> TaskPolicy {
             ram_bytes_max: 1 << 28,
             latency_us_max: 1_000_000,
             anchor,
-            anchor_score_ppm_min: 0,
+            anchor_score_ppm_min,
         }),
         samples: None,
     }
 }
 
 impl World {
+    /// Stores labelled samples under the opposite rule of what the first models learnt.
+    pub(crate) async fn opposite_samples(&self) {
+        for (i, (x, label)) in rows(400, -1.0).1.into_iter().enumerate() {
+            let x: Vec<u8> = x.iter().flat_map(|value| value.to_le_bytes()).collect();
+            sqlx::query("INSERT INTO samples (task, device, request, release, x, predicted, label, kind, inclusion_ppm, at_ms, received_ms) VALUES ('meter', 'cam-0', ?, 'meter.base@1', ?, 0, ?, 'random', 1000000, ?, ?)")
+                .bind(format!("q{i}")).bind(x).bind(i64::from(label)).bind(i as i64).bind(clock::wall_ms() as i64)
+                .execute(self.store.writer()).await.unwrap();
+        }
+    }
+
+    /// Starts a run and waits for its end; what is shown of it.
+    pub(crate) async fn finished_run(&mut self) -> serde_json::Value {
+        let run = self.json(&["run", "start", "meter"])["id"].as_str().unwrap().to_owned();
+        self.until(Manner::Better, "the end of a run", |world| {
+            let shown = world.json(&["run", "show", &run]);
+            !["queued", "running", "waiting"].contains(&shown["run"]["state"].as_str().unwrap())
+        })
+        .await;
+        self.json(&["run", "show", &run])
+    }
+
+    /// Devices with a published assignment.
+    pub(crate) fn published(&self) -> usize {
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async { self.assignments().await.len() })
+        })
+    }
+
     /// Whether every device is told to run this release, and does.
     pub(crate) fn state_of_all(&self, release: &str) -> bool {
         let store = self.store.clone();

@@ -3,7 +3,7 @@
 use dunlin_protocol::{DType, GoldenSet, TensorData};
 
 use crate::tensor::floats;
-use crate::{EngineError, Model};
+use crate::{EngineError, Model, words};
 
 /// Runs `model` on `inputs` and keeps the answers as golden vectors.
 ///
@@ -85,13 +85,21 @@ pub(crate) fn row_of(inputs: &[TensorData], row: usize, rows: usize) -> Vec<Tens
     inputs
         .iter()
         .map(|t| {
-            if t.shape.is_empty() || t.datatype == DType::Bytes {
+            if t.shape.is_empty() {
                 return t.clone();
             }
-            let len = t.data.0.len() / rows.max(1);
             let mut shape = t.shape.clone();
             shape[0] = 1;
-            let data = t.data.0[row * len..(row + 1) * len].to_vec();
+            let data = match words::elements(&t.data.0).filter(|_| t.datatype == DType::Bytes) {
+                Some(texts) => {
+                    let len = texts.len() / rows.max(1);
+                    words::join(&texts[row * len..(row + 1) * len])
+                }
+                None => {
+                    let len = t.data.0.len() / rows.max(1);
+                    t.data.0[row * len..(row + 1) * len].to_vec()
+                }
+            };
             TensorData { name: t.name.clone(), datatype: t.datatype, shape, data: data.into() }
         })
         .collect()

@@ -1,8 +1,8 @@
 //! Inference: the only crate that names tract.
 //!
-//! It reads ONNX files from bytes, refuses what it would compute wrongly or what is unsound, runs models, and proves
-//! them in a child process. It deliberately does not do more: signatures are checked before a file comes here, which
-//! model serves which task is the agent's business, and models are made elsewhere.
+//! It rewrites files of other exporters, reads ONNX files from bytes, refuses what it would compute wrongly or what is
+//! unsound, runs models, and proves them in a child process. It deliberately does not do more: signatures are checked
+//! before a file comes here, which model serves which task is the agent's business, and models are made elsewhere.
 //!
 //! Invariants:
 //! - A model is loaded from bytes alone; no path inside a file is ever followed.
@@ -16,21 +16,30 @@
 //! assert!(dunlin_engine::inspect(b"no model").is_err());
 //! ```
 
+mod attributes;
 mod check;
 mod error;
 mod golden;
+mod import;
+mod known;
 mod model;
 mod plan;
+mod program;
 pub mod prove;
+mod rows;
 mod runtime;
 mod scaler;
+mod svm;
 mod tensor;
 mod tree;
+mod words;
 
 pub use check::{Inspection, MODEL_BYTES_MAX, NODES_MAX, inspect, supported_ops};
 pub use error::EngineError;
 pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
+pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX};
+pub use program::this_program;
 pub use tensor::{floats, of_floats};
 
 /// The protobuf types of ONNX, for those who write files.

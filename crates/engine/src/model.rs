@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::OnceLock;
 
@@ -13,6 +14,7 @@ use tract_onnx::tract_hir::internal::{
 use crate::check::{self, Inspection, too_large, unsupported};
 use crate::plan::{Plan, prepare, run, value};
 use crate::runtime::{contained, framework};
+use crate::words::Words;
 use crate::{EngineError, tensor};
 
 /// Name of the symbol that stands for the number of rows while a graph is prepared.
@@ -30,6 +32,8 @@ pub struct Model {
     outputs: Vec<TensorSpec>,
     ops: BTreeSet<String>,
     rows: Rows,
+    /// What the texts of `BYTES` inputs and outputs stand for.
+    words: Option<Words>,
 }
 
 /// How many rows the graph takes.
@@ -51,15 +55,26 @@ impl Model {
     /// # Errors
     /// Whatever [`crate::inspect`] refuses, free dimensions other than the first, and what the runtime refuses.
     pub fn load(onnx: &[u8], batch: Option<usize>) -> Result<Self, EngineError> {
-        let mut file = check::decode(onnx)?;
-        let Inspection { mut inputs, mut outputs, ops } = check::check(&file)?;
+        let file = check::decode(onnx)?;
+        let words = Words::of(&file)?;
+        let mut model = Self::of_numbers(file, onnx, batch)?;
+        if let Some(words) = &words {
+            words.declare(&mut model.inputs, &mut model.outputs)?;
+        }
+        model.words = words;
+        Ok(model)
+    }
+
+    /// The graph itself, which knows no text.
+    fn of_numbers(mut file: pb::ModelProto, onnx: &[u8], batch: Option<usize>) -> Result<Self, EngineError> {
+        let Inspection { mut inputs, mut outputs, ops, .. } = check::check(&file)?;
         let fixed = free_rows(&mut file, &inputs)?;
-        let typed = match prepare_graph(&file) {
+        let typed = match prepare_graph(file) {
             Ok(typed) => typed,
             // Some graphs have the single row written into their constants.
             Err(symbolic) if fixed.is_none() => {
-                set_rows(&mut file, &inputs, &Dim::DimValue(1));
-                return Self::fixed(1, prepare_graph(&file).map_err(|_| symbolic)?, inputs, outputs, ops);
+                let typed = single_row(onnx, &inputs).map_err(|_| symbolic)?;
+                return Self::fixed(1, typed, inputs, outputs, ops);
             }
             Err(e) => return Err(e),
         };
@@ -69,8 +84,9 @@ impl Model {
         describe(&typed, &mut outputs)?;
         if outputs.iter().any(|o| o.shape.first() != Some(&-1)) {
             // An output that is not one row per row can not be put together from parts.
-            set_rows(&mut file, &inputs, &Dim::DimValue(1));
-            return Self::fixed(1, prepare_graph(&file)?, inputs, outputs, ops);
+            drop(typed);
+            let typed = single_row(onnx, &inputs)?;
+            return Self::fixed(1, typed, inputs, outputs, ops);
         }
         inputs.iter_mut().for_each(|i| i.shape[0] = -1);
         let model = Self {
@@ -78,6 +94,7 @@ impl Model {
             outputs,
             ops,
             rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] },
+            words: None,
         };
         for rows in [1, batch.unwrap_or(1)] {
             model.plan(rows)?;
@@ -98,7 +115,7 @@ impl Model {
                 *first = rows as i64;
             }
         }
-        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?) })
+        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?), words: None })
     }
 
     /// Inputs, batch first; -1 where the request chooses.
@@ -134,8 +151,7 @@ impl Model {
         for take in self.cut(rows) {
             let chunk = ordered
                 .iter()
-                .zip(&self.inputs)
-                .map(|(given, spec)| {
+                .map(|given| {
                     let mut shape: Vec<usize> = given.shape.iter().map(|&d| d as usize).collect();
                     let row = given.data.0.len() / rows.max(1);
                     let bytes = if shape.is_empty() {
@@ -146,12 +162,12 @@ impl Model {
                     if let Some(first) = shape.first_mut() {
                         *first = take;
                     }
-                    tensor::read(spec.datatype, &shape, bytes).map(value)
+                    tensor::read(given.datatype, &shape, bytes).map(value)
                 })
                 .collect::<Result<TVec<_>, _>>()?;
             let made = self.plan(take)?.run(chunk)?;
             for (i, out) in made.iter().enumerate() {
-                tensor::write(self.outputs[i].datatype, out, &mut data[i])?;
+                tensor::write(codes(self.outputs[i].datatype), out, &mut data[i])?;
                 let shape: Vec<u64> = out.shape().iter().map(|&d| d as u64).collect();
                 match shapes[i].first_mut() {
                     Some(first) => *first += take as u64,
@@ -161,14 +177,15 @@ impl Model {
             from += take;
         }
         let named = self.outputs.iter().zip(shapes).zip(data);
-        Ok(named
-            .map(|((spec, shape), data)| TensorData {
-                name: spec.name.clone(),
-                datatype: spec.datatype,
-                shape,
-                data: Bytes(data),
+        named
+            .map(|((spec, shape), data)| {
+                let data = match &self.words {
+                    Some(words) if spec.datatype == DType::Bytes => words.decode(&data)?,
+                    Some(_) | None => data,
+                };
+                Ok(TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
             })
-            .collect())
+            .collect()
     }
 
     /// The fast path: `n` rows of f32 features through a model with one `FP32` input, and the last output as
@@ -209,7 +226,7 @@ impl Model {
     }
 
     /// The inputs in the graph's order, and the number of rows they agree on.
-    fn order<'a>(&self, given: &'a [TensorData]) -> Result<(usize, Vec<&'a TensorData>), EngineError> {
+    fn order<'a>(&self, given: &'a [TensorData]) -> Result<(usize, Vec<Cow<'a, TensorData>>), EngineError> {
         let by_name: BTreeMap<&str, &TensorData> = given.iter().map(|t| (t.name.as_str(), t)).collect();
         if let Some(extra) = by_name.keys().find(|name| self.inputs.iter().all(|spec| spec.name != **name)) {
             let known: Vec<&str> = self.inputs.iter().map(|s| s.name.as_str()).collect();
@@ -223,7 +240,11 @@ impl Model {
         for spec in &self.inputs {
             let tensor =
                 by_name.get(spec.name.as_str()).copied().ok_or_else(|| input(&spec.name, "it is missing"))?;
-            fits(spec, tensor)?;
+            let tensor = match &self.words {
+                Some(words) if spec.datatype == DType::Bytes => Cow::Owned(words.encode(tensor)?),
+                Some(_) | None => Cow::Borrowed(tensor),
+            };
+            fits(spec, &tensor)?;
             if let Some(&n) = tensor.shape.first() {
                 if *rows.get_or_insert(n) != n {
                     return Err(input(&spec.name, "inputs disagree on the number of rows"));
@@ -285,11 +306,20 @@ fn concrete(typed: &TypedModel, rows: usize) -> Result<Plan, EngineError> {
     Plan::new(model)
 }
 
-fn prepare_graph(file: &pb::ModelProto) -> Result<TypedModel, EngineError> {
-    contained("preparing the model", || {
-        let model = framework().model_for_proto_model(file).map_err(prepare)?;
+/// Takes the file, because it holds all weights once more: it is gone before the graph is worked on.
+fn prepare_graph(file: pb::ModelProto) -> Result<TypedModel, EngineError> {
+    contained("preparing the model", move || {
+        let model = framework().model_for_proto_model(&file).map_err(prepare)?;
+        drop(file);
         model.into_typed().map_err(prepare)?.into_decluttered().map_err(prepare)
     })
+}
+
+/// The graph for one row alone, from the file once more.
+fn single_row(onnx: &[u8], inputs: &[TensorSpec]) -> Result<TypedModel, EngineError> {
+    let mut file = check::decode(onnx)?;
+    set_rows(&mut file, inputs, &Dim::DimValue(1));
+    prepare_graph(file)
 }
 
 /// Names the rows of every input by one symbol, unless the file fixes them; then returns how many.
@@ -364,7 +394,7 @@ fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), Engine
 }
 
 fn fits(spec: &TensorSpec, given: &TensorData) -> Result<(), EngineError> {
-    if given.datatype != spec.datatype {
+    if given.datatype != codes(spec.datatype) {
         return Err(input(
             &spec.name,
             &format!("it is {} where {} belongs", given.datatype.as_str(), spec.datatype.as_str()),
@@ -379,7 +409,7 @@ fn fits(spec: &TensorSpec, given: &TensorData) -> Result<(), EngineError> {
         ));
     }
     let elements = given.shape.iter().try_fold(1_u64, |all, &d| all.checked_mul(d));
-    let bytes = elements.and_then(|n| n.checked_mul(spec.datatype.size()? as u64));
+    let bytes = elements.and_then(|n| n.checked_mul(given.datatype.size()? as u64));
     if bytes != Some(given.data.0.len() as u64) {
         return Err(input(
             &spec.name,
@@ -387,6 +417,11 @@ fn fits(spec: &TensorSpec, given: &TensorData) -> Result<(), EngineError> {
         ));
     }
     Ok(())
+}
+
+/// The type inside: text is computed with as codes.
+fn codes(kind: DType) -> DType {
+    if kind == DType::Bytes { DType::Int64 } else { kind }
 }
 
 /// Values in one row of an input.

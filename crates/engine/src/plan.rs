@@ -40,7 +40,10 @@ impl Plan {
                 Some(state) => state,
                 None => self.plan.spawn().map_err(run)?,
             };
-            let outputs = state.run(inputs).map_err(run)?;
+            let outputs = state.run(inputs).map_err(|e| match e.downcast_ref::<EngineError>() {
+                Some(own) => own.clone(),
+                None => run(e),
+            })?;
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < STATES_MAX {
                 idle.push(state);

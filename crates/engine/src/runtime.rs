@@ -13,6 +13,8 @@ pub(crate) fn framework() -> Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     crate::tree::register(&mut onnx.op_register);
     crate::scaler::register(&mut onnx.op_register);
+    crate::svm::register(&mut onnx.op_register);
+    crate::known::register(&mut onnx.op_register);
     onnx
 }
 

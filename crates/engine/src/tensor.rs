@@ -1,6 +1,7 @@
 //! Tensors of the protocol to tensors of the runtime and back.
 
 use dunlin_protocol::{Bytes, DType, TensorData};
+use tract_onnx::prelude::f16;
 use tract_onnx::tract_hir::internal::{DatumType, Tensor};
 
 use crate::EngineError;
@@ -31,8 +32,9 @@ pub(crate) fn read(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor,
         DType::Int64 => numbers!(bytes, shape, i64),
         DType::Fp32 => numbers!(bytes, shape, f32),
         DType::Fp64 => numbers!(bytes, shape, f64),
-        DType::Fp16 | DType::Bytes => {
-            return Err(EngineError::Run(format!("{} tensors are not taken", kind.as_str())));
+        DType::Fp16 => numbers!(bytes, shape, f16),
+        DType::Bytes => {
+            return Err(EngineError::Run("BYTES tensors are not taken".into()));
         }
     };
     made.map_err(|e| EngineError::Run(format!("{e:#}")))
@@ -67,9 +69,10 @@ pub(crate) fn write(kind: DType, tensor: &Tensor, out: &mut Vec<u8>) -> Result<(
         DType::Int16 => bytes!(out, tensor, i16),
         DType::Int32 => bytes!(out, tensor, i32),
         DType::Int64 => bytes!(out, tensor, i64),
+        DType::Fp16 => bytes!(out, tensor, f16),
         DType::Fp32 => bytes!(out, tensor, f32),
         DType::Fp64 => bytes!(out, tensor, f64),
-        DType::Fp16 | DType::Bytes => return Err(run("unreachable kinds were refused above")),
+        DType::Bytes => return Err(run("unreachable kinds were refused above")),
     }
     Ok(())
 }
@@ -87,8 +90,9 @@ pub(crate) fn datum(kind: DType) -> Option<DatumType> {
         DType::Int32 => DatumType::I32,
         DType::Int64 => DatumType::I64,
         DType::Fp32 => DatumType::F32,
+        DType::Fp16 => DatumType::F16,
         DType::Fp64 => DatumType::F64,
-        DType::Fp16 | DType::Bytes => return None,
+        DType::Bytes => return None,
     })
 }
 
@@ -100,9 +104,12 @@ pub(crate) fn dtype(datum: DatumType) -> Option<DType> {
     DType::ALL.into_iter().find(|kind| self::datum(*kind) == Some(datum))
 }
 
-/// The values of an `FP32` or `FP64` tensor; `None` if it is of another type.
+/// The values of an `FP16`, `FP32` or `FP64` tensor; `None` if it is of another type.
 pub fn floats(tensor: &TensorData) -> Option<Vec<f32>> {
     match tensor.datatype {
+        DType::Fp16 => {
+            Some(tensor.data.0.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect())
+        }
         DType::Fp32 => {
             Some(tensor.data.0.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
         }
@@ -118,7 +125,6 @@ pub fn floats(tensor: &TensorData) -> Option<Vec<f32>> {
         | DType::Int16
         | DType::Int32
         | DType::Int64
-        | DType::Fp16
         | DType::Bytes => None,
     }
 }

@@ -6,12 +6,15 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use dunlin_engine::prove::{Job, Limits, ProveError, run};
-use dunlin_engine::{EngineError, Model, golden, of_floats};
+use dunlin_engine::{EngineError, Model, golden, import, of_floats};
 use dunlin_protocol::{GoldenSet, ReasonCode, cbor};
 use proptest::prelude::*;
-use support::{Ensemble, FREE, Mlp, Tree, bytes, int, ints, ints_tensor, model, node, port, tensor};
+use support::{
+    Ensemble, FREE, Mlp, Tree, bytes, floats, int, ints, ints_tensor, ml, model, node, port, single,
+    small_tensor, tensor, tensor_attribute, text, texts, texts_tensor, tree_ensemble,
+};
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
-use tract_onnx::pb::{ModelProto, StringStringEntryProto};
+use tract_onnx::pb::{AttributeProto, ModelProto, StringStringEntryProto};
 
 fn stump() -> Ensemble {
     let leaf = |k, v| Box::new(Tree::Leaf(vec![(k, v)]));
@@ -51,6 +54,145 @@ fn bomb(op: &str, constants: Vec<tract_onnx::pb::TensorProto>) -> ModelProto {
 
 fn scalar(name: &str, value: i64) -> tract_onnx::pb::TensorProto {
     tract_onnx::pb::TensorProto { dims: vec![], ..ints_tensor(name, &[value]) }
+}
+
+fn words(value: &str) -> Vec<StringStringEntryProto> {
+    vec![StringStringEntryProto { key: "dunlin.words".into(), value: value.into() }]
+}
+
+/// A support vector machine of three classes with a vector each, bent.
+fn svm(change: impl FnOnce(&mut Vec<AttributeProto>)) -> ModelProto {
+    let mut attributes = vec![
+        text("kernel_type", "RBF"),
+        floats("kernel_params", vec![1.0, 0.0, 3.0]),
+        floats("support_vectors", vec![0.0, 1.0, 2.0]),
+        floats("coefficients", vec![1.0; 6]),
+        floats("rho", vec![0.0; 3]),
+        ints("vectors_per_class", vec![1, 1, 1]),
+        ints("classlabels_ints", vec![0, 1, 2]),
+    ];
+    change(&mut attributes);
+    model(
+        vec![ml("SVMClassifier", &["x"], &["label", "scores"], attributes)],
+        vec![],
+        vec![port("x", DataType::Float, &[FREE, 1])],
+        vec![port("label", DataType::Int64, &[FREE]), port("scores", DataType::Float, &[FREE, 3])],
+    )
+}
+
+/// Replaces an attribute.
+fn set(attributes: &mut Vec<AttributeProto>, new: AttributeProto) {
+    attributes.retain(|a| a.name != new.name);
+    attributes.push(new);
+}
+
+/// One foreign operator with its attributes bent.
+fn foreign(op: &str, attributes: Vec<AttributeProto>, kind: DataType) -> ModelProto {
+    single(op, attributes, port("x", kind, &[FREE, 1]), port("y", DataType::Float, &[FREE, 1]))
+}
+
+fn bent_ensemble(new: AttributeProto) -> ModelProto {
+    let mut attributes = tree_ensemble();
+    set(&mut attributes, new);
+    foreign("TreeEnsemble", attributes, DataType::Float)
+}
+
+/// Files for the import: what it takes apart before the runtime sees it.
+fn foreign_table() -> Vec<(&'static str, ModelProto)> {
+    use DataType::{Float, Int8, String as Text, Uint8};
+    let splits =
+        |values: &[f32]| tensor_attribute("nodes_splits", tensor("", &[values.len() as i64], values));
+    let quantise = |scale: tract_onnx::pb::TensorProto, zero: tract_onnx::pb::TensorProto| {
+        model(
+            vec![node("QuantizeLinear", &["x", "s", "z"], &["y"], vec![])],
+            vec![scale, zero],
+            vec![port("x", Float, &[FREE, 1])],
+            vec![port("y", Int8, &[FREE, 1])],
+        )
+    };
+    let zero = || small_tensor("z", Int8, &[], &[0]);
+    vec![
+        ("svm with too few coefficients", svm(|a| set(a, floats("coefficients", vec![1.0])))),
+        ("svm with too few vectors", svm(|a| set(a, floats("support_vectors", vec![1.0])))),
+        ("svm with no vectors", svm(|a| set(a, floats("support_vectors", vec![])))),
+        ("svm with counts below zero", svm(|a| set(a, ints("vectors_per_class", vec![-1, 3, 1])))),
+        ("svm with absurd counts", svm(|a| set(a, ints("vectors_per_class", vec![i64::MAX, i64::MAX, 3])))),
+        ("svm with too few offsets", svm(|a| set(a, floats("rho", vec![0.0])))),
+        ("svm with half a curve", svm(|a| set(a, floats("prob_a", vec![0.0; 3])))),
+        ("svm of one class", svm(|a| set(a, ints("classlabels_ints", vec![1])))),
+        ("svm with an unknown kernel", svm(|a| set(a, text("kernel_type", "WAVE")))),
+        ("svm with one kernel parameter", svm(|a| set(a, floats("kernel_params", vec![1.0])))),
+        ("ensemble leading out of its nodes", bent_ensemble(ints("nodes_falsenodeids", vec![9, 2]))),
+        ("ensemble leading out of its leaves", bent_ensemble(ints("nodes_truenodeids", vec![0, 1 << 40]))),
+        ("ensemble leading below zero", bent_ensemble(ints("nodes_truenodeids", vec![-1, 1]))),
+        ("ensemble that goes round in a circle", bent_ensemble(ints("nodes_falsenodeids", vec![0, 2]))),
+        ("ensemble whose root is not there", bent_ensemble(ints("tree_roots", vec![2]))),
+        ("ensemble without a root", bent_ensemble(ints("tree_roots", vec![]))),
+        ("ensemble with a target out of range", bent_ensemble(ints("leaf_targetids", vec![0, 2, 0]))),
+        ("ensemble with too few targets", bent_ensemble(ints("leaf_targetids", vec![0]))),
+        ("ensemble with too few splits", bent_ensemble(splits(&[0.5]))),
+        ("ensemble with a split that is no number", bent_ensemble(splits(&[f32::NAN, 0.0]))),
+        ("ensemble with billions of targets", bent_ensemble(int("n_targets", 1 << 40))),
+        ("ensemble with an unknown mode", {
+            bent_ensemble(tensor_attribute("nodes_modes", small_tensor("", Uint8, &[2], &[0, 77])))
+        }),
+        ("ensemble with too few sets", {
+            bent_ensemble(tensor_attribute("nodes_modes", small_tensor("", Uint8, &[2], &[6, 6])))
+        }),
+        ("encoder without keys", foreign("LabelEncoder", vec![ints("values_int64s", vec![1])], Float)),
+        ("encoder with too few values", {
+            let lists = vec![texts("keys_strings", &["a", "b"]), ints("values_int64s", vec![1])];
+            foreign("LabelEncoder", lists, Text)
+        }),
+        ("encoder of text given numbers", {
+            let lists = vec![texts("keys_strings", &["a"]), ints("values_int64s", vec![1])];
+            foreign("LabelEncoder", lists, Float)
+        }),
+        ("encoder whose default is of another type", {
+            let other = tensor_attribute("default_tensor", tensor("", &[1], &[1.0]));
+            foreign(
+                "LabelEncoder",
+                vec![texts("keys_strings", &["a"]), ints("values_int64s", vec![1]), other],
+                Text,
+            )
+        }),
+        ("one-hot encoder without categories", foreign("OneHotEncoder", vec![], Float)),
+        ("imputer without values", foreign("Imputer", vec![], Float)),
+        ("imputer of text", foreign("Imputer", vec![floats("imputed_value_floats", vec![1.0])], Text)),
+        ("vectorizer without widths", foreign("FeatureVectorizer", vec![], Float)),
+        ("text that is not UTF-8", {
+            let mut keys = texts("keys_strings", &["a"]);
+            keys.strings[0] = vec![0xff];
+            foreign("LabelEncoder", vec![keys, ints("values_int64s", vec![1])], Text)
+        }),
+        ("steps of zero", quantise(tensor("s", &[], &[0.0]), zero())),
+        ("steps that are no number", quantise(tensor("s", &[], &[f32::NAN]), zero())),
+        ("no steps", quantise(tensor("s", &[0], &[]), zero())),
+        ("steps of text", quantise(tensor("s", &[], &[1.0]), texts_tensor("z", &["a"]))),
+        ("steps by column of what is computed", {
+            quantise(tensor("s", &[2], &[1.0, 2.0]), small_tensor("z", Int8, &[2], &[0, 0]))
+        }),
+        ("too little text", {
+            let mut short = texts_tensor("t", &["a"]);
+            short.dims = vec![1 << 40];
+            model(
+                vec![node("Equal", &["x", "t"], &["y"], vec![])],
+                vec![short],
+                vec![port("x", Text, &[FREE])],
+                vec![port("y", DataType::Bool, &[FREE])],
+            )
+        }),
+    ]
+}
+
+#[test]
+fn every_hostile_foreign_file_is_refused() {
+    for (what, file) in foreign_table() {
+        let loaded = import(&bytes(&file)).and_then(|imported| Model::load(&imported.onnx, None));
+        let error = loaded.err().unwrap_or_else(|| panic!("{what} was loaded"));
+        assert!(!matches!(error, EngineError::Panicked { .. }), "{what}: {error}");
+        assert!(!error.is_input(), "{what}: {error}");
+    }
 }
 
 fn table() -> Vec<(&'static str, ModelProto)> {
@@ -97,6 +239,22 @@ fn table() -> Vec<(&'static str, ModelProto)> {
         ("unknown domain", graph(|g| g.node[1].domain = "com.example".into())),
         ("control flow", graph(|g| g.node[1].op_type = "Loop".into())),
         ("quantised graph", graph(|g| g.node[1].op_type = "QuantizeLinear".into())),
+        ("loop without end", graph(|g| g.node[1].op_type = "Loop".into())),
+        ("words that are no list", ModelProto { metadata_props: words("{\"words\":7}"), ..graph(|_| {}) }),
+        (
+            "words of a port there is not",
+            ModelProto {
+                metadata_props: words("{\"words\":[\"a\"],\"inputs\":[\"z\"],\"outputs\":[]}"),
+                ..graph(|_| {})
+            },
+        ),
+        (
+            "a word twice",
+            ModelProto {
+                metadata_props: words("{\"words\":[\"a\",\"a\"],\"inputs\":[],\"outputs\":[]}"),
+                ..graph(|_| {})
+            },
+        ),
         ("no outputs", graph(|g| g.output.clear())),
         ("free inner dimension", graph(|g| g.input[0] = port("x", DataType::Float, &[FREE, FREE]))),
         ("initialiser of absurd size", graph(|g| g.initializer[0].dims = vec![1 << 40, 1 << 40])),
@@ -156,7 +314,7 @@ fn a_refusal_names_operator_node_and_remedy() {
     let error = Model::load(&bytes(&graph(|g| g.node[1].op_type = "ZipMap".into())), None).unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("ai.onnx/ZipMap") && text.contains("Relu_r") && text.contains("zipmap=False"),
+        text.contains("ai.onnx/ZipMap") && text.contains("Relu_r") && text.contains("dunlin model push"),
         "{text}"
     );
     assert_eq!(error.reason(), ReasonCode::ModelUnsupported);
@@ -219,7 +377,9 @@ fn a_good_model_is_proved_with_its_anchor_score() {
     job.anchor = Some(write(folder.path(), "anchor.cbor", &cbor::encode(&anchor)));
     let proof = run(&child(), "engine-child", &job).unwrap();
     assert_eq!(proof.anchor_score_ppm, Some(800_000));
-    assert!(proof.max_error_ppm <= 50 && proof.latency_us_p50 > 0 && proof.peak_bytes > 1 << 20, "{proof:?}");
+    assert!(proof.max_error_ppm <= 50 && proof.latency_us_p50 > 0, "{proof:?}");
+    // A model of some kilobytes: what is counted is its own and not the program's.
+    assert!(proof.peak_bytes > 0 && proof.peak_bytes < 4 << 20, "{proof:?}");
 }
 
 #[test]
@@ -278,18 +438,21 @@ proptest! {
 
     #[test]
     fn mutated_files_never_bring_the_process_down(
-        which in 0..2_usize,
+        which in 0..4_usize,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut file = match which {
             0 => bytes(&Mlp::new().file(FREE)),
+            1 => bytes(&foreign("TreeEnsemble", tree_ensemble(), DataType::Float)),
+            2 => bytes(&svm(|_| {})),
             _ => bytes(&stump().classifier(1, 3, "SOFTMAX", &[])),
         };
         for (at, value) in edits {
             let at = at.index(file.len());
             file[at] = value;
         }
-        if let Ok(model) = Model::load(&file, None) {
+        let imported = import(&file).map(|imported| imported.onnx).unwrap_or(file);
+        if let Ok(model) = Model::load(&imported, None) {
             let n = model.row_len();
             prop_assume!(n < 1 << 16);
             // Whatever it answers, it answers.

@@ -151,6 +151,88 @@ fn every_branch_mode_follows_the_specification_at_the_edges() {
     }
 }
 
+#[test]
+fn doubles_go_down_the_tree_as_doubles() {
+    let load = |mode| {
+        let tree = branch(mode, 0, 0.1, leaf(&[(0, 1.0)]), leaf(&[(0, 2.0)]));
+        let mut file = Ensemble::of(&[tree]).regressor(1, 1, "SUM", &[]);
+        file.graph.as_mut().unwrap().input[0] = port("x", DataType::Double, &[FREE, 1]);
+        Model::load(&bytes(&file), None)
+    };
+    // The first double above the threshold has the threshold as its nearest f32.
+    let edge = f64::from(0.1_f32);
+    let data = [edge, edge.next_up()].map(f64::to_le_bytes).concat().into();
+    let x = dunlin_protocol::TensorData { name: "x".into(), datatype: DType::Fp64, shape: vec![2, 1], data };
+    let out = load("BRANCH_LEQ").unwrap().run(&[x]).unwrap();
+    assert_eq!(floats(&out[0]).unwrap(), [1.0, 2.0]);
+    assert!(load("BRANCH_LT").unwrap_err().to_string().contains("double precision"));
+}
+
+#[test]
+fn a_support_vector_regressor_adds_up_its_kernels() {
+    let answer = |kernel: &str, one_class: i64| {
+        let attributes = vec![
+            support::text("kernel_type", kernel),
+            support::floats("kernel_params", vec![0.5, 1.0, 2.0]),
+            support::floats("support_vectors", vec![1.0, 0.0, 0.0, 2.0]),
+            support::floats("coefficients", vec![2.0, -1.0]),
+            support::floats("rho", vec![0.25]),
+            support::int("n_supports", 2),
+            support::int("one_class", one_class),
+        ];
+        let file = support::single(
+            "SVMRegressor",
+            attributes,
+            port("x", DataType::Float, &[FREE, 2]),
+            port("y", DataType::Float, &[FREE, 1]),
+        );
+        Model::load(&bytes(&file), None).unwrap().run_f32(&[1.0, 1.0], 1).unwrap()
+    };
+    // Dot products 1 and 2; squared distances 1 and 2.
+    close(&answer("LINEAR", 0), &[0.25]);
+    close(&answer("POLY", 0), &[2.0 * 1.5 * 1.5 - 4.0 + 0.25]);
+    close(&answer("RBF", 0), &[2.0 * (-0.5_f32).exp() - (-1.0_f32).exp() + 0.25]);
+    close(&answer("SIGMOID", 0), &[2.0 * 1.5_f32.tanh() - 2.0_f32.tanh() + 0.25]);
+    close(&answer("POLY", 1), &[1.0]);
+}
+
+#[test]
+fn support_vector_classes_are_voted_for_pair_by_pair() {
+    let load = |curve: &[f32]| {
+        let mut attributes = vec![
+            support::text("kernel_type", "LINEAR"),
+            support::floats("support_vectors", vec![1.0, 0.0, -1.0]),
+            // The machines of (0, 1), (0, 2) and (1, 2) decide by x - 1, x and x + 1.
+            support::floats("coefficients", vec![1.0, 0.0, 0.0, 1.0, 0.0, -1.0]),
+            support::floats("rho", vec![-1.0, 0.0, 1.0]),
+            support::ints("vectors_per_class", vec![1, 1, 1]),
+            support::ints("classlabels_ints", vec![10, 20, 30]),
+        ];
+        if !curve.is_empty() {
+            attributes.push(support::floats("prob_a", curve.to_vec()));
+            attributes.push(support::floats("prob_b", vec![0.0; 3]));
+        }
+        let file = model(
+            vec![ml("SVMClassifier", &["x"], &["label", "scores"], attributes)],
+            vec![],
+            vec![port("x", DataType::Float, &[FREE, 1])],
+            vec![port("label", DataType::Int64, &[FREE]), port("scores", DataType::Float, &[FREE, 3])],
+        );
+        Model::load(&bytes(&file), None).unwrap()
+    };
+    let x = of_floats("x", &[3, 1], &[2.0, 0.5, -2.0]);
+    let out = load(&[]).run(std::slice::from_ref(&x)).unwrap();
+    let labels: Vec<i64> =
+        out[0].data.0.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(labels, [10, 20, 30]);
+    close(&floats(&out[1]).unwrap(), &[1.0, 2.0, 3.0, -0.5, 0.5, 1.5, -3.0, -2.0, -1.0]);
+    let out = load(&[-2.0, -2.0, -2.0]).run(&[x]).unwrap();
+    for (row, best) in floats(&out[1]).unwrap().chunks(3).zip(0_u32..) {
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{row:?}");
+        assert_eq!(argmax(row), Some(best), "{row:?}");
+    }
+}
+
 /// Values of ONNX Runtime 1.31 for two stumps `x <= 0` with the given leaf values.
 #[test]
 fn two_class_ensembles_with_one_score_answer_as_onnx_runtime() {

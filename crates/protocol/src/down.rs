@@ -92,6 +92,10 @@ pub enum CmdBody {
     },
 }
 
+/// Life of a `down/ack`, milliseconds: it expires exactly this long after it was sealed, so that it tells a device without
+/// a clock what time it is. What it acknowledges stays true, so that devices do not judge an acknowledgement by it.
+pub const ACK_LIFE_MS: u64 = 10 * 60 * 1000;
+
 /// Everything up to `upto` of one boot is in the controller's database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckRange {

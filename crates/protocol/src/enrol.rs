@@ -76,6 +76,9 @@ pub struct EnrolRequest {
     /// The id the device asks for; the claim may fix another one.
     #[serde(default)]
     pub device: Option<DeviceId>,
+    /// Serial number of its board, if it knows one.
+    #[serde(default)]
+    pub serial: Option<String>,
     /// PKCS#10 certificate request (RFC 2986) in PEM, signed by the device's own key.
     pub csr_pem: String,
     /// What the device is.
@@ -99,6 +102,47 @@ pub struct EnrolResponse {
     pub image_root: String,
     /// The director repository's first root, as its file reads; must match the claim's pin.
     pub director_root: String,
+    /// When the certificate is valid; absent from controllers that do not tell.
+    #[serde(default)]
+    pub valid: Option<Validity>,
+}
+
+/// Answer to an [`EnrolRequest`] that waits for an operator, JSON with status 202. The same request asks again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EnrolWaiting {
+    /// What the operator knows it by.
+    pub id: String,
+    /// Lower-case hex SHA-256 of the public key in the request, for people to compare.
+    pub key_id: String,
+    /// Seconds after which to ask again.
+    pub ask_again_s: u64,
+}
+
+/// When a certificate is valid, by the controller's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validity {
+    /// When it was issued, Unix milliseconds.
+    pub from_ms: u64,
+    /// When it ends, Unix milliseconds.
+    pub until_ms: u64,
+}
+
+/// Body of `POST /v1/renew`, JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// The device.
+    pub device: DeviceId,
+    /// PKCS#10 certificate request (RFC 2986) in PEM, signed by the key the device enrolled with.
+    pub csr_pem: String,
+}
+
+/// Answer to [`RenewRequest`], JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewResponse {
+    /// The next certificate, or the present one while that is young; PEM.
+    pub certificate_pem: String,
+    /// When it is valid.
+    pub valid: Validity,
 }
 
 #[cfg(test)]

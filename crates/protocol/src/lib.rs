@@ -22,6 +22,7 @@
 extern crate alloc;
 
 mod assignment;
+pub mod auth;
 mod bundle;
 mod bytes;
 pub mod cbor;
@@ -37,6 +38,7 @@ mod time;
 mod topic;
 mod up;
 pub mod varint;
+pub mod weaken;
 mod window;
 
 pub use assignment::{Assignment, LineUp, Probation, TaskAssignment};
@@ -46,8 +48,11 @@ pub use bundle::{
 };
 pub use bytes::Bytes;
 pub use digest::Digest;
-pub use down::{AckBody, AckRange, Check, Cmd, CmdBody, Desired, RepoFiles, RepoVersions};
-pub use enrol::{ClaimToken, ClaimTokenError, EnrolRequest, EnrolResponse};
+pub use down::{ACK_LIFE_MS, AckBody, AckRange, Check, Cmd, CmdBody, Desired, RepoFiles, RepoVersions};
+pub use enrol::{
+    ClaimToken, ClaimTokenError, EnrolRequest, EnrolResponse, EnrolWaiting, RenewRequest, RenewResponse,
+    Validity,
+};
 pub use envelope::{Envelope, EnvelopeError, Header, Kind, SIGN_CONTEXT};
 pub use ids::{ClassName, DeviceId, GroupId, IdError, ModelName, ReleaseId, TaskId};
 pub use profile::{Arch, Budgets, DeviceProfile};

@@ -77,8 +77,12 @@ reasons! {
     AnchorScore = "anchor_score",
     /// The time is unknown, so nothing new can be judged fresh.
     ClockUnknown = "clock_unknown",
-    /// The clock lies before a time that was already verified.
+    /// The clock lies before a time that was already verified; that time is taken instead.
     ClockStepped = "clock_stepped",
+    /// The record of what was seen is damaged; nothing new is accepted until the device is enrolled anew.
+    FloorsDamaged = "floors_damaged",
+    /// Assigned models do not go together: champion and fallback take other inputs, or all need more memory than there is.
+    LineupConflict = "lineup_conflict",
     /// The release is not built for this architecture.
     ArchMismatch = "arch_mismatch",
     /// The release needs operators this agent does not run.
@@ -91,6 +95,10 @@ reasons! {
     AgentTooOld = "agent_too_old",
     /// The server could not be reached or answered with an error.
     FetchFailed = "fetch_failed",
+    /// The server is silent, or slower than any link that is of use.
+    SlowRetrieval = "slow_retrieval",
+    /// The server does not have a file that is signed.
+    FileMissing = "file_missing",
     /// A file's digest is not the one that was signed.
     DigestMismatch = "digest_mismatch",
     /// A file's length is not the one that was signed.
@@ -153,6 +161,8 @@ reasons! {
     StateRecovered = "state_recovered",
     /// A model failed while serving and the next one answered.
     ModelFailed = "model_failed",
+    /// A model failed too often while serving and is not asked any more.
+    Quarantined = "quarantined",
     /// Two live sessions with one identity.
     ClonedIdentity = "cloned_identity",
 }

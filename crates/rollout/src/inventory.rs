@@ -60,7 +60,7 @@ pub struct Paired {
 impl Paired {
     /// Labelled inputs.
     pub fn n(&self) -> u64 {
-        self.both_right + self.only_new + self.only_old + self.both_wrong
+        [self.only_new, self.only_old, self.both_wrong].into_iter().fold(self.both_right, u64::saturating_add)
     }
 
     /// Mean gain in accuracy, within -1 and 1; zero without inputs.
@@ -71,10 +71,11 @@ impl Paired {
 
     /// Adds the counts of another stretch or device.
     pub fn add(&mut self, other: &Self) {
-        self.both_right += other.both_right;
-        self.only_new += other.only_new;
-        self.only_old += other.only_old;
-        self.both_wrong += other.both_wrong;
+        // Devices say what they like; a count at its end says nothing, and stops nobody.
+        self.both_right = self.both_right.saturating_add(other.both_right);
+        self.only_new = self.only_new.saturating_add(other.only_new);
+        self.only_old = self.only_old.saturating_add(other.only_old);
+        self.both_wrong = self.both_wrong.saturating_add(other.both_wrong);
     }
 }
 

@@ -2,6 +2,7 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{DeviceId, Now};
 use serde::{Deserialize, Serialize};
 
@@ -197,7 +198,10 @@ fn look(policy: &Policy, inventory: &Inventory, last: &Plan, at_ms: u64) -> (Pla
         return stop(reason, tally);
     }
     let rules = &policy.waves[wave.min(policy.waves.len() - 1)];
-    let quality = assess(policy, rules, members.iter().map(|(_, member)| *member));
+    let quality = match weaken::off(Defence::Gate) {
+        true => Quality::NotGated,
+        false => assess(policy, rules, members.iter().map(|(_, member)| *member)),
+    };
     let wait = |on, tally| (last.clone(), Verdict::Wait(on), tally);
     if let Quality::Harmful(release, evidence) = quality {
         return stop(StopReason::Harm { release, evidence }, tally);
@@ -276,7 +280,7 @@ fn count(
     let mut tally = Tally {
         members: members.len(),
         allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
-        requests: members.iter().map(|(_, member)| member.requests).sum(),
+        requests: members.iter().fold(0, |sum, (_, member)| member.requests.saturating_add(sum)),
         ..Tally::default()
     };
     let mut unfinished = Vec::new();

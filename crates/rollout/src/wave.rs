@@ -7,12 +7,14 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{ClassName, DeviceId};
 
 use crate::Inventory;
 
 /// Devices of a wave of this share: `max(one per class, ceil(share · n))`.
 pub fn size(share_ppm: u32, devices: usize, classes: usize) -> usize {
+    let share_ppm = if weaken::off(Defence::Waves) { 1_000_000 } else { share_ppm };
     let share = (devices as u128 * u128::from(share_ppm)).div_ceil(1_000_000);
     usize::try_from(share).unwrap_or(devices).max(classes).min(devices)
 }

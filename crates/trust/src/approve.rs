@@ -2,6 +2,7 @@
 //! and the image repository approves, byte for byte the same.
 use std::collections::BTreeSet;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
     Assignment, DeviceId, DeviceProfile, Digest, ReasonCode, ReleaseId, TargetCustom, TargetsCustom,
     TaskAssignment, TaskId, TaskPolicy,
@@ -14,7 +15,7 @@ use crate::constraints::{Refusal, check_hard};
 use crate::document::Verified;
 use crate::key::sha256;
 use crate::repo::{RETRAINED, TARGETS};
-use crate::{Floors, TargetInfo, TrustError, TrustedRepo};
+use crate::{CountedBy, Floors, TargetInfo, TrustError, TrustedRepo};
 
 /// Tasks of one assignment; a device has few, and every one costs two look-ups in each repository.
 pub const TASKS_MAX: usize = 64;
@@ -90,22 +91,58 @@ pub fn approve(
 ) -> Result<Verified<Approved>, TrustError> {
     let custom = director.targets_custom().ok_or_else(|| missing("director targets"))?;
     let assignment: Assignment = read(custom, "the director's targets hold no assignment")?;
-    if assignment.device != *device {
+    if assignment.device != *device && !weaken::off(Defence::AssignedDevice) {
         return Err(TrustError::WrongDevice { device: device.clone(), named: assignment.device });
     }
     let content = content(director, custom)?;
-    let known = floors.assignment.is_some_and(|known| known != content);
-    if assignment.generation < floors.generation || (assignment.generation == floors.generation && known) {
-        return Err(TrustError::Generation { got: assignment.generation, floor: floors.generation });
+    let counted_by = counted_by(director, floors)?;
+    // Generations that other keys counted say nothing.
+    let other_keys = floors.counted_by.is_some_and(|before| before != counted_by);
+    let floor = if other_keys { 0 } else { floors.generation };
+    let known = !other_keys && floors.assignment.is_some_and(|known| known != content);
+    let back = assignment.generation < floor || (assignment.generation == floor && known);
+    if back && !weaken::off(Defence::Generation) {
+        return Err(TrustError::Generation { got: assignment.generation, floor });
     }
     check_tasks(&assignment)?;
 
     let mut raised = raise(image, director, floors)?;
     raised.generation = assignment.generation;
     raised.assignment = Some(content);
+    raised.counted_by = Some(counted_by);
     let judge = Judge { image, director, profile, floors: &raised };
-    let tasks = assignment.tasks.iter().map(|task| (task.task.clone(), judge.task(task))).collect();
+    let mut tasks: Vec<_> =
+        assignment.tasks.iter().map(|task| (task.task.clone(), judge.task(task))).collect();
+    fit_together(&mut tasks, profile.ram_bytes);
     Ok(Verified::new(Approved { assignment, tasks, floors: raised }))
+}
+
+/// The keys that the director's generations are counted by. They never go back to those of an older root.
+fn counted_by(director: &TrustedRepo, floors: &Floors) -> Result<CountedBy, TrustError> {
+    let now = director.targets_keys(floors.counted_by);
+    let floor = floors.counted_by.map_or(0, |before| before.root);
+    if now.root < floor {
+        return Err(TrustError::Rollback { role: "root".to_owned(), got: now.root, floor });
+    }
+    Ok(now)
+}
+
+/// Releases that are each small enough may still be too many: the tasks are served in their order for as long as the device's
+/// memory holds what all of them were signed to need.
+fn fit_together(tasks: &mut [(TaskId, Result<ApprovedTask, Refusal>)], ram_bytes: u64) {
+    let mut left = ram_bytes;
+    for (task, verdict) in tasks {
+        let Ok(approved) = verdict.as_ref() else { continue };
+        let releases = [Some(&approved.champion), approved.fallback.as_ref()].into_iter().flatten();
+        let need = releases.fold(0u64, |sum, release| sum.saturating_add(release.custom.hard.ram_bytes));
+        match left.checked_sub(need) {
+            Some(rest) => left = rest,
+            None => {
+                let detail = format!("{task} needs {need} bytes of memory, the tasks before it leave {left}");
+                *verdict = Err(Refusal::new(ReasonCode::LineupConflict, detail));
+            }
+        }
+    }
 }
 
 fn missing(role: &str) -> TrustError {
@@ -202,7 +239,8 @@ impl Judge<'_> {
     ) -> Result<ApprovedRelease, Refusal> {
         let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
         let name = release.target_name();
-        let Some(info) = self.image.target(&name) else {
+        let unapproved = || self.director.target(&name).filter(|_| weaken::off(Defence::Approval));
+        let Some(info) = self.image.target(&name).or_else(unapproved) else {
             return refuse(ReasonCode::NotApproved, "the image repository does not hold it");
         };
         let Some(assigned) = self.director.target(&name) else {

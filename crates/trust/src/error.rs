@@ -81,14 +81,6 @@ pub enum TrustError {
     /// The time is unknown, so nothing new can be judged fresh.
     #[error("the time is unknown, so that nothing new can be judged fresh")]
     ClockUnknown,
-    /// The clock lies before a time that was already verified.
-    #[error("the clock shows Unix time {now_ms} ms, before {floor_ms} ms that was already verified")]
-    ClockStepped {
-        /// The clock, Unix milliseconds.
-        now_ms: u64,
-        /// The latest verified time, Unix milliseconds.
-        floor_ms: u64,
-    },
     /// An assignment that names another device.
     #[error("the assignment is for device {named}, not for {device}")]
     WrongDevice {
@@ -106,7 +98,9 @@ pub enum TrustError {
         floor: u64,
     },
     /// Both copies of the floors record are damaged.
-    #[error("no copy of the floors record is whole; nothing is accepted until the device is enrolled anew")]
+    #[error(
+        "no copy of the floors record is whole, so that nothing new is accepted; `dunlin-agent enrol --force` begins anew"
+    )]
     FloorsDamaged,
     /// A payload is no envelope.
     #[error("the payload is no envelope")]
@@ -165,11 +159,11 @@ impl TrustError {
             Self::TooLarge { .. } => ReasonCode::MetadataTooLarge,
             Self::Threshold { .. } => ReasonCode::SignatureThreshold,
             Self::Expired { .. } => ReasonCode::MetadataExpired,
-            Self::Rollback { .. } | Self::FloorsDamaged => ReasonCode::MetadataRollback,
+            Self::Rollback { .. } => ReasonCode::MetadataRollback,
+            Self::FloorsDamaged => ReasonCode::FloorsDamaged,
             Self::Mismatch { .. } | Self::Missing { .. } => ReasonCode::MetadataMismatch,
             Self::RootChain { .. } => ReasonCode::RootChain,
             Self::ClockUnknown => ReasonCode::ClockUnknown,
-            Self::ClockStepped { .. } => ReasonCode::ClockStepped,
             Self::WrongDevice { .. } => ReasonCode::WrongDevice,
             Self::Generation { .. } => ReasonCode::GenerationRollback,
             Self::EnvelopeShape(EnvelopeError::Schema(_)) => ReasonCode::SchemaUnknown,

@@ -12,6 +12,16 @@ use serde::{Deserialize, Serialize};
 use crate::TrustError;
 use crate::key::sha256;
 
+/// The keys under which something was counted. Who steals them counts as far as numbers go; when a root names others, counting
+/// begins anew (as specification §5.3.11 has it for metadata versions).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedBy {
+    /// Version of the root that was trusted when they were first seen.
+    pub root: u64,
+    /// Digest over their ids.
+    pub keys: Digest,
+}
+
 /// What a device never goes back behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,25 +36,43 @@ pub struct Floors {
     /// is accepted again only with the same content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Digest>,
+    /// The director's targets keys that signed it; `None` in records of agents before this field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counted_by: Option<CountedBy>,
     /// Latest wall time at which metadata was judged fresh, Unix milliseconds.
     pub wall_ms: u64,
     /// Release floors by model line, from offline-signed metadata alone.
     pub releases: BTreeMap<ModelName, u32>,
     /// Number of the last accepted down-message.
     pub down_seq: u64,
+    /// The director's timestamp keys, of which one signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard_from: Option<CountedBy>,
 }
 
+/// How far a hint may move the time beyond what is known, milliseconds: as long as a device may lie in a drawer and be
+/// expected back. A hint beyond that is a mistake, or a stolen key.
+pub const HINT_AHEAD_MS_MAX: u64 = 5 * 365 * 24 * 60 * 60 * 1000;
+
 impl Floors {
-    /// The present time, if it is known and not before a time at which metadata was already judged.
+    /// The time to judge by: the clock's, or the latest at which metadata was judged fresh if the clock lies before it.
+    /// Time does not run backwards, and who can set the clock back could as well set it to that time; refusing to judge
+    /// would only keep a device with a bad battery from its updates.
     ///
     /// # Errors
-    /// [`TrustError::ClockUnknown`] or [`TrustError::ClockStepped`].
+    /// [`TrustError::ClockUnknown`].
     pub fn check_clock(&self, now: Now) -> Result<u64, TrustError> {
-        let now_ms = now.wall_ms.ok_or(TrustError::ClockUnknown)?;
-        if now_ms < self.wall_ms {
-            return Err(TrustError::ClockStepped { now_ms, floor_ms: self.wall_ms });
-        }
-        Ok(now_ms)
+        Ok(now.wall_ms.ok_or(TrustError::ClockUnknown)?.max(self.wall_ms))
+    }
+
+    /// Whether a time that the director signed may set the clock: it must not lie before `known_ms`, nor more than
+    /// [`HINT_AHEAD_MS_MAX`] after that or after the latest time at which metadata was judged fresh. It may lie before
+    /// the latter, so that a hint that was ahead can be corrected; [`Floors::check_clock`] judges by the later of the
+    /// two. The hint is never kept: only what metadata was judged fresh at raises the floor, and no online key can
+    /// raise it past the expiry of what the offline keys signed.
+    pub fn admits_hint(&self, hint_ms: u64, known_ms: u64) -> bool {
+        let latest = self.wall_ms.max(known_ms).saturating_add(HINT_AHEAD_MS_MAX);
+        (known_ms..=latest).contains(&hint_ms)
     }
 }
 
@@ -82,6 +110,7 @@ fn decode(file: &[u8]) -> Option<(u64, Floors)> {
 
 /// What was found where the record should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one is made at each start, and taken apart at once")]
 pub enum Recovery {
     /// Neither file exists: the device was never enrolled.
     Fresh,
@@ -168,12 +197,28 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_before_the_floor_is_no_clock() {
+    fn time_does_not_run_backwards() {
         let floors = floors(5);
         let at = |wall_ms| floors.check_clock(Now { mono_ms: 0, wall_ms });
         assert!(matches!(at(None), Err(TrustError::ClockUnknown)));
-        assert!(matches!(at(Some(4_999)), Err(TrustError::ClockStepped { .. })));
+        assert_eq!(at(Some(4_999)).unwrap(), 5_000);
         assert_eq!(at(Some(5_000)).unwrap(), 5_000);
+        assert_eq!(at(Some(5_001)).unwrap(), 5_001);
+    }
+
+    #[test]
+    fn a_hint_sets_the_clock_within_its_bound() {
+        let floors = floors(5);
+        for (hint, known, admitted) in [
+            (4_999, 0, true),
+            (5_000 + HINT_AHEAD_MS_MAX, 0, true),
+            (5_001 + HINT_AHEAD_MS_MAX, 0, false),
+            (u64::MAX, 0, false),
+            (8_999, 9_000, false),
+            (9_000 + HINT_AHEAD_MS_MAX, 9_000, true),
+        ] {
+            assert_eq!(floors.admits_hint(hint, known), admitted, "{hint} {known}");
+        }
     }
 
     proptest! {

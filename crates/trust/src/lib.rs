@@ -44,7 +44,7 @@ pub use canonical::{FloatError, canonical};
 pub use constraints::{Refusal, check_bundle, check_hard, check_retrained};
 pub use document::{Document, Signed, Verified};
 pub use error::TrustError;
-pub use floors::{Floors, Recovery};
+pub use floors::{CountedBy, Floors, Recovery};
 pub use key::{Key, sha256};
 pub use lookup::{Lookup, TargetInfo};
 pub use repo::{DELEGATIONS_MAX, RETRAINED, ROOTS_MAX, RepoKind, TrustedRepo};

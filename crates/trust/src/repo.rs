@@ -1,12 +1,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Bytes, Now, RepoFiles, RepoVersions};
 use serde_json::Value;
 
 use crate::document::{Authority, Document, Signed, Verified};
+use crate::key::sha256;
 use crate::metadata::{Kind, RoleKeys, Root, RootRoles, Snapshot, Targets, Timestamp};
-use crate::{Key, StoredFiles, TrustError};
+use crate::{CountedBy, Key, StoredFiles, TrustError};
 
 mod workflow;
 
@@ -105,7 +107,7 @@ impl TrustedRepo {
             reload("timestamp", &whole(&stored.timestamp), &root, |r| &r.timestamp, floors.timestamp);
         self.snapshot = reload("snapshot", &whole(&stored.snapshot), &root, |r| &r.snapshot, floors.snapshot);
         self.targets = reload(TARGETS, &whole(&stored.targets), &root, |r| &r.targets, floors.targets)
-            .filter(|targets: &Trusted<Targets>| self.may_delegate(&targets.body).is_ok());
+            .filter(|targets: &Trusted<Targets>| self.may_delegate(TARGETS, &targets.body).is_ok());
         self.delegated.clear();
         self.raise_floors();
         for (delegator, role) in self.edges() {
@@ -281,6 +283,23 @@ impl TrustedRepo {
         self.current_targets().map(|targets| &targets.body.custom)
     }
 
+    /// The keys of the targets role, as those that count; `before` if they are the same.
+    pub fn targets_keys(&self, before: Option<CountedBy>) -> CountedBy {
+        self.counted_by(|roles| &roles.targets, before)
+    }
+
+    /// The same of the timestamp role.
+    pub fn timestamp_keys(&self, before: Option<CountedBy>) -> CountedBy {
+        self.counted_by(|roles| &roles.timestamp, before)
+    }
+
+    fn counted_by(&self, pick: fn(&RootRoles) -> &RoleKeys, before: Option<CountedBy>) -> CountedBy {
+        let ids: BTreeSet<&str> = pick(&self.root.body.roles).keyids.iter().map(String::as_str).collect();
+        let keys = sha256(ids.into_iter().collect::<Vec<_>>().join("\n").as_bytes());
+        let same = before.filter(|before| before.keys == keys);
+        same.unwrap_or(CountedBy { root: self.root.head.version, keys })
+    }
+
     /// A key of the timestamp role.
     pub(crate) fn timestamp_key(&self, id: &str) -> Option<&Key> {
         let root = &self.root.body;
@@ -319,5 +338,9 @@ fn not_expired<T>(role: &str, document: &Document<T>, now: Now) -> Result<(), Tr
 }
 
 fn not_below(role: &str, got: u64, floor: u64) -> Result<(), TrustError> {
-    if got >= floor { Ok(()) } else { Err(TrustError::Rollback { role: role.to_owned(), got, floor }) }
+    if got >= floor || weaken::off(Defence::MetadataVersion) {
+        Ok(())
+    } else {
+        Err(TrustError::Rollback { role: role.to_owned(), got, floor })
+    }
 }

@@ -111,6 +111,28 @@ fn generations_only_rise() {
     assert_eq!(world.assign(assignment(6, &[])).unwrap().floors.generation, 6);
 }
 
+/// What stolen keys counted goes with them, and does not come back with the root that named them.
+#[test]
+fn generations_count_anew_under_other_keys_and_never_under_older_ones() {
+    let mut world = World::new();
+    world.director.custom = assignment(u64::MAX >> 1, &[]);
+    world.floors = world.judge().unwrap().into_inner().floors;
+    let old = world.director.trusted();
+    assert_eq!(world.assign(assignment(2, &[])).unwrap_err().reason(), ReasonCode::GenerationRollback);
+    world.director.targets = vec![forge::key(), forge::key()];
+    world.director.rotate(&[]);
+    world.floors = world.judge().unwrap().into_inner().floors;
+    assert_eq!((world.floors.generation, world.floors.counted_by.unwrap().root), (2, 2));
+    assert_eq!(world.assign(assignment(1, &[])).unwrap_err().reason(), ReasonCode::GenerationRollback);
+    let device = "pole-1".parse().unwrap();
+    let back = approve(&world.image.trusted(), &old, &device, &profile(), &world.floors).unwrap_err();
+    assert_eq!(back.reason(), ReasonCode::MetadataRollback);
+    // A root that names the same keys again lets the count go on.
+    world.director.rotate(&[]);
+    assert_eq!(world.assign(assignment(1, &[])).unwrap_err().reason(), ReasonCode::GenerationRollback);
+    assert_eq!(world.assign(assignment(3, &[])).unwrap().floors.counted_by.unwrap().root, 2);
+}
+
 /// The same generation must not be filled with another file by listing other digests.
 #[test]
 fn the_same_generation_with_other_targets_is_refused() {
@@ -196,6 +218,27 @@ fn hard_constraints_are_judged_before_anything_is_fetched() {
         world.image.listed.insert(MANIFEST.to_owned(), target(b"manifest 2", bent));
         world.refuses(reason);
     }
+}
+
+/// Each of them fits, and the budget for one model is kept: what a thief of the director keys would assign to bring a
+/// device down.
+#[test]
+fn approved_releases_that_need_more_memory_together_than_there_is_are_refused() {
+    let verdicts = |world: &World, ram_bytes: u64| -> Vec<Result<(), ReasonCode>> {
+        let device = dunlin_protocol::DeviceProfile { ram_bytes, ..profile() };
+        let id: DeviceId = "pole-1".parse().unwrap();
+        let (image, director) = (world.image.trusted(), world.director.trusted());
+        let approved = approve(&image, &director, &id, &device, &world.floors).unwrap().into_inner();
+        let told = approved.tasks.into_iter();
+        told.map(|(_, verdict)| verdict.map_err(|refusal| refusal.reason).map(drop)).collect()
+    };
+    let mut world = World::new();
+    // Two tasks of 2000 bytes each.
+    assert_eq!(verdicts(&world, 4000), [Ok(()), Ok(())]);
+    world.director.custom["tasks"][0]["lineup"]["fallback"] = "auto.meter.gbdt@1".into();
+    assert_eq!(verdicts(&world, 6000), [Ok(()), Ok(())]);
+    assert_eq!(verdicts(&world, 4000), [Ok(()), Err(ReasonCode::LineupConflict)]);
+    assert_eq!(verdicts(&world, 3000), [Err(ReasonCode::LineupConflict), Ok(())]);
 }
 
 #[test]

@@ -60,6 +60,7 @@ fn a_controller_signs_with_the_directors_timestamp_key() {
     assert_eq!(open(&sealed, "pole-1", 6, no_clock), Err(ReasonCode::ClockUnknown));
     let ack = envelope::seal_down(&header(Kind::Ack), &forge.timestamp).unwrap();
     assert_eq!(open(&ack, "pole-1", 6, no_clock), Ok(7));
+    assert_eq!(open(&ack, "pole-1", 6, later), Ok(7), "what is stored stays stored");
     assert_eq!(open(&ack, "pole-1", 7, no_clock), Err(ReasonCode::EnvelopeReplayed));
 
     for stranger in [&forge.snapshot, &forge.targets[0], &key()] {

@@ -2,8 +2,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Blob, Budgets, Bundle, ReasonCode, RetrainedBounds, TargetCustom, TaskId};
-use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained};
+use dunlin_protocol::{
+    Blob, Budgets, Bundle, Digest, ReasonCode, RetrainedBounds, TargetCustom, TaskId, cbor,
+};
+use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained, sha256};
 
 use crate::{Pack, Part, Terms};
 
@@ -51,7 +53,28 @@ pub(crate) fn admit(
         blobs.insert(0, bounds.anchor);
     }
     let manifest = Blob { digest: part.manifest.sha256, length: part.manifest.length };
-    Ok(Pack { release: part.release.clone(), manifest, blobs })
+    Ok(Pack { release: part.release.clone(), manifest, blobs, retrained: part.retrained })
+}
+
+/// Digest of what a release takes: names, types and shapes but for the batch, which each release chooses for itself.
+pub(crate) fn inputs(bundle: &Bundle) -> Digest {
+    let ports: Vec<_> = bundle
+        .signature
+        .inputs
+        .iter()
+        .map(|port| (&port.name, port.datatype, port.shape.get(1..).unwrap_or_default()))
+        .collect();
+    sha256(&cbor::encode(&ports))
+}
+
+/// Whether a release can stand in for a champion that takes `champion`. A fallback that takes something else would never
+/// answer, and nobody would know before it is needed.
+pub(crate) fn goes_with(champion: Digest, bundle: &Bundle) -> Result<(), Refused> {
+    if inputs(bundle) == champion {
+        return Ok(());
+    }
+    let detail = format!("{} does not take what the champion takes", bundle.release);
+    Err((ReasonCode::LineupConflict, detail))
 }
 
 /// The limits a release must keep to while it is proved.
@@ -74,6 +97,12 @@ pub(crate) fn passes(terms: &Terms, proof: &crate::Proof) -> Result<(), Refused>
         return Err((
             ReasonCode::LatencyExceeded,
             format!("median of {} us, at most {} allowed", proof.latency_us, terms.latency_us_max),
+        ));
+    }
+    if proof.peak_bytes > terms.ram_bytes_max {
+        return Err((
+            ReasonCode::RamExceeded,
+            format!("{} bytes of memory taken, at most {} allowed", proof.peak_bytes, terms.ram_bytes_max),
         ));
     }
     match terms.anchor {

@@ -1,8 +1,9 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use dunlin_protocol::{Bundle, Digest, ModelName, ReasonCode, ReleaseId, TaskId, TaskPolicy};
+use dunlin_protocol::{Blob, Bundle, Digest, ModelName, ReasonCode, ReleaseId, TaskId, TaskPolicy};
 use dunlin_trust::{Approved, Verified};
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ pub enum Fault {
 pub struct Proof {
     /// Median latency of one request, microseconds.
     pub latency_us: u64,
-    /// Peak memory of the child, bytes.
+    /// Most memory that the model took, bytes; the program's own is not counted.
     pub peak_bytes: u64,
     /// Share of the anchor set it got right, parts per million; a million where there is no anchor set.
     pub anchor_ppm: u32,
@@ -116,6 +117,8 @@ pub enum Event {
     StagedVerified {
         /// The task.
         task: TaskId,
+        /// The files, as they were ordered: the answer may be to an order that was superseded.
+        files: Vec<Blob>,
     },
     /// A staged file read back with other content, and was dropped.
     StagedDamaged {

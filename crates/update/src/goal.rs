@@ -51,4 +51,9 @@ impl Goal {
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         [Some(&self.champion), self.fallback.as_ref()].into_iter().flatten()
     }
+
+    /// Digest of the policy, if there is one.
+    pub(crate) fn policy_digest(&self) -> Option<Digest> {
+        self.policy.as_ref().map(|file| file.sha256)
+    }
 }

@@ -16,9 +16,9 @@ pub const REQUESTS_MIN: u64 = 5;
 pub const TAIL_MIN: u64 = 200;
 /// Fewest inputs both releases answered on which their disagreement is judged.
 pub const PAIRED_MIN: u64 = 50;
-/// Difference of p99 that no limit forbids, microseconds: a scheduler's time slice looks like that, and a factor
-/// on a model of 20 µs would measure nothing else.
-const TAIL_SLACK_US: u64 = 500;
+/// Difference of p99 that no limit forbids, microseconds: one tick of a kernel at 250 Hz, which is what a request
+/// waits for the processor on a busy device. A factor on a model of 60 µs would measure nothing else.
+const TAIL_SLACK_US: u64 = 4_000;
 const MILLION: u64 = 1_000_000;
 
 /// Counters since the switch.
@@ -168,7 +168,7 @@ mod tests {
     }
 
     proptest! {
-        /// At the very rate that is allowed, chance alone does not end a probation at any of 40 looks.
+        /// The very rate that is allowed ends no probation, however many inputs were compared.
         #[test]
         fn noise_at_the_limit_is_no_breach(n in 50u64..5_000) {
             let allowed = n * u64::from(limits().disagree_ppm_max) / MILLION;

@@ -3,6 +3,7 @@ use alloc::vec::Vec;
 
 use dunlin_protocol::cbor::{self, CborError};
 use dunlin_protocol::{Blob, Outcome, ReasonCode, ReleaseId, TaskId};
+use dunlin_trust::CountedBy;
 use serde::{Deserialize, Serialize};
 
 use crate::{Designation, Record, Slot, Step};
@@ -32,6 +33,9 @@ pub(crate) struct TaskState {
     pub(crate) serving: Designation,
     pub(crate) previous: Designation,
     pub(crate) step: Step,
+    /// Deaths of the process in a row, each soon after its start, while a committed line-up served.
+    #[serde(default)]
+    pub(crate) crashes: u32,
 }
 
 impl TaskState {
@@ -41,6 +45,7 @@ impl TaskState {
             serving: Designation::Baseline,
             previous: Designation::Baseline,
             step: Step::Idle,
+            crashes: 0,
         }
     }
 }
@@ -50,6 +55,9 @@ impl TaskState {
 pub struct Journal {
     pub(crate) format: u32,
     pub(crate) generation: u64,
+    /// The keys that counted it; `None` in journals of agents before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) counted_by: Option<CountedBy>,
     pub(crate) tasks: BTreeMap<TaskId, TaskState>,
     pub(crate) known_bad: VecDeque<KnownBad>,
     pub(crate) outbox: VecDeque<(u64, Outcome)>,
@@ -62,6 +70,7 @@ impl Default for Journal {
         Self {
             format: JOURNAL_FORMAT,
             generation: 0,
+            counted_by: None,
             tasks: BTreeMap::new(),
             known_bad: VecDeque::new(),
             outbox: VecDeque::new(),
@@ -108,6 +117,7 @@ impl Journal {
             serving: slot.serving,
             previous: slot.previous,
             step: Step::Idle,
+            crashes: 0,
         };
         let tasks = record.tasks.into_iter().map(|(id, slot)| (id, task(slot))).collect();
         Self { generation: record.generation.saturating_sub(1), tasks, ..Self::default() }

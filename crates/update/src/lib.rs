@@ -13,6 +13,8 @@
 //! - At every instant each task has a designation: a release that was proved on this device, or the constant
 //!   baseline. A release is left only for one that was proved, or for its predecessor.
 //! - Tasks are independent: what happens to one changes no other.
+//! - A process that dies again and again soon after its start leaves every line-up for its predecessor, even one
+//!   that was committed.
 //! - What failed here by its own fault is remembered and refused until an operator retargets it.
 //!
 //! Phases: `assigned → fetching → verifying → staged → proving → probation → committed`, and from any of them
@@ -58,6 +60,6 @@ pub use journal::{
     JOURNAL_BYTES_MAX, JOURNAL_FORMAT, Journal, JournalError, KNOWN_BAD_MAX, KnownBad, OUTBOX_MAX,
 };
 pub use line::{Designation, Line, Pack, Record, RecordError, Slot};
-pub use machine::{GUARD_EVERY_MS, Setup, Updater, WRONG_MAX};
+pub use machine::{DETAIL_CHARS_MAX, GUARD_EVERY_MS, Setup, Updater, WRONG_MAX};
 pub use step::{Item, Step, Tries, Work};
-pub use strikes::{CRASHES_MAX, RESETS_MAX, Strikes};
+pub use strikes::{CALM_MS, CRASHES_MAX, RESETS_MAX, Strikes};

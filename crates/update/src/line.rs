@@ -2,7 +2,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use dunlin_protocol::cbor::{self, CborError};
-use dunlin_protocol::{Blob, ReleaseId, TaskId};
+use dunlin_protocol::{Blob, Digest, ReleaseId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::Proof;
@@ -18,6 +18,9 @@ pub struct Pack {
     /// The blobs it needs, in the order in which they are fetched; for a retrained release also the anchor
     /// set it was measured by.
     pub blobs: Vec<Blob>,
+    /// Whether the `retrained` role approved it, so that it is bound by the task's policy.
+    #[serde(default)]
+    pub retrained: bool,
 }
 
 impl Pack {
@@ -38,12 +41,20 @@ pub struct Line {
     pub fallback: Option<Pack>,
     /// What the proof of the champion measured.
     pub proof: Proof,
+    /// The policy it was proved under: a retrained release was held to the bounds of this one and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Digest>,
 }
 
 impl Line {
     /// Its releases, the champion first.
     pub fn packs(&self) -> impl Iterator<Item = &Pack> {
         [Some(&self.champion), self.fallback.as_ref()].into_iter().flatten()
+    }
+
+    /// Whether its releases keep to this policy for all that was proved: only retrained ones are bound by it.
+    pub(crate) fn keeps_to(&self, policy: Option<Digest>) -> bool {
+        !self.packs().any(|pack| pack.retrained) || (policy.is_some() && self.policy == policy)
     }
 }
 
@@ -66,6 +77,23 @@ impl Designation {
         match self {
             Self::Baseline => None,
             Self::Line(line) => Some(line),
+        }
+    }
+
+    /// Without the releases that `keep` refuses: a fallback takes its champion's place.
+    pub(crate) fn trimmed(self, keep: impl Fn(&Pack) -> bool) -> Self {
+        match self {
+            Self::Baseline => Self::Baseline,
+            Self::Line(line) => {
+                let fallback = line.fallback.clone().filter(|pack| keep(pack));
+                if keep(&line.champion) {
+                    Self::Line(Line { fallback, ..line })
+                } else {
+                    fallback.map_or(Self::Baseline, |champion| {
+                        Self::Line(Line { champion, fallback: None, ..line })
+                    })
+                }
+            }
         }
     }
 

@@ -3,10 +3,11 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
     Blob, Budgets, Digest, Installed, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
 };
-use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask};
+use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, CountedBy};
 
 use crate::backoff::Backoff;
 use crate::journal::TaskState;
@@ -21,6 +22,9 @@ pub const GUARD_EVERY_MS: u64 = 1_000;
 /// Wrong answers to one item, or damaged read-backs of one goal, before it fails. A cache on the way may be stale
 /// once; what stays wrong is wrong.
 pub const WRONG_MAX: u32 = 3;
+
+/// Longest detail of an outcome, characters: what a server answered may be part of it, and a report has to fit a message.
+pub const DETAIL_CHARS_MAX: usize = 300;
 
 /// What a machine needs to know about its device.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +46,8 @@ pub struct Updater {
     pub(crate) backoff: Backoff,
     persisted: Vec<u8>,
     started: bool,
+    /// When the deaths of earlier processes are forgotten, on this process's clock; `None` if there were none.
+    pub(crate) calm_ms: Option<u64>,
     /// Orders of the event at hand; they are queued behind the journal that they follow from.
     orders: Vec<Command>,
     /// Whether files may have become useless by the event at hand.
@@ -76,6 +82,7 @@ impl Updater {
             backoff,
             persisted,
             started: false,
+            calm_ms: None,
             orders: Vec::new(),
             untidy: false,
             queue: VecDeque::new(),
@@ -108,7 +115,7 @@ impl Updater {
 
     /// When [`Event::TimePassed`] is due, on the clock of [`Now::mono_ms`].
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.journal.tasks.values().filter_map(|state| due_ms(&state.step)).min()
+        self.journal.tasks.values().filter_map(|state| due_ms(&state.step)).chain(self.calm_ms).min()
     }
 
     /// The journal as it stands.
@@ -119,6 +126,11 @@ impl Updater {
     /// Generation of the last assignment that was taken up.
     pub fn generation(&self) -> u64 {
         self.journal.generation
+    }
+
+    /// The keys that counted it.
+    pub fn counted_by(&self) -> Option<CountedBy> {
+        self.journal.counted_by
     }
 
     /// The tasks.
@@ -177,13 +189,13 @@ impl Updater {
                 Ok(())
             }
             Event::AssignmentApproved(approved) => {
-                let Approved { assignment, tasks, .. } = approved.into_inner();
+                let Approved { assignment, tasks, floors } = approved.into_inner();
                 let verdict = |verdict: Result<ApprovedTask, dunlin_trust::Refusal>| match verdict {
                     Ok(task) => Ok(goal(task, assignment.generation, &assignment.correlation)),
                     Err(refusal) => Err((refusal.reason, refusal.detail)),
                 };
                 let verdicts = tasks.into_iter().map(|(task, given)| (task, verdict(given))).collect();
-                self.assign(assignment.generation, &assignment.correlation, verdicts, now)
+                self.assign(assignment.generation, floors.counted_by, &assignment.correlation, verdicts, now)
             }
             Event::FloorsRaised(floors) => {
                 self.withdraw(&floors, now);
@@ -195,7 +207,7 @@ impl Updater {
             Event::SpaceChecked { task, enough, detail } => self.space_checked(&task, enough, detail, now),
             Event::BlobStored { task, digest } => self.blob_stored(&task, digest, now),
             Event::FetchFailed { task, digest, fault } => self.fetch_failed(&task, digest, fault, now),
-            Event::StagedVerified { task } => self.staged_verified(&task, now),
+            Event::StagedVerified { task, files } => self.staged_verified(&task, &files, now),
             Event::StagedDamaged { task, digest } => self.staged_damaged(&task, digest, now),
             Event::Proved { task, manifest, proof } => self.proved(&task, manifest, proof, now),
             Event::ProofFailed { task, manifest, reason, detail } => {
@@ -287,6 +299,7 @@ impl Updater {
         detail: String,
         now: Now,
     ) {
+        let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
         let outcome = Outcome {
             generation,
             task: Some(task.clone()),
@@ -327,11 +340,15 @@ impl Updater {
     pub(crate) fn assign(
         &mut self,
         generation: u64,
+        counted_by: Option<CountedBy>,
         correlation: &str,
         verdicts: Vec<(TaskId, Verdict)>,
         now: Now,
     ) -> Result<(), Ignored> {
-        let held = self.journal.generation;
+        // As the trust core has it: what other keys counted does not stand above what these count.
+        let before = self.journal.counted_by;
+        let other_keys = before.is_some() && before != counted_by;
+        let held = if other_keys { 0 } else { self.journal.generation };
         let again = generation == held;
         let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
             (Ok(goal), step) => step.goal() == Some(goal),
@@ -340,7 +357,7 @@ impl Updater {
             }
             (Err(_), _) => false,
         };
-        if generation < held
+        if (generation < held && !weaken::off(Defence::Generation))
             || (again && verdicts.iter().all(same) && verdicts.len() == self.journal.tasks.len())
         {
             return Err(Ignored::StaleGeneration { given: generation, held });
@@ -350,7 +367,7 @@ impl Updater {
             .filter(|verdict| !again || !same(verdict))
             .map(|(task, _)| task.clone())
             .collect();
-        self.journal.generation = generation;
+        (self.journal.generation, self.journal.counted_by) = (generation, counted_by);
         let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).collect();
         let gone: Vec<TaskId> =
             self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
@@ -403,44 +420,7 @@ impl Updater {
                 };
                 self.report(&task, &goal, Phase::Rejected, ReasonCode::BelowReleaseFloor, detail, now);
             }
-            let state = self.known(&task);
-            let previous = core::mem::replace(&mut state.previous, Designation::Baseline);
-            let serving = core::mem::replace(&mut state.serving, Designation::Baseline);
-            let previous = trimmed(previous, keep);
-            let old = serving.line().map(|line| line.champion.clone());
-            let trimmed_serving = trimmed(serving.clone(), keep);
-            if trimmed_serving == serving {
-                (state.serving, state.previous) = (serving, previous);
-                continue;
-            }
-            let champion_stays = old.as_ref().is_some_and(keep);
-            // What was proved as a whole before comes ahead of what was proved as a stand-in.
-            let next = match (champion_stays, previous, trimmed_serving) {
-                (true, previous, serving) => {
-                    state.previous = previous;
-                    serving
-                }
-                (false, Designation::Line(line), Designation::Line(_) | Designation::Baseline) => {
-                    Designation::Line(line)
-                }
-                (false, Designation::Baseline, serving) => serving,
-            };
-            state.serving = next.clone();
-            self.order(Command::RollBack { task: task.clone(), to: next });
-            if let Some(old) = old {
-                let (generation, detail) =
-                    (self.journal.generation, format!("{} was withdrawn", old.release));
-                self.report_release(
-                    &task,
-                    generation,
-                    "",
-                    Some(old.release),
-                    Phase::RolledBack,
-                    ReasonCode::BelowReleaseFloor,
-                    detail,
-                    now,
-                );
-            }
+            self.leave(&task, keep, ReasonCode::BelowReleaseFloor, "was withdrawn", now);
         }
         if !self.orders.is_empty() {
             self.tidy();
@@ -477,23 +457,6 @@ fn kept(state: &TaskState) -> Vec<Blob> {
     files.extend(state.policy);
     files.extend(state.step.files());
     files
-}
-
-/// A designation without the releases that `keep` refuses.
-fn trimmed(designation: Designation, keep: impl Fn(&Pack) -> bool) -> Designation {
-    match designation {
-        Designation::Baseline => Designation::Baseline,
-        Designation::Line(Line { generation, champion, fallback, proof }) => {
-            let fallback = fallback.filter(|pack| keep(pack));
-            if keep(&champion) {
-                Designation::Line(Line { generation, champion, fallback, proof })
-            } else {
-                fallback.map_or(Designation::Baseline, |champion| {
-                    Designation::Line(Line { generation, champion, fallback: None, proof })
-                })
-            }
-        }
-    }
 }
 
 fn due_ms(step: &Step) -> Option<u64> {

@@ -18,6 +18,9 @@ pub struct Work {
     pub proofs: Vec<Proof>,
     /// How often staged files read back damaged.
     pub damaged: u32,
+    /// Digest of what the champion takes, which its fallback must take too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Digest>,
 }
 
 /// What is being fetched.

@@ -8,6 +8,9 @@ pub const CRASHES_MAX: u32 = 3;
 /// model that hangs the board looks just like them and must not do so for ever.
 pub const RESETS_MAX: u32 = 10;
 
+/// A process that has lived so long, milliseconds, is in no crash loop: deaths before its start are forgotten.
+pub const CALM_MS: u64 = 600_000;
+
 /// How often the agent ended while a release was proved, switched to or on probation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strikes {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use dunlin_agent::api::Api;
+use dunlin_agent::api::{self, Api, Door};
 use dunlin_agent::serve::{Limits, Resident, Serving};
 use dunlin_engine::Model;
 use dunlin_protocol::{Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskType};
@@ -159,8 +159,8 @@ fn alternate(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
     let scene = Scene { model, rows, width, shape: shape.to_vec(), api: listener.local_addr()? };
-    runtime
-        .spawn(Api::new(serving, Arc::new(dunlin_agent::clock::now)).serve(listener, std::future::pending()));
+    let api = Api::new(serving, Arc::new(dunlin_agent::clock::now), api::Limits::default());
+    runtime.spawn(api.serve(Door::Tcp(listener), std::future::pending()));
 
     for way in Way::ALL {
         scene.times(way, WARM.min(requests), || ())?;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use dunlin_controller::broker::link::Message;
+use dunlin_controller::identity::Issued;
 use dunlin_controller::ingest::{Record, store_batch, verify_batch};
 use dunlin_controller::store::{Claim, NewDevice, Store};
 use dunlin_protocol::{DeviceId, DeviceProfile, Topic, Up, Window};
@@ -66,14 +67,14 @@ pub(crate) async fn database(folder: &Path, devices: &[Device]) -> Result<Store>
             used_by: None,
         };
         store.claim_add(&claim, &dunlin_trust::sha256(id.as_bytes())).await?;
-        store
-            .enrol(
-                &claim,
-                &device.id,
-                &NewDevice { spki: device.signer.public(), certificate_pem: "", profile: &profile },
-                2,
-            )
-            .await?;
+        let issued = Issued {
+            pem: String::new(),
+            spki: device.signer.public().to_vec(),
+            serial: id,
+            from_ms: 2,
+            until_ms: u64::MAX >> 1,
+        };
+        store.enrol(&claim, &device.id, &NewDevice { issued: &issued, profile: &profile }, 2).await?;
     }
     Ok(store)
 }

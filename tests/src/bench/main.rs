@@ -17,6 +17,7 @@ mod report;
 mod size;
 mod timing;
 mod trees;
+mod trust;
 mod window;
 mod wire;
 mod world;
@@ -41,7 +42,7 @@ struct Options {
     /// What was built
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// Measure only these: size, memory, inference, trees, ingest, bytes
+    /// Measure only these: size, memory, inference, trust, trees, ingest, bytes
     #[arg(long)]
     only: Vec<String>,
 }
@@ -62,10 +63,11 @@ fn main() -> Result<ExitCode> {
     let folder = scratch.path().canonicalize()?;
 
     type Measure<'a> = Box<dyn Fn(&mut Section) -> Result<()> + 'a>;
-    let subjects: [(&'static str, Measure<'_>); 6] = [
+    let subjects: [(&'static str, Measure<'_>); 7] = [
         ("size", Box::new(size::measure)),
         ("memory", Box::new(|section| memory::measure(section, &folder.join("memory")))),
         ("inference", Box::new(inference::measure)),
+        ("trust", Box::new(trust::measure)),
         ("trees", Box::new(|section| trees::measure(section, &folder.join("trees"), &options.python))),
         ("ingest", Box::new(|section| ingest::measure(section, &folder.join("ingest")))),
         ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes")))),

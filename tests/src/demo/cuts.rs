@@ -2,43 +2,43 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dunlin_tests::claims::{self, Cut};
 use dunlin_tests::digits::{AGED, NEW, views};
 use dunlin_tests::operator::{TASK, push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::wide::widen;
-use sqlx::Row;
 
 use crate::ageing::follow;
 use crate::report::Report;
 
+use crate::setup;
 use crate::world::World;
-use crate::{books, setup};
 
 /// How long a rollout of the size of this fleet may take.
 const LIMIT: Duration = Duration::from_secs(240);
+/// How long one device, or the last records, may take.
+const DEVICE_LIMIT: Duration = Duration::from_secs(60);
+/// How long a schedule of every minute may take, and a little more.
+const CRON_LIMIT: Duration = Duration::from_secs(130);
 
 /// Width that makes the network about 20 MB.
 const WIDE_UNITS: usize = 40_000;
 
-/// A device with a partial download, and how much of it there is.
-fn partial_download(world: &World) -> Result<Option<(usize, u64)>> {
-    // A download lasts a fraction of a second here, so this looks many times before it says no.
-    for _ in 0..100 {
-        for (index, agent) in world.agents.iter().enumerate() {
-            let folder = agent.folder.join("state/slots/blobs");
-            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-            for entry in
-                entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(".part"))
-            {
-                let length = entry.metadata().map_or(0, |metadata| metadata.len());
-                if length > 1 << 20 {
-                    return Ok(Some((index, length)));
-                }
+/// Bytes on the disk that make a download worth cutting.
+const CUT_BYTES: u64 = 1 << 20;
+
+/// Waits for a device in the middle of a download. That lasts a fraction of a second here, so this looks all the time.
+async fn downloading(world: &World) -> Result<(usize, Cut)> {
+    let look = async {
+        loop {
+            let mut agents = world.agents.iter().enumerate();
+            if let Some(found) = agents.find_map(|(i, agent)| Some((i, agent.downloading(CUT_BYTES)?))) {
+                return found;
             }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(None)
+    };
+    tokio::time::timeout(LIMIT, look).await.context("no device was seen in the middle of a download")
 }
 
 pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
@@ -70,11 +70,10 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     world.mark("power cuts");
 
     let database = world.database().await?;
-    let (index, partial) =
-        wait_for("a device in the middle of a download", LIMIT, async || partial_download(world)).await?;
+    let (index, cut) = downloading(world).await?;
     world.agents[index].kill().await?;
     let device = world.agents[index].id.clone();
-    report.say(&format!("{device} was killed with {partial} bytes of the model on its disk"));
+    report.say(&format!("{device} was killed with {} bytes of the model on its disk", cut.bytes));
     world.controller.kill().await?;
     report.say("the controller was killed in the middle of the rollout");
     tokio::time::sleep(Duration::from_secs(4)).await;
@@ -98,41 +97,22 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
         world.controller.json(&["rollout", "promote", &rollout]).await?;
         report.say("the operator promotes it");
     }
-    let state = follow(world, report, &rollout, LIMIT).await?;
-    report.claim("the controller resumed the rollout it died in", state == "promoted", state);
-    let serving = wait_for("the killed device to finish", Duration::from_secs(60), async || {
-        let row = sqlx::query("SELECT release FROM installed WHERE device = ? AND phase = 'committed'")
-            .bind(&device)
-            .fetch_optional(&database)
-            .await?;
-        Ok(row.and_then(|row| row.get::<Option<String>, _>(0)).filter(|release| releases.contains(release)))
-    })
-    .await;
-    report.claim(
-        "the killed device took its download up again and committed",
-        serving.is_ok(),
-        serving.unwrap_or_else(|error| error.to_string()),
+    follow(world, report, &rollout, LIMIT).await?;
+    report
+        .check("the controller resumed the rollout it died in", claims::promoted(&database, &rollout).await);
+    report.check(
+        "the killed device asked only for what was missing of its download",
+        claims::resumed(&world.agents[index], &cut, DEVICE_LIMIT).await,
     );
-    let blamed: i64 = sqlx::query_scalar("SELECT count(*) FROM outcomes WHERE device = ? AND phase IN ('failed', 'rolled_back') AND release LIKE 'meter-next-%'")
-        .bind(&device)
-        .fetch_one(&database)
-        .await?;
-    report.claim("its cut did not count as a failed deployment", blamed == 0, format!("{blamed} failures"));
+    report.check("it then committed", claims::committed(&database, &device, &releases, DEVICE_LIMIT).await);
+    report.check(
+        "its cut did not count as a failed deployment",
+        claims::not_blamed(&database, &device, &releases).await,
+    );
 
     setup::with_cron(world).await?;
     report.say("the task gets a schedule: every minute");
-    let cron = world
-        .wait_text(
-            "the schedule to start a run by itself",
-            130,
-            "SELECT id || ' because ' || cause FROM runs WHERE cause LIKE '%cron%' LIMIT 1",
-        )
-        .await;
-    report.claim(
-        "a cron trigger fired by itself",
-        cron.is_ok(),
-        cron.unwrap_or_else(|error| error.to_string()),
-    );
+    report.check("a cron trigger fired by itself", claims::schedule_fired(&database, CRON_LIMIT).await);
 
     world.traffic.abort_all();
     for agent in &mut world.agents {
@@ -142,21 +122,16 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     for index in 0..world.agents.len() {
         world.start_agent(index).await?;
     }
-    let (agreed, numbers) = books::agree(world).await?;
-    report.claim("every telemetry window is accounted for, none is stored twice", agreed, numbers);
+    let agents: Vec<_> = world.agents.iter().collect();
+    report.check(
+        "every telemetry window is accounted for, none is stored twice",
+        claims::accounted_for(&agents, &database, DEVICE_LIMIT).await,
+    );
     let failures: u64 = world.scene.failures().values().sum();
     report.say(&format!(
         "{failures} requests of applications found no agent, in all; those fell into the cuts"
     ));
-    let audit = world
-        .controller
-        .run(&["audit", "verify", "--data", &world.controller.data.display().to_string()])
-        .await;
-    report.claim(
-        "the audit log is whole",
-        audit.is_ok(),
-        audit.map_or_else(|error| error.to_string(), |ended| ended.stdout.trim().to_owned()),
-    );
+    report.check("the audit log is whole", claims::audit_whole(&world.controller).await);
     for agent in &mut world.agents {
         agent.stop().await?;
     }

@@ -5,7 +5,6 @@
 mod ageing;
 mod attacks;
 mod bad_model;
-mod books;
 mod cuts;
 mod report;
 mod setup;

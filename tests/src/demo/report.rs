@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
+use dunlin_tests::claims::Claim as Checked;
 
 /// A claim and whether it was seen to be true.
 #[derive(Debug)]
@@ -63,6 +64,12 @@ impl Report {
         let evidence = evidence.into();
         self.say(&format!("{} {text}: {evidence}", if held { "✔" } else { "✘" }));
         self.claims.push(Claim { text: text.into(), held, evidence });
+    }
+
+    /// Records a claim that was checked, with its evidence or with why it does not hold.
+    pub(crate) fn check(&mut self, text: &str, claim: Checked) {
+        let held = claim.is_ok();
+        self.claim(text, held, claim.unwrap_or_else(|error| format!("{error:#}")));
     }
 
     /// Adds a table.

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use dunlin_tests::claims;
 use dunlin_tests::digits::{NEW, views};
 use dunlin_tests::operator::{self, TASK, definition, push, train};
 use dunlin_tests::process::wait_for;
@@ -123,18 +124,13 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
     world.mark("enrolled");
     let database = world.database().await?;
     wait_for("every device to commit to a model", Duration::from_secs(120), async || {
-        let done: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM installed WHERE phase = 'committed' AND release IS NOT NULL",
-        )
-        .fetch_one(&database)
-        .await?;
-        Ok((done == n as i64).then_some(()))
+        Ok(claims::every_device_serves(&database, n).await.ok())
     })
     .await?;
-    let installed = world.installed().await?;
+    let installed = claims::serving(&database).await?;
     let mut by_class: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
     for agent in &world.agents {
-        let (release, _) = &installed[&agent.id];
+        let release = &installed[&agent.id];
         *by_class.entry(&agent.class).or_default().entry(release.clone()).or_default() += 1;
     }
     let rows: Vec<Vec<String>> = by_class
@@ -145,13 +141,11 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
         })
         .collect();
     report.table("What the controller chose", &["hardware class", "release"], &rows);
-    report.claim(
+    report.check(
         "every device enrolled with its own key and serves a signed model",
-        installed.len() == n,
-        format!("{} of {n}", installed.len()),
+        claims::every_device_serves(&database, n).await,
     );
-    let distinct: BTreeSet<&String> = by_class.values().flat_map(BTreeMap::keys).collect();
-    report.claim("hardware makes the right choice differ", distinct.len() >= 2, format!("{distinct:?}"));
+    report.check("hardware makes the right choice differ", claims::choice_differs(&by_class));
     steal_director(world, &world.agents[0].id.parse()?)?;
     for class in CLASSES {
         let device =

@@ -2,16 +2,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dunlin_monitor::rate::Rate;
 use dunlin_tests::agent::Agent;
 use dunlin_tests::controller::Controller;
 use dunlin_tests::digits::{NEW, Pools};
-use dunlin_tests::process::wait_for;
 use dunlin_tests::traffic::{Camera, Scene};
-use sqlx::{Row, SqlitePool};
+use sqlx::SqlitePool;
 use tokio::task::JoinSet;
 
 use crate::report::{Report, Series};
@@ -22,8 +20,6 @@ pub(crate) const CLASSES: [&str; 3] = ["beaglebone-black", "raspberry-pi-zero-2w
 pub(crate) const HELD: usize = 6;
 /// Images a second that each camera sees.
 pub(crate) const RATE: f64 = 10.0;
-/// Two-sided 95 %.
-pub(crate) const Z95: f64 = 1.96;
 
 /// Windows are shortened so that a day fits into minutes; no threshold, alpha or minimum is touched.
 pub(crate) const CONTROLLER_CONFIG: &str = "\
@@ -107,30 +103,6 @@ impl World {
         self.database.clone().context("the database was opened")
     }
 
-    /// One text from the database, asked for until it is there.
-    pub(crate) async fn wait_text(
-        &mut self,
-        what: &str,
-        limit_s: u64,
-        query: &'static str,
-    ) -> Result<String> {
-        let database = self.database().await?;
-        wait_for(what, Duration::from_secs(limit_s), async || {
-            Ok(sqlx::query(query).fetch_optional(&database).await?.map(|row| row.get::<String, _>(0)))
-        })
-        .await
-    }
-
-    /// What each device serves: device → (release, phase).
-    pub(crate) async fn installed(&mut self) -> Result<BTreeMap<String, (String, String)>> {
-        let database = self.database().await?;
-        let rows =
-            sqlx::query("SELECT device, coalesce(release, ''), phase FROM installed WHERE task = 'meter'")
-                .fetch_all(&database)
-                .await?;
-        Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
-    }
-
     /// Starts agent `index` and tells the application where it listens.
     pub(crate) async fn start_agent(&mut self, index: usize) -> Result<()> {
         self.agents[index].start().await?;
@@ -175,16 +147,4 @@ impl World {
             );
         }
     }
-}
-
-/// A rate with its 95 % Wilson interval.
-pub(crate) fn show(rate: Rate) -> String {
-    let interval = rate.wilson(Z95);
-    format!(
-        "{:.1} % [{:.1}, {:.1}] of {}",
-        rate.value().unwrap_or(0.0) * 100.0,
-        interval.low * 100.0,
-        interval.high * 100.0,
-        rate.n
-    )
 }

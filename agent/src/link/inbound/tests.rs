@@ -92,7 +92,7 @@ fn every_way_of_being_wrong_has_its_reason() {
     let other: DeviceId = "pole-18".parse().unwrap();
     let good = header(Kind::Ack, &fixture.device, 1, ack());
     let forged = envelope::seal_down(&good, &ed25519()).unwrap().encode();
-    let expired = Header { exp: Some(NOW_MS), ..good.clone() };
+    let expired = Header { kind: Kind::Cmd, exp: Some(NOW_MS), ..good.clone() };
     let unknown = Header { v: SCHEMA + 1, ..good.clone() };
     let p = unknown.encode();
     let signature = fixture.controller.sign(&Envelope::signing_bytes(&p)).unwrap();

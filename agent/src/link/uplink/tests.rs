@@ -22,6 +22,8 @@ struct World {
     subscriptions: usize,
     events: VecDeque<LinkEvent>,
     rung: Arc<Notify>,
+    /// Larger messages are not taken.
+    bytes_max: Option<usize>,
     until_cut: Option<usize>,
     down_seq: u64,
 }
@@ -97,6 +99,9 @@ impl Session for MemorySession {
 
     fn publish(&mut self, _topic: &Topic, payload: Vec<u8>, _retain: bool) -> Result<(), LinkError> {
         let mut world = self.0.0.lock().unwrap();
+        if let Some(max) = world.bytes_max.filter(|max| payload.len() > *max) {
+            return Err(LinkError::TooLarge { bytes: payload.len(), max });
+        }
         match &mut world.until_cut {
             Some(0) => {
                 world.events.clear();
@@ -209,6 +214,20 @@ async fn a_hole_of_more_than_a_window_does_not_block_what_comes_after() {
     let counters = running.spool.counters();
     assert!(counters.total().evicted > 300, "{counters:?}");
     running.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_the_broker_does_not_take_holds_up_none_behind_it() {
+    let mut running = start(World { bytes_max: Some(2_000), ..World::default() }, 1 << 24);
+    running.spool.append_all(&windows(3)).unwrap();
+    running.spool.append(Kind::Report, vec![7; 5_000]).unwrap();
+    running.spool.append_all(&windows(100)).unwrap();
+    running.wake.notify_one();
+    running.until_drained().await;
+    let boot = running.spool.boot();
+    assert_eq!(running.spool.counters().total().evicted, 1);
+    let world = running.end().await;
+    assert_eq!(world.lock().unwrap().declared[&boot], [4].into());
 }
 
 #[tokio::test(start_paused = true)]

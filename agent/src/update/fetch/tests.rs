@@ -23,9 +23,14 @@ impl Fetcher {
             .with_safe_default_protocol_versions()
             .unwrap();
         let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-        Self { client: build(reqwest::Client::builder().tls_backend_preconfigured(tls)).unwrap(), base }
+        let client = build(reqwest::Client::builder().tls_backend_preconfigured(tls), BRISK).unwrap();
+        Self { client, base, pace: BRISK, medium: Arc::default() }
     }
 }
+
+/// As demanding as [`PACE`], in less time.
+const BRISK: Pace =
+    Pace { silence: Duration::from_millis(1500), stretch: Duration::from_millis(500), bytes_min: 4 * 1024 };
 
 /// What the server does with one request.
 #[derive(Clone, Copy)]
@@ -44,6 +49,10 @@ enum Act {
     WrongRange,
     /// Answers with a status and a `Retry-After` of seven seconds.
     Refuse(u16),
+    /// Sends so many bytes at a time, for ever, with a pause in between.
+    Trickle(usize, Duration),
+    /// Takes the request and says nothing.
+    Silent,
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;
@@ -84,7 +93,14 @@ fn respond(request: &Request<Incoming>, content: &[u8], act: Act) -> (Option<u64
         Act::Flip => content[total / 2] ^= 1,
         Act::Longer => content.push(0),
         Act::WrongRange => claimed = start / 2,
-        Act::Cut(_) | Act::Serve => {}
+        Act::Trickle(bytes, pause) => {
+            let body = stream::unfold((), move |()| async move {
+                tokio::time::sleep(pause).await;
+                Some((Ok(Frame::data(Bytes::from(vec![0; bytes]))), ()))
+            });
+            return (from, response.body(StreamBody::new(Box::pin(body)).boxed()).unwrap());
+        }
+        Act::Cut(_) | Act::Serve | Act::Silent => {}
     }
     if from.is_some() && !matches!(act, Act::Whole) {
         response = response.header("content-range", format!("bytes {claimed}-{}/{total}", total - 1));
@@ -124,7 +140,12 @@ async fn serve(content: Vec<u8>, acts: Vec<Act>) -> Server {
                 };
                 let (from, response) = respond(&request, &content, act);
                 seen.lock().unwrap().push(from);
-                async move { Ok::<_, Infallible>(response) }
+                async move {
+                    if let Act::Silent = act {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(response)
+                }
             });
             tokio::spawn(
                 hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
@@ -232,8 +253,46 @@ async fn a_busy_server_is_waited_for_as_long_as_it_asks() {
     }
     assert!(matches!(
         case.fetch().await.unwrap_err().fault(),
-        Fault::Wrong { reason: ReasonCode::FetchFailed, .. }
+        Fault::Wrong { reason: ReasonCode::FileMissing, .. }
     ));
+}
+
+impl Case {
+    async fn check(&self) -> FetchError {
+        let device = "pole-1".parse().unwrap();
+        self.fetcher.check(&device, RepoVersions::default(), RepoVersions::default()).await.unwrap_err()
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_check_that_never_ends_is_cut_off() {
+    let case = case(10, vec![Act::Trickle(1 << 20, Duration::ZERO)]).await;
+    let error = case.check().await;
+    assert!(matches!(error, FetchError::Endless { .. }), "{error:?}");
+    assert_eq!((error.reason(), error.is_suspicious()), (ReasonCode::MetadataTooLarge, true));
+}
+
+/// A few bytes now and then would hold a device up for ever; silence is the same.
+#[tokio::test]
+async fn a_server_that_is_slower_than_any_link_is_left() {
+    let drop_by_drop = Act::Trickle(1, Duration::from_millis(60));
+    for act in [drop_by_drop, Act::Silent] {
+        let case = case(LENGTH, vec![act]).await;
+        let error = case.check().await;
+        assert_eq!((error.reason(), error.is_suspicious()), (ReasonCode::SlowRetrieval, true), "{error:?}");
+        let fault = case.fetch().await.unwrap_err().fault();
+        assert!(matches!(fault, Fault::Passing { reason: ReasonCode::SlowRetrieval, .. }), "{fault:?}");
+        assert!(!case.store.holds(&case.blob));
+    }
+}
+
+/// A slow link is none of that: the least speed is a bound, not a wish.
+#[tokio::test]
+async fn a_slow_link_that_moves_on_is_stayed_with() {
+    let enough = Act::Trickle(2048, Duration::from_millis(100));
+    let case = case(12 * 1024, vec![enough]).await;
+    let fault = case.fetch().await.unwrap_err().fault();
+    assert!(matches!(fault, Fault::Wrong { reason: ReasonCode::LengthMismatch, .. }), "{fault:?}");
 }
 
 #[tokio::test]
@@ -252,4 +311,56 @@ async fn a_manifest_that_is_signed_to_be_huge_is_not_asked_for() {
     let huge = Blob { digest: case.blob.digest, length: MANIFEST_BYTES_MAX + 1 };
     assert!(case.fetcher.target(&case.store, "m.1.json", &huge).await.is_err());
     assert!(case.ranges().is_empty());
+}
+
+/// What lies on a medium is taken without the network if it is what was signed; anything else is fetched.
+#[tokio::test]
+async fn a_medium_is_looked_on_first_and_believed_by_digest_alone() {
+    let case = case(LENGTH, vec![Act::Serve, Act::Serve]).await;
+    let medium = tempfile::tempdir().unwrap();
+    let file = medium.path().join("blobs").join(case.blob.digest.to_string());
+    std::fs::create_dir(medium.path().join("blobs")).unwrap();
+    case.fetcher.look_on(medium.path().to_path_buf());
+    let mut bent = case.bytes.clone();
+    bent[7] ^= 1;
+    for wrong in [bent.clone(), case.bytes[1..].to_vec(), [&case.bytes[..], b"x"].concat(), vec![]] {
+        std::fs::write(&file, wrong).unwrap();
+        assert!(!case.fetcher.take_from_medium(&case.store, &case.blob).await);
+        assert!(!case.store.holds(&case.blob));
+        assert_eq!(case.store.stored(&case.blob), 0, "the network does not go on from it");
+    }
+    // What came over the network is worth more than a file that can not be the right one.
+    let mut partial = case.store.resume(&case.blob).unwrap();
+    partial.write(&case.bytes[..2 * CHUNK_BYTES as usize]).unwrap();
+    drop(partial);
+    std::fs::write(&file, &bent[..3 * CHUNK_BYTES as usize]).unwrap();
+    case.fetch().await.unwrap();
+    assert_eq!(case.ranges(), [Some(2 * CHUNK_BYTES)], "what is wrong on the medium is fetched");
+    assert_eq!(case.store.read(&case.blob).unwrap(), case.bytes);
+
+    std::fs::remove_file(&file).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    let fresh = Store::open(fresh.path(), 0).unwrap();
+    let taken = case.fetcher.take_from_medium(&fresh, &case.blob);
+    assert!(!tokio::time::timeout(Duration::from_secs(10), taken).await.expect("a pipe holds nobody up"));
+    std::fs::remove_file(&file).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 0).unwrap();
+    std::fs::write(&file, &case.bytes).unwrap();
+    // A copy of the fetcher looks on the same medium.
+    case.fetcher.clone().blob(&store, &case.blob).await.unwrap();
+    assert_eq!(store.read(&case.blob).unwrap(), case.bytes);
+    assert_eq!(case.ranges().len(), 1);
+
+    let device = "pole-1".parse().unwrap();
+    assert!(Fetcher::check_on(medium.path(), &device).is_err());
+    std::fs::create_dir(medium.path().join("devices")).unwrap();
+    for (bytes, good) in
+        [(dunlin_protocol::cbor::encode(&Check::default()), true), (b"no metadata".to_vec(), false)]
+    {
+        std::fs::write(medium.path().join("devices/pole-1.cbor"), bytes).unwrap();
+        assert_eq!(Fetcher::check_on(medium.path(), &device).is_ok(), good);
+    }
 }

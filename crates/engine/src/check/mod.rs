@@ -14,6 +14,8 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as TypeValue;
 
 use crate::EngineError;
+use crate::words::Words;
+pub(crate) use ops::full_name;
 pub use ops::supported_ops;
 
 /// Largest ONNX file that is looked at. Models for these devices are some MiB; this leaves room for the largest
@@ -33,6 +35,8 @@ pub struct Inspection {
     pub outputs: Vec<TensorSpec>,
     /// Operators it needs, as `domain/Name`.
     pub ops: BTreeSet<String>,
+    /// The texts that inputs and outputs of type `BYTES` are made of; an input may hold others, too.
+    pub words: Vec<String>,
 }
 
 /// Checks an ONNX file and lists what it declares; nothing is run.
@@ -40,7 +44,13 @@ pub struct Inspection {
 /// # Errors
 /// [`EngineError::Malformed`], [`EngineError::Unsupported`] and [`EngineError::TooLarge`], naming operator and node.
 pub fn inspect(onnx: &[u8]) -> Result<Inspection, EngineError> {
-    check(&decode(onnx)?)
+    let file = decode(onnx)?;
+    let mut found = check(&file)?;
+    if let Some(words) = Words::of(&file)? {
+        words.declare(&mut found.inputs, &mut found.outputs)?;
+        found.words = words.words;
+    }
+    Ok(found)
 }
 
 pub(crate) fn decode(onnx: &[u8]) -> Result<pb::ModelProto, EngineError> {
@@ -86,7 +96,7 @@ pub(crate) fn check(model: &pb::ModelProto) -> Result<Inspection, EngineError> {
         }
     }
     let outputs = graph.output.iter().map(|output| spec(output, "output")).collect::<Result<_, _>>()?;
-    Ok(Inspection { inputs, outputs, ops })
+    Ok(Inspection { inputs, outputs, ops, words: Vec::new() })
 }
 
 /// Lists the operators and refuses unknown ones, subgraphs and tensors that lie outside the file.
@@ -201,6 +211,7 @@ fn dtype(elem: i32) -> Option<DType> {
         DataType::Int16 => DType::Int16,
         DataType::Int32 => DType::Int32,
         DataType::Int64 => DType::Int64,
+        DataType::Float16 => DType::Fp16,
         DataType::Float => DType::Fp32,
         DataType::Double => DType::Fp64,
         _ => return None,

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::known;
+
 /// `ai.onnx` operators that tract computes as ONNX Runtime does. Left out on purpose: control flow (`If`,
-/// `Loop`, `Scan`: unbounded time), random ones (golden vectors would not hold), and everything about quantised
-/// graphs (computed wrongly in places, and slower than f32).
+/// `Loop`, `Scan`: unbounded time), random ones (golden vectors would not hold), everything about quantised graphs
+/// (computed wrongly in places), and what it answers otherwise; [`crate::import`] rewrites some of these.
 const ONNX: &[&str] = &[
     "Abs",
     "Acos",
@@ -90,7 +92,6 @@ const ONNX: &[&str] = &[
     "ReduceL1",
     "ReduceL2",
     "ReduceLogSum",
-    "ReduceLogSumExp",
     "ReduceMax",
     "ReduceMean",
     "ReduceMin",
@@ -131,21 +132,26 @@ const ONNX: &[&str] = &[
     "Xor",
 ];
 
-/// `ai.onnx.ml` operators: tract's own, and the three of this crate.
+/// `ai.onnx.ml` operators: tract's own, and those of this crate. Others are rewritten to these, see [`crate::import`].
 const ML: &[&str] = &[
-    "ArrayFeatureExtractor",
     "LinearClassifier",
     "LinearRegressor",
     "Normalizer",
+    "SVMClassifier",
+    "SVMRegressor",
     "Scaler",
     "TreeEnsembleClassifier",
     "TreeEnsembleRegressor",
 ];
 
+/// This project's own operators, which only rewritten files hold.
+const OWN: &[&str] = &[known::NAME];
+
 /// The operators this engine runs, as `domain/Name`: the capability a device reports.
 pub fn supported_ops() -> BTreeSet<String> {
     let onnx = ONNX.iter().map(|op| format!("ai.onnx/{op}"));
-    onnx.chain(ML.iter().map(|op| format!("ai.onnx.ml/{op}"))).collect()
+    let ml = ML.iter().map(|op| format!("ai.onnx.ml/{op}"));
+    onnx.chain(ml).chain(OWN.iter().map(|op| format!("{}/{op}", known::DOMAIN))).collect()
 }
 
 /// `domain/Name` of a node, the default domain spelt out.
@@ -157,6 +163,7 @@ pub(crate) fn is_supported(domain: &str, op: &str) -> bool {
     match domain {
         "" | "ai.onnx" => ONNX.contains(&op),
         "ai.onnx.ml" => ML.contains(&op),
+        known::DOMAIN => OWN.contains(&op),
         _ => false,
     }
 }
@@ -164,21 +171,26 @@ pub(crate) fn is_supported(domain: &str, op: &str) -> bool {
 /// What a publisher can do about an operator that is refused.
 pub(crate) fn advice(domain: &str, op: &str) -> &'static str {
     match op {
-        "ZipMap" => "export with zipmap=False",
-        "Imputer" => "impute with Where(IsNaN(x), value, x)",
-        "OneHotEncoder" | "LabelEncoder" | "CategoryMapper" | "Binarizer" => {
-            "encode in the pipeline's feature step, or with Equal and Cast, and keep the names in the manifest"
-        }
-        "SVMClassifier" | "SVMRegressor" => "use a linear, tree or neural model",
-        "If" | "Loop" | "Scan" | "SequenceMap" => "export without control flow",
-        "QuantizeLinear"
+        "ArrayFeatureExtractor"
+        | "ReduceLogSumExp"
+        | "ZipMap"
+        | "Imputer"
+        | "OneHotEncoder"
+        | "LabelEncoder"
+        | "Binarizer"
+        | "FeatureVectorizer"
+        | "TreeEnsemble"
+        | "QuantizeLinear"
         | "DequantizeLinear"
-        | "DynamicQuantizeLinear"
         | "QLinearConv"
-        | "QLinearMatMul"
-        | "MatMulInteger"
-        | "ConvInteger"
-        | "QGemm" => "ship the float32 model: quantised graphs are slower here and not exact",
+        | "QLinearMatMul" => "take the file in with `dunlin model push`, which rewrites this",
+        "CategoryMapper" => "use LabelEncoder",
+        "StringNormalizer" | "TfIdfVectorizer" | "Tokenizer" | "RegexFullMatch" | "StringConcat"
+        | "StringSplit" => "prepare text before the model, and give it categories or numbers",
+        "If" | "Loop" | "Scan" | "SequenceMap" => "export without control flow",
+        "DynamicQuantizeLinear" | "MatMulInteger" | "ConvInteger" | "QGemm" => {
+            "ship the float32 model, or quantise statically with QuantizeLinear and DequantizeLinear"
+        }
         "RandomNormal" | "RandomUniform" | "RandomNormalLike" | "RandomUniformLike" | "Multinomial"
         | "Bernoulli" => "a served model answers the same each time: export without randomness",
         _ if !matches!(domain, "" | "ai.onnx" | "ai.onnx.ml") => "export to the standard ONNX operators",
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn every_op_of_the_table_is_registered_with_the_runtime() {
         let framework = crate::runtime::framework();
-        for op in ONNX.iter().chain(ML) {
+        for op in ONNX.iter().chain(ML).chain(OWN) {
             assert!(
                 framework.op_register.0.contains_key(*op),
                 "{op} is promised, and the runtime does not have it"

@@ -58,7 +58,8 @@ pub struct Job {
 pub struct Proof {
     /// Median latency of one row, microseconds, rounded up.
     pub latency_us_p50: u64,
-    /// Most resident memory of the child, bytes: program, file and model.
+    /// Most resident memory that the model took, bytes: its file, its graph and what running it needs, without the
+    /// program and the vectors.
     pub peak_bytes: u64,
     /// Largest deviation from the golden vectors, parts per million.
     pub max_error_ppm: u32,

@@ -45,6 +45,8 @@ pub(crate) struct Forest {
     dense: bool,
     aggregate: Aggregate,
     missing_low: bool,
+    /// All tests are `<=` or its opposite.
+    only_up_to: bool,
     features: usize,
     targets: usize,
 }
@@ -162,6 +164,7 @@ impl Forest {
             dense: false,
             aggregate,
             missing_low: false,
+            only_up_to: raw.iter().all(|n| matches!(n.mode, Mode::Leq | Mode::Gt | Mode::Leaf)),
             features,
             targets,
         };
@@ -231,6 +234,11 @@ impl Forest {
     /// Least number of columns a row must have.
     pub(crate) fn features(&self) -> usize {
         self.features
+    }
+
+    /// Whether all tests compare with thresholds as the file has them, by `<=` or its opposite.
+    pub(crate) fn only_up_to(&self) -> bool {
+        self.only_up_to
     }
 
     /// Number of classes or targets.

@@ -1,52 +1,23 @@
 //! The attributes of `TreeEnsembleClassifier` and `TreeEnsembleRegressor`.
 
-use tract_onnx::pb::{AttributeProto, NodeProto};
+use tract_onnx::pb::NodeProto;
 
 use super::forest::{Aggregate, Forest, Mode, RawNode, RawValue};
 use super::scores::{Layout, PostTransform, Scores};
 use crate::EngineError;
+use crate::attributes::Attributes;
 use crate::check::{malformed, node_name, unsupported};
 
-/// The attributes of one node, by name.
-struct Attributes<'a> {
-    node: &'a NodeProto,
-}
-
-impl<'a> Attributes<'a> {
-    fn find(&self, name: &str) -> Option<&'a AttributeProto> {
-        self.node.attribute.iter().find(|a| a.name == name)
+/// A list of floats, which may not be in double precision: rounding thresholds would move rows to other leaves.
+fn floats<'a>(all: &Attributes<'a>, name: &str) -> Result<&'a [f32], EngineError> {
+    if all.find(&format!("{name}_as_tensor")).is_some() {
+        return Err(unsupported(
+            &format!("double-precision {name}_as_tensor"),
+            node_name(all.node),
+            "export with float32 attributes",
+        ));
     }
-
-    fn ints(&self, name: &str) -> &'a [i64] {
-        self.find(name).map(|a| a.ints.as_slice()).unwrap_or_default()
-    }
-
-    fn floats(&self, name: &str) -> Result<&'a [f32], EngineError> {
-        if self.find(&format!("{name}_as_tensor")).is_some() {
-            return Err(unsupported(
-                &format!("double-precision {name}_as_tensor"),
-                node_name(self.node),
-                "export with float32 attributes",
-            ));
-        }
-        Ok(self.find(name).map(|a| a.floats.as_slice()).unwrap_or_default())
-    }
-
-    fn text(&self, name: &str, default: &'static str) -> String {
-        self.find(name).map_or_else(|| default.to_owned(), |a| String::from_utf8_lossy(&a.s).into_owned())
-    }
-
-    /// `list` if it has `len` entries.
-    fn same<T>(&self, name: &str, list: &'a [T], len: usize) -> Result<&'a [T], EngineError> {
-        if list.len() == len {
-            return Ok(list);
-        }
-        Err(malformed(&format!(
-            "{:?}: {name} has {} entries where {len} belong",
-            node_name(self.node),
-            list.len()
-        )))
-    }
+    Ok(all.floats(name))
 }
 
 fn mode(name: &[u8]) -> Option<Mode> {
@@ -75,7 +46,7 @@ fn forest(
     let features = all.same("nodes_featureids", all.ints("nodes_featureids"), n)?;
     let yes = all.same("nodes_truenodeids", all.ints("nodes_truenodeids"), n)?;
     let no = all.same("nodes_falsenodeids", all.ints("nodes_falsenodeids"), n)?;
-    let values = all.same("nodes_values", all.floats("nodes_values")?, n)?;
+    let values = all.same("nodes_values", floats(&all, "nodes_values")?, n)?;
     let modes = all.find("nodes_modes").map(|a| a.strings.as_slice()).unwrap_or_default();
     let modes = all.same("nodes_modes", modes, n)?;
     let missing = all.ints("nodes_missing_value_tracks_true");
@@ -106,7 +77,7 @@ fn forest(
     let m = of_target.len();
     let of_tree = all.same(&name("treeids"), all.ints(&name("treeids")), m)?;
     let of_node = all.same(&name("nodeids"), all.ints(&name("nodeids")), m)?;
-    let weights = all.same(&name("weights"), all.floats(&name("weights"))?, m)?;
+    let weights = all.same(&name("weights"), floats(&all, &name("weights"))?, m)?;
     let leaves: Vec<RawValue> = (0..m)
         .map(|i| RawValue { tree: of_tree[i], node: of_node[i], target: of_target[i], value: weights[i] })
         .collect();
@@ -114,7 +85,7 @@ fn forest(
 }
 
 fn base_values<'a>(all: &Attributes<'a>, targets: usize) -> Result<&'a [f32], EngineError> {
-    let base = all.floats("base_values")?;
+    let base = floats(all, "base_values")?;
     // One value for two classes is what boosted two-class models are exported with.
     if base.is_empty() || base.len() == targets || (base.len() == 1 && targets == 2) {
         return Ok(base);

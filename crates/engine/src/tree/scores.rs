@@ -60,6 +60,11 @@ impl Scores {
         self.forest.features()
     }
 
+    /// Whether all tests compare with thresholds as the file has them, by `<=` or its opposite.
+    pub(crate) fn only_up_to(&self) -> bool {
+        self.forest.only_up_to()
+    }
+
     /// Columns of the scores.
     pub(crate) fn width(&self) -> usize {
         self.forest.targets()

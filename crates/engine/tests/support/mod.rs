@@ -325,3 +325,59 @@ pub fn close(a: &[f32], b: &[f32]) {
         assert!((x - y).abs() <= 1e-5 * y.abs().max(1.0), "{a:?} against {b:?}");
     }
 }
+
+/// A constant of text.
+pub fn texts_tensor(name: &str, all: &[&str]) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        dims: vec![all.len() as i64],
+        data_type: DataType::String as i32,
+        string_data: all.iter().map(|t| t.as_bytes().to_vec()).collect(),
+        ..Default::default()
+    }
+}
+
+/// A constant of bytes: `INT8` or `UINT8`, or `FLOAT16` by its bits.
+pub fn small_tensor(name: &str, kind: DataType, dims: &[i64], values: &[i32]) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: kind as i32,
+        int32_data: values.to_vec(),
+        ..Default::default()
+    }
+}
+
+pub fn tensor_attribute(name: &str, t: TensorProto) -> AttributeProto {
+    AttributeProto { t: Some(t), ..attribute(name, AttributeType::Tensor) }
+}
+
+pub fn float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { f, ..attribute(name, AttributeType::Float) }
+}
+
+/// One operator of `ai.onnx.ml` from `x` to `y`.
+pub fn single(op: &str, attribute: Vec<AttributeProto>, x: ValueInfoProto, y: ValueInfoProto) -> ModelProto {
+    model(vec![ml(op, &["x"], &["y"], attribute)], vec![], vec![x], vec![y])
+}
+
+/// A `TreeEnsemble` of operator set 5: `x0 <= 0.5 ? leaf 0 : (x0 in {2, 3} ? leaf 1 : leaf 2)`, and a second tree that
+/// is the inner node of the first.
+pub fn tree_ensemble() -> Vec<AttributeProto> {
+    let list =
+        |name: &str, values: &[f32]| tensor_attribute(name, tensor("", &[values.len() as i64], values));
+    vec![
+        int("n_targets", 2),
+        ints("tree_roots", vec![0, 1]),
+        ints("nodes_featureids", vec![0, 0]),
+        list("nodes_splits", &[0.5, 0.0]),
+        tensor_attribute("nodes_modes", small_tensor("", DataType::Uint8, &[2], &[0, 6])),
+        ints("nodes_truenodeids", vec![0, 1]),
+        ints("nodes_trueleafs", vec![1, 1]),
+        ints("nodes_falsenodeids", vec![1, 2]),
+        ints("nodes_falseleafs", vec![0, 1]),
+        list("membership_values", &[2.0, 3.0, f32::NAN]),
+        ints("leaf_targetids", vec![0, 1, 0]),
+        list("leaf_weights", &[1.0, 10.0, 100.0]),
+    ]
+}

@@ -176,7 +176,7 @@ impl TrustedRepo {
             self.snapshot_meta(TARGETS).ok_or_else(|| TrustError::Missing { role: TARGETS.to_owned() })?;
         let next: Verified<Document<Targets>> =
             named_file(TARGETS, bytes, meta, root_authority(&self.root.body, |roles| &roles.targets))?;
-        self.may_delegate(&next.body)?;
+        self.may_delegate(TARGETS, &next.body)?;
         not_expired(TARGETS, &next, now)?;
         self.floors.targets = next.head.version;
         self.targets = Some(Arc::new(next));
@@ -199,13 +199,17 @@ impl TrustedRepo {
         self.targets.as_ref().filter(|held| held.head.version == named)
     }
 
-    pub(super) fn may_delegate(&self, targets: &Targets) -> Result<(), TrustError> {
-        match (self.kind, &targets.delegations) {
-            (RepoKind::Image, _) | (RepoKind::Director, None) => Ok(()),
-            (RepoKind::Director, Some(_)) => {
-                Err(TrustError::malformed(TARGETS, "a director must not delegate"))
-            }
+    /// Refuses delegations by roles whose keys are online: the director's, and [`RETRAINED`]. Whoever steals such a key
+    /// could otherwise name a role of their own, which would count as the owner's.
+    pub(super) fn may_delegate(&self, role: &str, targets: &Targets) -> Result<(), TrustError> {
+        let online = match self.kind {
+            RepoKind::Image => role == RETRAINED,
+            RepoKind::Director => true,
+        };
+        if online && targets.delegations.is_some() {
+            return Err(TrustError::malformed(role, "a role that is signed online must not delegate"));
         }
+        Ok(())
     }
 
     /// Step §5.6.7: a delegated role, by the keys that this delegating role names for it.
@@ -244,11 +248,10 @@ impl TrustedRepo {
         let delegation =
             delegations.roles.iter().find(|candidate| candidate.name == role).ok_or_else(missing)?;
         let keys = delegation.role_keys();
-        Signed::<Targets>::parse(role, bytes)?.verify(Authority {
-            name: delegator,
-            keys: &delegations.keys,
-            role: &keys,
-        })
+        let authority = Authority { name: delegator, keys: &delegations.keys, role: &keys };
+        let document = Signed::<Targets>::parse(role, bytes)?.verify(authority)?;
+        self.may_delegate(role, &document.body)?;
+        Ok(document)
     }
 
     pub(super) fn adopt_delegated(

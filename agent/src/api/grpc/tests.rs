@@ -1,0 +1,159 @@
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use dunlin_protocol::{Now, ReasonCode, TaskId};
+use futures_util::FutureExt;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tonic::Code;
+
+use super::message::*;
+use crate::api::{Api, Door, Limits};
+use crate::serve::onnx::{IDENTITY, linear, resident};
+use crate::serve::{self, Serving};
+
+struct Served {
+    client: SendRequest<Full<Bytes>>,
+    stop: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Served {
+    async fn start() -> Self {
+        let serving = Serving::new(serve::Limits::default());
+        let task: TaskId = "meter".parse().unwrap();
+        serving.switch(&task, resident("m@3", &task, &linear(3, 3, &IDENTITY, false), 3), None, 5, false);
+        let clock = Arc::new(|| Now { mono_ms: 1, wall_ms: Some(7) });
+        let limits = Limits { body_bytes_max: 4096, ..Limits::default() };
+        let api =
+            Api::new(serving, clock, limits).with_loader(Arc::new(|_, _| async { ReasonCode::Ok }.boxed()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(api.serve_grpc(Door::Tcp(listener), async {
+            let _either = stopped.await;
+        }));
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(async {
+            let _ended = connection.await;
+        });
+        Self { client, stop, server }
+    }
+
+    /// One unary call: a message behind five bytes of framing, the status in the trailers.
+    async fn call<A: Message + Default>(&mut self, method: &str, asked: &impl Message) -> Result<A, Code> {
+        let mut body = BytesMut::new();
+        body.put_u8(0);
+        body.put_u32(asked.encoded_len() as u32);
+        asked.encode(&mut body).unwrap();
+        let request = Request::post(format!("http://device/inference.GRPCInferenceService/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(body.freeze()))
+            .unwrap();
+        let response = self.client.send_request(request).await.unwrap();
+        let early = response.headers().get("grpc-status").cloned();
+        let collected = response.into_body().collect().await.unwrap();
+        let status = early.or(collected.trailers().and_then(|t| t.get("grpc-status").cloned())).unwrap();
+        let code = Code::from_bytes(status.as_bytes());
+        if code != Code::Ok {
+            return Err(code);
+        }
+        let mut body = collected.to_bytes();
+        body.advance(5);
+        Ok(A::decode(body).unwrap())
+    }
+
+    async fn end(self) {
+        self.stop.send(()).unwrap();
+        self.server.await.unwrap();
+    }
+}
+
+fn request(rows: &[[f32; 3]]) -> InferRequest {
+    InferRequest {
+        model_name: "meter".into(),
+        id: "r1".into(),
+        inputs: vec![InputTensor {
+            name: "x".into(),
+            datatype: "FP32".into(),
+            shape: vec![rows.len() as i64, 3],
+            ..InputTensor::default()
+        }],
+        raw_input_contents: vec![rows.as_flattened().iter().flat_map(|x| x.to_le_bytes()).collect()],
+        ..InferRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn inference_metadata_and_statistics() {
+    let mut served = Served::start().await;
+    assert!(served.call::<LiveResponse>("ServerLive", &Empty {}).await.unwrap().live);
+    assert!(served.call::<ReadyResponse>("ServerReady", &Empty {}).await.unwrap().ready);
+    let model = ModelRequest { name: "meter".into(), version: "3".into() };
+    assert!(served.call::<ReadyResponse>("ModelReady", &model).await.unwrap().ready);
+    let unknown = ModelRequest { name: "other".into(), version: String::new() };
+    assert!(!served.call::<ReadyResponse>("ModelReady", &unknown).await.unwrap().ready);
+    let meta: ModelMetadataResponse = served.call("ModelMetadata", &model).await.unwrap();
+    assert_eq!((meta.versions, meta.inputs[0].shape.clone()), (vec!["m@3".to_owned()], vec![-1, 3]));
+
+    let raw: InferResponse = served.call("ModelInfer", &request(&[[1.0, 0.0, 0.0], [0.0; 3]])).await.unwrap();
+    assert_eq!((raw.model_version.as_str(), raw.id.as_str()), ("m@3", "r1"));
+    assert_eq!(raw.outputs[0].shape, [2, 3]);
+    assert_eq!(raw.raw_output_contents[0].len(), 24);
+    assert_eq!(raw.parameters["generation"].choice, Some(ParameterChoice::Uint64(5)));
+    let mut typed = request(&[]);
+    typed.raw_input_contents.clear();
+    typed.inputs[0].shape = vec![2, 3];
+    typed.inputs[0].contents =
+        Some(Contents { fp32s: vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0], ..Contents::default() });
+    let typed: InferResponse = served.call("ModelInfer", &typed).await.unwrap();
+    assert_eq!(typed.raw_output_contents, raw.raw_output_contents);
+
+    let stats: StatisticsResponse = served.call("ModelStatistics", &model).await.unwrap();
+    let of = &stats.model_stats[0];
+    assert_eq!((of.inference_count, of.execution_count, of.last_inference), (4, 2, 7));
+    assert_eq!(of.inference_stats.as_ref().unwrap().compute_infer.as_ref().unwrap().count, 2);
+    let index: IndexResponse = served.call("RepositoryIndex", &IndexRequest { ready: true }).await.unwrap();
+    assert_eq!((index.models[0].name.as_str(), index.models[0].state.as_str()), ("meter", "READY"));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn wrong_calls_have_their_status() {
+    let mut served = Served::start().await;
+    let with = |change: &dyn Fn(&mut InferRequest)| {
+        let mut asked = request(&[[0.0; 3]]);
+        change(&mut asked);
+        asked
+    };
+    for (asked, code) in [
+        (with(&|r| r.model_name = "other".into()), Code::NotFound),
+        (with(&|r| r.model_version = "4".into()), Code::NotFound),
+        (with(&|r| r.inputs[0].name = "y".into()), Code::InvalidArgument),
+        (with(&|r| r.inputs[0].datatype = "INT32".into()), Code::InvalidArgument),
+        (with(&|r| r.inputs[0].shape = vec![1, 4]), Code::InvalidArgument),
+        (with(&|r| r.inputs.clear()), Code::InvalidArgument),
+        (with(&|r| r.raw_input_contents[0].truncate(11)), Code::InvalidArgument),
+        (
+            with(&|r| r.outputs.push(WantedTensor { name: "z".into(), ..WantedTensor::default() })),
+            Code::InvalidArgument,
+        ),
+        (with(&|r| r.id = "i".repeat(1000)), Code::InvalidArgument),
+        (with(&|r| r.raw_input_contents[0] = vec![0; 100_000].into()), Code::OutOfRange),
+    ] {
+        assert_eq!(served.call::<InferResponse>("ModelInfer", &asked).await.unwrap_err(), code, "{asked:?}");
+    }
+    let change = RepositoryRequest { model_name: "meter".into(), ..RepositoryRequest::default() };
+    let refused = served.call::<Empty>("RepositoryModelUnload", &change).await;
+    assert_eq!(refused.unwrap_err(), Code::PermissionDenied, "nobody over TCP is the administrator");
+    assert_eq!(served.call::<Empty>("ModelConfig", &change).await.unwrap_err(), Code::Unimplemented);
+    served.end().await;
+}

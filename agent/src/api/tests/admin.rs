@@ -1,0 +1,188 @@
+//! Tokens, the Unix socket, load and unload, statistics, bounds.
+
+use dunlin_protocol::ReasonCode;
+use futures_util::FutureExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::api::{Residency, Token};
+
+fn token(dir: &tempfile::TempDir, name: &str) -> (String, Token) {
+    let file = dir.path().join(name);
+    std::fs::write(&file, format!("token-of-the-{name}\n")).unwrap();
+    (format!("Bearer token-of-the-{name}"), Token::read(&file).unwrap())
+}
+
+/// Loads and unloads as the updater does, without a store.
+fn loader(api: Api) -> Api {
+    let serving = Arc::clone(&api.serving);
+    api.with_loader(Arc::new(move |task: TaskId, wanted| {
+        match wanted {
+            Residency::Unloaded => serving.unload(&task),
+            Residency::Loaded => {
+                let model = resident("m@3", &task, &linear(3, 3, &IDENTITY, false), 3);
+                serving.switch(&task, model, None, 5, false);
+            }
+        }
+        async { ReasonCode::Ok }.boxed()
+    }))
+}
+
+#[tokio::test]
+async fn tokens_are_asked_for_where_they_are_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let ((user, of_users), (boss, of_boss)) = (token(&dir, "user"), token(&dir, "boss"));
+    let access = Access { token: Some(of_users), admin: Some(of_boss) };
+    let mut served = Served::start_with(|api| loader(api).with_access(access)).await;
+    let good = request(&[[1.0, 0.0, 0.0]]).to_string();
+    for (method, path, bearing, status) in [
+        ("GET", "/v2/health/live", "", 200),
+        ("GET", "/v2/health/ready", "", 200),
+        ("GET", "/v2", "", 401),
+        ("GET", "/metrics", "", 401),
+        ("GET", "/dunlin/status", "", 401),
+        ("POST", "/v2/models/meter/infer", "", 401),
+        ("POST", "/v2/models/meter/infer", "Bearer token-of-somebody-else", 401),
+        ("POST", "/v2/models/meter/infer", &user, 200),
+        ("POST", "/v2/models/meter/infer", &boss, 200),
+        ("POST", "/v2/repository/models/meter/unload", "", 401),
+        ("POST", "/v2/repository/models/meter/unload", &user, 403),
+        ("POST", "/v2/repository/models/meter/unload", &boss, 200),
+    ] {
+        let headers = [("authorization", bearing)];
+        let body = if path.ends_with("infer") { good.clone() } else { String::new() };
+        let got = served.send(method, path, &headers[..usize::from(!bearing.is_empty())], body).await;
+        assert_eq!(got.status.as_u16(), status, "{method} {path} {bearing:?} -> {:?}", got.body);
+        assert_eq!(got.headers.contains_key("www-authenticate"), status == 401);
+        if status != 200 {
+            assert!(!got.json()["error"].as_str().unwrap().is_empty());
+        }
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn an_unloaded_model_is_refused_until_something_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (boss, of_boss) = token(&dir, "boss");
+    let access = Access { token: None, admin: Some(of_boss) };
+    let mut served = Served::start_with(|api| loader(api).with_access(access)).await;
+    let bearing = [("authorization", boss.as_str())];
+    let change = |verb: &str| format!("/v2/repository/models/meter/{verb}");
+    let good = request(&[[1.0, 0.0, 0.0]]);
+    assert_eq!(served.send("POST", &change("unload"), &bearing, "{}").await.status, StatusCode::OK);
+    assert_eq!(served.infer(&good).await.status, StatusCode::BAD_REQUEST, "not even the baseline answers");
+    for path in ["/v2/models/meter/ready", "/v2/models/meter/versions/m@3/ready"] {
+        assert!(served.send("GET", path, &[], "").await.status.is_client_error(), "{path}");
+    }
+    let all = served.send("GET", "/v2/health/ready", &[], "").await;
+    assert_eq!(all.status, StatusCode::OK, "what was unloaded on purpose is not waited for");
+    let index = served.send("POST", "/v2/repository/index", &[], "").await.json();
+    let line = json!({ "name": "meter", "version": "m@3", "state": "UNAVAILABLE", "reason": "unloaded" });
+    assert_eq!(index, json!([line]));
+    let index = served.send("POST", "/v2/repository/index", &[], "{\"ready\":true}").await.json();
+    assert_eq!(index, json!([]));
+    let brought = json!({ "parameters": { "config": "{}", "file:1/model.onnx": "AA==" } }).to_string();
+    for (verb, body) in [("load", brought.as_str()), ("load", "["), ("reload", "")] {
+        let got = served.send("POST", &change(verb), &bearing, body.to_owned()).await;
+        assert!(got.status.is_client_error(), "{verb} {body}: {:?}", got.body);
+    }
+    assert_eq!(served.send("POST", &change("load"), &bearing, "").await.status, StatusCode::OK);
+    assert_eq!(served.infer(&good).await.status, StatusCode::OK);
+    assert_eq!(served.send("POST", &change("unload"), &bearing, "").await.status, StatusCode::OK);
+    // A new generation.
+    let model = resident("m@4", &task(), &linear(3, 3, &IDENTITY, false), 3);
+    served.serving.switch(&task(), model, None, 6, false);
+    assert_eq!(served.infer(&good).await.json()["model_version"], "m@4");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn the_unix_socket_has_its_mode_and_its_owner_administers() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("api.sock");
+    std::fs::write(&path, "not a socket").unwrap();
+    assert!(Door::unix(&path, 0o600).is_err(), "a file that is no socket stays");
+    std::fs::remove_file(&path).unwrap();
+    drop(Door::unix(&path, 0o600).unwrap());
+    let door = Door::unix(&path, 0o640).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    let (_, of_users) = token(&dir, "user");
+    let access = Access { token: Some(of_users), admin: None };
+    let mut served = Served::start_at(
+        door,
+        |api| loader(api).with_access(access),
+        async || TokioIo::new(UnixStream::connect(&path).await.unwrap()),
+    )
+    .await;
+    let good = request(&[[1.0, 0.0, 0.0]]);
+    assert_eq!(served.infer(&good).await.status, StatusCode::OK, "the file's mode stands for the token");
+    let unloaded = served.send("POST", "/v2/repository/models/meter/unload", &[], "").await;
+    assert_eq!(unloaded.status, StatusCode::OK);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn statistics_count_requests_rows_and_failures() {
+    let mut served = Served::start().await;
+    let brittle = resident("m@4", &task(), &linear(3, 3, &IDENTITY, true), 3);
+    served.serving.switch(&task(), brittle, None, 6, false);
+    served.infer(&request(&[[1.0, 2.0, 3.0]])).await;
+    served.infer(&request(&[[1.0, 2.0, 3.0]; 8])).await;
+    served.infer(&request(&[[1.0, 2.0, 3.0]; 8])).await;
+    served.infer(&request(&[[-1.0, 2.0, 3.0]])).await;
+    for path in ["/v2/models/meter/stats", "/v2/models/meter/versions/4/stats", "/v2/models/stats"] {
+        let stats = served.send("GET", path, &[], "").await.json();
+        let of = &stats["model_stats"][0];
+        assert_eq!((&of["name"], &of["version"]), (&json!("meter"), &json!("m@4")), "{path}");
+        assert_eq!((&of["inference_count"], &of["execution_count"]), (&json!(17), &json!(3)));
+        let spans = &of["inference_stats"];
+        assert_eq!((&spans["success"]["count"], &spans["fail"]["count"]), (&json!(3), &json!(1)));
+        for name in ["queue", "compute_input", "compute_infer", "compute_output"] {
+            assert_eq!(spans[name]["count"], 3, "{name}");
+        }
+        assert!(spans["success"]["ns"].as_u64() >= spans["compute_infer"]["ns"].as_u64());
+        let batches: Vec<_> = of["batch_stats"].as_array().unwrap().iter().collect();
+        assert_eq!(
+            (&batches[1]["batch_size"], &batches[1]["compute_infer"]["count"]),
+            (&json!(8), &json!(2))
+        );
+    }
+    assert_eq!(served.send("GET", "/v2/models/other/stats", &[], "").await.status, StatusCode::NOT_FOUND);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn bounds_of_requests_are_kept() {
+    let limits = ApiLimits { body_bytes_max: 2000, requests_max: 1, tensors_max: 2 };
+    let mut served = Served::start_limited(limits).await;
+    let one = request(&[[1.0, 0.0, 0.0]]);
+    let mut three = one.clone();
+    three["inputs"] = json!([one["inputs"][0], one["inputs"][0], one["inputs"][0]]);
+    assert!(served.infer(&three).await.json()["error"].as_str().unwrap().contains("at most 2"));
+    let got = served.send("POST", "/v2/models/meter/infer", &[], vec![b' '; 2001]).await;
+    assert_eq!(got.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let coded = [("content-encoding", "gzip")];
+    let got = served.send("POST", "/v2/models/meter/infer", &coded, one.to_string()).await;
+    assert_eq!(got.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    for parameter in ["shared_memory_region", "classification"] {
+        let mut asked = one.clone();
+        asked["outputs"] = json!([{ "name": "scores", "parameters": { parameter: "1" } }]);
+        assert!(served.infer(&asked).await.json()["error"].as_str().unwrap().contains(parameter));
+    }
+    // Somebody who has announced a body and does not send it holds the one place.
+    let mut slow = TcpStream::connect(served.address.unwrap()).await.unwrap();
+    slow.write_all(b"POST /v2/models/meter/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
+        .await
+        .unwrap();
+    while served.infer(&one).await.status != StatusCode::TOO_MANY_REQUESTS {
+        tokio::task::yield_now().await;
+    }
+    drop(slow);
+    while served.infer(&one).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    served.end().await;
+}

@@ -1,0 +1,455 @@
+//! What a power cut, a bad card or an old backup leaves of the trust folder: never less than the known floor, and never
+//! a device that stays dead.
+use std::fs;
+use std::path::Path;
+
+use dunlin_protocol::{AckRange, Bytes};
+use dunlin_trust::{Signer, envelope};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+
+// The repository whose every file can be bent, as the tests of `dunlin-trust` use it.
+#[path = "../../../../crates/trust/tests/forge/mod.rs"]
+mod forge;
+
+use forge::{Forge, NOW_MS, custom, now, profile, target};
+
+const DEVICE: &str = "pole-1";
+/// Everything that a device keeps of trust, in the order in which [`Trusted::accept`] and [`Trusted::approve`] write it.
+const FILES: [&str; 6] = ["image.a", "image.b", "director.a", "director.b", "floors.a", "floors.b"];
+
+struct World {
+    image: Forge,
+    director: Forge,
+}
+
+impl World {
+    fn new() -> Self {
+        let (mut image, mut director) = (Forge::new(RepoKind::Image), Forge::new(RepoKind::Director));
+        image.listed.insert("meter.2.json".to_owned(), target(b"manifest 2", custom("meter")));
+        image.custom = json!({ "floors": { "meter": 2 } });
+        director.listed.insert("meter.2.json".to_owned(), target(b"manifest 2", Value::Null));
+        let mut world = Self { image, director };
+        world.assign(1);
+        world
+    }
+
+    fn assign(&mut self, generation: u64) {
+        let tasks: Vec<Value> = vec![];
+        self.director.custom =
+            json!({ "device": DEVICE, "generation": generation, "correlation": "c", "tasks": tasks });
+    }
+
+    /// The next release of everything.
+    fn bump(&mut self, generation: u64) {
+        self.image.bump();
+        self.director.bump();
+        self.assign(generation);
+    }
+
+    fn check(&self) -> Check {
+        Check { image: self.image.files(), director: self.director.files() }
+    }
+
+    fn open(&self, dir: &Path) -> Trusted {
+        let device = DEVICE.parse().unwrap();
+        Trusted::open(dir, device, profile(), &self.image.roots[0], &self.director.roots[0]).unwrap()
+    }
+}
+
+fn take(trusted: &mut Trusted, check: &Check) -> Result<u64, ReasonCode> {
+    trusted.accept(check, now()).unwrap().map_err(|error| error.reason())?;
+    let approved = trusted.approve().unwrap().map_err(|error| error.reason())?;
+    Ok(approved.assignment.generation)
+}
+
+/// The files of a folder, by name.
+type Files = std::collections::BTreeMap<String, Vec<u8>>;
+
+fn read(dir: &Path) -> Files {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap()))
+        .collect()
+}
+
+fn write(files: &Files) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+    dir
+}
+
+/// Three releases were taken one after the other; the folder after each, and what was offered.
+struct History {
+    world: World,
+    checks: [Check; 3],
+    folders: [Files; 3],
+    floors: [Floors; 3],
+}
+
+impl History {
+    fn new() -> Self {
+        let (mut world, dir) = (World::new(), tempfile::tempdir().unwrap());
+        let taken = [1, 2, 3].map(|generation| {
+            if generation > 1 {
+                world.bump(generation);
+            }
+            let check = world.check();
+            let mut trusted = world.open(dir.path());
+            assert_eq!(take(&mut trusted, &check), Ok(generation));
+            (check, read(dir.path()), trusted.floors().clone())
+        });
+        let [(a, x, i), (b, y, j), (c, z, k)] = taken;
+        Self { world, checks: [a, b, c], folders: [x, y, z], floors: [i, j, k] }
+    }
+
+    /// Opens such a folder: its floors are those of release `least` or above, an older release is refused, and the
+    /// newest one is taken.
+    #[track_caller]
+    fn survives(&self, files: &Files, least: usize, what: &str) {
+        let dir = write(files);
+        let mut trusted = self.world.open(dir.path());
+        let known = self.floors[least].clone();
+        let held = trusted.floors().clone();
+        assert!(
+            held.image.timestamp >= known.image.timestamp
+                && held.director.timestamp >= known.director.timestamp
+                && held.generation >= known.generation
+                && held.releases >= known.releases,
+            "{what}: {held:?}"
+        );
+        for older in &self.checks[..least] {
+            let refused = take(&mut trusted, older);
+            assert!(
+                matches!(refused, Err(ReasonCode::MetadataRollback | ReasonCode::GenerationRollback)),
+                "{what}: {refused:?}"
+            );
+        }
+        assert_eq!(take(&mut trusted, &self.checks[2]), Ok(3), "{what}");
+        let again = self.world.open(dir.path());
+        assert_eq!((again.found(), again.floors().generation), (FloorsFound::Whole, 3), "{what}");
+    }
+}
+
+/// Every write of an update is cut at every byte, on a file system that renames before the data is there, and on one
+/// that writes in place; every hundredth state is led through a whole refusal and recovery, all are opened.
+#[test]
+fn every_write_cut_at_every_byte_leaves_the_known_floors() {
+    let history = History::new();
+    let [_, before, after] = &history.folders;
+    let mut state = before.clone();
+    let mut cuts = 0;
+    for name in FILES {
+        let (old, new) =
+            (before.get(name).cloned().unwrap_or_default(), after.get(name).cloned().unwrap_or_default());
+        if old == new {
+            continue;
+        }
+        for cut in 0..new.len() {
+            let short = new[..cut].to_vec();
+            let over_old = [&new[..cut], old.get(cut..).unwrap_or_default()].concat();
+            // The small record in both ways at every byte; the caches, which are longer, in turns.
+            let both = name.starts_with("floors");
+            let ways = [(short, both || cut % 2 == 0), (over_old, both || cut % 2 == 1)];
+            for torn in ways.into_iter().filter_map(|(torn, wanted)| wanted.then_some(torn)) {
+                state.insert(name.to_owned(), torn);
+                cuts += 1;
+                if cuts % 100 == 0 {
+                    history.survives(&state, 1, &format!("{name} cut at {cut}"));
+                } else {
+                    let dir = write(&state);
+                    let trusted = history.world.open(dir.path());
+                    let held = trusted.floors();
+                    assert!(held.generation >= 2 && held.image.targets >= 2, "{name} cut at {cut}: {held:?}");
+                    assert_ne!(trusted.found(), FloorsFound::Lost, "{name} cut at {cut}");
+                }
+            }
+        }
+        state.insert(name.to_owned(), new);
+    }
+    assert!(cuts > 1_000, "{cuts} cuts");
+    history.survives(after, 2, "after the last write");
+}
+
+#[test]
+fn a_file_emptied_halved_lost_or_swapped_costs_nothing_that_was_known() {
+    let history = History::new();
+    let newest = &history.folders[2];
+    for name in FILES {
+        let whole = &newest[name];
+        let flipped: Vec<u8> = whole.iter().map(|byte| !byte).collect();
+        for bent in [Some(vec![]), Some(whole[..whole.len() / 2].to_vec()), Some(flipped), None] {
+            let mut files = newest.clone();
+            match bent.clone() {
+                Some(bytes) => drop(files.insert(name.to_owned(), bytes)),
+                None => drop(files.remove(name)),
+            }
+            history.survives(&files, 2, &format!("{name} bent to {:?} bytes", bent.map(|bytes| bytes.len())));
+        }
+        for other in FILES {
+            let mut files = newest.clone();
+            files.insert(name.to_owned(), newest[other].clone());
+            files.insert(other.to_owned(), whole.clone());
+            // A floors record in the place of another file leaves one copy where it belongs, and the other way round.
+            history.survives(&files, 2, &format!("{name} and {other} swapped"));
+        }
+        // One file of an older day.
+        let mut files = newest.clone();
+        files.insert(name.to_owned(), history.folders[0][name.replace(".b", ".a").as_str()].clone());
+        history.survives(&files, 2, &format!("{name} of an older day"));
+    }
+}
+
+/// Only the caches were restored: the floors do not follow them down.
+#[test]
+fn older_caches_are_dropped_below_newer_floors() {
+    let history = History::new();
+    let mut files = history.folders[0].clone();
+    for name in ["floors.a", "floors.b"] {
+        files.insert(name.to_owned(), history.folders[2][name].clone());
+    }
+    history.survives(&files, 2, "old caches");
+    files.retain(|name, _| name.starts_with("floors"));
+    history.survives(&files, 2, "no caches");
+}
+
+/// Only the floors were restored: the caches, which verify, raise them again.
+#[test]
+fn older_floors_are_raised_by_newer_caches() {
+    let history = History::new();
+    let mut files = history.folders[2].clone();
+    for name in ["floors.a", "floors.b"] {
+        files.insert(name.to_owned(), history.folders[0][name].clone());
+    }
+    let dir = write(&files);
+    let mut trusted = history.world.open(dir.path());
+    for older in &history.checks[..2] {
+        assert_eq!(take(&mut trusted, older), Err(ReasonCode::MetadataRollback));
+    }
+    assert_eq!(take(&mut trusted, &history.checks[2]), Ok(3));
+}
+
+/// Both copies of the floors are gone, the caches are not: they say as much.
+#[test]
+fn lost_floors_are_rebuilt_from_whole_caches() {
+    let history = History::new();
+    for bent in [None, Some(vec![]), Some(b"DUNFLR1\n and noise".to_vec())] {
+        let mut files = history.folders[2].clone();
+        for name in ["floors.a", "floors.b"] {
+            match &bent {
+                Some(bytes) => drop(files.insert(name.to_owned(), bytes.clone())),
+                None => drop(files.remove(name)),
+            }
+        }
+        let dir = write(&files);
+        assert_eq!(history.world.open(dir.path()).found(), FloorsFound::Rebuilt);
+        history.survives(&files, 2, "floors lost");
+    }
+}
+
+/// Floors and a cache are gone: nothing is accepted any more, whatever it is, until a person enrols the device anew.
+#[test]
+fn floors_that_can_not_be_known_are_never_taken_for_none() {
+    let history = History::new();
+    for cache in ["image", "director"] {
+        for torn in [None, Some(vec![0; 100])] {
+            let mut files = history.folders[2].clone();
+            files.retain(|name, _| !name.starts_with("floors"));
+            for side in [".a", ".b"] {
+                match &torn {
+                    Some(bytes) => drop(files.insert(format!("{cache}{side}"), bytes.clone())),
+                    None => drop(files.remove(&format!("{cache}{side}"))),
+                }
+            }
+            let dir = write(&files);
+            for _start in 0..2 {
+                let mut trusted = history.world.open(dir.path());
+                assert_eq!(trusted.found(), FloorsFound::Lost);
+                for check in &history.checks {
+                    assert_eq!(take(&mut trusted, check), Err(ReasonCode::FloorsDamaged));
+                }
+                assert!(!trusted.not_behind(9, None).unwrap());
+            }
+            let trust = dir.path().to_path_buf();
+            Trusted::begin_anew(&trust).unwrap();
+            assert_eq!(take(&mut history.world.open(&trust), &history.checks[2]), Ok(3));
+            Trusted::begin_anew(&trust).unwrap();
+            fs::remove_dir_all(trust.with_extension("old")).unwrap();
+        }
+    }
+}
+
+/// The whole folder of an older day is whole by itself. What was not restored with it, the update journal, tells.
+#[test]
+fn a_whole_folder_of_an_older_day_shows_by_the_journal() {
+    let history = History::new();
+    let dir = write(&history.folders[0]);
+    let mut trusted = history.world.open(dir.path());
+    assert_eq!((trusted.found(), trusted.floors().generation), (FloorsFound::Whole, 1));
+    assert!(trusted.not_behind(3, None).unwrap() && !trusted.not_behind(3, None).unwrap());
+    assert_eq!(take(&mut trusted, &history.checks[1]), Err(ReasonCode::GenerationRollback));
+    assert_eq!(take(&mut trusted, &history.checks[2]), Ok(3));
+}
+
+#[test]
+fn a_clock_that_steps_back_holds_nothing_up_and_one_far_ahead_raises_no_floor() {
+    let mut world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut trusted = world.open(dir.path());
+    let at = |wall_ms| Now { mono_ms: 0, wall_ms };
+    assert_eq!(
+        trusted.accept(&world.check(), at(None)).unwrap().unwrap_err().reason(),
+        ReasonCode::ClockUnknown
+    );
+    let far = at(Some(NOW_MS + 100 * 365 * 86_400_000));
+    assert_eq!(
+        trusted.accept(&world.check(), far).unwrap().unwrap_err().reason(),
+        ReasonCode::MetadataExpired
+    );
+    assert_eq!(trusted.floors().wall_ms, 0, "a time at which nothing was fresh is no verified time");
+
+    assert_eq!(take(&mut trusted, &world.check()), Ok(1));
+    assert_eq!(trusted.floors().wall_ms, NOW_MS);
+    world.bump(2);
+    let stepped = at(Some(NOW_MS - 400 * 86_400_000));
+    assert_eq!(trusted.clock_behind_ms(stepped), 400 * 86_400_000);
+    trusted.accept(&world.check(), stepped).unwrap().unwrap();
+    assert_eq!(trusted.floors().wall_ms, NOW_MS);
+    // Files that were expired at the latest verified time stay so, whatever the clock says.
+    world.bump(3);
+    world.director.expires.insert("timestamp", NOW_MS - 1);
+    assert_eq!(
+        trusted.accept(&world.check(), stepped).unwrap().unwrap_err().reason(),
+        ReasonCode::MetadataExpired
+    );
+}
+
+#[test]
+fn floors_that_the_disk_did_not_take_are_not_gone_on_with() {
+    let mut world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut trusted = world.open(dir.path());
+    assert_eq!(take(&mut trusted, &world.check()), Ok(1));
+    world.bump(2);
+    let held = trusted.floors().clone();
+    // A folder where the file is written first.
+    let in_the_way = dir.path().join("floors.a.new");
+    fs::create_dir(&in_the_way).unwrap();
+    for _ in 0..2 {
+        assert!(trusted.accept(&world.check(), now()).is_err());
+        assert!(trusted.approve().is_err());
+        assert_eq!(*trusted.floors(), held);
+    }
+    fs::remove_dir(&in_the_way).unwrap();
+    assert_eq!(take(&mut trusted, &world.check()), Ok(2));
+    assert_eq!(world.open(dir.path()).floors().generation, 2);
+}
+
+#[test]
+fn an_acknowledgement_of_this_boot_tells_the_time_within_bounds() {
+    let world = World::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut trusted = world.open(dir.path());
+    assert_eq!(take(&mut trusted, &world.check()), Ok(1));
+    let boot = BootId([7; 16]);
+    let header = |kind, boot, sealed_ms: u64| Header {
+        v: dunlin_protocol::SCHEMA,
+        kind,
+        device: DEVICE.parse().unwrap(),
+        boot: BootId([0; 16]),
+        seq: 1,
+        exp: Some(sealed_ms + ACK_LIFE_MS),
+        body: Bytes(cbor::encode(&AckBody { ranges: vec![AckRange { boot, upto: 1 }] })),
+    };
+    let later = NOW_MS + 400 * 86_400_000;
+    assert_eq!(trusted.time_hint(&header(Kind::Ack, boot, later), boot), Some(later));
+    // One that was ahead is corrected; what is fresh is judged by the floor all the same.
+    assert_eq!(trusted.time_hint(&header(Kind::Ack, boot, NOW_MS - 1), boot), Some(NOW_MS - 1));
+    let refused = [
+        header(Kind::Ack, BootId([8; 16]), later),
+        header(Kind::Cmd, boot, later),
+        header(Kind::Ack, boot, crate::clock::WALL_MS_MIN - 1),
+        header(Kind::Ack, boot, NOW_MS + dunlin_trust::floors::HINT_AHEAD_MS_MAX + 1),
+        Header { exp: None, ..header(Kind::Ack, boot, later) },
+        Header { body: Bytes(b"no body".to_vec()), ..header(Kind::Ack, boot, later) },
+    ];
+    for header in refused {
+        assert_eq!(trusted.time_hint(&header, boot), None, "{header:?}");
+    }
+    // It is only asked of what was opened: a signature of another key does not get there.
+    let seal = |signer: &dyn Signer| envelope::seal_down(&header(Kind::Ack, boot, later), signer).unwrap();
+    let unknown = Now { mono_ms: 0, wall_ms: None };
+    assert_eq!(trusted.open_down(&seal(&forge::key()), unknown).unwrap_err(), ReasonCode::EnvelopeSignature);
+    let opened = trusted.open_down(&seal(&world.director.timestamp), unknown).unwrap();
+    assert_eq!(trusted.time_hint(&opened, boot), Some(later));
+    assert_eq!(trusted.floors().wall_ms, NOW_MS, "a hint is not kept");
+}
+
+#[test]
+fn how_long_nothing_fresh_came_is_known_from_what_is_held() {
+    let (world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let mut trusted = world.open(dir.path());
+    let at = |ms| Now { mono_ms: 0, wall_ms: Some(ms) };
+    assert_eq!(trusted.expired_ms(at(u64::MAX)), None, "nothing is held");
+    take(&mut trusted, &world.check()).unwrap();
+    assert_eq!(trusted.expired_ms(at(forge::LATER_MS - 1)), None);
+    assert_eq!(trusted.expired_ms(at(forge::LATER_MS + 5)), Some(5));
+    assert_eq!(trusted.expired_ms(Now { mono_ms: 0, wall_ms: None }), None);
+}
+
+/// Somebody with the director's online keys drives every number up; the owner takes the keys away. Whatever byte the power
+/// is cut at while the device follows, what the thief counted is gone afterwards, and what the owner signs is taken.
+#[test]
+fn numbers_that_stolen_keys_drove_up_go_with_the_keys() {
+    let (mut world, dir) = (World::new(), tempfile::tempdir().unwrap());
+    let far = u64::MAX >> 1;
+    world.director.versions = [1, far, far, far, 1];
+    world.assign(far);
+    let mut trusted = world.open(dir.path());
+    assert_eq!(take(&mut trusted, &world.check()), Ok(far));
+    let old_key = std::mem::replace(&mut world.director.timestamp, forge::key());
+    let sealed = |signer: &dunlin_trust::Ed25519Signer, seq| {
+        let (device, boot) = (DEVICE.parse().unwrap(), BootId([0; 16]));
+        let (exp, body) = (Some(forge::LATER_MS), Bytes(vec![]));
+        let header = Header { v: dunlin_protocol::SCHEMA, kind: Kind::Cmd, device, boot, seq, exp, body };
+        envelope::seal_down(&header, signer).unwrap()
+    };
+    trusted.open_down(&sealed(&old_key, u64::MAX), now()).unwrap();
+    assert_eq!(trusted.open_down(&sealed(&old_key, 9), now()), Err(ReasonCode::EnvelopeReplayed));
+    drop(trusted);
+    let before = read(dir.path());
+
+    world.director.snapshot = forge::key();
+    world.director.targets = vec![forge::key(), forge::key()];
+    world.director.versions = [1, 2, 2, 2, 1];
+    world.assign(2);
+    world.director.rotate(&[]);
+    let check = world.check();
+    let mut trusted = world.open(dir.path());
+    assert_eq!(take(&mut trusted, &check), Ok(2));
+    trusted.open_down(&sealed(&world.director.timestamp, 9), now()).unwrap();
+    assert_eq!(trusted.open_down(&sealed(&old_key, 10), now()), Err(ReasonCode::EnvelopeSignature));
+    // The journal is behind for as long as the machine was not told.
+    assert!(!trusted.not_behind(far, trusted_before(&before, &world)).unwrap());
+    let after = read(dir.path());
+    for cut in 0..=FILES.len() {
+        let mut files = before.clone();
+        let written = FILES[..cut].iter().filter_map(|name| after.get_key_value(*name));
+        files.extend(written.map(|(name, bytes)| (name.clone(), bytes.clone())));
+        let dir = write(&files);
+        let mut trusted = world.open(dir.path());
+        assert_eq!(take(&mut trusted, &check), Ok(2), "cut after {cut} files");
+        trusted.open_down(&sealed(&world.director.timestamp, 9), now()).unwrap_or_else(|reason| {
+            assert!(cut >= 5 && reason == ReasonCode::EnvelopeReplayed, "cut after {cut} files: {reason}");
+            trusted.open_down(&sealed(&world.director.timestamp, 10), now()).unwrap()
+        });
+    }
+}
+
+/// The keys that counted in a folder as it was.
+fn trusted_before(files: &Files, world: &World) -> Option<CountedBy> {
+    let dir = write(files);
+    world.open(dir.path()).floors().counted_by
+}

@@ -1,0 +1,11 @@
+//! From ceremony to device, on real files.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod export;
+mod foreign;
+mod publishing;
+mod rotation;
+mod signing;
+mod verbs;
+mod withdrawal;
+mod world;

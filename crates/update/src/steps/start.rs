@@ -1,0 +1,90 @@
+//! What a start of the process does to every task.
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use dunlin_protocol::{Now, Phase, ReasonCode, TaskId};
+
+use crate::{CALM_MS, CRASHES_MAX, Command, Step, Stop, Updater};
+
+/// What is reported of a crash loop.
+const DETAIL: &str = "the agent or the board went down again and again";
+
+impl Updater {
+    pub(crate) fn process_started(&mut self, stop: Stop, now: Now) {
+        let tasks: Vec<TaskId> = self.journal.tasks.keys().cloned().collect();
+        for task in &tasks {
+            self.strike(task, stop, now);
+        }
+        if self.journal.tasks.values().any(|state| state.crashes > 0) {
+            self.calm_ms = Some(now.mono_ms + CALM_MS);
+        }
+        // What follows covers the orders that strikes gave.
+        self.drop_orders();
+        for task in &tasks {
+            let state = self.known(task);
+            let (serving, previous) = (state.serving.clone(), state.previous.clone());
+            let (policy, trial) = (state.policy, state.step.phase() == Phase::Probation);
+            if let Some(policy) = policy {
+                self.order(Command::ApplyPolicy { task: task.clone(), policy });
+            }
+            self.order(Command::Restore { task: task.clone(), serving, previous, trial });
+        }
+        for (seq, outcome) in self.journal.outbox.clone() {
+            self.order(Command::Report { seq, outcome });
+        }
+        self.tidy();
+        for task in &tasks {
+            self.go_on(task);
+        }
+    }
+
+    fn strike(&mut self, task: &TaskId, stop: Stop, now: Now) {
+        let over = match &mut self.known(task).step {
+            Step::Proving { strikes, .. }
+            | Step::Switching { strikes, .. }
+            | Step::Probation { strikes, .. } => strikes.add(stop),
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Fetching { .. }
+            | Step::Deferred { .. }
+            | Step::Verifying { .. } => return self.strike_committed(task, stop, now),
+        };
+        if !over {
+            return;
+        }
+        let detail = DETAIL.to_string();
+        match self.step(task).clone() {
+            Step::Proving { work, .. } => {
+                let release = work
+                    .staged
+                    .get(work.proofs.len())
+                    .map_or(&work.goal.champion.release, |pack| &pack.release)
+                    .clone();
+                self.fail(task, work.goal, &release, ReasonCode::ProofCrashed, detail, now);
+            }
+            Step::Switching { goal, .. } => {
+                let release = goal.champion.release.clone();
+                self.fail(task, goal, &release, ReasonCode::CrashLoop, detail, now);
+            }
+            Step::Probation { goal, .. } => self.roll_back(task, goal, ReasonCode::CrashLoop, detail, now),
+            Step::Idle
+            | Step::Refused { .. }
+            | Step::Settled { .. }
+            | Step::Fetching { .. }
+            | Step::Deferred { .. }
+            | Step::Verifying { .. } => {}
+        }
+    }
+
+    /// A death of the process while nothing is on trial. Whose doing it was is not known, so every task counts it; power
+    /// cuts are nobody's.
+    fn strike_committed(&mut self, task: &TaskId, stop: Stop, now: Now) {
+        let state = self.known(task);
+        let Some(line) = state.serving.line().filter(|_| stop == Stop::Crashed).cloned() else { return };
+        state.crashes += 1;
+        if state.crashes >= CRASHES_MAX {
+            self.abandon(task, &line, ReasonCode::CrashLoop, DETAIL.to_string(), now);
+        }
+    }
+}

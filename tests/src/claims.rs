@@ -1,0 +1,27 @@
+//! What the demonstration claims, one function for each claim: `Ok` with the evidence, or why it does not hold.
+//!
+//! The demonstration and the end-to-end tests call these, and `e2e_controls` calls the same ones with the defence behind
+//! each switched off, where they must not hold.
+
+mod attacks;
+mod books;
+mod cuts;
+mod learning;
+mod rollout;
+
+pub use attacks::{every_device_serves, never_answered, no_model_moved, refused, serving, tampering_refused};
+pub use books::{accounted_for, delivered};
+pub use cuts::{Cut, audit_whole, committed, not_blamed, resumed, schedule_fired};
+pub use learning::{
+    Measured, confined, drift_seen, gained, not_retrained_stayed, recovered, show, started_by_itself, total,
+};
+pub use rollout::{
+    choice_differs, in_waves, only_the_canary_ran, promoted, returned, stopped, told_to_pipelines,
+};
+
+/// The evidence for a claim, or why it does not hold.
+pub type Claim = anyhow::Result<String>;
+
+fn holds(held: bool, evidence: String) -> Claim {
+    if held { Ok(evidence) } else { Err(anyhow::Error::msg(evidence)) }
+}

@@ -1,0 +1,205 @@
+//! That the system learnt something, by itself, and that it helped.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use dunlin_monitor::rate::Rate;
+use serde_json::Value;
+use sqlx::{Row, SqlitePool};
+
+use super::{Claim, holds};
+use crate::controller::Controller;
+use crate::operator::TASK;
+
+/// Accuracy by hardware class, and whether the devices are never retrained.
+pub type Measured = BTreeMap<(String, bool), Rate>;
+
+/// Two-sided 95 %.
+const Z95: f64 = 1.96;
+/// What the task's gate asks of a retrained model: 5 % shared among the candidates, one point, 100 rows.
+const ALPHA: f64 = 0.05;
+const GAIN_MIN: f64 = 0.01;
+const ROWS_MIN: u64 = 100;
+
+/// A rate with its 95 % Wilson interval.
+pub fn show(rate: Rate) -> String {
+    let interval = rate.wilson(Z95);
+    format!(
+        "{:.1} % [{:.1}, {:.1}] of {}",
+        rate.value().unwrap_or(0.0) * 100.0,
+        interval.low * 100.0,
+        interval.high * 100.0,
+        rate.n
+    )
+}
+
+/// The rate over all classes.
+pub fn total(measured: &Measured, held: bool) -> Rate {
+    let of_group = measured.iter().filter(|((_, of), _)| *of == held);
+    of_group.fold(Rate { hits: 0, n: 0 }, |sum, (_, rate)| sum.plus(*rate))
+}
+
+/// On every class that is managed, accuracy fell from `before` to `during` and rose from there to `after`.
+pub fn recovered(before: &Measured, during: &Measured, after: &Measured) -> Claim {
+    let mut classes = before.keys().filter(|(_, held)| !held).peekable();
+    let of = |measured: &Measured, class| measured.get(class).copied().unwrap_or(Rate { hits: 0, n: 0 });
+    let some = classes.peek().is_some();
+    let all = classes.all(|class| {
+        let (fell, rose) = (of(during, class).wilson(Z95), of(after, class).wilson(Z95));
+        fell.high < of(before, class).wilson(Z95).low && rose.low > fell.high
+    });
+    let totals = [before, during, after].map(|measured| show(total(measured, false)));
+    holds(some && all, format!("managed: {}", totals.join(" → ")))
+}
+
+/// Devices that are never retrained are worse off than the managed ones.
+pub fn not_retrained_stayed(after: &Measured) -> Claim {
+    let (managed, held) = (total(after, false), total(after, true));
+    let worse = held.n > 0 && held.wilson(Z95).high < managed.wilson(Z95).low;
+    holds(worse, format!("{} beside {}", show(held), show(managed)))
+}
+
+/// The cause of a run is something the controller saw, and no operator.
+pub fn started_by_itself(run: &str, cause: &str) -> Claim {
+    let kind = &serde_json::from_str::<Value>(cause)?["cause"];
+    holds(*kind == "drift" || *kind == "accuracy", format!("run {run}: {cause}"))
+}
+
+/// An alert tells of drift of the inputs since then, Unix milliseconds.
+pub async fn drift_seen(database: &SqlitePool, since_ms: u64) -> Claim {
+    let row = sqlx::query("SELECT kind, subject, detail FROM alerts WHERE kind LIKE '%drift%' AND raised_ms >= ? ORDER BY raised_ms LIMIT 1")
+        .bind(i64::try_from(since_ms)?)
+        .fetch_optional(database)
+        .await?
+        .context("no alert")?;
+    Ok(format!("{} of {}: {}", row.get::<String, _>(0), row.get::<String, _>(1), row.get::<String, _>(2)))
+}
+
+/// Every model that a run released is better than its incumbent beyond chance, reckoned anew from the counts in the
+/// facts of the run.
+pub fn gained(facts: &str) -> Claim {
+    let facts: Value = serde_json::from_str(facts)?;
+    let matches = facts["matches"].as_array().context("the run compared nothing")?;
+    let released = facts["releases"].as_array().map_or(0, Vec::len);
+    let mut better = 0;
+    let mut told = Vec::new();
+    for one in matches {
+        // A verdict that deploys is its numbers; one that does not says why beside them.
+        let verdict = &one["verdict"];
+        let compared = &verdict.get("numbers").unwrap_or(verdict)["compared"];
+        let count = |name: &str| compared[name].as_u64().with_context(|| format!("no count {name} in {one}"));
+        let (new, old, right, wrong) =
+            (count("only_new")?, count("only_old")?, count("both_right")?, count("both_wrong")?);
+        let n = new + old + right + wrong;
+        let (gain, p) = ((new as f64 - old as f64) / n as f64, at_least(new, new + old));
+        better += usize::from(n >= ROWS_MIN && p <= ALPHA / matches.len() as f64 && gain >= GAIN_MIN);
+        told.push(format!(
+            "{} against {}: of {n} held-out rows only the new one right {new}, only the old one {old}; p = {p:.2e}",
+            one["candidate"], one["incumbent"]
+        ));
+    }
+    holds(released > 0 && released <= better, format!("{released} released; {}", told.join("; ")))
+}
+
+/// Probability of at least `k` heads in `n` throws of a fair coin.
+fn at_least(k: u64, n: u64) -> f64 {
+    let mut ln_term = -(n as f64) * std::f64::consts::LN_2;
+    let mut sum = 0.0;
+    for i in 0..=n {
+        if i >= k {
+            sum += ln_term.exp();
+        }
+        ln_term += ((n - i) as f64 / (i + 1) as f64).ln();
+    }
+    sum
+}
+
+/// Every release of the rollout is signed by the controller's confined key alone, under the task's own names.
+pub async fn confined(controller: &Controller, rollout: &str) -> Claim {
+    let status = controller.json(&["rollout", "status", rollout]).await?;
+    let releases: Vec<String> = status["plan"]["candidates"]
+        .as_array()
+        .context("candidates")?
+        .iter()
+        .filter_map(|release| release.as_str().map(str::to_owned))
+        .collect();
+    let folder = controller.data.join("repo/image");
+    let (offline, online) = (newest(&folder, ".targets.json")?, newest(&folder, ".retrained.json")?);
+    let alone = releases.iter().all(|release| {
+        let name = format!("{}.json", release.replace('@', "."));
+        name.starts_with(&format!("auto.{TASK}."))
+            && online["signed"]["targets"].get(&name).is_some()
+            && offline["signed"]["targets"].get(&name).is_none()
+    });
+    holds(alone && !releases.is_empty(), releases.join(", "))
+}
+
+/// The highest version of a metadata file.
+fn newest(folder: &Path, suffix: &str) -> Result<Value> {
+    let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(folder)?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let number = path.file_name()?.to_str()?.strip_suffix(suffix)?.parse().ok()?;
+            Some((number, path))
+        })
+        .collect();
+    files.sort();
+    let (_, path) = files.last().with_context(|| format!("no *{suffix} in {}", folder.display()))?;
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_pipeline::{Compared, Gain, compare};
+    use serde_json::json;
+
+    use super::*;
+
+    fn measured(managed: u64, held: u64) -> Measured {
+        let rate = |hits| Rate { hits, n: 500 };
+        [(("small".into(), false), rate(managed)), (("small".into(), true), rate(held))].into()
+    }
+
+    #[test]
+    fn without_retraining_nothing_recovers() {
+        let (before, during) = (measured(470, 470), measured(250, 250));
+        assert!(recovered(&before, &during, &measured(440, 250)).is_ok());
+        assert!(recovered(&before, &during, &during).is_err(), "nothing was retrained");
+        assert!(recovered(&before, &before, &before).is_err(), "nothing aged");
+        assert!(recovered(&Measured::new(), &during, &before).is_err(), "nothing was measured");
+    }
+
+    #[test]
+    fn a_held_group_that_is_retrained_too_is_noticed() {
+        assert!(not_retrained_stayed(&measured(440, 250)).is_ok());
+        assert!(not_retrained_stayed(&measured(440, 440)).is_err());
+        assert!(
+            not_retrained_stayed(&[(("small".into(), false), Rate { hits: 440, n: 500 })].into()).is_err()
+        );
+    }
+
+    #[test]
+    fn an_operators_run_did_not_start_by_itself() {
+        assert!(started_by_itself("run-1", r#"{"cause":"drift"}"#).is_ok());
+        assert!(started_by_itself("run-1", r#"{"cause":"operator","by":"root"}"#).is_err());
+    }
+
+    #[test]
+    fn a_release_without_gain_is_noticed() {
+        let one = |only_new: u64, only_old: u64| {
+            let compared = Compared { both_right: 200, only_new, only_old, both_wrong: 5 };
+            json!({ "candidate": "a", "incumbent": "m@1", "verdict": compare(&Gain::default(), &compared) })
+        };
+        let facts = |matches: &[Value], released: usize| {
+            json!({ "matches": matches, "releases": vec!["auto.m@1"; released] }).to_string()
+        };
+        let (better, same, few) = (one(30, 5), one(12, 11), one(2, 0));
+        assert!(gained(&facts(std::slice::from_ref(&better), 1)).is_ok());
+        assert!(gained(&facts(&[better.clone(), same.clone()], 1)).is_ok());
+        let why = gained(&facts(&[better, same.clone()], 2)).unwrap_err().to_string();
+        assert!(why.starts_with("2 released; "), "{why}");
+        assert!(gained(&facts(&[same], 1)).is_err());
+        assert!(gained(&facts(&[few], 1)).is_err(), "too few to be more than chance");
+        assert!((at_least(2, 2) - 0.25).abs() < 1e-12 && (at_least(0, 9) - 1.0).abs() < 1e-12);
+    }
+}

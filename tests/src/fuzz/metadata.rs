@@ -1,0 +1,247 @@
+//! TUF metadata and director documents. What is bent is signed by the right keys afterwards as well, so that what lies
+//! behind the signatures is reached, as by an attacker who holds them.
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use dunlin_protocol::{Bytes, DeviceProfile, Digest, Now, RepoFiles};
+use dunlin_trust::metadata::{Kind, Root, Snapshot, Targets, Timestamp};
+use dunlin_trust::write::{self, DelegationSpec, RoleSpec, RootSpec, TargetSpec};
+use dunlin_trust::{
+    Ed25519Signer, Floors, Lookup, RepoKind, Signed, Signer, TrustError, TrustedRepo, approve,
+};
+use serde_json::{Value, json};
+
+/// The time at which all of it is judged, Unix milliseconds.
+const NOW_MS: u64 = 1_800_000_000_000;
+const LATER_MS: u64 = NOW_MS + 86_400_000;
+/// The device that judges.
+const DEVICE: &str = "pole-1";
+/// A release that both repositories list.
+const RELEASE: &str = "meter.1.json";
+
+/// Good files of one repository, and the key that signs every role.
+struct Files {
+    key: Ed25519Signer,
+    root: Vec<u8>,
+    next_root: Value,
+    timestamp: Value,
+    snapshot: Value,
+    targets: Value,
+    delegated: Value,
+}
+
+fn key() -> Result<Ed25519Signer, TrustError> {
+    Ed25519Signer::from_pkcs8(&Ed25519Signer::generate_pkcs8()?)
+}
+
+impl Files {
+    fn new(kind: RepoKind) -> Result<Self, TrustError> {
+        let key = key()?;
+        let role = RoleSpec { keys: vec![key.key().clone()], threshold: 1 };
+        let spec = RootSpec {
+            root: role.clone(),
+            timestamp: role.clone(),
+            snapshot: role.clone(),
+            targets: role.clone(),
+        };
+        let delegation = DelegationSpec {
+            name: "retrained".to_owned(),
+            role,
+            paths: vec!["auto.*".to_owned()],
+            terminating: true,
+        };
+        let image = kind == RepoKind::Image;
+        let delegations = if image { vec![delegation] } else { vec![] };
+        let roles: &[&str] = if image { &["targets", "retrained"] } else { &["targets"] };
+        let hard = json!({ "arch": ["aarch64"], "ops": [], "bundle_bytes": 10, "ram_bytes": 10, "min_agent": "0.1.0" });
+        let custom = if image { json!({ "task": "meter", "hard": hard }) } else { Value::Null };
+        let listed =
+            BTreeMap::from([(RELEASE.to_owned(), TargetSpec { length: 3, sha256: Digest([7; 32]), custom })]);
+        let about = if image { json!({ "floors": { "meter": 1 } }) } else { assignment() };
+        Ok(Self {
+            root: write::sign(&write::root(1, LATER_MS, &spec)?, &[&key as &dyn Signer])?,
+            next_root: write::root(2, LATER_MS, &spec)?,
+            timestamp: write::timestamp(1, LATER_MS, 1)?,
+            snapshot: write::snapshot(
+                1,
+                LATER_MS,
+                &roles.iter().map(|role| ((*role).to_owned(), 1)).collect(),
+            )?,
+            targets: write::targets(1, LATER_MS, &listed, &delegations, about)?,
+            delegated: write::targets(1, LATER_MS, &BTreeMap::new(), &[], Value::Null)?,
+            key,
+        })
+    }
+
+    fn sign(&self, value: &Value) -> Result<Vec<u8>, TrustError> {
+        write::sign(value, &[&self.key as &dyn Signer])
+    }
+
+    fn update(&self, kind: RepoKind) -> Result<RepoFiles, TrustError> {
+        let delegated = match kind {
+            RepoKind::Image => BTreeMap::from([("retrained".to_owned(), Bytes(self.sign(&self.delegated)?))]),
+            RepoKind::Director => BTreeMap::new(),
+        };
+        Ok(RepoFiles {
+            roots: vec![],
+            timestamp: Bytes(self.sign(&self.timestamp)?),
+            snapshot: Some(Bytes(self.sign(&self.snapshot)?)),
+            targets: Some(Bytes(self.sign(&self.targets)?)),
+            delegated,
+        })
+    }
+}
+
+/// Both repositories, made once.
+fn files() -> &'static (Files, Files) {
+    static FILES: OnceLock<(Files, Files)> = OnceLock::new();
+    FILES.get_or_init(|| {
+        let make = |kind| Files::new(kind).expect("a good repository can be signed");
+        (make(RepoKind::Image), make(RepoKind::Director))
+    })
+}
+
+fn assignment() -> Value {
+    let probation = json!({
+        "ms_min": 1, "requests_min": 1, "error_ppm_max": 1, "latency_percent_max": 200, "rss_bytes_max": 0, "disagree_ppm_max": 1
+    });
+    let task = json!({ "task": "meter", "lineup": { "champion": "meter@1", "fallback": "meter@1" }, "probation": probation });
+    json!({ "device": DEVICE, "generation": 3, "correlation": "c", "tasks": [task] })
+}
+
+fn now() -> Now {
+    Now { mono_ms: 0, wall_ms: Some(NOW_MS) }
+}
+
+/// The first byte chooses the file that is bent, and whether the rest is a whole file or what is signed in one.
+pub(crate) fn metadata_seeds() -> Vec<Vec<u8>> {
+    let (image, _) = files();
+    let values = [&image.next_root, &image.timestamp, &image.snapshot, &image.targets, &image.delegated];
+    let signed =
+        values.into_iter().zip(0u8..).map(|(value, at)| [&[at], value.to_string().as_bytes()].concat());
+    let whole = values
+        .into_iter()
+        .zip(5u8..)
+        .filter_map(|(value, at)| Some([&[at], &image.sign(value).ok()?[..]].concat()));
+    signed.chain(whole).collect()
+}
+
+/// Laws: nothing panics; what is refused changes nothing; a delegated role lists nothing outside its paths.
+pub(crate) fn metadata(input: &[u8]) -> u64 {
+    let Some((&which, rest)) = input.split_first() else { return 0 };
+    let (image, _) = files();
+    let bent = if which % 10 < 5 {
+        let Some(file) = serde_json::from_slice(rest).ok().and_then(|value: Value| image.sign(&value).ok())
+        else {
+            return 1;
+        };
+        file
+    } else {
+        rest.to_vec()
+    };
+    let parsed = parse_all(&bent);
+    let mut offered = image.update(RepoKind::Image).expect("good values can be signed");
+    match which % 5 {
+        0 => offered.roots.push(Bytes(bent)),
+        1 => offered.timestamp = Bytes(bent),
+        2 => offered.snapshot = Some(Bytes(bent)),
+        3 => offered.targets = Some(Bytes(bent)),
+        _ => drop(offered.delegated.insert("retrained".to_owned(), Bytes(bent))),
+    }
+    let mut repo = TrustedRepo::pinned(RepoKind::Image, &image.root).expect("the pinned root is good");
+    let before = (repo.versions(), repo.floors());
+    let outcome = match repo.update(&offered, now()) {
+        Ok(()) => {
+            for name in [RELEASE, "auto.meter.x.1.json", "policy.meter.json", ""] {
+                if let Lookup::Found { role, .. } = repo.lookup(name) {
+                    assert!(role != "retrained" || repo.target_names().contains(name));
+                }
+            }
+            let restored = TrustedRepo::restore(RepoKind::Image, &repo.stored(), &repo.floors());
+            assert_eq!(
+                restored.map(|again| again.versions()).ok(),
+                Some(repo.versions()),
+                "what was kept is not taken up"
+            );
+            0
+        }
+        Err(error) => {
+            assert_eq!((repo.versions(), repo.floors()), before, "a refused update changed something");
+            error.reason() as u64
+        }
+    };
+    outcome << 8 | parsed << 4 | u64::from(which % 10)
+}
+
+/// As which kinds a file parses.
+fn parse_all(file: &[u8]) -> u64 {
+    fn reads<T: Kind>(file: &[u8]) -> u64 {
+        u64::from(Signed::<T>::parse("fuzzed", file).is_ok())
+    }
+    reads::<Root>(file)
+        | reads::<Timestamp>(file) << 1
+        | reads::<Snapshot>(file) << 2
+        | reads::<Targets>(file) << 3
+}
+
+/// The first byte chooses: the assignment within the director's targets, or these targets themselves.
+pub(crate) fn director_seeds() -> Vec<Vec<u8>> {
+    let (_, director) = files();
+    let empty = json!({ "device": DEVICE, "generation": 0, "correlation": "", "tasks": [] });
+    vec![
+        [&[0], assignment().to_string().as_bytes()].concat(),
+        [&[0], empty.to_string().as_bytes()].concat(),
+        [&[1], director.targets.to_string().as_bytes()].concat(),
+    ]
+}
+
+/// Laws: an approved assignment names this device, rises, and every approved release is one that both sides list.
+pub(crate) fn director(input: &[u8]) -> u64 {
+    let Some((&which, rest)) = input.split_first() else { return 0 };
+    let Ok(bent) = serde_json::from_slice::<Value>(rest) else { return 1 };
+    let (image, director) = files();
+    let mut targets = director.targets.clone();
+    if which % 2 == 0 {
+        targets["custom"] = bent;
+    } else {
+        targets = bent;
+    }
+    let Ok(file) = director.sign(&targets) else { return 2 };
+    let mut offered = director.update(RepoKind::Director).expect("good values can be signed");
+    offered.targets = Some(Bytes(file));
+    let good = image.update(RepoKind::Image).expect("good values can be signed");
+    let pinned = |kind, root: &[u8]| TrustedRepo::pinned(kind, root).expect("the pinned root is good");
+    let (mut known, mut told) =
+        (pinned(RepoKind::Image, &image.root), pinned(RepoKind::Director, &director.root));
+    known.update(&good, now()).expect("the image repository is good");
+    if let Err(error) = told.update(&offered, now()) {
+        return 3 << 8 | error.reason() as u64;
+    }
+    let device = DEVICE.parse().expect("an id");
+    let floors = Floors { generation: 2, ..Floors::default() };
+    match approve(&known, &told, &device, &profile(), &floors) {
+        Ok(approved) => {
+            assert_eq!(approved.assignment.device, device);
+            assert!(
+                approved.floors.generation >= 2
+                    && approved.floors.generation == approved.assignment.generation
+            );
+            let released = approved.tasks.iter().filter_map(|(_, verdict)| verdict.as_ref().ok());
+            for task in released {
+                assert_eq!(task.champion.manifest.name, RELEASE);
+                assert_eq!(task.champion.manifest.sha256, Digest([7; 32]));
+            }
+            let refused = approved.tasks.iter().filter_map(|(_, verdict)| verdict.as_ref().err());
+            5 << 8 | refused.map(|refusal| refusal.reason as u64).max().unwrap_or(0)
+        }
+        Err(error) => 4 << 8 | error.reason() as u64,
+    }
+}
+
+fn profile() -> DeviceProfile {
+    serde_json::from_value(json!({
+        "class": "pi", "arch": "aarch64", "cores": 4, "ram_bytes": 1_000_000, "agent": "0.1.0", "ops": [],
+        "budgets": { "model_bytes_max": 1000, "model_ram_bytes_max": 2000, "latency_us_max": 1000 },
+    }))
+    .expect("a profile")
+}

@@ -1,0 +1,286 @@
+//! One model with inputs and the answers that belong to them.
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use dunlin_engine::onnx_pb::TensorProto;
+use dunlin_engine::onnx_pb::tensor_proto::DataType;
+use dunlin_engine::{Model, import};
+use dunlin_protocol::{Bytes, DType, TensorData};
+use prost::Message;
+use serde::Deserialize;
+
+/// Largest accepted `|a - b| / max(1, |b|)`: what sums of the same numbers in another order differ by.
+pub(crate) const TOLERANCE: f64 = 1e-4;
+/// The same for float16 models, which are computed in float32 here.
+pub(crate) const TOLERANCE_HALF: f64 = 1e-2;
+/// The same for quantised models: some values lie on the edge of two steps, and the sums before them differ.
+pub(crate) const TOLERANCE_STEPS: f64 = 5e-2;
+/// Timed calls.
+const CALLS: usize = 300;
+
+/// What `models.py` says about a case.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Meta {
+    #[serde(default)]
+    pub(crate) exporter: String,
+    #[serde(default)]
+    pub(crate) model: String,
+    /// Median time of ONNX Runtime for one row, microseconds.
+    pub(crate) us: Option<f64>,
+    /// Why the exporter failed.
+    pub(crate) failed: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The same answers; with the largest difference, and the median time of one row in microseconds.
+    Equal { difference: f64, us: Option<f64> },
+    /// Not taken, and why.
+    Refused(String),
+    /// Taken, and answered otherwise.
+    Wrong(String),
+    /// There is no model: the exporter or ONNX Runtime failed.
+    Missing(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) meta: Meta,
+    pub(crate) outcome: Outcome,
+    /// Operators that were rewritten.
+    pub(crate) rewritten: Vec<String>,
+}
+
+impl Case {
+    pub(crate) fn run(folder: &Path, time: bool) -> Result<Self> {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut meta: Meta = match std::fs::read(folder.join("meta.json")) {
+            Ok(text) => serde_json::from_slice(&text)?,
+            Err(_) => Meta::default(),
+        };
+        if meta.model.is_empty() {
+            meta.model = name;
+        }
+        if let Some(failed) = &meta.failed {
+            let outcome = Outcome::Missing(failed.clone());
+            return Ok(Self { outcome, meta, rewritten: Vec::new() });
+        }
+        let onnx = std::fs::read(folder.join("model.onnx"))
+            .with_context(|| format!("{} holds no model", folder.display()))?;
+        let (inputs, wanted) = (
+            tensors(&folder.join("test_data_set_0"), "input")?,
+            tensors(&folder.join("test_data_set_0"), "output")?,
+        );
+        let taken = import(&onnx).and_then(|imported| Ok((Model::load(&imported.onnx, None)?, imported)));
+        let (model, imported) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                return Ok(Self {
+                    outcome: Outcome::Refused(error.to_string()),
+                    meta,
+                    rewritten: Vec::new(),
+                });
+            }
+        };
+        let rewritten: Vec<String> = imported.rewritten.into_iter().map(|one| one.what).collect();
+        let named: Vec<TensorData> = model
+            .inputs()
+            .iter()
+            .zip(inputs)
+            .map(|(spec, tensor)| TensorData { name: spec.name.clone(), ..widened(tensor, spec.datatype) })
+            .collect();
+        let answers = match model.run(&named) {
+            Ok(answers) => answers,
+            // What does not run does not pass its proof.
+            Err(error) => return Ok(Self { outcome: Outcome::Refused(error.to_string()), meta, rewritten }),
+        };
+        let outcome = match compare(&answers, &wanted, tolerance(&rewritten)) {
+            Ok(difference) => {
+                let us = if time { median_us(&model, &named)? } else { None };
+                Outcome::Equal { difference, us }
+            }
+            Err(error) => Outcome::Wrong(format!("{error:#}")),
+        };
+        Ok(Self { meta, outcome, rewritten })
+    }
+
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let what = match &self.outcome {
+            Outcome::Equal { difference, .. } => format!("equal     {difference:.0e}"),
+            Outcome::Refused(why) => format!("refused   {why}"),
+            Outcome::Wrong(why) => format!("WRONG     {why}"),
+            Outcome::Missing(why) => format!("no model  {why}"),
+        };
+        format!("{:24} {:60} {what}", self.meta.exporter, self.meta.model)
+    }
+}
+
+fn tolerance(rewritten: &[String]) -> f64 {
+    let any = |word: &str| rewritten.iter().any(|what| what.contains(word));
+    if any("QLinear") || any("QuantizeLinear") {
+        TOLERANCE_STEPS
+    } else if any("float16") {
+        TOLERANCE_HALF
+    } else {
+        TOLERANCE
+    }
+}
+
+/// All `{kind}_0.pb`, `{kind}_1.pb`, ... of a folder.
+fn tensors(folder: &Path, kind: &str) -> Result<Vec<TensorData>> {
+    let mut all = Vec::new();
+    while let Ok(bytes) = std::fs::read(folder.join(format!("{kind}_{}.pb", all.len()))) {
+        all.push(tensor(&TensorProto::decode(bytes.as_slice())?)?);
+    }
+    Ok(all)
+}
+
+/// A tensor of a protobuf file; both of its forms.
+fn tensor(proto: &TensorProto) -> Result<TensorData> {
+    let raw = |typed: Vec<u8>| if proto.raw_data.is_empty() { typed } else { proto.raw_data.to_vec() };
+    let small =
+        |width: usize| raw(proto.int32_data.iter().flat_map(|n| n.to_le_bytes()[..width].to_vec()).collect());
+    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's and grows")]
+    let (datatype, data) = match DataType::try_from(proto.data_type)? {
+        DataType::Bool => (DType::Bool, small(1)),
+        DataType::Uint8 => (DType::Uint8, small(1)),
+        DataType::Int8 => (DType::Int8, small(1)),
+        DataType::Uint16 => (DType::Uint16, small(2)),
+        DataType::Int16 => (DType::Int16, small(2)),
+        DataType::Float16 => (DType::Fp16, small(2)),
+        DataType::Int32 => (DType::Int32, small(4)),
+        DataType::Int64 => {
+            (DType::Int64, raw(proto.int64_data.iter().flat_map(|n| n.to_le_bytes()).collect()))
+        }
+        DataType::Float => {
+            (DType::Fp32, raw(proto.float_data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        }
+        DataType::Double => {
+            (DType::Fp64, raw(proto.double_data.iter().flat_map(|x| x.to_le_bytes()).collect()))
+        }
+        DataType::String => {
+            let texts = proto.string_data.iter();
+            let with_length = |t: &Vec<u8>| [&(t.len() as u32).to_le_bytes()[..], t.as_slice()].concat();
+            (DType::Bytes, texts.flat_map(with_length).collect())
+        }
+        other => bail!("tensors of type {} are not read", other.as_str_name()),
+    };
+    let shape = proto.dims.iter().map(|&d| d.max(0) as u64).collect();
+    Ok(TensorData { name: proto.name.clone(), datatype, shape, data: Bytes(data) })
+}
+
+/// Float16 as float32, where the model takes that instead.
+fn widened(tensor: TensorData, wanted: DType) -> TensorData {
+    if tensor.datatype != DType::Fp16 || wanted != DType::Fp32 {
+        return tensor;
+    }
+    let wide = tensor.data.0.as_chunks::<2>().0.iter().map(|b| half(u16::from_le_bytes(*b)) as f32);
+    let data = wide.flat_map(f32::to_le_bytes).collect();
+    TensorData { datatype: DType::Fp32, data: Bytes(data), ..tensor }
+}
+
+/// The value of a float16 (IEEE 754, binary16).
+fn half(bits: u16) -> f64 {
+    let (sign, exponent, fraction) = (bits >> 15, bits >> 10 & 0x1f, f64::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        0 => fraction * 2_f64.powi(-24),
+        0x1f if fraction == 0.0 => f64::INFINITY,
+        0x1f => f64::NAN,
+        _ => (1024.0 + fraction) * 2_f64.powi(i32::from(exponent) - 25),
+    };
+    if sign == 1 { -magnitude } else { magnitude }
+}
+
+/// The largest difference of the answers; an error where they are not the same.
+fn compare(answers: &[TensorData], wanted: &[TensorData], tolerance: f64) -> Result<f64> {
+    if answers.len() != wanted.len() {
+        bail!("{} outputs where {} belong", answers.len(), wanted.len());
+    }
+    let mut worst = 0.0_f64;
+    for (got, want) in answers.iter().zip(wanted) {
+        let name = &got.name;
+        if got.shape != want.shape {
+            bail!("output {name:?} has shape {:?} where {:?} belongs", got.shape, want.shape);
+        }
+        if got.datatype != want.datatype && (got.datatype, want.datatype) != (DType::Fp32, DType::Fp16) {
+            bail!("output {name:?} is {} where {} belongs", got.datatype.as_str(), want.datatype.as_str());
+        }
+        // A step of 8 bits is a share of their whole range.
+        let steps = matches!(want.datatype, DType::Int8 | DType::Uint8);
+        match (numbers(got), numbers(want)) {
+            (Some(got), Some(want)) => {
+                for (i, (a, b)) in got.iter().zip(&want).enumerate() {
+                    let same = a == b || (a.is_nan() && b.is_nan());
+                    let whole = if steps { 255.0 } else { b.abs().max(1.0) };
+                    let difference = if same { 0.0 } else { (a - b).abs() / whole };
+                    if difference.is_nan() || difference > tolerance {
+                        bail!("value {i} of output {name:?} is {a} where {b} belongs");
+                    }
+                    worst = worst.max(difference);
+                }
+            }
+            _ if got.data != want.data => bail!("output {name:?} holds other values"),
+            _ => {}
+        }
+    }
+    Ok(worst)
+}
+
+/// The values of a float or 8-bit tensor; all else is compared byte by byte.
+fn numbers(tensor: &TensorData) -> Option<Vec<f64>> {
+    let bytes = tensor.data.0.as_slice();
+    Some(match tensor.datatype {
+        DType::Fp16 => bytes.as_chunks::<2>().0.iter().map(|b| half(u16::from_le_bytes(*b))).collect(),
+        DType::Fp32 => bytes.as_chunks::<4>().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+        DType::Fp64 => bytes.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        DType::Int8 => bytes.iter().map(|b| f64::from(*b as i8)).collect(),
+        DType::Uint8 => bytes.iter().map(|b| f64::from(*b)).collect(),
+        DType::Bool
+        | DType::Uint16
+        | DType::Uint32
+        | DType::Uint64
+        | DType::Int16
+        | DType::Int32
+        | DType::Int64
+        | DType::Bytes => return None,
+    })
+}
+
+/// Median time of the first row, microseconds; `None` for a fixed batch.
+fn median_us(model: &Model, inputs: &[TensorData]) -> Result<Option<f64>> {
+    if model.inputs().iter().any(|spec| !matches!(spec.shape.first(), Some(-1 | 1))) {
+        return Ok(None);
+    }
+    let first: Vec<TensorData> = inputs.iter().map(first_row).collect();
+    let mut times = Vec::with_capacity(CALLS);
+    for _ in 0..CALLS {
+        let from = Instant::now();
+        model.run(&first)?;
+        times.push(from.elapsed().as_nanos() as f64 / 1000.0);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(Some(times[CALLS / 2]))
+}
+
+fn first_row(tensor: &TensorData) -> TensorData {
+    let rows = tensor.shape.first().copied().unwrap_or(1).max(1) as usize;
+    let mut shape = tensor.shape.clone();
+    if let Some(first) = shape.first_mut() {
+        *first = 1;
+    }
+    let data = if tensor.datatype == DType::Bytes {
+        let count: u64 = shape.iter().product();
+        let mut end = 0;
+        for _ in 0..count {
+            let length: [u8; 4] = tensor.data.0[end..end + 4].try_into().expect("four bytes were taken");
+            end += 4 + u32::from_le_bytes(length) as usize;
+        }
+        tensor.data.0[..end].to_vec()
+    } else {
+        tensor.data.0[..tensor.data.0.len() / rows].to_vec()
+    };
+    TensorData { shape, data: Bytes(data), ..tensor.clone() }
+}

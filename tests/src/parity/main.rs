@@ -1,0 +1,62 @@
+//! Models of other exporters in this engine, against what ONNX Runtime answers. The cases are folders in the form of
+//! ONNX's backend tests, each with a `model.onnx` and `test_data_set_0`; `models.py` makes them, and any other such
+//! folder will do.
+#![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
+
+mod case;
+mod page;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use case::{Case, Outcome};
+
+#[derive(Parser)]
+struct Options {
+    /// Folder of cases
+    cases: PathBuf,
+    /// Measure how long one row takes
+    #[arg(long)]
+    time: bool,
+    /// Write the table here, as Markdown
+    #[arg(long)]
+    page: Option<PathBuf>,
+    /// Least share of the exported models that must run, per cent
+    #[arg(long, default_value_t = 0.0)]
+    least: f64,
+}
+
+fn folders(of: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(of).with_context(|| format!("reading {}", of.display()))?;
+    let mut all: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    all.retain(|path| path.is_dir());
+    all.sort();
+    Ok(all)
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut cases = Vec::new();
+    for folder in folders(&options.cases)? {
+        let case = Case::run(&folder, options.time)?;
+        println!("{}", case.line());
+        cases.push(case);
+    }
+    let count = |is: fn(&Outcome) -> bool| cases.iter().filter(|case| is(&case.outcome)).count();
+    let equal = count(|o| matches!(o, Outcome::Equal { .. }));
+    let refused = count(|o| matches!(o, Outcome::Refused(_)));
+    let wrong = count(|o| matches!(o, Outcome::Wrong(_)));
+    let exported = equal + refused + wrong;
+    println!("{equal} of {exported} equal, {refused} refused, {wrong} wrong");
+    if let Some(path) = &options.page {
+        std::fs::write(path, page::page(&cases, &options.cases)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+    }
+    ensure!(exported > 0, "{} holds no cases", options.cases.display());
+    ensure!(wrong == 0, "{wrong} models answer otherwise than ONNX Runtime");
+    let share = equal as f64 * 100.0 / exported as f64;
+    ensure!(share >= options.least, "{share:.1} % of the models run; {} % must", options.least);
+    Ok(())
+}

@@ -1,0 +1,42 @@
+"""Makes models with the exporters people use, asks ONNX Runtime, and writes both down.
+
+usage: models.py FOLDER SET...
+
+Every case is a folder in the form of ONNX's backend tests: model.onnx, test_data_set_0/input_*.pb and output_*.pb, and
+meta.json with who made it and how long ONNX Runtime takes for one row. An exporter that fails leaves only meta.json.
+"""
+
+import json
+import os
+import shutil
+import sys
+
+import networks
+import tabular
+from cases import Cases
+
+SETS = {
+    "sklearn": tabular.sklearn,
+    "lightgbm": tabular.lightgbm,
+    "xgboost": tabular.xgboost,
+    "quantised": networks.quantised,
+    "torch": networks.torch,
+}
+
+
+def main():
+    folder, sets = sys.argv[1], sys.argv[2:]
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    cases = Cases(folder)
+    for name in sets:
+        SETS[name](cases)
+    versions = {}
+    for module in ("onnxruntime", "onnx", "sklearn", "skl2onnx", "onnxmltools", "lightgbm", "xgboost", "torch"):
+        if module in sys.modules:
+            versions[module] = sys.modules[module].__version__
+    with open(os.path.join(folder, "versions.json"), "w") as file:
+        json.dump(versions, file)
+
+
+main()

@@ -1,0 +1,322 @@
+//! What breaks in the field, on running programs: nonsense on the wire, a damaged row, a full disk, a wrong clock.
+//! Each gives a reason or a clear error, nothing is lost, and every device goes on answering.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+use std::path::Path;
+use std::time::Duration;
+
+use dunlin_protocol::{DeviceId, Down, Kind, PAYLOAD_BYTES_MAX, SCHEMA, Topic, Up};
+use dunlin_tests::agent::{Agent, Application};
+use dunlin_tests::attacker::Attacker;
+use dunlin_tests::claims;
+use dunlin_tests::digits::PIXELS;
+use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::process::wait_for;
+use dunlin_tests::small::Small;
+use dunlin_tests::thief::Thief;
+use serde_json::Value;
+use sqlx::{Row, SqlitePool};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// The pause before another try has grown by now.
+const RETRY_LIMIT: Duration = Duration::from_secs(400);
+/// Set for a test that runs in a mount namespace of its own.
+const NAMESPACE: &str = "DUNLIN_TESTS_NAMESPACE";
+
+/// A world whose devices run their first model, with applications that ask.
+async fn serving(folder: &Path, classes: &[&str]) -> (Small, String) {
+    let mut world = Small::new(folder, classes).await.unwrap();
+    let release = world.first_model(folder).await.unwrap();
+    world.enrol().await.unwrap();
+    world.ask().unwrap();
+    world.committed(&release, LIMIT).await.unwrap();
+    (world, release)
+}
+
+async fn answers(agent: &Agent, release: &str) {
+    let answer = Application::new(TASK).unwrap().infer(agent.api, "still", &[0.0; PIXELS]).await.unwrap();
+    assert_eq!(answer.version, release);
+}
+
+async fn count(database: &SqlitePool, query: &'static str, arguments: &[&str]) -> i64 {
+    let mut query = sqlx::query(query);
+    for argument in arguments {
+        query = query.bind(*argument);
+    }
+    query.fetch_one(database).await.unwrap().get(0)
+}
+
+async fn windows(database: &SqlitePool, device: &str) -> i64 {
+    count(database, "SELECT count(*) FROM windows WHERE device = ?", &[device]).await
+}
+
+/// Waits until more windows of `device` are stored than now.
+async fn goes_on(database: &SqlitePool, device: &str) {
+    let before = windows(database, device).await;
+    wait_for(&format!("new windows of {device}"), LIMIT, async || {
+        Ok((windows(database, device).await > before).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn refused(database: &SqlitePool, device: &str, reason: &str) {
+    wait_for(&format!("{reason} to be counted for {device}"), LIMIT, async || {
+        let query = "SELECT count(*) FROM refused WHERE device = ? AND reason = ?";
+        Ok((count(database, query, &[device, reason]).await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn indicated(database: &SqlitePool, device: &str, reason: &str) {
+    wait_for(&format!("{device} to report {reason}"), LIMIT, async || {
+        let query = "SELECT count(*) FROM indicators WHERE device = ? AND reason = ?";
+        Ok((count(database, query, &[device, reason]).await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn end(mut world: Small) {
+    world.hush();
+    for agent in &mut world.agents {
+        agent.stop().await.unwrap();
+    }
+    world.controller.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_on_the_wire_is_refused_by_reason_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, release) = serving(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"]).await;
+    let database = world.controller.database().await.unwrap();
+
+    // Up: an enrolled device that has gone mad.
+    world.agents[0].stop().await.unwrap();
+    let mad = Thief::new(&world.agents[0].folder, world.controller.mqtt).unwrap();
+    let good = mad.envelope(Kind::Gap, 1, b"\xff\x00 no gap".to_vec()).unwrap();
+    let cut = good.encode()[..40].to_vec();
+    mad.publish(Up::Telemetry, vec![b"\xff\x00 not cbor".to_vec(), cut, good.encode()]).await.unwrap();
+    refused(&database, "pole-0", "envelope_malformed").await;
+    mad.publish(Up::Telemetry, vec![vec![0; PAYLOAD_BYTES_MAX + 1]]).await.unwrap();
+    refused(&database, "pole-0", "too_large").await;
+    let tomorrow = mad.seal(SCHEMA + 1, Kind::Gap, 2, Vec::new()).unwrap();
+    mad.publish(Up::Telemetry, vec![tomorrow.encode()]).await.unwrap();
+    refused(&database, "pole-0", "schema_unknown").await;
+    goes_on(&database, "pole-1").await;
+    world.agents[0].start().await.unwrap();
+    world.ask().unwrap();
+    goes_on(&database, "pole-0").await;
+
+    // Down: a controller that has gone mad. What is over the device's packet limit never reaches it.
+    let sane: DeviceId = "pole-1".parse().unwrap();
+    let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
+    let topic = Topic::down(&sane, Down::Cmd);
+    attacker.publish(&topic, b"\xff\x00 not cbor".to_vec()).await.unwrap();
+    indicated(&database, "pole-1", "envelope_malformed").await;
+    attacker.publish(&topic, attacker.seal_unknown(&sane).unwrap()).await.unwrap();
+    indicated(&database, "pole-1", "schema_unknown").await;
+    attacker.publish(&topic, vec![0; PAYLOAD_BYTES_MAX + 1]).await.unwrap();
+    indicated(&database, "pole-1", "too_large").await;
+    attacker.publish(&topic, vec![0; PAYLOAD_BYTES_MAX + 4000]).await.unwrap();
+    for agent in &world.agents {
+        answers(agent, &release).await;
+        goes_on(&database, &agent.id).await;
+    }
+    end(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_database_row_costs_one_device_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (world, _) = serving(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"]).await;
+    let database = world.controller.database().await.unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.controller.data.join("dunlin.db"));
+    let writer = SqlitePool::connect_with(options).await.unwrap();
+    let whole: String = sqlx::query_scalar("SELECT profile FROM devices WHERE id = 'pole-0'")
+        .fetch_one(&writer)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE devices SET profile = '{' WHERE id = 'pole-0'").execute(&writer).await.unwrap();
+
+    let shown = world.controller.try_run(&["device", "show", "pole-0"]).await.unwrap();
+    assert_eq!(shown.code, 1, "{}{}", shown.stdout, shown.stderr);
+    assert!(shown.stderr.contains("devices") && shown.stderr.contains("pole-0"), "{}", shown.stderr);
+    let listed = world.controller.json(&["device", "list"]).await.unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 1, "the other device is listed: {listed}");
+    // What both devices send is stored none the less.
+    goes_on(&database, "pole-0").await;
+    goes_on(&database, "pole-1").await;
+
+    sqlx::query("UPDATE devices SET profile = ? WHERE id = 'pole-0'")
+        .bind(whole)
+        .execute(&writer)
+        .await
+        .unwrap();
+    assert_eq!(world.controller.json(&["device", "list"]).await.unwrap().as_array().unwrap().len(), 2);
+    writer.close().await;
+    end(world).await;
+}
+
+/// Runs the test of this name again in a mount namespace of its own, as which any user may mount. Says whether this
+/// is that run.
+fn in_own_namespace(test: &str) -> bool {
+    if std::env::var_os(NAMESPACE).is_some() {
+        return true;
+    }
+    let ended = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(NAMESPACE, "1")
+        .status()
+        .expect("`unshare` of util-linux is needed to try a full disk");
+    assert!(ended.success(), "the test failed in its own mount namespace, or none could be made");
+    false
+}
+
+/// Writes to `path` until the disk takes no more.
+fn fill(path: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(path).unwrap();
+    for piece in [1 << 20, 4096, 1] {
+        let bytes = vec![0x5a; piece];
+        while file.write_all(&bytes).is_ok() {}
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_answer_and_loses_nothing_silently() {
+    if in_own_namespace("a_full_disk_stops_no_answer_and_loses_nothing_silently") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.unwrap().block_on(full_disk());
+    }
+}
+
+/// Waits until the agent could not keep a record, and says so in its log from `offset` on.
+async fn noticed(agent: &Agent, offset: usize) {
+    wait_for("the agent to notice the full disk", LIMIT, async || {
+        Ok(agent.log()?[offset..].contains("could not keep records").then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+async fn full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("pole-0/state");
+    std::fs::create_dir_all(&state).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64m", "none"])
+        .arg(&state)
+        .status()
+        .unwrap();
+    assert!(mounted.success(), "a small file system could not be mounted");
+    let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
+    let database = world.controller.database().await.unwrap();
+
+    // Too little room for another model: it is put off and says so, and the first one serves on.
+    let filler = state.join("filler");
+    let job = folder.path().join("second");
+    let images = world.pools.training.clone();
+    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
+    let second =
+        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    std::fs::write(&filler, vec![0x5a; 34 << 20]).unwrap();
+    let created = world.controller.json(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
+    let rollout = created["plan"]["rollout"].as_str().unwrap().to_owned();
+    world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    wait_for("the device to report that it has no room", LIMIT, async || {
+        let query = "SELECT count(*) FROM outcomes WHERE device = 'pole-0' AND reason = 'no_space'";
+        Ok((count(&database, query, &[]).await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    answers(&world.agents[0], &first).await;
+
+    // No room at all and nobody who takes the records, and a restart in that state.
+    world.controller.kill().await.unwrap();
+    fill(&filler);
+    noticed(&world.agents[0], 0).await;
+    answers(&world.agents[0], &first).await;
+    world.agents[0].kill().await.unwrap();
+    fill(&filler);
+    let before = world.agents[0].log().unwrap().len();
+    world.agents[0].start().await.unwrap();
+    world.ask().unwrap();
+    noticed(&world.agents[0], before).await;
+    answers(&world.agents[0], &first).await;
+
+    // Room again: it reports what happened, and installs what had to wait.
+    std::fs::remove_file(&filler).unwrap();
+    world.controller.start().await.unwrap();
+    let database = world.controller.database().await.unwrap();
+    indicated(&database, "pole-0", "disk_full").await;
+    world.committed(&second, RETRY_LIMIT).await.unwrap();
+    world.hush();
+    claims::accounted_for(&[&world.agents[0]], &database, LIMIT).await.unwrap();
+    end(world).await;
+}
+
+/// The library that lies about the time. Its program would stand between this process and the agent.
+fn faketime() -> String {
+    let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let library =
+        folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file());
+    library.expect("the Debian package faketime is needed to try a wrong clock").display().to_string()
+}
+
+async fn link(agent: &Agent) -> Value {
+    let url = format!("http://{}/dunlin/status", agent.api);
+    let status: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    status["link"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
+    let database = world.controller.database().await.unwrap();
+    let (library, unfaked) = (faketime(), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"));
+    let clock = |time| [("LD_PRELOAD", library.as_str()), ("FAKETIME", time), unfaked];
+
+    // Behind: what was verified before tells that it can not be so early, and the device takes part.
+    world.agents[0].stop().await.unwrap();
+    world.agents[0].start_with(&clock("@2001-01-01 00:00:00")).await.unwrap();
+    answers(&world.agents[0], &first).await;
+    world.ask().unwrap();
+    goes_on(&database, "pole-0").await;
+    world.hush();
+
+    // Ahead: everything looks expired. It says so and serves on.
+    world.agents[0].stop().await.unwrap();
+    world.agents[0].start_with(&clock("+7300d")).await.unwrap();
+    answers(&world.agents[0], &first).await;
+    let detail = wait_for("the agent to say why it is offline", LIMIT, async || {
+        let link = link(&world.agents[0]).await;
+        let detail = link["detail"].as_str().unwrap_or_default().to_owned();
+        Ok((link["up"] == false && detail.contains("clock")).then_some(detail))
+    })
+    .await
+    .unwrap();
+    assert!(detail.contains("certificate"), "{detail}");
+    answers(&world.agents[0], &first).await;
+
+    // What a wrong clock showed moved no floor: the device takes part again, new models included.
+    world.agents[0].stop().await.unwrap();
+    world.agents[0].start().await.unwrap();
+    world.ask().unwrap();
+    goes_on(&database, "pole-0").await;
+    let job = folder.path().join("second");
+    let images = world.pools.training.clone();
+    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
+    let second =
+        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    let created = world.controller.json(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
+    let rollout = created["plan"]["rollout"].as_str().unwrap().to_owned();
+    world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    world.committed(&second, LIMIT).await.unwrap();
+    end(world).await;
+}

@@ -1,0 +1,187 @@
+//! The inference API of a running agent, asked by clients that others wrote and by the examples of docs/inference.md.
+#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dunlin_tests::agent::Agent;
+use dunlin_tests::controller::Controller;
+use dunlin_tests::digits::PIXELS;
+use dunlin_tests::operator::TASK;
+use dunlin_tests::process::wait_for;
+use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+#[allow(unreachable_pub, reason = "it stands in the guide as somebody else would write it")]
+#[path = "../foreign/ask.rs"]
+mod example;
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// Longest run of one client: hundreds of small requests, and Python's start with its libraries.
+const CLIENT_LIMIT: Duration = Duration::from_secs(300);
+const TOKEN: &str = "an-administrators-token";
+const GUIDE: &str = include_str!("../../docs/inference.md");
+
+fn here(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The Python of an environment that `cargo xtask test` has made.
+fn python(environment: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let python = target.join("python").join(environment).join("bin/python3");
+    assert!(python.exists(), "{} is missing: run `cargo xtask test --only set-up` first", python.display());
+    python
+}
+
+async fn end_well(what: &str, mut command: Command) {
+    let output = tokio::time::timeout(CLIENT_LIMIT, command.kill_on_drop(true).output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{what} did not end in {CLIENT_LIMIT:?}")).unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{what}: {}\n{stdout}\n{stderr}", output.status);
+}
+
+/// An agent with every door open, and a committed model.
+async fn serving(folder: &Path) -> (Small, String) {
+    let mut controller = Controller::new(folder);
+    controller.init(CONTROLLER_CONFIG).await.unwrap();
+    controller.start().await.unwrap();
+    let token = folder.join("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    // The first lines belong to the section [api], with which the agent's file begins.
+    let config = format!(
+        "grpc_listen = \"127.0.0.1:0\"\nsocket = {:?}\nsocket_mode = \"0600\"\nadmin_token_file = {token:?}\nbody_bytes_max = 2097152\n\n{AGENT_CONFIG}",
+        folder.join("inference.sock"),
+    );
+    let mut world = Small::with(folder, &["raspberry-pi-4"], controller, &config).unwrap();
+    let release = world.first_model(folder).await.unwrap();
+    world.enrol().await.unwrap();
+    let agent = format!("http://{}", world.agents[0].api);
+    // Enough rows for the probation to end.
+    wait_for("the model to answer", LIMIT, async || {
+        let answered = example::ask(&agent, &[[0.0; PIXELS]; 200]).await;
+        Ok(answered.ok().filter(|(version, _)| version.contains(&release)))
+    })
+    .await
+    .unwrap();
+    world.committed(&release, LIMIT).await.unwrap();
+    (world, release)
+}
+
+fn addresses(agent: &Agent) -> (String, String) {
+    let grpc = std::fs::read_to_string(agent.folder.join("run/grpc.addr")).unwrap();
+    (agent.api.to_string(), grpc.trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_clients_and_the_guides_examples_get_right_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, release) = serving(folder.path()).await;
+    let (http, grpc) = addresses(&world.agents[0]);
+    let rows: Vec<[f32; PIXELS]> = world.pools.stream.iter().take(40).map(|image| image.pixels).collect();
+    let (version, scores) = example::ask(&format!("http://{http}"), &rows).await.unwrap();
+    assert_eq!(version, format!("\"{release}\""));
+    let given = folder.path().join("given.json");
+    let classes = scores.len() / rows.len();
+    let text = json!({
+        "http": http,
+        "grpc": grpc,
+        "model": TASK,
+        "version": release,
+        "token": TOKEN,
+        "rows": rows.iter().map(|row| row.to_vec()).collect::<Vec<_>>(),
+        "scores": scores.chunks(classes).collect::<Vec<_>>(),
+    });
+    std::fs::write(&given, text.to_string()).unwrap();
+
+    for (environment, script) in
+        [("foreign-inference", "foreign/triton.py"), ("foreign-kserve", "foreign/kserve_client.py")]
+    {
+        let mut command = Command::new(python(environment));
+        command.arg(here(script)).arg(&given);
+        end_well(script, command).await;
+    }
+    mlserver(folder.path(), &http, &rows, &scores).await;
+    guide(folder.path(), &http, &grpc).await;
+    assert!(world.agents[0].log().unwrap().contains("an administrator changes what is in memory"));
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+}
+
+/// `mlserver infer`, which asks in batches of JSON lines, with JSON inputs and with binary ones.
+async fn mlserver(folder: &Path, http: &str, rows: &[[f32; PIXELS]], scores: &[f64]) {
+    let input = folder.join("rows.ndjson");
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let x = json!({ "name": "x", "shape": [1, PIXELS], "datatype": "FP32", "data": row.as_slice() });
+            json!({ "inputs": [x], "outputs": [{ "name": "scores" }] }).to_string()
+        })
+        .collect();
+    std::fs::write(&input, lines.join("\n") + "\n").unwrap();
+    for (batch, binary) in [("1", false), ("8", false), ("8", true)] {
+        let output = folder.join("answers.ndjson");
+        let program = python("foreign-inference").with_file_name("mlserver");
+        let mut command = Command::new(program);
+        command.arg("infer").args([
+            "--url",
+            http,
+            "--model-name",
+            TASK,
+            "--batch-size",
+            batch,
+            "--workers",
+            "2",
+        ]);
+        command.arg("--input-data-path").arg(&input).arg("--output-data-path").arg(&output);
+        if binary {
+            command.arg("--binary-data");
+        }
+        end_well("mlserver infer", command).await;
+        let answers = std::fs::read_to_string(&output).unwrap();
+        assert_eq!(answers.lines().count(), rows.len(), "{answers}");
+        let classes = scores.len() / rows.len();
+        for line in answers.lines() {
+            let answer: Value = serde_json::from_str(line).unwrap();
+            // Answers come in the order in which its workers were done.
+            let row = usize::try_from(answer["parameters"]["batch_index"].as_u64().unwrap()).unwrap();
+            let got = answer["outputs"][0]["data"].as_array().unwrap_or_else(|| panic!("{line}"));
+            let got: Vec<f64> = got.iter().filter_map(Value::as_f64).collect();
+            let want = &scores[row * classes..(row + 1) * classes];
+            assert!(
+                got.len() == classes && got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5),
+                "batch {batch}, binary {binary}, row {row}: {line}"
+            );
+        }
+        std::fs::remove_file(&output).unwrap();
+    }
+}
+
+/// Blocks of one language in the guide.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    GUIDE.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+/// Runs the guide's shell and Python examples as they stand; its Rust example is the function that this test asks with.
+async fn guide(folder: &Path, http: &str, grpc: &str) {
+    let [rust] = blocks("rust")[..] else { panic!("one Rust example") };
+    assert_eq!(rust, include_str!("../foreign/ask.rs"), "the guide shows what is tested");
+    let python = python("foreign-inference");
+    for (language, program, flag) in [("sh", Path::new("bash"), "-euc"), ("python", &python, "-c")] {
+        let examples = blocks(language);
+        assert!(examples.len() > 1, "the guide's examples are found");
+        for example in examples {
+            let mut command = Command::new(program);
+            command
+                .arg(flag)
+                .arg(example)
+                .current_dir(folder)
+                .env("AGENT", http)
+                .env("AGENT_GRPC", grpc)
+                .env("SOCKET", folder.join("inference.sock"))
+                .env("TOKEN", TOKEN);
+            end_well(example, command).await;
+        }
+    }
+}

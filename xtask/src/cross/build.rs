@@ -1,0 +1,33 @@
+//! Building for a target.
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::matrix::{How, Libc};
+use super::toolchain::Toolchain;
+use crate::command::{run, target_dir};
+
+/// Where Cargo builds for targets: apart from the ordinary build, whose dependencies other flags would rebuild.
+fn folder() -> PathBuf {
+    target_dir().join("cross")
+}
+
+/// Cargo with what it has to know about the target.
+pub(super) fn cargo(toolchain: &Toolchain<'_>, verb: &str, profile: &str) -> Command {
+    let target = toolchain.target;
+    let mut command =
+        crate::command::cargo(&[verb, "--locked", "--target", &target.triple, "--profile", profile]);
+    command.env("CARGO_TARGET_DIR", folder()).envs(toolchain.environment());
+    if target.is_static && target.libc == Libc::Glibc && target.how == How::Native {
+        command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    }
+    command
+}
+
+/// Builds the agent and returns where it lies.
+pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str) -> Result<PathBuf> {
+    run(cargo(toolchain, "build", profile).args(["-p", "dunlin-agent", "--bin", "dunlin-agent"]))?;
+    let subfolder = if profile == "dev" { "debug" } else { profile };
+    Ok(folder().join(&toolchain.target.triple).join(subfolder).join("dunlin-agent"))
+}

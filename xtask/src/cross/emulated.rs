@@ -1,0 +1,104 @@
+//! Tests of a target on this machine: behind an emulator where the processor is another.
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::toolchain::Toolchain;
+use super::{artifact, build};
+use crate::command::{cargo, output, run};
+
+/// The crates that decide. Their tests hold the digests of what must be the same bits on every target.
+const PURE: [&str; 7] = [
+    "dunlin-protocol",
+    "dunlin-trust",
+    "dunlin-update",
+    "dunlin-monitor",
+    "dunlin-select",
+    "dunlin-rollout",
+    "dunlin-pipeline",
+];
+/// Cases of each property test behind an emulator, which runs twenty times slower; the host runs all of them.
+const CASES: &str = "16";
+
+/// The profile that is built fastest.
+const PROFILE: &str = "emulated";
+
+/// Unit, property and golden tests of the pure crates in the target's first variant, those of the engine in every one:
+/// which of its kernels run depends on the processor. The tests of proofs in a child are left out, as emulators do not
+/// enforce the limits that those set.
+pub(super) fn units(toolchain: &Toolchain<'_>) -> Result<()> {
+    knows_boards(toolchain)?;
+    for (number, variant) in toolchain.target.variants().iter().enumerate() {
+        println!("\n-- {} {variant:?}", toolchain.target.triple);
+        if number == 0 {
+            let packages = PURE.iter().flat_map(|name| ["-p", name]);
+            run(test(toolchain).args(packages).args(["--lib", "--tests"]).envs(variant))?;
+        }
+        run(test(toolchain).args(["-p", "dunlin-engine", "--lib", "--test", "models"]).envs(variant))?;
+    }
+    Ok(())
+}
+
+/// The emulator knows every processor that a board of the target names.
+fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
+    let Some(runner) = toolchain.runner() else { return Ok(()) };
+    let known = output(Command::new(&runner[0]).args(["-cpu", "help"]))?;
+    let known: BTreeSet<&str> = known.split_whitespace().collect();
+    for processor in crate::tidy::emulated_processors(&toolchain.target.triple)? {
+        ensure!(known.contains(processor.as_str()), "{} knows no {processor}", runner[0]);
+    }
+    Ok(())
+}
+
+fn test(toolchain: &Toolchain<'_>) -> Command {
+    let mut command = build::cargo(toolchain, "test", PROFILE);
+    command.env("PROPTEST_CASES", CASES);
+    command
+}
+
+/// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
+/// infer, report, be taken back.
+pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
+    let program = build::agent(toolchain, PROFILE)?;
+    println!("{}", artifact::check(toolchain, &program)?);
+    run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    run(&mut cargo(&["test", "--locked", "--workspace", "--test", "e2e_loop", "--no-run"]))?;
+    let tests = ["test", "--locked", "--workspace", "--test", "e2e_loop", "--", "--test-threads=1"];
+    let mut command = started_by_itself(toolchain, &program, cargo(&tests))?;
+    let variants = toolchain.target.variants();
+    run(command.env("AGENT_PROGRAM", &program).envs(&variants[0]))
+}
+
+/// The script that makes programs of another machine start by themselves within namespaces of its own. An agent starts its
+/// own program again, which no runner in front of it does. Kernels before 6.7 know only one table for all namespaces.
+const REGISTER: &str = "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && \
+    printf '%s' \"$1\" > /proc/sys/fs/binfmt_misc/register && shift && exec \"$@\"";
+
+/// `command`, in whose sight programs of the target can be started like any other.
+fn started_by_itself(toolchain: &Toolchain<'_>, program: &Path, command: Command) -> Result<Command> {
+    let Some(runner) = toolchain.runner() else { return Ok(command) };
+    // It may be that this machine knows such programs already.
+    if Command::new(program).arg("--version").output().is_ok_and(|ended| ended.status.success()) {
+        return Ok(command);
+    }
+    let emulator = output(Command::new("which").arg(&runner[0]))?;
+    let head = std::fs::read(program)?.get(..20).context("a program has a header")?.to_vec();
+    let mut inside = Command::new("unshare");
+    inside.args(["--user", "--map-root-user", "--mount", "sh", "-c", REGISTER, "sh"]);
+    inside.arg(format!(":{}:M::{}:{MASK}:{}:F", toolchain.target.triple, escaped(&head), emulator.trim()));
+    inside.arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        inside.current_dir(folder);
+    }
+    Ok(inside)
+}
+
+/// What of a program's first bytes tells its machine: not the ABI's version and padding, and of its type only that it is
+/// a program.
+const MASK: &str = r"\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00\x00\xfe\xff\xff\xff";
+
+fn escaped(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}

@@ -1,0 +1,114 @@
+//! The one list of targets, `cross/matrix.toml`.
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::command::root;
+
+/// The matrix file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Matrix {
+    /// Its targets.
+    pub(crate) target: Vec<Target>,
+}
+
+/// One target of the matrix.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Target {
+    pub(crate) triple: String,
+    pub(crate) tier: u8,
+    pub(crate) libc: Libc,
+    #[serde(rename = "static")]
+    pub(crate) is_static: bool,
+    pub(crate) how: How,
+    /// What Debian calls the target; absent where the host's own tools do.
+    pub(crate) debian: Option<Debian>,
+    /// The program that runs the target's programs; absent where the host does.
+    pub(crate) runner: Option<String>,
+    /// Environments that the emulated tests are repeated in; once, in an empty one, if there is none.
+    #[serde(default)]
+    pub(crate) variant: Vec<BTreeMap<String, String>>,
+}
+
+/// Names in Debian.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Debian {
+    /// Architecture of its packages.
+    pub(crate) arch: String,
+    /// Prefix of its C compiler and binutils.
+    pub(crate) gnu: String,
+    /// Folder of its musl, for targets that use it.
+    pub(crate) musl: Option<String>,
+}
+
+/// C library.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Libc {
+    /// GNU.
+    Glibc,
+    /// musl.
+    Musl,
+}
+
+impl Libc {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Glibc => "glibc",
+            Self::Musl => "musl",
+        }
+    }
+}
+
+/// How a target is built.
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum How {
+    /// By the installed toolchain alone.
+    Native,
+    /// With a C cross compiler, and the standard library from rustup or, where rustup has none, from Debian's source.
+    Cross,
+    /// Not yet.
+    Planned,
+}
+
+impl How {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Cross => "cross",
+            Self::Planned => "planned",
+        }
+    }
+}
+
+impl Target {
+    /// The triple as it stands in names of environment variables, in capitals.
+    pub(crate) fn variable(&self) -> String {
+        self.triple.replace('-', "_").to_uppercase()
+    }
+
+    /// The environments to test in.
+    pub(crate) fn variants(&self) -> Vec<BTreeMap<String, String>> {
+        if self.variant.is_empty() { vec![BTreeMap::new()] } else { self.variant.clone() }
+    }
+}
+
+/// Reads the matrix.
+pub(crate) fn matrix() -> Result<Matrix> {
+    let path = root().join("cross/matrix.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("parsing {}", path.display()))
+}
+
+/// The target of that triple.
+pub(crate) fn target(triple: &str) -> Result<Target> {
+    let known = matrix()?.target.into_iter().find(|target| target.triple == triple);
+    known.with_context(|| {
+        format!("{triple} is not in cross/matrix.toml; `cargo xtask cross list` prints what is")
+    })
+}

@@ -1,0 +1,246 @@
+//! What builds a target: compiler, standard library, C compiler, emulator. Where rustup has the target it is used; where
+//! not, Debian's packages, unpacked into one folder that outlives the build folder.
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::archive::{self, Archive, host_suite};
+use super::matrix::{Debian, How, Libc, Target};
+use super::musl;
+use crate::command::{cargo, on_path, output, run};
+use crate::install;
+
+/// Debian's name for the machines this builds on.
+const HOST_ARCH: &str = "amd64";
+/// Folder of its libraries.
+const HOST_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+/// The folder of everything that is fetched or built once.
+pub(super) fn home() -> Result<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
+    from("DUNLIN_CROSS_HOME")
+        .or_else(|| Some(cache()?.join("dunlin-cross")))
+        .context("neither HOME nor DUNLIN_CROSS_HOME is set")
+}
+
+/// A toolchain for one target.
+pub(super) struct Toolchain<'a> {
+    pub(super) target: &'a Target,
+    pub(super) home: PathBuf,
+    /// Whether rustup's compiler has the target.
+    rustup: bool,
+}
+
+impl<'a> Toolchain<'a> {
+    /// Makes everything that `target` needs, if it is not there.
+    pub(super) fn set_up(target: &'a Target) -> Result<Self> {
+        if target.how == How::Planned {
+            bail!("{} is planned but not built yet", target.triple);
+        }
+        let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
+        let rustup = standard_library(Path::new(sysroot.trim()), &target.triple);
+        let toolchain = Self { target, home: home()?, rustup };
+        let Some(debian) = &target.debian else { return Ok(toolchain) };
+        std::fs::create_dir_all(toolchain.home.join("bin"))?;
+        toolchain.c_compiler(debian)?;
+        if !rustup {
+            toolchain.compiler()?;
+        }
+        if target.libc == Libc::Musl {
+            musl::set_up(&toolchain.home, &toolchain.sysroot()?, target, debian, !rustup)?;
+        }
+        if !rustup && !standard_library(&toolchain.sysroot()?, &target.triple) {
+            toolchain.build_standard_library()?;
+        }
+        toolchain.emulator()?;
+        archive::forget(&toolchain.home)?;
+        Ok(toolchain)
+    }
+
+    /// What Cargo has to be told in its environment.
+    pub(super) fn environment(&self) -> Vec<(String, String)> {
+        let Some(debian) = &self.target.debian else { return Vec::new() };
+        let bin = |name: &str| self.home.join("bin").join(name).display().to_string();
+        let (lower, upper) = (self.target.triple.replace('-', "_"), self.target.variable());
+        let linker = format!("{}-gcc", debian.gnu);
+        let compiler = match &debian.musl {
+            Some(musl) => bin(&format!("{musl}-gcc")),
+            None => linker.clone(),
+        };
+        let mut environment = vec![
+            (format!("CC_{lower}"), compiler),
+            (format!("AR_{lower}"), format!("{}-ar", debian.gnu)),
+            (format!("CARGO_TARGET_{upper}_LINKER"), linker),
+        ];
+        if !self.rustup {
+            environment.push(("RUSTC".into(), bin("rustc")));
+            environment.push(("RUSTDOC".into(), bin("rustdoc")));
+        }
+        if let Some(runner) = self.runner() {
+            environment.push((format!("CARGO_TARGET_{upper}_RUNNER"), runner.join(" ")));
+        }
+        environment
+    }
+
+    /// The command that a program of the target is put behind.
+    pub(super) fn runner(&self) -> Option<Vec<String>> {
+        let runner = self.target.runner.as_ref()?;
+        let unpacked = self.home.join("bin").join(runner);
+        let mut command =
+            vec![if unpacked.is_file() { unpacked.display().to_string() } else { runner.clone() }];
+        if let (Libc::Glibc, Some(debian)) = (self.target.libc, &self.target.debian) {
+            // The target's loader and C library are not in this machine's root folder.
+            command.extend(["-L".into(), format!("/usr/{}", debian.gnu)]);
+        }
+        Some(command)
+    }
+
+    /// The Rust compiler that builds the target.
+    pub(super) fn rustc(&self) -> PathBuf {
+        if self.rustup { "rustc".into() } else { self.home.join("bin/rustc") }
+    }
+
+    /// The C compiler's driver, which links.
+    pub(super) fn linker(&self) -> String {
+        self.target.debian.as_ref().map_or_else(|| "cc".into(), |debian| format!("{}-gcc", debian.gnu))
+    }
+
+    fn sysroot(&self) -> Result<PathBuf> {
+        Ok(output(Command::new(self.rustc()).args(["--print", "sysroot"]))?.trim().into())
+    }
+
+    fn c_compiler(&self, debian: &Debian) -> Result<()> {
+        if debian.arch == HOST_ARCH {
+            return install::debian("gcc", "gcc");
+        }
+        let headers = format!("libc6-dev-{}-cross", debian.arch);
+        install::debian_packages(&[&format!("gcc-{}", debian.gnu), &headers])
+    }
+
+    /// Debian's newest compiler, unpacked: what it installs as would stand in the way of the machine's own. It and the
+    /// source of its standard library are of one version or the build fails.
+    fn compiler(&self) -> Result<()> {
+        let folder = self.home.join("rust");
+        if folder.join("usr/bin/rustc").is_file() {
+            return Ok(());
+        }
+        println!("unpacking Debian's Rust compiler into {} (once, 700 MB)", folder.display());
+        let archive = Archive::open(&self.home, &host_suite()?, HOST_ARCH)?;
+        let library = archive.depends("libstd-rust-web-dev", "libstd-rust-web-")?;
+        let llvm = archive.depends(&library, "libllvm")?;
+        let fresh = fresh(&folder)?;
+        let packages = ["rustc-web", "libstd-rust-web-dev", &library, &llvm, "rust-web-src"];
+        archive.unpack(&self.home, &fresh, &packages)?;
+        std::fs::remove_dir_all(fresh.join("usr/share"))?;
+        keep_only_library(&fresh.join("usr/src"))?;
+        std::fs::rename(&fresh, &folder)?;
+        for program in ["rustc", "rustdoc"] {
+            let text = format!(
+                "#!/bin/sh\nLD_LIBRARY_PATH=\"{0}/{HOST_LIBRARIES}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\" exec {0}/usr/bin/{program} \"$@\"\n",
+                folder.display()
+            );
+            script(&self.home.join("bin").join(program), &text)?;
+        }
+        Ok(())
+    }
+
+    /// Compiles the standard library into the compiler's own folder, so that everything after is an ordinary build.
+    fn build_standard_library(&self) -> Result<()> {
+        let triple = &self.target.triple;
+        println!("building the standard library for {triple} (once, about a minute)");
+        let work = self.home.join("std");
+        std::fs::create_dir_all(work.join("src"))?;
+        std::fs::write(work.join("src/lib.rs"), "")?;
+        let manifest = "[package]\nname = \"nothing\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+                        [profile.release]\ncodegen-units = 1\n[workspace]\n";
+        std::fs::write(work.join("Cargo.toml"), manifest)?;
+        // As the bootstrap of Rust does: the crate that aborts is itself compiled to abort, all others to unwind.
+        let wrapper = self.home.join("bin/std-wrapper");
+        let text = "#!/bin/sh\nr=$1; shift\ncase \" $* \" in *\" --crate-name panic_abort \"*) exec \"$r\" \"$@\" -Cpanic=abort;; esac\nexec \"$r\" \"$@\"\n";
+        script(&wrapper, text)?;
+        let parts = "-Zbuild-std=std,panic_unwind,panic_abort,proc_macro,test";
+        run(cargo(&["build", "--quiet", "--release", "--target", triple, parts])
+            .current_dir(&work)
+            .env("RUSTC", self.rustc())
+            .env("RUSTC_WRAPPER", &wrapper)
+            .env("RUSTC_BOOTSTRAP", "1")
+            // Fat LTO reads bitcode.
+            .env("RUSTFLAGS", "-Cembed-bitcode=yes")
+            .env("CARGO_TARGET_DIR", work.join("target")))?;
+        let into = library_folder(&self.sysroot()?, triple);
+        std::fs::create_dir_all(&into)?;
+        for entry in std::fs::read_dir(work.join("target").join(triple).join("release/deps"))? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if (name.ends_with(".rlib") || name.ends_with(".rmeta")) && !name.starts_with("libnothing-") {
+                std::fs::copy(&path, into.join(name))?;
+            }
+        }
+        Ok(std::fs::remove_dir_all(work.join("target"))?)
+    }
+
+    /// qemu's user-mode emulators of Debian's backports: older ones hide what the emulated processor can do.
+    fn emulator(&self) -> Result<()> {
+        let Some(runner) = &self.target.runner else { return Ok(()) };
+        let program = self.home.join("bin").join(runner);
+        if program.is_file() {
+            return Ok(());
+        }
+        let Ok(host) = host_suite() else {
+            return if on_path(runner) { Ok(()) } else { bail!("`{runner}` is missing: install qemu-user") };
+        };
+        let archive = Archive::open(&self.home, &format!("{host}-backports"), HOST_ARCH)?;
+        let unpacked = fresh(&self.home.join("qemu"))?;
+        archive.unpack(&self.home, &unpacked, &["qemu-user"])?;
+        for emulator in ["qemu-aarch64", "qemu-arm", "qemu-riscv64"] {
+            std::fs::copy(unpacked.join("usr/bin").join(emulator), self.home.join("bin").join(emulator))?;
+        }
+        Ok(std::fs::remove_dir_all(unpacked)?)
+    }
+}
+
+/// Of the compiler's own source nothing is needed.
+fn keep_only_library(sources: &Path) -> Result<()> {
+    for source in std::fs::read_dir(sources)? {
+        for part in std::fs::read_dir(source?.path())? {
+            let part = part?;
+            if part.file_name() != "library" {
+                let remove =
+                    if part.file_type()?.is_dir() { std::fs::remove_dir_all } else { std::fs::remove_file };
+                remove(part.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An empty folder beside `folder`, to be filled before it takes that name: what was interrupted is begun anew.
+fn fresh(folder: &Path) -> Result<PathBuf> {
+    let fresh = folder.with_extension("new");
+    if fresh.exists() {
+        std::fs::remove_dir_all(&fresh)?;
+    }
+    std::fs::create_dir_all(&fresh)?;
+    Ok(fresh)
+}
+
+/// Writes a program that is a text.
+pub(super) fn script(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+fn library_folder(sysroot: &Path, triple: &str) -> PathBuf {
+    sysroot.join("lib/rustlib").join(triple).join("lib")
+}
+
+fn standard_library(sysroot: &Path, triple: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(library_folder(sysroot, triple)) else { return false };
+    entries.flatten().any(|entry| {
+        entry.file_name().to_str().is_some_and(|name| name.starts_with("libstd-") && name.ends_with(".rlib"))
+    })
+}

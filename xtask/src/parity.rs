@@ -1,0 +1,75 @@
+//! `cargo xtask parity`: models of other exporters, in this engine and in ONNX Runtime.
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::command::{cargo, root, run as execute, target_dir};
+use crate::install;
+
+/// The exporters and the runtime they are compared with; exact, so that tables of two days compare.
+const PYTHON: &[&str] = &[
+    "onnxruntime==1.31.1",
+    "onnx==1.23.2",
+    "numpy==2.4.6",
+    "pandas==3.1.1",
+    "scikit-learn==1.9.1",
+    "skl2onnx==1.20.0",
+    "onnxmltools==1.16.0",
+    "lightgbm==4.7.0",
+    "xgboost==3.2.0",
+];
+/// What networks need beyond that; large, so only on request.
+const NETWORKS: &[&str] = &["torch==2.15.0", "onnxconverter-common==1.16.0"];
+/// Sets of models whose exporters are small.
+const SETS: &[&str] = &["sklearn", "lightgbm", "xgboost", "quantised"];
+/// Least share of the exported models that must run, per cent.
+const LEAST: &str = "90";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Also make PyTorch networks; its wheels take gigabytes
+    #[arg(long)]
+    networks: bool,
+    /// Compare the cases of this folder, in the form of ONNX's backend tests, instead of making any
+    #[arg(long)]
+    cases: Option<PathBuf>,
+    /// Where to write the table
+    #[arg(long, default_value = "docs/parity.md")]
+    out: PathBuf,
+}
+
+/// Makes the models of `sets` and returns their folder.
+fn make(name: &str, packages: &[&str], sets: &[&str]) -> Result<PathBuf> {
+    let python = install::python(name, packages)?;
+    let cases = target_dir().join("parity");
+    let script = root().join("tests/src/parity/models.py");
+    execute(Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").arg(script).arg(&cases).args(sets))?;
+    Ok(cases)
+}
+
+fn compare(profile: &str, cases: &Path, options: &[&str]) -> Result<()> {
+    let program = target_dir().join(profile).join("dunlin-parity");
+    execute(Command::new(program).current_dir(root()).arg(cases).args(options))
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    execute(&mut cargo(&["build", "--locked", "--release", "-p", "dunlin-tests", "--bin", "dunlin-parity"]))?;
+    if let Some(cases) = &options.cases {
+        return compare("release", cases, &[]);
+    }
+    let cases = if options.networks {
+        make("parity-networks", &[PYTHON, NETWORKS].concat(), &[SETS, &["torch"]].concat())?
+    } else {
+        make("parity", PYTHON, SETS)?
+    };
+    let out = options.out.to_string_lossy();
+    compare("release", &cases, &["--time", "--least", LEAST, "--page", &out])
+}
+
+/// The same without networks, times and page, with the program that the tests have built.
+pub(crate) fn test() -> Result<()> {
+    let cases = make("parity", PYTHON, SETS)?;
+    compare("debug", &cases, &["--least", LEAST])
+}
