@@ -120,7 +120,7 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
 /// A static build for this machine, as part of the tests. It is of the small feature set: it says of itself that it has no
 /// gRPC.
 pub(crate) fn static_build(triple: &str) -> Result<()> {
-    let program = build_agent(&target(triple)?, "dev")?;
+    let program = build_agent(&target(triple)?, emulated::PROFILE)?;
     let check = |address: &str| {
         let mut command = Command::new(&program);
         command.arg("check").env("DUNLIN_API__GRPC_LISTEN", address).output()

