@@ -260,7 +260,7 @@ async fn a_late_member_is_passed_over_and_soon_not_asked() {
     let slow = || resident("m@2", &task(), &chain(SIDE, 500), SIDE);
     let quick = resident("m@1", &task(), &linear(SIDE, 3, &[0.0; SIDE * 3], false), 3);
     serving.switch(&task(), slow(), Some(quick), 1, false);
-    let rows: u64 = 1024;
+    let rows: u64 = 256;
     let batch = vec![of_floats("x", &[rows, SIDE as u64], &vec![0.0; SIDE * rows as usize])];
     for i in 0..STRIKES_MAX {
         let answer = serving.answer(&task(), None, format!("{i}"), batch.clone(), now(1)).await.unwrap();
