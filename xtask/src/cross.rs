@@ -117,8 +117,11 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// The variable that switches defences off in test builds, and that no other program has to know.
+const SWITCHES: &[u8] = b"DUNLIN_WEAKEN";
+
 /// A static build for this machine, as part of the tests. It is of the small feature set: it says of itself that it has no
-/// gRPC.
+/// gRPC. And it is built as what is released is, so it has no switches for its defences.
 pub(crate) fn static_build(triple: &str) -> Result<()> {
     let program = build_agent(&target(triple)?, emulated::PROFILE)?;
     let check = |address: &str| {
@@ -129,6 +132,9 @@ pub(crate) fn static_build(triple: &str) -> Result<()> {
     let told = String::from_utf8_lossy(&grpc.stderr).into_owned();
     if !rest.status.success() || grpc.status.success() || !told.contains("built without gRPC") {
         bail!("the agent for {triple} is not of the small feature set: {told}");
+    }
+    if std::fs::read(&program)?.windows(SWITCHES.len()).any(|bytes| bytes == SWITCHES) {
+        bail!("{} can switch its defences off", program.display());
     }
     Ok(())
 }

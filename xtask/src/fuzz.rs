@@ -23,17 +23,17 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let seconds = (options.minutes * 60).to_string();
+    // With debug assertions and overflow checks: they find more than speed does.
+    execute(&mut cargo(&["build", "--locked", "--workspace", "--bin", "dunlin-fuzz"]))?;
     fuzz(&options.targets, &["--seconds", &seconds, "--seed", &options.seed.to_string()])
 }
 
-/// A short run of every target.
+/// A short run of every target, with the program that the tests have built.
 pub(crate) fn test() -> Result<()> {
     fuzz(&[], &["--seconds", &TEST_SECONDS.to_string()])
 }
 
 fn fuzz(targets: &[String], args: &[&str]) -> Result<()> {
-    // With debug assertions and overflow checks: they find more than speed does.
-    execute(&mut cargo(&["build", "--locked", "--workspace", "--bin", "dunlin-fuzz"]))?;
     let mut program = Command::new(target_dir().join("debug/dunlin-fuzz"));
     execute(program.current_dir(root()).args(targets).args(args))
 }

@@ -1,4 +1,5 @@
 //! `cargo xtask test`: set-up, every check, every test, and the minutes each took.
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -29,28 +30,18 @@ pub(crate) struct Options {
     only: Option<String>,
 }
 
-/// The feature of the tests package that holds the negative controls.
-const CONTROLS: &str = "dunlin-tests/weaken";
-/// The programs whose defences can be switched off, and the features they are built with. Only these two carry them: the
-/// ordinary programs lie beside them and stay as they are.
-const WEAK_BINS: [&str; 4] = ["--bin", "dunlin-agent-weak", "--bin", "dunlin-weak"];
-const WEAK_FEATURES: &str = "dunlin-agent/weaken,dunlin-controller/weaken";
+/// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
+/// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
+const FEATURES: &str = "dunlin-tests/weaken,dunlin-agent/weaken,dunlin-controller/weaken";
+/// The negative controls, which have a stage of their own.
+const CONTROLS: &str = "e2e_controls";
+const CONTROL: &str = "without_its_defence_a_claim_does_not_hold";
 
-/// Runs what must fail without its defence. Nothing is left to do for the first command where the stages before it ran.
-fn controls() -> Result<()> {
-    execute(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-    execute(cargo(&["build", "--locked", "--workspace", "--features", WEAK_FEATURES]).args(WEAK_BINS))?;
-    execute(&mut cargo(&[
-        "test",
-        "--locked",
-        "--workspace",
-        "--features",
-        CONTROLS,
-        "--test",
-        "e2e_controls",
-        "--",
-        "--nocapture",
-    ]))
+/// Always the whole workspace with the same features: another selection would rebuild what is built.
+fn workspace(verb: &str, more: &[&str]) -> Command {
+    let mut command = cargo(&[verb, "--locked", "--workspace", "--features", FEATURES]);
+    command.args(more);
+    command
 }
 
 type Stage = (&'static str, fn() -> Result<()>);
@@ -67,39 +58,27 @@ const STAGES: &[Stage] = &[
     }),
     ("tidy", tidy::run),
     ("format", || execute(&mut cargo(&["fmt", "--all", "--check"]))),
-    // Always the whole workspace: another selection of packages has other features, and would rebuild what is built.
-    ("build", || execute(&mut cargo(&["build", "--locked", "--workspace", "--all-targets"]))),
-    ("test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--examples"]))),
-    ("doc-test", || execute(&mut cargo(&["test", "--locked", "--workspace", "--doc"]))),
+    ("build", || execute(&mut workspace("build", &["--all-targets"]))),
+    ("test", || execute(&mut workspace("test", &["--lib", "--bins", "--examples"]))),
+    ("doc-test", || execute(&mut workspace("test", &["--doc"]))),
     // These start whole fleets: one at a time, so that they do not starve one another.
     ("end-to-end", || {
-        execute(&mut cargo(&["test", "--locked", "--workspace", "--test", "*", "--", "--test-threads=1"]))
+        execute(&mut workspace("test", &["--test", "*", "--", "--test-threads=1", "--skip", CONTROL]))
     }),
-    ("controls", controls),
+    ("controls", || {
+        execute(&mut workspace("build", &["--bins"]))?;
+        execute(&mut workspace("test", &["--test", CONTROLS, "--", "--nocapture"]))
+    }),
     ("parity", parity::test),
     ("fuzz", fuzz::test),
-    ("clippy", || {
-        execute(&mut cargo(&[
-            "clippy",
-            "--locked",
-            "--workspace",
-            "--all-targets",
-            "--features",
-            CONTROLS,
-            "--",
-            "--deny",
-            "warnings",
-        ]))
-    }),
+    ("clippy", || execute(&mut workspace("clippy", &["--all-targets", "--", "--deny", "warnings"]))),
     ("docs", || {
-        execute(
-            cargo(&["doc", "--locked", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"),
-        )?;
+        execute(workspace("doc", &["--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
         docs::check()
     }),
     ("deny", || {
         let program = install::cargo_deny()?;
-        execute(std::process::Command::new(program).current_dir(crate::command::root()).args([
+        execute(Command::new(program).current_dir(crate::command::root()).args([
             "--all-features",
             "check",
             "bans",
