@@ -30,6 +30,9 @@ pub struct Floors {
     pub image: RepoVersions,
     /// Versions of the director repository.
     pub director: RepoVersions,
+    /// Versions of the image repository's roles of single tasks, by name; none in records of agents before this field.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<String, u64>,
     /// Generation of the last accepted assignment.
     pub generation: u64,
     /// Digest of that assignment and of what the director said about its targets, so that the same generation
