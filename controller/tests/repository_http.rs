@@ -104,6 +104,7 @@ async fn a_check_over_http_is_small_and_verifies() {
         ("/v1/director/pole-1/timestamp.json", None, 401),
         ("/v1/check?d=NO&i=1&o=1", Some(token.as_str()), 400),
         ("/v1/check?d=pole-1&i=x&o=1", Some(token.as_str()), 400),
+        ("/v1/check?i=1.0.0.0.0&o=1.0.0.0", Some(token.as_str()), 400),
         ("/v1/check?d=pole-9&i=1&o=1", Some(token.as_str()), 404),
         ("/v1/director/pole-9/timestamp.json", Some(token.as_str()), 404),
         ("/v1/image/2.root.json", None, 404),

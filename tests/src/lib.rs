@@ -10,6 +10,7 @@ pub mod claims;
 pub mod controller;
 pub mod cuts;
 pub mod digits;
+pub mod line;
 pub mod mirror;
 pub mod operator;
 pub mod process;

@@ -47,7 +47,9 @@ pub(crate) fn run() -> Result<()> {
         errors.extend(findings(&path, &text));
     }
     errors.extend(boards()?);
-    errors.extend(absent_tests()?);
+    let threats = threat_model()?;
+    errors.extend(absent_tests(&threats));
+    errors.extend(attacks_without_tests(&threats));
     if !errors.is_empty() {
         bail!("tidy:\n  {}", errors.join("\n  "));
     }
@@ -148,16 +150,33 @@ fn boards() -> Result<Vec<String>> {
     Ok(errors)
 }
 
-/// Tests that the threat model names as `path::name` and that are not there.
-fn absent_tests() -> Result<Vec<String>> {
+fn threat_model() -> Result<String> {
     let model = root().join("docs/threat-model.md");
-    let text = std::fs::read_to_string(&model).with_context(|| format!("reading {}", model.display()))?;
+    std::fs::read_to_string(&model).with_context(|| format!("reading {}", model.display()))
+}
+
+/// Attacks of the threat model's first table that its second does not give a test of the real programs, or of the part
+/// that stands against them.
+fn attacks_without_tests(text: &str) -> Vec<String> {
+    let table = |head: &str| {
+        let rows = text.split_once(head).map_or("", |(_, rest)| rest).lines().skip(2);
+        rows.map_while(|row| row.strip_prefix("| ")?.split_once(" | ")).collect::<Vec<_>>()
+    };
+    let (attacks, tests) = (table("| attack | what it takes "), table("| attack | tests "));
+    let tested = |name: &str| tests.iter().any(|(row, tests)| *row == name && tests.contains(".rs::"));
+    let missing = attacks.iter().filter(|(name, _)| !tested(name));
+    let none = attacks.is_empty().then(|| "docs/threat-model.md: there is no table of attacks".to_owned());
+    missing.map(|(name, _)| format!("docs/threat-model.md: no test of {name}")).chain(none).collect()
+}
+
+/// Tests that the threat model names as `path::name` and that are not there.
+fn absent_tests(text: &str) -> Vec<String> {
     let named = text.split('`').filter_map(|quoted| quoted.split_once(".rs::"));
     let absent = named.filter(|(path, test)| {
         let file = std::fs::read_to_string(root().join(format!("{path}.rs"))).unwrap_or_default();
         !file.contains(&format!("fn {test}("))
     });
-    Ok(absent.map(|(path, test)| format!("docs/threat-model.md: there is no {path}.rs::{test}")).collect())
+    absent.map(|(path, test)| format!("docs/threat-model.md: there is no {path}.rs::{test}")).collect()
 }
 
 #[cfg(test)]
@@ -166,7 +185,18 @@ mod tests {
 
     #[test]
     fn the_threat_model_names_tests_that_are_there() {
-        assert_eq!(absent_tests().unwrap(), Vec::<String>::new());
+        let text = threat_model().unwrap();
+        assert_eq!(absent_tests(&text), Vec::<String>::new());
+        assert_eq!(attacks_without_tests(&text), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_attack_without_a_test_and_a_test_that_is_not_there_are_found() {
+        let tables = "| attack | what it takes |\n|---|---|\n| a | b |\n| c | d |\n\n\
+                      | attack | tests |\n|---|---|\n| a | `x.rs::y` |\n| c | thought |\n";
+        assert_eq!(attacks_without_tests(tables), ["docs/threat-model.md: no test of c"]);
+        assert_eq!(absent_tests(tables), ["docs/threat-model.md: there is no x.rs::y"]);
+        assert_eq!(attacks_without_tests("").len(), 1);
     }
 
     #[test]

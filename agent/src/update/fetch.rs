@@ -18,6 +18,8 @@ use crate::identity::{Identity, IdentityError};
 pub const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 /// Largest answer to a check: whole metadata of both repositories at a large catalogue.
 const CHECK_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest device id that a check names: with it, a check that finds nothing new fits into a kibibyte.
+const SENT_ID_CHARS_MAX: usize = 16;
 /// Time for TCP and TLS on a poor radio link.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -223,12 +225,7 @@ impl Fetcher {
         image: RepoVersions,
         director: RepoVersions,
     ) -> Result<Check, FetchError> {
-        let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
-        let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
-        let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
-        let director = format!("{root}.{timestamp}.{snapshot}.{targets}");
-        let path = format!("/v1/check?d={device}&i={image}&o={director}");
-        let url = format!("{}{path}", self.base);
+        let url = format!("{}{}", self.base, check_path(device, image, director));
         let mut response = self.get(&url, None).await?;
         success(&url, &response)?;
         let (mut bytes, mut meter) = (Vec::new(), Meter::new(self.pace));
@@ -275,19 +272,14 @@ impl Fetcher {
             let mut response = self.get(url, Some(partial.offset()).filter(|offset| *offset > 0)).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT => {
-                    let wanted = format!(
-                        "bytes {}-{}/{}",
-                        partial.offset(),
-                        blob.length.saturating_sub(1),
-                        blob.length
-                    );
                     let got = response
                         .headers()
                         .get(CONTENT_RANGE)
                         .and_then(|value| value.to_str().ok())
                         .unwrap_or_default();
-                    if got != wanted {
-                        let problem = format!("asked for {wanted}, answered with {got:?}");
+                    if !is_the_rest(got, partial.offset(), blob.length) {
+                        let (from, length) = (partial.offset(), blob.length);
+                        let problem = format!("asked from {from} of {length}, answered with {got:?}");
                         return Err(FetchError::Answer { url: url.to_owned(), problem });
                     }
                 }
@@ -316,6 +308,19 @@ impl Fetcher {
             request = request.header(RANGE, format!("bytes={offset}-"));
         }
         request.send().await.map_err(|source| broken(url, source))
+    }
+}
+
+/// What is asked for by a device that holds these versions. A long id is left to its certificate, which names it anyway.
+pub fn check_path(device: &DeviceId, image: RepoVersions, director: RepoVersions) -> String {
+    let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
+    let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
+    let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
+    let held = format!("i={image}&o={root}.{timestamp}.{snapshot}.{targets}");
+    if device.as_str().len() <= SENT_ID_CHARS_MAX {
+        format!("/v1/check?d={device}&{held}")
+    } else {
+        format!("/v1/check?{held}")
     }
 }
 
@@ -425,8 +430,14 @@ fn status(url: &str, response: &Response) -> FetchError {
     }
 }
 
+/// Whether a `Content-Range` (RFC 9110 §14.4) is that of a file of this length from here to its end: nothing else may be
+/// put behind what is held.
+pub fn is_the_rest(content_range: &str, from: u64, length: u64) -> bool {
+    content_range == format!("bytes {from}-{}/{length}", length.saturating_sub(1))
+}
+
 /// Seconds of `Retry-After` (RFC 9110 §10.2.3) as milliseconds; its date form is left to the backoff.
-pub(crate) fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
+pub fn retry_after_ms(headers: &HeaderMap) -> Option<u64> {
     let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(seconds.saturating_mul(1000))
 }

@@ -17,8 +17,8 @@ mod twin;
 
 pub use anew::begin_anew;
 pub use driver::{Notice, Order, UpdateConfig, UpdateDriver, UpdateError};
-pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX};
-pub(crate) use fetch::{chain, retry_after_ms};
+pub(crate) use fetch::chain;
+pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX, check_path, is_the_rest, retry_after_ms};
 pub use prove::{ENGINE_CHILD, prove};
 pub use store::{CHUNK_BYTES, Partial, Room, SYNC_BYTES, Store, StoreError};
 pub use trusted::{FloorsFound, Trusted, TrustedError};

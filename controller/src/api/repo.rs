@@ -53,8 +53,8 @@ impl From<RepoError> for ApiError {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct CheckQuery {
-    /// The device.
-    d: String,
+    /// The device; one that shows its certificate need not name itself.
+    d: Option<String>,
     /// Versions it holds of the image repository: `root.timestamp.snapshot.targets.retrained`, 0 for none.
     i: String,
     /// Versions it holds of its director repository: `root.timestamp.snapshot.targets`.
@@ -101,7 +101,11 @@ async fn check(
     reader: Reader,
     Query(query): Query<CheckQuery>,
 ) -> ApiResult<Response> {
-    let device = device_id(&query.d)?;
+    let device = match (&query.d, &reader) {
+        (Some(named), _) => device_id(named)?,
+        (None, Reader::Device(own)) => own.clone(),
+        (None, Reader::Operator) => return Err(ApiError::bad_request("d, the device, is missing")),
+    };
     reader.may_read_of(&state, &device).await?;
     let (image, director) = (versions(&query.i)?, versions(&query.o)?);
     let check =

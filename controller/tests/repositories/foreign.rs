@@ -1,5 +1,6 @@
 //! Two clients that others wrote, python-tuf and tuf-js, on what our controller publishes: image repository and the
-//! director repository of a device, served as static files.
+//! director repository of a device, served as static files and by the controller itself.
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,12 +11,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dunlin_controller::clock;
-use dunlin_controller::keys::{self, Keyring, OfflineRole, Request, RoleChange};
-use dunlin_controller::repo::Offline;
+use dunlin_controller::identity::Issued;
+use dunlin_controller::keys::{self, Keyring, OfflineRole, OnlineRole, Request, RoleChange};
+use dunlin_controller::repo::{Offline, Repos};
+use dunlin_controller::serve::Controller;
+use dunlin_controller::store::{Claim, NewDevice};
+use dunlin_controller::{clock, init};
+use dunlin_protocol::Digest;
 use dunlin_trust::{RepoKind, Signer};
 
-use super::world::{World, assignment, data, offline};
+use super::world::{World, assignment, data, offline, profile};
 
 /// Longest run of a client; it asks for some ten small files on loopback.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -60,10 +65,12 @@ struct Client {
     metadata_url: String,
     target_url: String,
     root: PathBuf,
+    /// The authority it believes and the token it shows, where it is served by a controller.
+    tls: Option<(PathBuf, String)>,
 }
 
 impl Client {
-    fn new(kind: Foreign, world: &World, server: &Server, repo: RepoKind) -> Self {
+    fn at(kind: Foreign, world: &World, base: &str, repo: RepoKind) -> Self {
         let folder = world.folder.path().join(format!("{kind:?}-{repo:?}"));
         fs::create_dir_all(folder.join("metadata")).unwrap();
         fs::create_dir_all(folder.join("targets")).unwrap();
@@ -73,15 +80,18 @@ impl Client {
             RepoKind::Image => "image".to_owned(),
             RepoKind::Director => format!("director/{DEVICE}"),
         };
-        Self { kind, folder, metadata_url: server.url(&metadata), target_url: server.url("targets"), root }
+        let (metadata_url, target_url) = (format!("{base}/{metadata}"), format!("{base}/targets"));
+        Self { kind, folder, metadata_url, target_url, root, tls: None }
     }
 
     /// Refreshes and downloads; what the client says if it refuses.
     fn fetch(&self, targets: &[&str]) -> Result<(), String> {
         let errors = fs::File::create(self.folder.join("errors.txt")).unwrap();
-        let mut child = self
-            .kind
-            .command()
+        let mut command = self.kind.command();
+        if let Some((authority, token)) = &self.tls {
+            command.env("TUF_CA", authority).env("TUF_TOKEN", token);
+        }
+        let mut child = command
             .arg(self.folder.join("metadata"))
             .arg(format!("{}/", self.metadata_url))
             .arg(self.folder.join("targets"))
@@ -123,7 +133,7 @@ fn clients(world: &World, server: &Server) -> Vec<(RepoKind, Client)> {
     let repos = [RepoKind::Image, RepoKind::Director];
     let all =
         repos.into_iter().flat_map(|repo| [Foreign::PythonTuf, Foreign::TufJs].map(|kind| (repo, kind)));
-    all.map(|(repo, kind)| (repo, Client::new(kind, world, server, repo))).collect()
+    all.map(|(repo, kind)| (repo, Client::at(kind, world, &server.url(), repo))).collect()
 }
 
 #[test]
@@ -196,13 +206,108 @@ fn foreign_clients_follow_downloads_delegations_rotations_and_thresholds() {
         client.gets("meter.3.json", b"three");
     }
 
-    // And they refuse what they should: a file that was changed after it was signed.
-    let path = data(&world.folder).join("repo/image/timestamp.json");
-    let bent = String::from_utf8(fs::read(&path).unwrap()).unwrap().replace("\"version\":", "\"version\":1");
-    fs::write(&path, bent).unwrap();
+    // After a break-in every online role of both repositories gets another key, which the offline ones name.
+    let held_keys = data(&world.folder).join("keys");
+    fs::rename(&held_keys, world.folder.path().join("old-keys")).unwrap();
+    let online = keys::create_online(&data(&world.folder)).unwrap();
+    let next = |kind| keys::renew_root(kind, &world.root(kind), Some(&online), &safe, now_ms).unwrap();
+    let (image_root, director_root) = (Some(next(RepoKind::Image)), Some(next(RepoKind::Director)));
+    let retrained_key = Some(online.of(OnlineRole::Retrained).declared().clone());
+    let request = Request { retrained_key, ..Request::default() };
+    let targets = keys::sign_targets(&current_targets(&world), &request, &fresh, now_ms).unwrap();
+    world.publish(&Offline { image_root, director_root, targets: Some(targets) }, now_ms).unwrap();
+    world.repos.publish_assignment(&assignment(DEVICE, 3, "meter@3"), now_ms).unwrap();
     for (repo, client) in &clients {
-        assert_eq!(client.fetch(&["meter.3.json"]).is_ok(), *repo == RepoKind::Director, "{:?}", client.kind);
+        client.gets("meter.3.json", b"three");
+        let held: serde_json::Value =
+            serde_json::from_slice(&fs::read(client.folder.join("metadata/timestamp.json")).unwrap())
+                .unwrap();
+        let role = match repo {
+            RepoKind::Image => OnlineRole::ImageTimestamp,
+            RepoKind::Director => OnlineRole::DirectorTimestamp,
+        };
+        assert_eq!(held["signatures"][0]["keyid"], online.of(role).id(), "{:?}", client.kind);
     }
+
+    // And they refuse what they should: a file that was changed after it was signed.
+    let mut refuse = BTreeSet::new();
+    for (bent, file) in
+        [(RepoKind::Image, "image".to_owned()), (RepoKind::Director, format!("director/{DEVICE}"))]
+    {
+        let path = data(&world.folder).join("repo").join(file).join("timestamp.json");
+        let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+        fs::write(&path, text.replace("\"version\":", "\"version\":1")).unwrap();
+        refuse.insert(format!("{bent:?}"));
+        for (repo, client) in &clients {
+            let refuses = refuse.contains(&format!("{repo:?}"));
+            assert_eq!(client.fetch(&["meter.3.json"]).is_err(), refuses, "{:?} of {repo:?}", client.kind);
+        }
+    }
+}
+
+/// The image targets as they lie in the data folder: a controller without its keys does not open it.
+fn current_targets(world: &World) -> Vec<u8> {
+    let folder = data(&world.folder).join("repo/image");
+    let newest = (1..).take_while(|n| folder.join(format!("{n}.targets.json")).exists()).last();
+    fs::read(folder.join(format!("{}.targets.json", newest.unwrap()))).unwrap()
+}
+
+/// The same from the controller itself, over TLS and under its own paths, with an operator's token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_clients_read_what_a_running_controller_serves() {
+    let now_ms = clock::wall_ms();
+    let folder = tempfile::tempdir().unwrap();
+    let data = data(&folder);
+    let any = Some("127.0.0.1:0".parse().unwrap());
+    let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
+    let token = init::init(&data, &options).await.unwrap();
+    let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
+    let safe = folder.path().join("safe");
+    keys::ceremony(&safe, &online, keys::CeremonyOptions { threshold: 1, n: 1, now_ms }).unwrap();
+    let repos = Repos::open(&data).unwrap();
+    repos.import(&safe.join("public"), now_ms).unwrap();
+    let world = World { folder, repos };
+    let add = vec![world.release("meter.1.json", b"one")];
+    world.approve(&Request { add, ..Request::default() }, now_ms).unwrap();
+    let controller = Controller::start(&data).await.unwrap();
+    enrol(&controller, DEVICE).await;
+    controller.state.repos.publish_assignment(&assignment(DEVICE, 1, "meter@1"), now_ms).unwrap();
+
+    let served = |repo| move |kind| (kind, repo);
+    let all = [RepoKind::Image, RepoKind::Director]
+        .into_iter()
+        .flat_map(|repo| [Foreign::PythonTuf, Foreign::TufJs].map(served(repo)));
+    for (kind, repo) in all {
+        let base = format!("https://{}/v1", controller.api);
+        let tls = Some((data.join("ca.pem"), token.clone()));
+        let client = Client { tls, ..Client::at(kind, &world, &base, repo) };
+        tokio::task::block_in_place(|| {
+            client.gets("meter.1.json", b"one");
+            let nobody = Client { tls: Some((data.join("ca.pem"), "not-a-token".to_owned())), ..client };
+            let may = nobody.fetch(&[]);
+            assert_eq!(may.is_ok(), repo == RepoKind::Image, "{kind:?} of {repo:?}: {may:?}");
+        });
+    }
+    controller.stop().await;
+}
+
+/// A device that is there, as far as the controller's paths ask.
+async fn enrol(controller: &Controller, device: &str) {
+    let claim = Claim {
+        id: "c".into(),
+        device: None,
+        groups: BTreeSet::new(),
+        created_by: "test".into(),
+        created_ms: 0,
+        expires_ms: u64::MAX >> 1,
+        used_ms: None,
+        used_by: None,
+    };
+    let issued =
+        Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
+    let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile() });
+    store.claim_add(&claim, &Digest([1; 32])).await.unwrap();
+    store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
 }
 
 /// Serves a folder; a device's director repository has its roots one folder up.
@@ -229,8 +334,8 @@ impl Server {
         Self { address, ends, thread: Some(thread) }
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 }
 

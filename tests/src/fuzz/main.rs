@@ -1,11 +1,15 @@
 //! Fuzzing of everything that reads what others wrote, on the stable toolchain: bent copies of good inputs, the pool
 //! growing by every input that got somewhere new (another error, another form). A panic, an input that takes too long, or
-//! one that makes a parser allocate more than its cap ends the run; the input is kept under `out/fuzz`.
+//! one that makes a parser allocate more than its cap ends the run; the input is kept under `out/fuzz`. Everything is
+//! drawn from the seed and every key is fixed, so that a kept input does the same again. Why it is made so, and what it
+//! does not find: `docs/adr/0006-fuzzing-on-the-stable-toolchain.md`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod messages;
 mod metadata;
 mod mutate;
+mod range;
+mod shrink;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,15 +19,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use dunlin_agent::update::MANIFEST_BYTES_MAX;
+use dunlin_protocol::PAYLOAD_BYTES_MAX;
+use dunlin_trust::metadata::{Kind, Targets};
 use peak_alloc::PeakAlloc;
 
 use mutate::{Random, mutate};
+use shrink::shrink;
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Longest time of one input; the largest is 64 KiB and takes milliseconds.
+/// Longest time of one input of 64 KiB, which takes milliseconds; larger ones have as much more as they are longer.
 const HANG: Duration = Duration::from_secs(10);
+/// Longest input that the pool takes up: what is bent again and again must be quick.
+const POOLED_BYTES_MAX: usize = 64 * 1024;
 /// What any input may cost, bytes; the rest grows with its length.
 const BYTES_BASE: usize = 256 * 1024;
 /// What a byte of input may cost, bytes: `{"":` is four bytes and a map's first node some hundred, held at most three
@@ -32,11 +42,20 @@ const BYTES_PER_BYTE: usize = 1024;
 /// Inputs in the pool at most; it is as many as there are different outcomes.
 const POOL_MAX: usize = 4096;
 
+/// Files of a target's corpus at most: what is replayed in every test must be quick, and small enough to be looked at.
+const CORPUS_FILES_MAX: usize = 48;
+/// Longest of them.
+const CORPUS_BYTES_MAX: usize = 4096;
+
 /// Something that reads what others wrote.
 struct Target {
     name: &'static str,
     words: &'static [&'static [u8]],
     seeds: fn() -> Vec<Vec<u8>>,
+    /// Well-formed inputs about as long as the parser's own cap, and longer than it; run once each.
+    large: fn() -> Vec<Vec<u8>>,
+    /// Longest input that is made: over the parser's own cap.
+    bytes_max: usize,
     /// Where the input got to; the same number for what behaves alike.
     run: fn(&[u8]) -> u64,
 }
@@ -59,6 +78,8 @@ const TARGETS: [Target; 6] = [
             b"\"signatures\":[]",
         ],
         seeds: metadata::metadata_seeds,
+        large: metadata::metadata_large,
+        bytes_max: Targets::BYTES_MAX + 1024,
         run: metadata::metadata,
     },
     Target {
@@ -72,31 +93,41 @@ const TARGETS: [Target; 6] = [
             b"\"tasks\":",
         ],
         seeds: metadata::director_seeds,
+        large: metadata::director_large,
+        bytes_max: Targets::BYTES_MAX + 1024,
         run: metadata::director,
     },
     Target {
         name: "cbor",
         words: &[b"\x64kind", b"\x63seq", b"\xa0", b"\x80", b"\xf6", b"\xf9\x7e\x00"],
         seeds: messages::cbor_seeds,
+        large: messages::cbor_large,
+        bytes_max: PAYLOAD_BYTES_MAX + 1024,
         run: messages::cbor,
     },
     Target {
         name: "topic",
         words: &[b"+", b"#", b"/", b"$SYS", b"dunlin/v1/d/", b"/up/", b"/down/", b"@", b".json"],
         seeds: messages::topic_seeds,
+        large: Vec::new,
+        bytes_max: POOLED_BYTES_MAX,
         run: messages::topic,
     },
     Target {
         name: "manifest",
         words: &[b"\"length\":", b"\"shape\":", b"\"retrained\":", b"\"format\":"],
         seeds: messages::manifest_seeds,
+        large: messages::manifest_large,
+        bytes_max: MANIFEST_BYTES_MAX as usize,
         run: messages::manifest,
     },
     Target {
         name: "range",
-        words: &[b"bytes=", b"-", b","],
-        seeds: messages::range_seeds,
-        run: messages::range,
+        words: &[b"bytes=", b"bytes ", b"-", b",", b"/", b"*"],
+        seeds: range::range_seeds,
+        large: Vec::new,
+        bytes_max: POOLED_BYTES_MAX,
+        run: range::range,
     },
 ];
 
@@ -117,6 +148,9 @@ struct Options {
     /// Where an input goes that ends a run
     #[arg(long, default_value = "out/fuzz")]
     out: PathBuf,
+    /// Adds inputs that got somewhere new to the corpus, made small first
+    #[arg(long)]
+    grow: bool,
 }
 
 fn main() -> Result<()> {
@@ -135,21 +169,28 @@ fn main() -> Result<()> {
 
 fn fuzz(target: &Target, options: &Options) -> Result<()> {
     let mut watched = Watched::new(target, &options.out);
+    let folder = options.corpus.join(target.name);
     let mut pool = (target.seeds)();
     let seeds = pool.len();
-    pool.extend(corpus(&options.corpus.join(target.name))?);
+    pool.extend(corpus(&folder)?);
     let mut seen = BTreeSet::new();
     for input in &pool {
         seen.insert(watched.run(input)?);
     }
+    for input in (target.large)() {
+        seen.insert(watched.run(&input)?);
+    }
     let (replayed, begin, mut random) = (pool.len(), Instant::now(), Random(options.seed));
-    let mut runs = 0u64;
+    let (mut runs, mut found) = (0u64, Vec::new());
     while begin.elapsed() < Duration::from_secs(options.seconds) {
         for _ in 0..64 {
             let (at, other) = (random.below(pool.len()), random.below(pool.len()));
-            let input = mutate(&pool[at], &pool[other], target.words, &mut random);
-            if seen.insert(watched.run(&input)?) && pool.len() < POOL_MAX {
-                pool.push(input);
+            let input = mutate(&pool[at], &pool[other], target.words, target.bytes_max, &mut random);
+            let outcome = watched.run(&input)?;
+            let fresh = seen.insert(outcome);
+            if fresh && input.len() <= POOLED_BYTES_MAX && pool.len() < POOL_MAX {
+                pool.push(input.clone());
+                found.push((input, outcome));
             }
             runs += 1;
         }
@@ -162,6 +203,24 @@ fn fuzz(target: &Target, options: &Options) -> Result<()> {
         seen.len(),
         watched.peak / 1024,
     );
+    if options.grow { grow(&folder, &mut watched, &found) } else { Ok(()) }
+}
+
+/// Keeps inputs that got somewhere new, as small as they can be made, until the corpus is large enough.
+fn grow(folder: &Path, watched: &mut Watched<'_>, found: &[(Vec<u8>, u64)]) -> Result<()> {
+    let room = CORPUS_FILES_MAX.saturating_sub(corpus(folder)?.len());
+    let mut kept = 0;
+    for (input, outcome) in found {
+        if kept == room {
+            break;
+        }
+        let small = shrink(input, |bytes| Ok(watched.run(bytes)? == *outcome))?;
+        if small.len() <= CORPUS_BYTES_MAX {
+            keep(&folder.join(name(&small)), &small)?;
+            kept += 1;
+        }
+    }
+    println!("{:9} {kept} inputs for the corpus", watched.target.name);
     Ok(())
 }
 
@@ -195,10 +254,11 @@ impl<'a> Watched<'a> {
                 let stuck = present.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 drop(present);
                 if let Some((since, input)) = stuck
-                    && since.elapsed() > HANG
+                    && since.elapsed()
+                        > HANG * u32::try_from(input.len() / POOLED_BYTES_MAX + 1).unwrap_or(u32::MAX)
                 {
                     drop(keep(&path, &input));
-                    println!("an input took longer than {} s; it is in {}", HANG.as_secs(), path.display());
+                    println!("an input took {} s; it is in {}", since.elapsed().as_secs(), path.display());
                     std::process::exit(1);
                 }
                 std::thread::sleep(Duration::from_millis(500));
@@ -215,8 +275,7 @@ impl<'a> Watched<'a> {
         let allocated = MEMORY.peak_usage().saturating_sub(before);
         *self.present.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.peak = self.peak.max(allocated);
-        let path =
-            self.out.join(format!("{}-{}", self.target.name, &dunlin_trust::sha256(input).to_string()[..16]));
+        let path = self.out.join(format!("{}-{}", self.target.name, name(input)));
         let outcome = outcome.map_err(|_| {
             let kept = keep(&path, input);
             anyhow::anyhow!("{} panicked; its input is in {} ({kept:?})", self.target.name, path.display())
@@ -234,6 +293,22 @@ impl<'a> Watched<'a> {
         );
         Ok(outcome)
     }
+}
+
+/// What an input's file is called.
+fn name(input: &[u8]) -> String {
+    dunlin_trust::sha256(input).to_string()[..16].to_owned()
+}
+
+/// Tells the texts of errors apart by what the parser says itself: quoted pieces of the input, and numbers, end it.
+fn told_apart(text: &str) -> u64 {
+    let own = text.split(|c: char| c == '"' || c.is_ascii_digit()).next().unwrap_or_default();
+    own.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) & 0x3ff
+}
+
+/// An error with its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
 
 fn keep(path: &Path, input: &[u8]) -> Result<()> {

@@ -1,24 +1,47 @@
-//! What comes in over MQTT and HTTP: CBOR messages, topics and ids, manifests and policies, byte ranges.
-use dunlin_controller::api::range::{byte_range, satisfiable};
+//! What comes in over MQTT and HTTP: CBOR messages, topics and ids, manifests and policies.
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_agent::update::MANIFEST_BYTES_MAX;
 use dunlin_protocol::{
-    AckBody, AckRange, BootId, Bundle, Bytes, Check, ClaimToken, Cmd, CmdBody, Desired, DeviceId, Down,
-    Envelope, Gap, GroupId, Header, Kind, ModelName, PAYLOAD_BYTES_MAX, ReleaseId, Reply, RepoFiles,
-    RepoVersions, Report, SCHEMA, Samples, Status, TargetCustom, TaskId, TaskPolicy, Topic, Up, Window, cbor,
+    AckBody, AckRange, Arch, BootId, Budgets, Bundle, Bytes, Check, ClaimToken, Cmd, CmdBody, Confusion,
+    Counts, Desired, DeviceId, DeviceProfile, Digest, Down, Envelope, Gap, GroupId, Header, Indicator,
+    Installed, Kind, ModelName, Outcome, PAYLOAD_BYTES_MAX, PairCounts, Phase, ReasonCode, ReleaseId, Reply,
+    RepoFiles, RepoVersions, Report, ResourceUse, SCHEMA, Sample, SampleKind, Samples, Sketch, Status,
+    TargetCustom, TaskId, TaskPolicy, Topic, Up, Window, cbor,
 };
 use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained};
-use object_store::GetRange;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// A message that decodes encodes again, and decodes to the same.
-fn round_trip<T: DeserializeOwned + Serialize>(input: &[u8]) -> bool {
-    let Ok(message) = cbor::decode::<T>(input, PAYLOAD_BYTES_MAX) else { return false };
+use super::told_apart;
+
+/// A message that decodes encodes again, and decodes to the same. One that does not is told by its error.
+fn round_trip<T: DeserializeOwned + Serialize>(input: &[u8]) -> Result<(), u64> {
+    let message =
+        cbor::decode::<T>(input, PAYLOAD_BYTES_MAX).map_err(|error| told_apart(&error.to_string()))?;
     let encoded = cbor::encode(&message);
     let again: T = cbor::decode(&encoded, usize::MAX).expect("what was encoded decodes");
     // Bytes are compared, as not a number is not equal to itself.
     assert_eq!(cbor::encode(&again), encoded);
-    true
+    Ok(())
+}
+
+/// A batch of samples about as long as a message may be, and longer.
+pub(crate) fn cbor_large() -> Vec<Vec<u8>> {
+    let samples = |n: usize| {
+        let sample = |i: usize| Sample {
+            id: format!("s{i}"),
+            at_ms: Some(1),
+            x: Bytes(vec![7; 256]),
+            predicted: 1,
+            label: None,
+            kind: SampleKind::Random,
+            inclusion_ppm: 1,
+        };
+        cbor::encode(&Samples { task: task(), release: release(), samples: (0..n).map(sample).collect() })
+    };
+    vec![samples(PAYLOAD_BYTES_MAX / 400), samples(PAYLOAD_BYTES_MAX / 200)]
 }
 
 pub(crate) fn cbor_seeds() -> Vec<Vec<u8>> {
@@ -40,8 +63,17 @@ pub(crate) fn cbor_seeds() -> Vec<Vec<u8>> {
     };
     let check = Check { image: files.clone(), director: files };
     let desired = Desired { generation: 3, files: Some(check.clone()) };
-    let rollback =
-        Cmd { id: "c1".to_owned(), cmd: CmdBody::Rollback { task: "meter".parse().expect("an id") } };
+    let rollback = Cmd { id: "c1".to_owned(), cmd: CmdBody::Rollback { task: task() } };
+    let sample = Sample {
+        id: "a".to_owned(),
+        at_ms: Some(1),
+        x: Bytes(vec![0; 8]),
+        predicted: 1,
+        label: Some(2),
+        kind: SampleKind::Uncertain,
+        inclusion_ppm: 300_000,
+    };
+    let samples = Samples { task: task(), release: release(), samples: vec![sample] };
     vec![
         cbor::encode(&Envelope { k: "0a".repeat(32), s: Bytes(vec![5; 64]), p: Bytes(p.clone()) }),
         p,
@@ -50,11 +82,97 @@ pub(crate) fn cbor_seeds() -> Vec<Vec<u8>> {
         cbor::encode(&desired),
         cbor::encode(&rollback),
         cbor::encode(&RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 }),
+        cbor::encode(&window()),
+        cbor::encode(&report()),
+        cbor::encode(&samples),
+        cbor::encode(&Status { online: true, epoch: 3, agent: "0.1.0".to_owned() }),
+        cbor::encode(&Gap { boot, ranges: vec![(1, 4), (9, 9)] }),
+        cbor::encode(&Reply { id: "c1".to_owned(), reason: ReasonCode::Ok, detail: "x".to_owned() }),
     ]
 }
 
+fn task() -> TaskId {
+    "meter".parse().expect("an id")
+}
+
+fn release() -> ReleaseId {
+    "meter-mlp@3".parse().expect("a release")
+}
+
+/// A window with everything that one may hold.
+fn window() -> Window {
+    Window {
+        task: task(),
+        release: Some(release()),
+        generation: 4,
+        start_ms: 1,
+        end_ms: 2,
+        wall: true,
+        n: 600,
+        errors: 0,
+        probation: true,
+        latency_us: Sketch { zero: 0, first: -3, len: 2, bins: Counts::pack(&[1, 300]) },
+        confidence: Counts::pack(&[0; 20]),
+        classes: Counts::pack(&[60; 10]),
+        confusion: Confusion { classes: 3, counts: Counts::pack(&[1; 9]) },
+        pair: Some(PairCounts {
+            other: release(),
+            n: 1,
+            disagree: 0,
+            both_right: 0,
+            only_this: 0,
+            only_other: 0,
+            both_wrong: 0,
+        }),
+        profile: Some(Digest([7; 32])),
+        features: Counts::pack(&[9; 8]),
+        autocorrelation_ppm: -12,
+        resources: ResourceUse { temperature_mc: Some(41_000), ..ResourceUse::default() },
+    }
+}
+
+/// A report with everything that one may hold.
+fn report() -> Report {
+    let profile = DeviceProfile {
+        class: "raspberry-pi-4".parse().expect("a class"),
+        arch: Arch::Aarch64,
+        cores: 4,
+        ram_bytes: 1 << 31,
+        budgets: Budgets { model_bytes_max: 1, model_ram_bytes_max: 2, latency_us_max: 3 },
+        ops: BTreeSet::from(["ai.onnx/Gemm".to_owned()]),
+        agent: "0.1.0".to_owned(),
+    };
+    let installed = Installed {
+        release: Some(release()),
+        manifest: Some(Digest([1; 32])),
+        phase: Phase::Committed,
+        proof_us: Some(10),
+        proof_bytes: Some(10),
+    };
+    let outcome = Outcome {
+        generation: 1,
+        task: Some(task()),
+        release: Some(release()),
+        correlation: "r-1".to_owned(),
+        phase: Phase::RolledBack,
+        reason: ReasonCode::GuardErrors,
+        detail: "12 of 50".to_owned(),
+        at_ms: Some(1),
+    };
+    let (reason, detail) = (ReasonCode::EnvelopeReplayed, String::new());
+    Report {
+        generation: 3,
+        installed: BTreeMap::from([(task(), installed)]),
+        outcomes: vec![outcome],
+        indicators: vec![Indicator { reason, detail, count: 1, at_ms: None }],
+        profile: Some(profile),
+        ..Report::default()
+    }
+}
+
 pub(crate) fn cbor(input: &[u8]) -> u64 {
-    let envelope = Envelope::decode(input).is_ok_and(|envelope| envelope.header().is_ok());
+    let envelope = Envelope::decode(input).and_then(|envelope| envelope.header());
+    let envelope = envelope.map(drop).map_err(|error| told_apart(&error.to_string()));
     let reads = [
         envelope,
         round_trip::<Envelope>(input),
@@ -71,7 +189,8 @@ pub(crate) fn cbor(input: &[u8]) -> u64 {
         round_trip::<Check>(input),
         round_trip::<RepoVersions>(input),
     ];
-    reads.into_iter().fold(0, |bits, read| bits << 1 | u64::from(read))
+    let told = reads.iter().fold(0u64, |sum, read| sum.rotate_left(3) ^ read.err().unwrap_or(0));
+    reads.into_iter().fold(told, |bits, read| bits << 1 | u64::from(read.is_ok()))
 }
 
 pub(crate) fn topic_seeds() -> Vec<Vec<u8>> {
@@ -164,11 +283,22 @@ pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
     vec![bundle().to_string().into_bytes(), policy().to_string().into_bytes()]
 }
 
+/// A manifest of about as many bytes as one is fetched.
+pub(crate) fn manifest_large() -> Vec<Vec<u8>> {
+    let mut bundle = bundle();
+    let feature = |i: u64| json!({ "name": format!("f{i}"), "unit": "V" });
+    let n = MANIFEST_BYTES_MAX / feature(100_000).to_string().len() as u64;
+    bundle["signature"]["features"] = (0..n).map(feature).collect();
+    vec![bundle.to_string().into_bytes()]
+}
+
 /// Manifests and policies as JSON, judged against a good one of the other: what reads is written and read as the same,
 /// and what is within the bounds fits what was approved.
 pub(crate) fn manifest(input: &[u8]) -> u64 {
     let mut seen = 0;
-    if let Ok(bundle) = serde_json::from_slice::<Bundle>(input) {
+    let read = serde_json::from_slice::<Bundle>(input);
+    seen |= read.as_ref().err().map_or(0, |error| told_apart(&error.to_string())) << 36;
+    if let Ok(bundle) = read {
         let text = serde_json::to_vec(&bundle).expect("a manifest is JSON");
         assert_eq!(serde_json::from_slice::<Bundle>(&text).ok(), Some(bundle.clone()));
         let good: Bundle = serde_json::from_value(self::bundle()).expect("a manifest");
@@ -186,49 +316,19 @@ pub(crate) fn manifest(input: &[u8]) -> u64 {
         let bounds = serde_json::from_value::<TaskPolicy>(policy()).ok().and_then(|policy| policy.retrained);
         let within = check_retrained(&bounds.expect("a policy with bounds"), &bundle);
         seen |= 1 | u64::from(verdict.is_ok()) << 1 | u64::from(within.is_ok()) << 2;
-        seen |= verdict.err().map_or(0, |refusal| sum(&refusal.detail)) << 16;
+        seen |= verdict.err().map_or(0, |refusal| told_apart(&refusal.detail)) << 16;
     }
-    if let Ok(policy) = serde_json::from_slice::<TaskPolicy>(input) {
+    let read = serde_json::from_slice::<TaskPolicy>(input);
+    seen |= read.as_ref().err().map_or(0, |error| told_apart(&error.to_string())) << 46;
+    if let Ok(policy) = read {
         let text = serde_json::to_vec(&policy).expect("a policy is JSON");
         assert_eq!(serde_json::from_slice::<TaskPolicy>(&text).ok(), Some(policy.clone()));
         if let Some(bounds) = &policy.retrained {
             let good: Bundle = serde_json::from_value(bundle()).expect("a manifest");
-            let first = |text: String| text.split(' ').take(3).map(str::len).sum::<usize>() as u64;
-            seen |= check_retrained(bounds, &good).err().map_or(0, |refusal| first(refusal.detail)) << 8;
+            let refused = check_retrained(bounds, &good).err();
+            seen |= refused.map_or(0, |refusal| told_apart(&refusal.detail)) << 26;
         }
         seen |= 16 | u64::from(policy.retrained.is_some()) << 5;
     }
     seen
-}
-
-/// Tells texts apart, roughly.
-fn sum(text: &str) -> u64 {
-    text.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) & 0xff
-}
-
-pub(crate) fn range_seeds() -> Vec<Vec<u8>> {
-    ["bytes=2-5", "bytes=7-", "bytes=-3", "bytes=0-18446744073709551615", "bytes=1-2,4-5"]
-        .map(|text| text.as_bytes().to_vec())
-        .into()
-}
-
-/// A range that can be satisfied lies within the blob and is not empty.
-pub(crate) fn range(input: &[u8]) -> u64 {
-    let Ok(text) = std::str::from_utf8(input) else { return 0 };
-    let Some(range) = byte_range(text) else { return 1 };
-    for length in [0, 1, 5, 1 << 20, u64::MAX] {
-        if satisfiable(&range, length) {
-            let (start, end) = match &range {
-                GetRange::Bounded(range) => (range.start, range.end.min(length)),
-                GetRange::Offset(first) => (*first, length),
-                GetRange::Suffix(last) => (length - (*last).min(length), length),
-            };
-            assert!(start < end && end <= length, "{range:?} of {length}");
-        }
-    }
-    match range {
-        GetRange::Bounded(_) => 2,
-        GetRange::Offset(_) => 3,
-        GetRange::Suffix(_) => 4,
-    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use data_encoding::HEXLOWER;
 use dunlin_protocol::{Bytes, DeviceProfile, Digest, Now, RepoFiles};
 use dunlin_trust::metadata::{Kind, Root, Snapshot, Targets, Timestamp};
 use dunlin_trust::write::{self, DelegationSpec, RoleSpec, RootSpec, TargetSpec};
@@ -10,6 +11,8 @@ use dunlin_trust::{
     Ed25519Signer, Floors, Lookup, RepoKind, Signed, Signer, TrustError, TrustedRepo, approve,
 };
 use serde_json::{Value, json};
+
+use super::{causes, told_apart};
 
 /// The time at which all of it is judged, Unix milliseconds.
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -30,8 +33,13 @@ struct Files {
     delegated: Value,
 }
 
+/// The key that signs everything here, as PKCS#8: a fixed one, so that the same input is the same file every time. Its
+/// secret half is 32 times the byte 2a.
+const KEY: &str = "3053020101300506032b6570042204202a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a2a\
+     a123032100197f6b23e16c8532c6abc838facd5ea789be0c76b2920334039bfa8b3d368d61";
+
 fn key() -> Result<Ed25519Signer, TrustError> {
-    Ed25519Signer::from_pkcs8(&Ed25519Signer::generate_pkcs8()?)
+    Ed25519Signer::from_pkcs8(&HEXLOWER.decode(KEY.as_bytes()).expect("hexadecimal"))
 }
 
 impl Files {
@@ -126,6 +134,20 @@ pub(crate) fn metadata_seeds() -> Vec<Vec<u8>> {
     signed.chain(whole).collect()
 }
 
+/// Targets about as long as they may be, and longer: the largest file there is.
+pub(crate) fn metadata_large() -> Vec<Vec<u8>> {
+    let (image, _) = files();
+    let entry = image.targets["targets"][RELEASE].clone();
+    let each = entry.to_string().len() + "\"meter.100000.json\":,".len();
+    let listing = |n: usize| {
+        let mut targets = image.targets.clone();
+        targets["targets"] = (1..=n).map(|i| (format!("meter.{i}.json"), entry.clone())).collect();
+        [&[3], targets.to_string().as_bytes()].concat()
+    };
+    let most = Targets::BYTES_MAX / each;
+    vec![listing(most - most / 16), listing(most + most / 16)]
+}
+
 /// Laws: nothing panics; what is refused changes nothing; a delegated role lists nothing outside its paths.
 pub(crate) fn metadata(input: &[u8]) -> u64 {
     let Some((&which, rest)) = input.split_first() else { return 0 };
@@ -167,7 +189,7 @@ pub(crate) fn metadata(input: &[u8]) -> u64 {
         }
         Err(error) => {
             assert_eq!((repo.versions(), repo.floors()), before, "a refused update changed something");
-            error.reason() as u64
+            (error.reason() as u64) << 10 | told_apart(&causes(&error))
         }
     };
     outcome << 8 | parsed << 4 | u64::from(which % 10)
@@ -195,6 +217,20 @@ pub(crate) fn director_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
+/// An assignment of more tasks than any device has.
+pub(crate) fn director_large() -> Vec<Vec<u8>> {
+    let mut many = assignment();
+    let task = many["tasks"][0].clone();
+    let n = Targets::BYTES_MAX / task.to_string().len();
+    let tasks = (0..n - n / 16).map(|i| {
+        let mut task = task.clone();
+        task["task"] = format!("meter-{i}").into();
+        task
+    });
+    many["tasks"] = tasks.collect();
+    vec![[&[0], many.to_string().as_bytes()].concat()]
+}
+
 /// Laws: an approved assignment names this device, rises, and every approved release is one that both sides list.
 pub(crate) fn director(input: &[u8]) -> u64 {
     let Some((&which, rest)) = input.split_first() else { return 0 };
@@ -215,7 +251,7 @@ pub(crate) fn director(input: &[u8]) -> u64 {
         (pinned(RepoKind::Image, &image.root), pinned(RepoKind::Director, &director.root));
     known.update(&good, now()).expect("the image repository is good");
     if let Err(error) = told.update(&offered, now()) {
-        return 3 << 8 | error.reason() as u64;
+        return 3 << 24 | told_apart(&causes(&error)) << 8 | error.reason() as u64;
     }
     let device = DEVICE.parse().expect("an id");
     let floors = Floors { generation: 2, ..Floors::default() };
@@ -232,9 +268,11 @@ pub(crate) fn director(input: &[u8]) -> u64 {
                 assert_eq!(task.champion.manifest.sha256, Digest([7; 32]));
             }
             let refused = approved.tasks.iter().filter_map(|(_, verdict)| verdict.as_ref().err());
-            5 << 8 | refused.map(|refusal| refusal.reason as u64).max().unwrap_or(0)
+            5 << 24
+                | refused
+                    .fold(0, |sum, refusal| sum ^ told_apart(&refusal.detail) << 8 ^ refusal.reason as u64)
         }
-        Err(error) => 4 << 8 | error.reason() as u64,
+        Err(error) => 4 << 24 | told_apart(&causes(&error)) << 8 | error.reason() as u64,
     }
 }
 

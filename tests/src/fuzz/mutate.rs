@@ -1,7 +1,9 @@
 //! Bent copies of good inputs: bits, bytes, runs, words of the format, and pieces of other inputs.
 
-/// Longest input that is made; every parser's own cap is tested by its unit tests.
-const INPUT_BYTES_MAX: usize = 64 * 1024;
+/// Length of most inputs at most; short ones are many a second.
+const SHORT_BYTES_MAX: usize = 64 * 1024;
+/// One in this many inputs is drawn out to the length that its parser takes at most, and beyond.
+const LONG_EVERY: usize = 4096;
 /// Changes to one input at most.
 const CHANGES_MAX: usize = 6;
 
@@ -54,8 +56,14 @@ const WORDS: &[&[u8]] = &[
     b"1969-12-31T23:59:59Z",
 ];
 
-/// Bends `input`; `other` lends pieces, `words` are the format's own.
-pub(crate) fn mutate(input: &[u8], other: &[u8], words: &[&[u8]], random: &mut Random) -> Vec<u8> {
+/// Bends `input`; `other` lends pieces, `words` are the format's own; no input is longer than `bytes_max`.
+pub(crate) fn mutate(
+    input: &[u8],
+    other: &[u8],
+    words: &[&[u8]],
+    bytes_max: usize,
+    random: &mut Random,
+) -> Vec<u8> {
     let mut out = input.to_vec();
     for _ in 0..=random.below(CHANGES_MAX) {
         let at = random.below(out.len() + 1);
@@ -88,9 +96,22 @@ pub(crate) fn mutate(input: &[u8], other: &[u8], words: &[&[u8]], random: &mut R
             }
             _ => number(&mut out, random),
         }
-        out.truncate(INPUT_BYTES_MAX);
+        out.truncate(SHORT_BYTES_MAX.min(bytes_max));
+    }
+    if random.below(LONG_EVERY) == 0 {
+        draw_out(&mut out, bytes_max, random);
     }
     out
+}
+
+/// Repeats a piece until the input is as long as it may be.
+fn draw_out(out: &mut Vec<u8>, bytes_max: usize, random: &mut Random) {
+    let at = random.below(out.len());
+    let end = (at + 1 + random.below(64)).min(out.len());
+    let (piece, missing) = (out[at..end].to_vec(), bytes_max.saturating_sub(out.len()));
+    if let Some(times) = missing.checked_div(piece.len()) {
+        drop(out.splice(end..end, piece.repeat(times)));
+    }
 }
 
 /// Changes a run of digits into another number.

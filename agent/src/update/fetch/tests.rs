@@ -364,3 +364,21 @@ async fn a_medium_is_looked_on_first_and_believed_by_digest_alone() {
         assert_eq!(Fetcher::check_on(medium.path(), &device).is_ok(), good);
     }
 }
+
+#[test]
+fn a_check_names_its_device_unless_that_would_make_it_long() {
+    let held = RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 };
+    let path = |id: &str| check_path(&id.parse().unwrap(), held, held);
+    assert_eq!(path("pole-1"), "/v1/check?d=pole-1&i=1.22.3.4.5&o=1.22.3.4");
+    assert_eq!(path(&"p".repeat(64)), "/v1/check?i=1.22.3.4.5&o=1.22.3.4");
+}
+
+#[test]
+fn only_the_rest_to_the_end_is_put_behind_what_is_held() {
+    assert!(is_the_rest("bytes 4-9/10", 4, 10));
+    for other in
+        ["", "bytes 3-9/10", "bytes 4-8/10", "bytes 4-9/11", "bytes 4-9/*", "bytes */10", "bytes  4-9/10"]
+    {
+        assert!(!is_the_rest(other, 4, 10), "{other}");
+    }
+}

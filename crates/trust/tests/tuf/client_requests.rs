@@ -9,29 +9,34 @@ use super::client::{Client, Places};
 use super::forge::{Forge, LATER_MS, key, now, sign, target};
 use super::server::Server;
 
-struct World {
-    forge: Forge,
-    server: Server,
-    folder: TempDir,
+pub(crate) struct World {
+    pub(crate) forge: Forge,
+    pub(crate) server: Server,
+    pub(crate) folder: TempDir,
 }
 
 impl World {
     fn new() -> Self {
-        let mut forge = Forge::new(RepoKind::Image);
+        let world = Self::without_root(Forge::new(RepoKind::Image));
+        fs::write(world.folder.path().join("metadata/root.json"), &world.forge.roots[0]).unwrap();
+        world
+    }
+
+    /// A client that has not been initialised, and the server.
+    pub(crate) fn without_root(mut forge: Forge) -> Self {
         forge.listed.insert("dir/model.bin".to_owned(), target(b"model", Value::Null));
         forge.retrained_listed.insert("auto.x".to_owned(), target(b"retrained", Value::Null));
         let world = Self { forge, server: Server::start(), folder: tempfile::tempdir().unwrap() };
         for name in ["metadata", "targets"] {
             fs::create_dir(world.folder.path().join(name)).unwrap();
         }
-        fs::write(world.folder.path().join("metadata/root.json"), &world.forge.roots[0]).unwrap();
         world.server.put(&format!("t/dir/{}.model.bin", sha256(b"model")), b"model".to_vec());
         world.server.put(&format!("t/{}.auto.x", sha256(b"retrained")), b"retrained".to_vec());
         world.publish();
         world
     }
 
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let [_, _, snapshot, targets, retrained] = self.forge.versions;
         for (i, root) in self.forge.roots.iter().enumerate() {
             self.server.put(&format!("m/{}.root.json", i + 1), root.clone());
@@ -53,11 +58,11 @@ impl World {
     }
 
     #[track_caller]
-    fn asks(&self, expected: &[&str]) {
+    pub(crate) fn asks(&self, expected: &[&str]) {
         assert_eq!(self.server.asked(), expected);
     }
 
-    fn kept(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn kept(&self, name: &str) -> Vec<u8> {
         fs::read(self.folder.path().join("metadata").join(name)).unwrap()
     }
 }

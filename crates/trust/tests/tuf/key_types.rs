@@ -1,11 +1,12 @@
 //! Roles signed by keys of another type than ours, and files pinned by either digest.
 use dunlin_protocol::{Bytes, ReasonCode, RepoFiles};
-use dunlin_trust::{Key, RepoKind, Signer, TrustError, write};
+use dunlin_trust::write::{DelegationSpec, RoleSpec, RootSpec};
+use dunlin_trust::{Key, RepoKind, Signer, TrustError, TrustedRepo, write};
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, RSA_PSS_SHA256, RsaKeyPair};
 use serde_json::{Value, json};
 
-use super::forge::{Forge, LATER_MS, now, sign};
+use super::forge::{Forge, LATER_MS, now, sign, target};
 use super::refused;
 
 /// ECDSA P-256 with ASN.1 signatures, the type that most repositories use.
@@ -42,6 +43,85 @@ impl Signer for Ecdsa {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
         Ok(self.pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
+    }
+}
+
+/// RSASSA-PSS with SHA-256, from a key that is good for nothing else.
+struct Rsa {
+    pair: RsaKeyPair,
+    key: Key,
+    id: String,
+}
+
+impl Rsa {
+    fn new() -> Self {
+        let pem = include_str!("../keys/rsa-test-only.key.pem");
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let pair = RsaKeyPair::from_pkcs8(&data_encoding::BASE64.decode(base64.as_bytes()).unwrap()).unwrap();
+        let public = include_str!("../keys/rsa-test-only.pub.pem");
+        let key = json!({ "keytype": "rsa", "scheme": "rsassa-pss-sha256", "keyval": { "public": public } });
+        let key = Key::from_value(key).unwrap();
+        Self { pair, id: key.id(), key }
+    }
+}
+
+impl Signer for Rsa {
+    fn key_id(&self) -> &str {
+        &self.id
+    }
+
+    fn public(&self) -> &[u8] {
+        self.pair.public().as_ref()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
+        let mut signature = vec![0; self.pair.public().modulus_len()];
+        self.pair.sign(&RSA_PSS_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+        Ok(signature)
+    }
+}
+
+/// Every role, the delegated one too, is signed with RSA-PSS, and its root is replaced by the next.
+#[test]
+fn a_repository_signed_with_rsa_pss_is_followed_from_root_to_delegated_targets() {
+    let (rsa, forge) = (Rsa::new(), Forge::new(RepoKind::Image));
+    let role = || RoleSpec { keys: vec![rsa.key.clone()], threshold: 1 };
+    let spec = RootSpec { root: role(), timestamp: role(), snapshot: role(), targets: role() };
+    let delegation = DelegationSpec {
+        name: "retrained".to_owned(),
+        role: role(),
+        paths: vec!["auto.*".to_owned()],
+        terminating: true,
+    };
+    let listed = |name: &str| [(name.to_owned(), target(b"model", Value::Null))].into();
+    let versions = [("targets".to_owned(), 1), ("retrained".to_owned(), 1)].into();
+    let signed = |value: &Value| Bytes(write::sign(value, &[&rsa as &dyn Signer]).unwrap());
+    let targets = write::targets(1, LATER_MS, &listed("meter.1.json"), &[delegation], Value::Null).unwrap();
+    let retrained = write::targets(1, LATER_MS, &listed("auto.meter.1.json"), &[], Value::Null).unwrap();
+    let files = RepoFiles {
+        roots: vec![signed(&write::root(2, LATER_MS, &spec).unwrap())],
+        timestamp: signed(&write::timestamp(1, LATER_MS, 1).unwrap()),
+        snapshot: Some(signed(&write::snapshot(1, LATER_MS, &versions).unwrap())),
+        targets: Some(signed(&targets)),
+        delegated: [("retrained".to_owned(), signed(&retrained))].into(),
+    };
+    let pinned = signed(&write::root(1, LATER_MS, &spec).unwrap());
+    let pinned = || TrustedRepo::pinned(RepoKind::Image, pinned.as_slice()).unwrap();
+    let mut repo = pinned();
+    repo.update(&files, now()).unwrap();
+    assert_eq!(repo.versions().root, 2);
+    assert!(repo.target("meter.1.json").is_some() && repo.target("auto.meter.1.json").is_some());
+
+    // The same content under a key of somebody else.
+    let other = |value: &Value| Bytes(sign(value, &[&forge.timestamp]));
+    let bent = [
+        RepoFiles { roots: vec![other(&write::root(2, LATER_MS, &spec).unwrap())], ..files.clone() },
+        RepoFiles { timestamp: other(&write::timestamp(1, LATER_MS, 1).unwrap()), ..files.clone() },
+        RepoFiles { targets: Some(other(&targets)), ..files.clone() },
+        RepoFiles { delegated: [("retrained".to_owned(), other(&retrained))].into(), ..files.clone() },
+    ];
+    for files in bent {
+        refused(&mut pinned(), &files, ReasonCode::SignatureThreshold);
     }
 }
 

@@ -20,6 +20,7 @@ mod form;
 #[path = "../../examples/tuf-client/http.rs"]
 mod http;
 mod key_types;
+mod program;
 mod roots;
 mod server;
 mod signatures;
