@@ -10,7 +10,6 @@ mod door;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod infer;
-mod json;
 mod metrics;
 mod models;
 mod refusal;
