@@ -7,6 +7,7 @@
 
 mod access;
 mod door;
+mod explain;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod infer;
