@@ -14,10 +14,18 @@ pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Cargo, in the workspace, with the toolchain that built this program.
+/// Cargo, in the workspace, with the toolchain that built this program. What Cargo told this program about itself is kept
+/// from it: build scripts that look at such variables would run again, and what depends on them be built again, whenever
+/// somebody calls Cargo by hand.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(args);
+    for (name, _) in std::env::vars_os() {
+        let of_package = name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_"));
+        if of_package || name == "CARGO_MANIFEST_DIR" || name == "CARGO_MANIFEST_PATH" {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

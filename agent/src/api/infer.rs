@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use dunlin_engine::json;
 use dunlin_protocol::{TaskId, TensorData};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -14,7 +15,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::refusal::Refusal;
 use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted};
-use super::{Answered, Api, json, models};
+use super::{Answered, Api, models};
 use crate::serve::{Answer, Spent};
 
 pub(super) async fn answer(

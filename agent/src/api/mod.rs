@@ -7,10 +7,10 @@
 
 mod access;
 mod door;
+mod explain;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod infer;
-mod json;
 mod metrics;
 mod models;
 mod refusal;

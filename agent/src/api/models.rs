@@ -9,8 +9,8 @@ use super::{Answered, Api};
 use crate::serve::{Member, TaskView};
 
 /// What this server knows beyond the protocol's core.
-pub(super) const EXTENSIONS: [&str; 4] =
-    ["binary_tensor_data", "model_repository", "statistics", "dunlin_feedback"];
+pub(super) const EXTENSIONS: [&str; 5] =
+    ["binary_tensor_data", "model_repository", "statistics", "dunlin_feedback", "dunlin_explain"];
 
 pub(super) fn server() -> Value {
     json!({ "name": "dunlin-agent", "version": crate::VERSION, "extensions": EXTENSIONS })

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use dunlin_engine::json;
 use dunlin_protocol::{DType, TensorData, TensorSpec};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
@@ -13,8 +14,8 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::Limits;
 use super::refusal::Refusal;
-use super::{Limits, json};
 
 /// How long a client may take to send a body: the largest one at the speed of a slow card reader.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);

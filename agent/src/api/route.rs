@@ -6,7 +6,10 @@ use serde::Deserialize;
 
 use super::access::{Peer, Right};
 use super::refusal::{Refusal, json, with};
-use super::{Answered, Api, Residency, infer, metrics, models, repository, request, statistics};
+use super::{Answered, Api, Residency, explain, infer, metrics, models, repository, request, statistics};
+
+/// What ends the name of a model in the protocol's first version, where it is explained.
+const EXPLAIN_V1: &str = ":explain";
 
 /// Answers one request; every refusal is `{"error": ...}`.
 pub(super) async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Answered {
@@ -60,6 +63,13 @@ async fn posted(api: &Api, parts: &[&str], request: Request<Incoming>) -> Result
         ["v2", "models", model, "versions", version, "infer"] => {
             infer::answer(api, model, Some(version), request).await
         }
+        ["v2", "models", model, "explain"] => explain::answer(api, model, None, request).await,
+        ["v2", "models", model, "versions", version, "explain"] => {
+            explain::answer(api, model, Some(version), request).await
+        }
+        ["v1", "models", verb] if verb.ends_with(EXPLAIN_V1) => {
+            explain::answer_v1(api, verb.strip_suffix(EXPLAIN_V1).unwrap_or_default(), request).await
+        }
         ["v2", "models", model, "feedback"] => feedback(api, model, request).await,
         ["v2", "repository", "index"] => repository::index(api, &request::body(request, &api.limits).await?),
         ["v2", "repository", "models", model, verb @ ("load" | "unload")] => {
@@ -98,10 +108,10 @@ fn other(api: &Api, method: &Method, parts: &[&str]) -> Result<Answered, Refusal
             | ["v2", "repository", "index"]
             | ["v2", "repository", "models", _, "load" | "unload"]
             | ["v2", "models", _]
-            | ["v2", "models", _, "infer" | "feedback" | "ready" | "stats"]
+            | ["v2", "models", _, "infer" | "explain" | "feedback" | "ready" | "stats"]
             | ["v2", "models", _, "versions", _]
-            | ["v2", "models", _, "versions", _, "infer" | "ready" | "stats"]
-    );
+            | ["v2", "models", _, "versions", _, "infer" | "explain" | "ready" | "stats"]
+    ) || matches!(parts, ["v1", "models", verb] if verb.ends_with(EXPLAIN_V1));
     let path: String = path.chars().take(200).collect();
     if known {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path:?} does not take {method}")));

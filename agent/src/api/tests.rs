@@ -18,6 +18,7 @@ use crate::serve::onnx::{IDENTITY, linear, policy, resident};
 use crate::serve::{Limits, Resident, Serving};
 
 mod admin;
+mod explain;
 mod types;
 
 /// A server of its own for each test, and one connection to it.

@@ -11,6 +11,7 @@
 mod answer;
 mod asked;
 mod baseline;
+mod explain;
 mod guard;
 mod lineup;
 mod live;
@@ -36,6 +37,10 @@ use dunlin_protocol::{
 };
 
 pub use answer::{Answer, AnsweredBy, FeedbackError, InferError};
+pub use explain::{
+    Budget, EXPLAIN_BUDGET, EXPLAIN_BUDGET_MAX, EXPLAIN_PERMUTATIONS, EXPLAINED_ROWS_MAX, EXPLAINING_MAX,
+    Explained,
+};
 pub use guard::Guard;
 pub use pool::{INLINE_US_MAX, Limits};
 pub use resident::Resident;
@@ -47,13 +52,15 @@ use asked::Asked;
 use futures_util::FutureExt;
 use pool::Pool;
 use task::Task;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// All tasks of this device.
 #[derive(Debug)]
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
     pool: Pool,
+    /// Explanations that may still be begun.
+    explaining: Semaphore,
     /// Wakes who waits in [`Serving::fallen`].
     fell: Notify,
 }
@@ -61,7 +68,12 @@ pub struct Serving {
 impl Serving {
     /// Nothing served yet.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { tasks: RwLock::default(), pool: Pool::new(limits), fell: Notify::new() })
+        Arc::new(Self {
+            tasks: RwLock::default(),
+            pool: Pool::new(limits),
+            explaining: Semaphore::new(EXPLAINING_MAX),
+            fell: Notify::new(),
+        })
     }
 
     /// Sets a task's signed policy: its baseline answer and whether samples may leave the device.

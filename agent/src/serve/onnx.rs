@@ -153,6 +153,7 @@ pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize
         release: release.parse().unwrap(),
         bundle: Arc::new(bundle),
         manifest: Digest([0; 32]),
+        background: (0..2 * model.columns().unwrap_or(0)).map(|i| (i % 5) as f32 / 4.0).collect(),
         model: Arc::new(model),
         profile: None,
     }

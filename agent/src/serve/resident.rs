@@ -21,6 +21,8 @@ pub struct Resident {
     pub model: Arc<Model>,
     /// Drift bins and the digest of their blob, if the bundle has any.
     pub profile: Option<Arc<(ReferenceProfile, Digest)>>,
+    /// Rows that predictions are explained against, one after the other; none if the model takes no table.
+    pub background: Arc<[f32]>,
 }
 
 /// A resident that serves, with the latency it has shown.

@@ -126,6 +126,25 @@ impl Task {
         Some(self.live().watch.guard())
     }
 
+    /// The member that a request would be given to, and the generation in force: the one it names, else the first of the
+    /// line-up that is asked.
+    pub(super) fn asked(&self, version: Option<&ReleaseId>) -> Result<(Arc<Serving>, u64), InferError> {
+        let lineup = self.lineup();
+        if !lineup.unloaded.is_empty() {
+            return Err(InferError::Unloaded(self.task.clone()));
+        }
+        let mut members = lineup.members().map(|(_, member)| member);
+        let found = match version {
+            Some(version) => members.find(|m| m.release() == version).ok_or_else(|| {
+                InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() }
+            }),
+            None => members
+                .find(|m| m.strikes.out().is_none())
+                .ok_or_else(|| InferError::NotReady(self.task.clone())),
+        };
+        found.map(|member| (Arc::clone(member), lineup.generation))
+    }
+
     /// Answers a request: by the member it names, else by the first of the line-up that can. Without `pool` all is done
     /// on this thread.
     pub(super) async fn answer(

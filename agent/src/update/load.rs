@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use dunlin_engine::Model;
-use dunlin_protocol::{Bundle, ReferenceProfile, TaskPolicy, cbor};
+use dunlin_engine::{Model, background};
+use dunlin_protocol::{Bundle, GoldenSet, ReferenceProfile, TaskPolicy, cbor};
 use dunlin_update::Pack;
 
 use super::fetch::{MANIFEST_BYTES_MAX, chain};
@@ -10,6 +10,9 @@ use crate::serve::Resident;
 
 /// Largest reference profile: a thousand features of seventy bins.
 const PROFILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Largest golden set that is read for its rows: a few hundred rows of the widest tables that are explained.
+const GOLDEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Loads a release from the store. It was proved in a child process before; its files are hashed once more, because
 /// disks rot.
@@ -27,13 +30,32 @@ pub(super) fn resident(store: &Store, pack: &Pack) -> Result<Resident, String> {
         }
         None => None,
     };
+    let background = compared_with(store, &bundle, &model);
     Ok(Resident {
         release: pack.release.clone(),
         bundle: Arc::new(bundle),
         manifest: pack.manifest.digest,
         model: Arc::new(model),
         profile,
+        background,
     })
+}
+
+/// The rows of the golden set that predictions are explained against. A model serves without them as well.
+fn compared_with(store: &Store, bundle: &Bundle, model: &Model) -> Arc<[f32]> {
+    let blob = &bundle.golden;
+    if model.columns().is_err() || blob.length > GOLDEN_BYTES_MAX as u64 {
+        return Arc::default();
+    }
+    let golden = store.read(blob).map_err(|e| chain(&e));
+    match golden.and_then(|bytes| cbor::decode::<GoldenSet>(&bytes, GOLDEN_BYTES_MAX).map_err(|e| chain(&e)))
+    {
+        Ok(golden) => background(model, &golden).into(),
+        Err(error) => {
+            tracing::warn!(release = %bundle.release, error, "predictions of this release can not be explained");
+            Arc::default()
+        }
+    }
 }
 
 /// The manifest of a release in the store.

@@ -17,10 +17,13 @@
 //! ```
 
 mod attributes;
+pub mod batch;
 mod check;
 mod error;
+mod explain;
 mod golden;
 mod import;
+pub mod json;
 mod known;
 mod model;
 mod plan;
@@ -36,6 +39,9 @@ mod words;
 
 pub use check::{Inspection, MODEL_BYTES_MAX, NODES_MAX, inspect, supported_ops};
 pub use error::EngineError;
+pub use explain::{
+    BACKGROUND_ROWS_MAX, EXPLAINED_FEATURES_MAX, Effort, Explanation, Method, PERMUTATIONS_MAX, background,
+};
 pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX};

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use dunlin_protocol::{Bytes, DType, TensorData, TensorSpec};
 use tract_onnx::pb;
@@ -13,7 +13,9 @@ use tract_onnx::tract_hir::internal::{
 
 use crate::check::{self, Inspection, too_large, unsupported};
 use crate::plan::{Plan, prepare, run, value};
+use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
+use crate::tree::Scores;
 use crate::words::Words;
 use crate::{EngineError, tensor};
 
@@ -34,6 +36,8 @@ pub struct Model {
     rows: Rows,
     /// What the texts of `BYTES` inputs and outputs stand for.
     words: Option<Words>,
+    /// The operator that is all the graph does, if it is one of this engine's.
+    sole: Option<Arc<dyn RowWork>>,
 }
 
 /// How many rows the graph takes.
@@ -89,12 +93,14 @@ impl Model {
             return Self::fixed(1, typed, inputs, outputs, ops);
         }
         inputs.iter_mut().for_each(|i| i.shape[0] = -1);
+        let sole = sole_work(&typed);
         let model = Self {
             inputs,
             outputs,
             ops,
             rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] },
             words: None,
+            sole,
         };
         for rows in [1, batch.unwrap_or(1)] {
             model.plan(rows)?;
@@ -115,7 +121,8 @@ impl Model {
                 *first = rows as i64;
             }
         }
-        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?), words: None })
+        let sole = sole_work(&typed);
+        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?), words: None, sole })
     }
 
     /// Inputs, batch first; -1 where the request chooses.
@@ -136,6 +143,11 @@ impl Model {
     /// Number of values in one row of the first input.
     pub fn row_len(&self) -> usize {
         self.inputs.first().map_or(0, row_len)
+    }
+
+    /// The tree ensemble that is all the model does, if it is one.
+    pub(crate) fn trees(&self) -> Option<&Scores> {
+        self.sole.as_ref().and_then(|work| work.trees())
     }
 
     /// Runs the model. Inputs may come in any order; outputs come in the graph's.

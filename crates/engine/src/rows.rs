@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use tract_onnx::tract_hir::internal::*;
 
+use crate::tree::Scores;
+
 /// Work on rows of features.
 pub(crate) trait RowWork: Debug + Send + Sync {
     /// Whether there is a label beside the scores.
@@ -20,6 +22,11 @@ pub(crate) trait RowWork: Debug + Send + Sync {
     /// How features in double precision become single; `None` if no way keeps the answer.
     fn narrow(&self) -> Option<fn(f64) -> f32>;
 
+    /// The tree ensemble it is, if it is one.
+    fn trees(&self) -> Option<&Scores> {
+        None
+    }
+
     /// Labels, if it makes any, and scores of `rows` of `columns` features, row after row. What comes of a row may
     /// not depend on the rows it comes with.
     fn eval(&self, rows: &[f32], columns: usize) -> (Vec<i64>, Vec<f32>);
@@ -28,6 +35,20 @@ pub(crate) trait RowWork: Debug + Send + Sync {
 /// The operator: with labels a classifier (outputs: label, scores), without a regressor (output: values).
 pub(crate) fn op(name: &'static str, work: Arc<dyn RowWork>) -> Box<dyn InferenceOp> {
     expand(Rows { name, work })
+}
+
+/// The work that is all a graph does, but for changes of type at its end: its one input goes in, its last output comes out.
+pub(crate) fn sole_work(graph: &TypedModel) -> Option<Arc<dyn RowWork>> {
+    let mut outlet = *graph.output_outlets().ok()?.last()?;
+    let mut node = &graph.nodes[outlet.node];
+    while node.op.name() == "Cast" && node.inputs.len() == 1 {
+        outlet = node.inputs[0];
+        node = &graph.nodes[outlet.node];
+    }
+    let rows = node.op_as::<Rows>()?;
+    let is_scores = outlet.slot + 1 == node.outputs.len();
+    let of_input = graph.input_outlets().ok()? == node.inputs.as_slice();
+    (is_scores && of_input).then(|| Arc::clone(&rows.work))
 }
 
 #[derive(Debug, Clone)]

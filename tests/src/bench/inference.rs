@@ -246,5 +246,6 @@ fn resident(onnx: &[u8], rows: &[f32], width: usize) -> Result<Resident> {
         manifest: none.digest,
         model: Arc::new(model),
         profile,
+        background: Arc::default(),
     })
 }

@@ -46,7 +46,7 @@ pub fn child_main() -> ExitCode {
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(4) }
 }
 
-fn limit(limits: &Limits) -> rustix::io::Result<()> {
+pub(crate) fn limit(limits: &Limits) -> rustix::io::Result<()> {
     let exactly = |n: u64| Rlimit { current: Some(n), maximum: Some(n) };
     // A core file of a hostile model would fill the disk and hold what is in memory.
     setrlimit(Resource::Core, exactly(0))?;

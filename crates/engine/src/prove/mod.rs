@@ -21,6 +21,7 @@ use dunlin_protocol::ReasonCode;
 use serde::{Deserialize, Serialize};
 
 pub use child::child_main;
+pub(crate) use child::limit;
 
 /// Most bytes the child may answer; its answer is one short JSON object.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;

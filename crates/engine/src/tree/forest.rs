@@ -11,14 +11,14 @@ pub(super) const TARGETS_MAX: usize = 1 << 16;
 /// this runs on.
 const LANES: usize = 8;
 /// Marks a node whose missing value takes the `low` child.
-const MISSING_LOW: u32 = 1 << 31;
+pub(super) const MISSING_LOW: u32 = 1 << 31;
 
 /// `x[feature] <= threshold` leads to `low`, all else to `high`; a leaf leads to itself.
 #[derive(Debug, Clone, Copy)]
-struct Node {
+pub(super) struct Node {
     threshold: f32,
     /// The feature, with [`MISSING_LOW`] in the top bit.
-    feature: u32,
+    pub(super) feature: u32,
     low: u32,
     high: u32,
 }
@@ -35,20 +35,20 @@ pub(crate) enum Aggregate {
 /// A validated ensemble: every index is in range, every tree is a tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Forest {
-    nodes: Vec<Node>,
-    roots: Vec<u32>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) roots: Vec<u32>,
     /// By node: where its values begin in `values`; only a leaf has any.
     first: Vec<u32>,
     /// `(target, value)` of all leaves, leaf after leaf.
     values: Vec<(u32, f32)>,
     /// Every leaf holds a value for each target, in order: they can be added as a row.
     dense: bool,
-    aggregate: Aggregate,
+    pub(super) aggregate: Aggregate,
     missing_low: bool,
     /// All tests are `<=` or its opposite.
     only_up_to: bool,
     features: usize,
-    targets: usize,
+    pub(super) targets: usize,
 }
 
 /// One node as the file has it.
@@ -307,9 +307,27 @@ impl Forest {
         }
     }
 
+    pub(super) fn is_leaf(&self, at: u32) -> bool {
+        self.nodes[at as usize].low == at
+    }
+
+    /// The values of a leaf, by target.
+    #[inline]
+    pub(super) fn leaf(&self, at: u32) -> &[(u32, f32)] {
+        &self.values[self.first[at as usize] as usize..self.first[at as usize + 1] as usize]
+    }
+
+    /// Where a row goes on from a node.
+    pub(super) fn next(&self, at: u32, row: &[f32]) -> u32 {
+        let node = self.nodes[at as usize];
+        let x = row[(node.feature & !MISSING_LOW) as usize];
+        let low = x <= node.threshold || (x.is_nan() && node.feature & MISSING_LOW != 0);
+        if low { node.low } else { node.high }
+    }
+
     #[inline]
     fn collect(&self, leaf: u32, row: usize, out: &mut [f32], reached: &mut [bool]) {
-        let own = &self.values[self.first[leaf as usize] as usize..self.first[leaf as usize + 1] as usize];
+        let own = self.leaf(leaf);
         let out = &mut out[row * self.targets..][..self.targets];
         match self.aggregate {
             Aggregate::Sum | Aggregate::Average if self.dense => {

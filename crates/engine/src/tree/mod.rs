@@ -8,7 +8,8 @@ mod forest;
 mod op;
 mod read;
 mod scores;
+mod shap;
 
 use forest::Forest;
 pub(crate) use op::register;
-use scores::Scores;
+pub(crate) use scores::Scores;

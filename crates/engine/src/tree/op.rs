@@ -51,6 +51,10 @@ impl RowWork for Trees {
         self.scores.only_up_to().then_some(rows::not_below)
     }
 
+    fn trees(&self) -> Option<&Scores> {
+        Some(&self.scores)
+    }
+
     fn eval(&self, rows: &[f32], columns: usize) -> (Vec<i64>, Vec<f32>) {
         let scores = self.scores.eval(rows, columns);
         let labels = self

@@ -86,6 +86,52 @@ impl Scores {
         out
     }
 
+    /// Whether the scores are made from a sum over the trees, so that features have shares in it.
+    pub(crate) fn is_sum(&self) -> bool {
+        self.forest.is_sum()
+    }
+
+    /// The sums over the trees as columns, with the base values and before the transform.
+    pub(crate) fn margins(&self, row: &[f32]) -> Vec<f64> {
+        let mut sums = self.forest.sums(row);
+        match self.layout {
+            Layout::Targets => {
+                for (x, base) in sums.iter_mut().zip(&self.base) {
+                    *x += f64::from(*base);
+                }
+            }
+            Layout::OneProbability | Layout::OneMargin => {
+                let s = sums[0] + f64::from(self.base.first().copied().unwrap_or(0.0));
+                let other = if self.is_complement() { 1.0 - s } else { -s };
+                sums.copy_from_slice(&[other, s]);
+            }
+        }
+        sums
+    }
+
+    /// Adds the Shapley values of the features of `x` against `background`, target by target; see [`Scores::spread`].
+    pub(crate) fn contributions(&self, x: &[f32], background: &[f32], out: &mut [f64]) {
+        self.forest.contributions(x, background, out);
+    }
+
+    /// Contributions by target as contributions by column.
+    pub(crate) fn spread(&self, contributions: &mut [f64], columns: usize) {
+        match self.layout {
+            Layout::Targets => {}
+            Layout::OneProbability | Layout::OneMargin => {
+                let (first, second) = contributions.split_at_mut(columns);
+                for (of_first, of_second) in first.iter_mut().zip(second) {
+                    (*of_first, *of_second) = (-*of_first, *of_first);
+                }
+            }
+        }
+    }
+
+    /// Whether the first of two columns is one minus the second.
+    fn is_complement(&self) -> bool {
+        self.layout == Layout::OneProbability && self.post != PostTransform::Logistic
+    }
+
     fn finish(&self, row: &mut [f32]) {
         // A single base value of two classes belongs to the first.
         for (x, base) in row.iter_mut().zip(&self.base) {

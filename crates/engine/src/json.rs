@@ -9,7 +9,10 @@ use serde_json::Value;
 const DEPTH_MAX: usize = 16;
 
 /// The little-endian bytes of exactly `elements` values.
-pub(super) fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// What is wrong with them, for people.
+pub fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
     if kind == DType::Fp16 {
         return Err("FP16 has no JSON form, send it as binary".into());
     }
@@ -25,13 +28,13 @@ fn walk(kind: DType, data: &Value, depth: usize, out: &mut Vec<u8>, count: &mut 
         return items.iter().try_for_each(|item| walk(kind, item, deeper, out, count));
     }
     *count += 1;
-    one(kind, data, out).ok_or_else(|| {
+    push(kind, data, out).ok_or_else(|| {
         format!("{} is no {}", data.to_string().chars().take(40).collect::<String>(), kind.as_str())
     })
 }
 
-/// Appends one value; `None` if it is not of that type or does not fit.
-fn one(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
+/// Appends the little-endian bytes of one value; `None` if it is not of that type or does not fit.
+pub fn push(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
     let int = || value.as_i64();
     match kind {
         DType::Bool => out.push(
@@ -73,7 +76,7 @@ macro_rules! list {
 ///
 /// # Errors
 /// `FP16` and text that is not UTF-8 have no JSON form.
-pub(super) fn write(tensor: &TensorData, out: &mut String) -> Result<(), String> {
+pub fn write(tensor: &TensorData, out: &mut String) -> Result<(), String> {
     let bytes = tensor.data.as_slice();
     out.push('[');
     match tensor.datatype {
@@ -109,7 +112,7 @@ pub(super) fn write(tensor: &TensorData, out: &mut String) -> Result<(), String>
 }
 
 /// The elements of a `BYTES` tensor, each behind its length in four bytes; `None` where the bytes end too early.
-pub(super) fn elements(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
+pub fn elements(mut rest: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
@@ -176,7 +179,7 @@ mod tests {
     #[test]
     fn floats_read_back_the_same() {
         for x in [0.1_f32, 1e-30, 3.4e38, -0.0, 7.0] {
-            let tensor = dunlin_engine::of_floats("x", &[1], &[x]);
+            let tensor = crate::of_floats("x", &[1], &[x]);
             let mut text = String::new();
             write(&tensor, &mut text).unwrap();
             let value: Value = serde_json::from_str(&text).unwrap();
