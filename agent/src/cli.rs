@@ -3,7 +3,7 @@
 //! Exit codes: 0 done; 1 failed; 2 wrong usage or settings; 3 not found, or not enrolled; 4 refused; 5 the agent
 //! is not running.
 
-mod local;
+mod batch;
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -21,6 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{ConfigError, Settings};
 use crate::enrol::{EnrolError, Wish, enrol};
 use crate::identity::IdentityError;
+use crate::local::{self, Local};
 use crate::run::{LocalCommand, RunError, run};
 use crate::status::AgentStatus;
 use crate::update::begin_anew;
@@ -81,6 +82,9 @@ enum Verb {
         /// The folder on the medium.
         folder: PathBuf,
     },
+    /// Answer every row of a file, with the progress in a file beside the output. The running agent answers; where none
+    /// runs, the model that it would serve is loaded.
+    Batch(batch::Batch),
     /// Return a task to its previous release.
     Rollback {
         /// The task.
@@ -207,6 +211,7 @@ impl Cli {
                 Ok(Exit::Done)
             }
             Verb::Status => self.status(&settings).await,
+            Verb::Batch(batch) => batch.run(&self, settings).await,
             Verb::Enrol { token, device, serial, wait, force } => {
                 let token: ClaimToken = token.parse().map_err(|e| Failure::new(Exit::Usage, &e))?;
                 let wish = Wish {
@@ -237,8 +242,10 @@ impl Cli {
     }
 
     async fn status(&self, settings: &Settings) -> Result<Exit, Failure> {
-        if let Ok((200, body)) = local::get(settings, "/dunlin/status").await
-            && let Ok(status) = serde_json::from_slice::<Value>(&body)
+        if let Ok(local) = Local::find(settings)
+            && let Ok(asked) = local.ask("GET", "/dunlin/status", "", &[]).await
+            && asked.status == 200
+            && let Ok(status) = serde_json::from_slice::<Value>(&asked.body)
         {
             self.show(&status);
             return Ok(Exit::Done);

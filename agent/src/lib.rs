@@ -18,6 +18,7 @@
 //! ```
 
 pub mod api;
+pub mod batch;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -26,6 +27,7 @@ pub mod enrol;
 mod exchange;
 pub mod identity;
 pub mod link;
+pub mod local;
 pub mod renew;
 pub mod run;
 pub mod sampler;

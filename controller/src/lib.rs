@@ -17,6 +17,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod batch;
 pub mod broker;
 pub mod cli;
 pub mod clock;

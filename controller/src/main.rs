@@ -9,6 +9,9 @@ pub(crate) fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("engine-child") {
         return dunlin_controller::registry::engine_child();
     }
+    if std::env::args().nth(1).as_deref() == Some(dunlin_controller::batch::CHILD) {
+        return dunlin_engine::batch::child_main();
+    }
     rustls::crypto::ring::default_provider()
         .install_default()
         .expect("the process installs its TLS provider once, here");

@@ -102,9 +102,73 @@ async fn foreign_clients_and_the_guides_examples_get_right_answers() {
         end_well(script, command).await;
     }
     mlserver(folder.path(), &http, &rows, &scores).await;
-    guide(folder.path(), &http, &grpc).await;
+    guide(folder.path(), &world, &grpc).await;
     assert!(world.agents[0].log().unwrap().contains("an administrator changes what is in memory"));
     world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_has_the_same_bytes_from_the_running_agent_from_its_files_and_at_a_desk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, release) = serving(folder.path()).await;
+    let rows: Vec<[f32; PIXELS]> = world.pools.stream.iter().take(1500).map(|image| image.pixels).collect();
+    let names: Vec<String> = (0..PIXELS).map(|i| format!("p{i:02}")).collect();
+    let line = |row: &[f32; PIXELS]| row.map(|x| x.to_string()).join(",");
+    let table: Vec<String> = std::iter::once(names.join(",")).chain(rows.iter().map(line)).collect();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at("rows.csv"), table.join("\n")).unwrap();
+    let objects: Vec<String> = rows.iter().map(|row| json!(row.as_slice()).to_string()).collect();
+    std::fs::write(at("rows.ndjson"), objects.join("\n")).unwrap();
+
+    let batch = |input: &str, output: &str| {
+        ["batch", "--task", TASK, "--input", &at(input), "--output", &at(output)].map(ToOwned::to_owned)
+    };
+    let on_device = async |agent: &Agent, input: &str, output: &str, more: &[&str]| {
+        let args = batch(input, output);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        agent.run(&args).await
+    };
+    let agent = &world.agents[0];
+    on_device(agent, "rows.csv", "running.csv", &[]).await.unwrap();
+    on_device(agent, "rows.ndjson", "objects.csv", &["--release", &release]).await.unwrap();
+    let other =
+        on_device(agent, "rows.csv", "other.csv", &["--release", "meter-first@99"]).await.unwrap_err();
+    assert!(other.to_string().contains("meter-first@99"), "{other:#}");
+    let again = on_device(agent, "rows.csv", "running.csv", &[]).await.unwrap_err();
+    assert!(again.to_string().contains("--resume"), "{again:#}");
+    let desk = [
+        "task",
+        "batch",
+        TASK,
+        "--release",
+        &release,
+        "--input",
+        &at("rows.csv"),
+        "--output",
+        &at("desk.csv"),
+    ];
+    let summary = world.controller.json(&desk).await.unwrap();
+    assert_eq!((&summary["rows"], &summary["bad"]), (&json!(1500), &json!(0)));
+
+    let explained = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/v1/models/{TASK}:explain", agent.api);
+    let answer =
+        explained.post(url).json(&json!({ "instances": [rows[0].as_slice()] })).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["features"].as_array().unwrap().len(), PIXELS, "{answer}");
+    let output = &answer["explanations"][0]["outputs"][0];
+    let parts: f64 = output["contributions"].as_array().unwrap().iter().filter_map(Value::as_f64).sum();
+    let gain = output["value"].as_f64().unwrap() - output["base_value"].as_f64().unwrap();
+    assert!((parts - gain).abs() < 1e-5, "{answer}");
+
+    world.agents[0].stop().await.unwrap();
+    on_device(&world.agents[0], "rows.csv", "stopped.csv", &[]).await.unwrap();
+    let want = std::fs::read_to_string(at("running.csv")).unwrap();
+    assert_eq!(want.lines().count(), 1501);
+    for name in ["objects.csv", "desk.csv", "stopped.csv"] {
+        assert!(std::fs::read_to_string(at(name)).unwrap() == want, "{name}");
+    }
     world.controller.stop().await.unwrap();
 }
 
@@ -164,9 +228,13 @@ fn blocks(language: &str) -> Vec<&'static str> {
 }
 
 /// Runs the guide's shell and Python examples as they stand; its Rust example is the function that this test asks with.
-async fn guide(folder: &Path, http: &str, grpc: &str) {
+async fn guide(folder: &Path, world: &Small, grpc: &str) {
     let [rust] = blocks("rust")[..] else { panic!("one Rust example") };
     assert_eq!(rust, include_str!("../foreign/ask.rs"), "the guide shows what is tested");
+    let (agent, controller) = (&world.agents[0], &world.controller);
+    let programs = dunlin_tests::process::program("dunlin").unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", programs.parent().unwrap().display());
     let python = python("foreign-inference");
     for (language, program, flag) in [("sh", Path::new("bash"), "-euc"), ("python", &python, "-c")] {
         let examples = blocks(language);
@@ -177,7 +245,12 @@ async fn guide(folder: &Path, http: &str, grpc: &str) {
                 .arg(flag)
                 .arg(example)
                 .current_dir(folder)
-                .env("AGENT", http)
+                .env("PATH", &path)
+                .env("DUNLIN_AGENT_CONFIG", agent.folder.join("agent.toml"))
+                .env("DUNLIN_SERVER", controller.url())
+                .env("DUNLIN_TOKEN", controller.token())
+                .env("DUNLIN_CA", controller.ca())
+                .env("AGENT", agent.api.to_string())
                 .env("AGENT_GRPC", grpc)
                 .env("SOCKET", folder.join("inference.sock"))
                 .env("TOKEN", TOKEN);

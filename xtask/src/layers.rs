@@ -51,6 +51,7 @@ const FOREIGN: &[(&str, &[&str])] = &[
     ("rumqttc-v5-next", &["dunlin-agent", "dunlin-controller", "dunlin-tests"]),
     ("sqlx", &["dunlin-controller", "dunlin-tests"]),
     ("tonic", &["dunlin-agent"]),
+    ("parquet", &["dunlin-controller"]),
 ];
 
 #[derive(Deserialize)]

@@ -12,6 +12,7 @@ mod load;
 mod marker;
 mod prove;
 mod store;
+mod stored;
 mod trusted;
 mod twin;
 
@@ -21,6 +22,7 @@ pub(crate) use fetch::chain;
 pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX, check_path, is_the_rest, retry_after_ms};
 pub use prove::{ENGINE_CHILD, prove};
 pub use store::{CHUNK_BYTES, Partial, Room, SYNC_BYTES, Store, StoreError};
+pub use stored::Stored;
 pub use trusted::{FloorsFound, Trusted, TrustedError};
 pub use twin::{Found, Twin};
 

@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 pub mod admission;
 pub mod alert;
 pub mod audit;
+pub mod batch;
 mod client;
 pub mod device;
 pub mod doctor;

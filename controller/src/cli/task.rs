@@ -18,6 +18,8 @@ pub enum TaskCommand {
     },
     /// List tasks.
     List,
+    /// Answer every row of a file with one release of a task, here: the release is fetched and answers in a child process.
+    Batch(super::batch::Batch),
     /// Show a task with its definition and how its retraining triggers stand.
     Show {
         /// The task.
@@ -43,6 +45,7 @@ impl TaskCommand {
                 let row: TaskRow = client.put(&format!("/v1/tasks/{}", definition.task), &definition).await?;
                 out.show(&row, |row| format!("task {} is defined", row.definition.task))?;
             }
+            Self::Batch(batch) => return batch.run(client, out).await,
             Self::List => {
                 let tasks: Vec<TaskRow> = client.get("/v1/tasks").await?;
                 let row = |row: &TaskRow| {

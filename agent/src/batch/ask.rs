@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use dunlin_engine::batch::{BatchError, Predict, PredictError};
+use dunlin_protocol::{Bytes, DType, ReleaseId, TaskId, TensorData};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::local::{Asked, Local};
+
+/// Pause after the agent said that it has too much to do.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
+/// How often it may say so for one chunk: for a minute.
+const BUSY_MAX: u32 = 300;
+
+/// A running agent, asked by a thread that may wait.
+#[derive(Debug)]
+pub struct Running {
+    local: Local,
+    handle: tokio::runtime::Handle,
+    /// Path of the release that answers.
+    version: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    versions: Vec<ReleaseId>,
+}
+
+/// The part of an answer that is JSON.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    outputs: Vec<Output>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Output {
+    name: String,
+    datatype: String,
+    shape: Vec<u64>,
+    parameters: Size,
+}
+
+#[derive(Debug, Deserialize)]
+struct Size {
+    binary_data_size: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct Refused {
+    error: String,
+}
+
+/// What the agent said to a request that it did not answer.
+fn said(asked: &Asked) -> String {
+    let refused: Option<Refused> = serde_json::from_slice(&asked.body).ok();
+    refused.map_or_else(|| format!("it answered with status {}", asked.status), |refused| refused.error)
+}
+
+fn gone(error: impl std::fmt::Display) -> PredictError {
+    PredictError::Gone(error.to_string())
+}
+
+impl Running {
+    /// The agent behind `local`. Requests are waited for on the runtime of `handle`.
+    pub fn new(local: Local, handle: tokio::runtime::Handle) -> Self {
+        Self { local, handle, version: String::new() }
+    }
+
+    fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Asked, String> {
+        self.handle.block_on(self.local.ask(method, path, headers, body)).map_err(|e| e.to_string())
+    }
+
+    /// The release that the agent has loaded for a task: the one named, or what answers first.
+    ///
+    /// # Errors
+    /// It has none, or not that one.
+    pub(super) fn serves(&self, task: &TaskId, release: Option<&ReleaseId>) -> Result<ReleaseId, BatchError> {
+        let asked =
+            self.ask("GET", &format!("/v2/models/{task}"), "", &[]).map_err(BatchError::Unanswered)?;
+        if asked.status != 200 {
+            return Err(BatchError::Model(said(&asked)));
+        }
+        let Metadata { versions } = serde_json::from_slice(&asked.body)
+            .map_err(|e| BatchError::Unanswered(format!("reading the agent's answer: {e}")))?;
+        let found = match release {
+            Some(release) => versions.into_iter().find(|version| version == release),
+            None => versions.into_iter().next(),
+        };
+        found.ok_or_else(|| {
+            BatchError::Model(match release {
+                Some(release) => format!("the agent has no release {release} of task {task:?} loaded"),
+                None => format!("the agent has no model of task {task:?} loaded"),
+            })
+        })
+    }
+
+    /// From here on this release answers, and no other.
+    pub(super) fn pin(&mut self, task: &TaskId, release: &ReleaseId) {
+        self.version = format!("/v2/models/{task}/versions/{}%40{}", release.model, release.version);
+    }
+
+    /// Whether the release is still loaded: a request to one that is not is refused like one with a wrong row.
+    fn is_there(&self) -> Result<bool, PredictError> {
+        let asked = self.ask("GET", &format!("{}/ready", self.version), "", &[]).map_err(gone)?;
+        Ok(asked.status == 200)
+    }
+}
+
+impl Predict for Running {
+    fn predict(&mut self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
+        let described: Vec<_> = inputs
+            .iter()
+            .map(|t| {
+                json!({
+                    "name": t.name,
+                    "datatype": t.datatype.as_str(),
+                    "shape": t.shape,
+                    "parameters": { "binary_data_size": t.data.0.len() },
+                })
+            })
+            .collect();
+        let head = json!({ "inputs": described, "parameters": { "binary_data_output": true } }).to_string();
+        let header = format!("inference-header-content-length: {}\r\n", head.len());
+        let mut body = head.into_bytes();
+        inputs.iter().for_each(|t| body.extend_from_slice(&t.data.0));
+        let mut busy = 0;
+        let asked = loop {
+            let path = format!("{}/infer", self.version);
+            let asked = self.ask("POST", &path, &header, &body).map_err(gone)?;
+            if asked.status != 429 || busy == BUSY_MAX {
+                break asked;
+            }
+            busy += 1;
+            std::thread::sleep(BUSY_PAUSE);
+        };
+        match asked.status {
+            200 => outputs(&asked).ok_or_else(|| gone("its answer can not be read")),
+            // These rows do not fit, or the model fails on them; whether it is one of them is found out by asking for each.
+            400 | 413 | 500 if self.is_there()? => Err(PredictError::Rows(said(&asked))),
+            _ => Err(gone(said(&asked))),
+        }
+    }
+}
+
+fn outputs(asked: &Asked) -> Option<Vec<TensorData>> {
+    let (head, mut rest) = asked.body.split_at_checked(asked.json_length?)?;
+    let answer: Answer = serde_json::from_slice(head).ok()?;
+    let one = |output: Output| {
+        let (own, after) = rest.split_at_checked(output.parameters.binary_data_size)?;
+        rest = after;
+        let datatype = DType::ALL.into_iter().find(|kind| kind.as_str() == output.datatype)?;
+        Some(TensorData { name: output.name, datatype, shape: output.shape, data: Bytes(own.to_vec()) })
+    };
+    answer.outputs.into_iter().map(one).collect()
+}
