@@ -32,13 +32,3 @@ fn the_floors_record_is_read_and_written_as_ever() {
     assert_eq!(found, Recovery::Known { floors: record(), write: 6, repair: false });
     assert_eq!(floors::encode(&record(), 6), kept);
 }
-
-/// For a new format alone: a file that is there stays as it is.
-#[test]
-#[ignore = "writes a file that is not there yet into the source tree"]
-fn write_what_is_missing() {
-    std::fs::create_dir_all(file().parent().unwrap()).unwrap();
-    if !file().exists() {
-        std::fs::write(file(), floors::encode(&record(), 6)).unwrap();
-    }
-}
