@@ -15,6 +15,7 @@ fn record() -> Floors {
     Floors {
         image: versions(5),
         director: versions(9),
+        roles: BTreeMap::new(),
         generation: 4,
         assignment: Some(Digest([7; 32])),
         counted_by: Some(CountedBy { root: 1, keys: Digest([8; 32]) }),
