@@ -96,22 +96,21 @@ fn parquet(path: &Path) {
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
     for group in (0..ROWS).collect::<Vec<_>>().chunks(1700) {
         let mut rows = writer.next_row_group().unwrap();
-        let mut next = || rows.next_column().unwrap().unwrap();
         let notes: Vec<ByteArray> =
             group.iter().map(|i| ByteArray::from(format!("row {i}").into_bytes())).collect();
-        let mut column = next();
+        let mut column = rows.next_column().unwrap().unwrap();
         column.typed::<ByteArrayType>().write_batch(&notes, None, None).unwrap();
         column.close().unwrap();
         let values: Vec<f64> = group.iter().map(|&i| row(i).2).collect();
-        let mut column = next();
+        let mut column = rows.next_column().unwrap().unwrap();
         column.typed::<DoubleType>().write_batch(&values, None, None).unwrap();
         column.close().unwrap();
         let values: Vec<f32> = group.iter().map(|&i| row(i).0).collect();
-        let mut column = next();
+        let mut column = rows.next_column().unwrap().unwrap();
         column.typed::<FloatType>().write_batch(&values, None, None).unwrap();
         column.close().unwrap();
         let values: Vec<i64> = group.iter().map(|&i| row(i).1).collect();
-        let mut column = next();
+        let mut column = rows.next_column().unwrap().unwrap();
         column.typed::<Int64Type>().write_batch(&values, Some(&vec![1; values.len()]), None).unwrap();
         column.close().unwrap();
         rows.close().unwrap();
