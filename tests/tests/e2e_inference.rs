@@ -112,7 +112,8 @@ async fn foreign_clients_and_the_guides_examples_get_right_answers() {
 async fn a_batch_has_the_same_bytes_from_the_running_agent_from_its_files_and_at_a_desk() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, release) = serving(folder.path()).await;
-    let rows: Vec<[f32; PIXELS]> = world.pools.stream.iter().take(1500).map(|image| image.pixels).collect();
+    let rows: Vec<[f32; PIXELS]> =
+        world.pools.stream.iter().cycle().take(1500).map(|image| image.pixels).collect();
     let names: Vec<String> = (0..PIXELS).map(|i| format!("p{i:02}")).collect();
     let line = |row: &[f32; PIXELS]| row.map(|x| x.to_string()).join(",");
     let table: Vec<String> = std::iter::once(names.join(",")).chain(rows.iter().map(line)).collect();
