@@ -1,6 +1,7 @@
 //! Attacks from where attackers are: on the broker, behind HTTPS, in the artifact store, with stolen online keys.
 //!
 //! An attacker of this module holds a copy of the controller's data folder, as somebody who broke in would.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use dunlin_trust::{envelope, write};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::{Event, Incoming, PublishOptions};
 use rustls::RootCertStore;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+
+mod image;
 
 /// How long a stolen message claims to be valid, milliseconds.
 const LIFE_MS: u64 = 600_000;
@@ -62,26 +65,31 @@ impl Attacker {
         let timestamp = std::fs::read(folder.join("timestamp.json"))?;
         let version = write::signed_value(&timestamp)?["meta"]["snapshot.json"]["version"].to_string();
         let snapshot = std::fs::read(folder.join(format!("{version}.snapshot.json")))?;
-        let meta = write::signed_value(&snapshot)?["meta"].clone();
-        let role = |name: &str| -> Result<Option<Bytes>> {
-            let Some(version) = meta[format!("{name}.json")]["version"].as_u64() else { return Ok(None) };
-            Ok(Some(Bytes(std::fs::read(folder.join(format!("{version}.{name}.json")))?)))
-        };
-        Ok(RepoFiles {
-            roots: Vec::new(),
-            timestamp: Bytes(timestamp),
-            targets: role("targets")?,
-            delegated: role("retrained")?.map(|bytes| ("retrained".to_owned(), bytes)).into_iter().collect(),
-            snapshot: Some(Bytes(snapshot)),
-        })
+        let mut delegated = BTreeMap::new();
+        for (file, meta) in write::signed_value(&snapshot)?["meta"].as_object().context("a snapshot")? {
+            let bytes = Bytes(std::fs::read(folder.join(format!("{}.{file}", meta["version"])))?);
+            delegated.insert(file.trim_end_matches(".json").to_owned(), bytes);
+        }
+        let targets = delegated.remove("targets");
+        let (timestamp, snapshot) = (Bytes(timestamp), Some(Bytes(snapshot)));
+        Ok(RepoFiles { roots: Vec::new(), timestamp, snapshot, targets, delegated })
     }
 
     /// The director files of `device`, signed anew with the stolen keys: far newer versions, and an assignment
     /// changed by `change`.
     pub fn forge(&self, device: &DeviceId, change: impl FnOnce(&mut Assignment)) -> Result<RepoFiles> {
-        let keys = OnlineSigners::load(&self.data)?;
-        self.forgeries.set(self.forgeries.get() + 1);
-        let leap = VERSION_LEAP * self.forgeries.get();
+        self.forge_beside(&self.image_files()?, device, change, |_| ())
+    }
+
+    /// The same beside these image files, and with what is listed changed by `bend`.
+    pub fn forge_beside(
+        &self,
+        image: &RepoFiles,
+        device: &DeviceId,
+        change: impl FnOnce(&mut Assignment),
+        bend: impl FnOnce(&mut Value),
+    ) -> Result<RepoFiles> {
+        let (keys, leap) = (OnlineSigners::load(&self.data)?, self.leap());
         let files = self.director_files(device)?;
         let mut signed = write::signed_value(files.targets.context("targets")?.as_slice())?;
         let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
@@ -90,37 +98,42 @@ impl Attacker {
         signed["custom"] = serde_json::to_value(&assignment)?;
         // What the assignment names is listed as it is approved, or as if it were what it stands in for, down to what is
         // said of that where models are approved.
+        let approved = listing(image)?;
         let listed = signed["targets"].as_object_mut().context("listed targets")?;
-        if let Some((name, mut entry)) =
-            genuine.and_then(|name| Some((name.clone(), listed.get(&name)?.clone())))
+        let stand_in = genuine.and_then(|name| {
+            let mut entry = listed.get(&name)?.clone();
+            entry["custom"] = approved.get(&name).map_or(Value::Null, |entry| entry["custom"].clone());
+            Some(entry)
+        });
+        let lineups = assignment.tasks.iter().map(|task| &task.lineup);
+        for release in lineups.flat_map(|lineup| [Some(&lineup.champion), lineup.fallback.as_ref()]).flatten()
         {
-            let approved =
-                write::signed_value(self.image_files()?.targets.context("image targets")?.as_slice())?;
-            entry["custom"] = approved["targets"][&name]["custom"].clone();
-            for task in &assignment.tasks {
-                let name = task.lineup.champion.target_name();
-                let own = approved["targets"].get(&name).unwrap_or(&entry).clone();
-                listed.entry(name).or_insert(own);
+            let name = release.target_name();
+            if let Some(entry) = approved.get(&name).or(stand_in.as_ref()) {
+                listed.entry(name).or_insert(entry.clone());
             }
         }
-        let version = signed["version"].as_u64().context("a version")? + leap;
-        signed["version"] = version.into();
-        let snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;
-        let timestamp = write::signed_value(files.timestamp.as_slice())?;
-        let mut next_snapshot = snapshot.clone();
-        next_snapshot["version"] = (snapshot["version"].as_u64().context("a version")? + leap).into();
-        next_snapshot["meta"]["targets.json"] = serde_json::json!({ "version": version });
-        let mut next_timestamp = timestamp.clone();
-        next_timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + leap).into();
-        next_timestamp["meta"]["snapshot.json"] = serde_json::json!({ "version": next_snapshot["version"] });
+        bend(&mut signed["targets"]);
+        let version = ahead(&mut signed, leap)?;
+        let mut snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;
+        snapshot["meta"]["targets.json"] = json!({ "version": version });
+        let mut timestamp = write::signed_value(files.timestamp.as_slice())?;
+        timestamp["meta"]["snapshot.json"] = json!({ "version": ahead(&mut snapshot, leap)? });
+        ahead(&mut timestamp, leap)?;
         let sign = |value: &Value, role| write::sign(value, &[keys.of(role)]).map(Bytes);
         Ok(RepoFiles {
             roots: Vec::new(),
-            timestamp: sign(&next_timestamp, OnlineRole::DirectorTimestamp)?,
-            snapshot: Some(sign(&next_snapshot, OnlineRole::DirectorSnapshot)?),
+            timestamp: sign(&timestamp, OnlineRole::DirectorTimestamp)?,
+            snapshot: Some(sign(&snapshot, OnlineRole::DirectorSnapshot)?),
             targets: Some(sign(&signed, OnlineRole::DirectorTargets)?),
             delegated: Default::default(),
         })
+    }
+
+    /// How far the versions of the next forgery lie above the true ones.
+    fn leap(&self) -> u64 {
+        self.forgeries.set(self.forgeries.get() + 1);
+        VERSION_LEAP * self.forgeries.get()
     }
 
     /// The director files of `device` with a timestamp that the stolen key signed: the next version, which ends at `expires`.
@@ -152,8 +165,11 @@ impl Attacker {
 
     /// The same with a number of the thief's choice.
     pub fn seal_desired_as(&self, device: &DeviceId, director: RepoFiles, seq: u64) -> Result<Vec<u8>> {
+        self.seal_check(device, self.check(director)?, seq)
+    }
+
+    fn seal_check(&self, device: &DeviceId, files: Check, seq: u64) -> Result<Vec<u8>> {
         let keys = OnlineSigners::load(&self.data)?;
-        let files = self.check(director)?;
         let header = Header {
             v: SCHEMA,
             kind: Kind::Desired,
@@ -183,6 +199,16 @@ impl Attacker {
 
     /// Publishes on the broker with the controller's stolen identity, and waits until the broker has taken it.
     pub async fn publish(&self, topic: &Topic, payload: Vec<u8>) -> Result<()> {
+        self.publish_once_there(topic, || Ok(payload)).await
+    }
+
+    /// The same with a payload that is made when the controller's session is taken over: it sends nothing with a higher
+    /// number in between.
+    async fn publish_once_there(
+        &self,
+        topic: &Topic,
+        payload: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<()> {
         let identity = Identity::open(&self.data)?;
         let host = self.broker.ip().to_string();
         let mut roots = RootCertStore::empty();
@@ -193,13 +219,11 @@ impl Attacker {
         let proof = Proof::Challenge(ChallengeAnswer::new(CONTROLLER, &host, signer));
         let (client, mut events) =
             client(options(CONTROLLER, &host, self.broker.port(), tls(roots, None)?, proof));
-        client.try_publish(topic.to_string(), payload, PublishOptions::new(QoS::AtLeastOnce))?;
         let acknowledged = async {
-            loop {
-                if let Event::Incoming(Incoming::PubAck(_)) = events.poll().await? {
-                    return anyhow::Ok(());
-                }
-            }
+            while !matches!(events.poll().await?, Event::Incoming(Incoming::ConnAck(_))) {}
+            client.try_publish(topic.to_string(), payload()?, PublishOptions::new(QoS::AtLeastOnce))?;
+            while !matches!(events.poll().await?, Event::Incoming(Incoming::PubAck(_))) {}
+            anyhow::Ok(())
         };
         match tokio::time::timeout(ATTACK_LIMIT, acknowledged).await {
             Ok(done) => done.context("the attack on the broker"),
@@ -216,22 +240,48 @@ impl Attacker {
         std::fs::write(&path, bytes).with_context(|| format!("tampering with {}", path.display()))
     }
 
+    /// What a device is assigned.
+    pub fn assignment(&self, device: &DeviceId) -> Result<Assignment> {
+        let targets = self.director_files(device)?.targets.context("targets")?;
+        Ok(serde_json::from_value(write::signed_value(targets.as_slice())?["custom"].take())?)
+    }
+
     /// The digest of the model file of the release that a device is assigned.
     pub fn model_of(&self, device: &DeviceId) -> Result<dunlin_protocol::Digest> {
-        let targets =
-            write::signed_value(self.director_files(device)?.targets.context("targets")?.as_slice())?;
-        let assignment: Assignment = serde_json::from_value(targets["custom"].clone())?;
+        let assignment = self.assignment(device)?;
         let champion = &assignment.tasks.first().context("a task")?.lineup.champion;
         let manifest = find(&self.data, &format!(".{}", champion.target_name()))?.context("a manifest")?;
         let bundle: dunlin_protocol::Bundle = serde_json::from_slice(&std::fs::read(manifest)?)?;
         Ok(bundle.model.digest)
     }
 
-    /// Sends a device director files over the broker.
+    /// Sends a device director files over the broker, with the image files as they are served.
     pub async fn push(&self, device: &DeviceId, director: RepoFiles) -> Result<()> {
-        let payload = self.seal_desired(device, director)?;
-        self.publish(&Topic::down(device, Down::Desired), payload).await
+        self.push_check(device, self.check(director)?).await
     }
+
+    /// Sends a device files of both repositories over the broker.
+    pub async fn push_check(&self, device: &DeviceId, files: Check) -> Result<()> {
+        let seal = || self.seal_check(device, files, now_ms()? + 1);
+        self.publish_once_there(&Topic::down(device, Down::Desired), seal).await
+    }
+}
+
+/// Raises the version of what a role signs by so much; returns it.
+fn ahead(signed: &mut Value, leap: u64) -> Result<u64> {
+    let version = signed["version"].as_u64().context("a version")? + leap;
+    signed["version"] = version.into();
+    Ok(version)
+}
+
+/// Everything that image files list, whoever signed it, by name.
+fn listing(image: &RepoFiles) -> Result<Map<String, Value>> {
+    let mut all = Map::new();
+    for file in image.targets.iter().chain(image.delegated.values()) {
+        let mut signed = write::signed_value(file.as_slice())?;
+        all.extend(std::mem::take(signed["targets"].as_object_mut().context("listed targets")?));
+    }
+    Ok(all)
 }
 
 fn now_ms() -> Result<u64> {

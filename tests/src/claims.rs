@@ -9,7 +9,9 @@ mod cuts;
 mod learning;
 mod rollout;
 
-pub use attacks::{every_device_serves, never_answered, no_model_moved, refused, serving, tampering_refused};
+pub use attacks::{
+    every_device_serves, last_indicator, never_answered, no_model_moved, refused, serving, tampering_refused,
+};
 pub use books::{accounted_for, delivered};
 pub use cuts::{Cut, audit_whole, committed, not_blamed, resumed, schedule_fired};
 pub use learning::{

@@ -76,15 +76,22 @@ impl Controller {
     /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is added to
     /// the configuration, with free ports.
     pub async fn init(&mut self, config: &str) -> Result<()> {
+        self.init_signed_by(config, 2, 1).await
+    }
+
+    /// The same with so many keys for each offline role, of which `threshold` must sign.
+    pub async fn init_signed_by(&mut self, config: &str, keys: u32, threshold: u32) -> Result<()> {
         let data = self.data.display().to_string();
         let init = self.run(&["init", "--data", &data, "--json"]).await?.json()?;
         self.token = init["token"].as_str().context("init printed no token")?.to_owned();
         let settings =
             format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
         std::fs::write(self.data.join("controller.toml"), settings)?;
+        let (n, of) = (keys.to_string(), threshold.to_string());
         let keys = self.keys.display().to_string();
         let online = self.data.join("keys/online.json").display().to_string();
-        self.run(&["key", "ceremony", "--plain", "--online", &online, "--out", &keys]).await?;
+        let args = ["key", "ceremony", "--plain", "--online", &online, "--out", &keys];
+        self.run(&[&args[..], &["--keys", &n, "--threshold", &of]].concat()).await?;
         let public = self.keys.join("public").display().to_string();
         self.run(&["key", "import", "--data", &data, "--from", &public]).await?;
         Ok(())

@@ -1,5 +1,9 @@
-//! Attacks from the attacker's real position on running agents, and the reason codes they report.
+//! Attacks from the attacker's real position on running agents, and the reason codes that they indicate in a report that
+//! came after the attack began.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
+#[path = "attacks/scene.rs"]
+mod scene;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,25 +11,32 @@ use dunlin_protocol::{DeviceId, Down, RepoFiles, Topic};
 use dunlin_tests::agent::Agent;
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims;
+use dunlin_tests::controller::Controller;
 use dunlin_tests::digits::{NEW, views};
 use dunlin_tests::mirror::{Answer, Mirror, checks};
 use dunlin_tests::operator::{definition, push, push_file, train};
 use dunlin_tests::process::wait_for;
-use dunlin_tests::small::Small;
+use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
 use dunlin_tests::wide::annotate;
+use scene::Scene;
 use sqlx::SqlitePool;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A device tells it as an indicator of a report, not only as the outcome of an update.
-async fn indicated(database: &SqlitePool, device: &str, reason: &str) {
-    wait_for(&format!("{device} to indicate {reason}"), LIMIT, async || {
-        let query = "SELECT count(*) FROM indicators WHERE device = ? AND reason = ?";
-        let n: i64 = sqlx::query_scalar(query).bind(device).bind(reason).fetch_one(database).await?;
-        Ok((n > 0).then_some(()))
-    })
-    .await
-    .unwrap();
+/// Mounts an attack, and waits for what its victim tells of it as an indicator of a later report.
+async fn tells(
+    database: &SqlitePool,
+    victim: &DeviceId,
+    reason: &str,
+    attack: impl Future<Output = anyhow::Result<()>>,
+) {
+    let since = claims::last_indicator(database).await.unwrap();
+    attack.await.unwrap();
+    told(database, victim, reason, since).await;
+}
+
+async fn told(database: &SqlitePool, victim: &DeviceId, reason: &str, since: i64) {
+    claims::refused(database, victim.as_str(), reason, since, LIMIT).await.unwrap();
 }
 
 /// Waits until an agent's log says something.
@@ -54,14 +65,14 @@ async fn assigned(attacker: &Attacker, device: &DeviceId, release: &str) {
     .unwrap();
 }
 
-async fn reported(database: &SqlitePool, device: &DeviceId, reason: &str) {
-    claims::refused(database, device.as_str(), &[reason], LIMIT).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"]).await.unwrap();
+    // Two of three people sign.
+    let mut controller = Controller::new(folder.path());
+    controller.init_signed_by(CONTROLLER_CONFIG, 3, 2).await.unwrap();
+    controller.start().await.unwrap();
+    let mut world = Small::with(folder.path(), &["raspberry-pi-4"; 2], controller, AGENT_CONFIG).unwrap();
     world.enrol().await.unwrap();
     let (victim, other): (DeviceId, DeviceId) = ("pole-0".parse().unwrap(), "pole-1".parse().unwrap());
     let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
@@ -69,44 +80,36 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     let old = wait_for("the victim's first director files", LIMIT, async || {
         Ok(attacker.director_files(&victim).ok())
     })
-    .await;
+    .await
+    .unwrap();
     let release = world.first_model(folder.path()).await.unwrap();
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
-    let old = old.unwrap_or_else(|_| attacker.director_files(&victim).unwrap());
     let database = world.controller.database().await.unwrap();
     let before = claims::serving(&database).await.unwrap();
+    let attacks = Scene {
+        folder: folder.path(),
+        world: &world,
+        attacker: &attacker,
+        database: &database,
+        victim: &victim,
+        assigned: attacker.assignment(&victim).unwrap().tasks,
+    };
 
-    let forged = attacker.forge(&victim, |assignment| assignment.device = other.clone()).unwrap();
-    attacker.push(&victim, forged).await.unwrap();
-    reported(&database, &victim, "wrong_device").await;
-
-    attacker.push(&victim, old).await.unwrap();
-    reported(&database, &victim, "metadata_rollback").await;
-
-    let unapproved = attacker
-        .forge(&victim, |assignment| {
-            assignment.generation += 1;
-            assignment.tasks[0].lineup.champion = "meter-evil@1".parse().unwrap();
-        })
-        .unwrap();
-    attacker.push(&victim, unapproved).await.unwrap();
-    reported(&database, &victim, "not_approved").await;
-
-    // One message, delivered twice: the counter refuses the second.
-    let sealed = attacker.seal_desired(&victim, attacker.director_files(&victim).unwrap()).unwrap();
-    let topic = Topic::down(&victim, Down::Desired);
-    attacker.publish(&topic, sealed.clone()).await.unwrap();
-    attacker.publish(&topic, sealed.clone()).await.unwrap();
-    reported(&database, &victim, "envelope_replayed").await;
-    // The same message to another device, and bytes that are nothing.
-    attacker.publish(&Topic::down(&other, Down::Desired), sealed).await.unwrap();
-    reported(&database, &other, "envelope_wrong_device").await;
-    attacker.publish(&Topic::down(&other, Down::Cmd), b"\xff\x00 not cbor".to_vec()).await.unwrap();
-    reported(&database, &other, "envelope_malformed").await;
+    // Before anything is forged for it, so that nothing of its own can look like a step back.
+    tells(&database, &victim, "metadata_rollback", attacker.push(&victim, old)).await;
+    attacks.replayed(&other).await;
+    attacks.forged().await;
+    let base = scene::bundle(&world.controller, &release).await;
+    attacks.too_few_signatures(&base).await;
+    attacks.retrained(&base).await;
+    attacks.misfits(&base).await;
+    attacks.closed(&base).await;
+    scene::torn(&mut world.agents[1], &database, &other).await;
 
     let devices: Vec<_> = world.agents.iter().collect();
     claims::no_model_moved(&devices, &before).await.unwrap();
+    world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();
     }
@@ -117,11 +120,11 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4"; 5]).await.unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"; 6]).await.unwrap();
     world.enrol().await.unwrap();
     let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
     let ids: Vec<DeviceId> = world.agents.iter().map(|agent| agent.id.parse().unwrap()).collect();
-    let [endless, slow, mixed, hollow, longer] = [0, 1, 2, 3, 4].map(|i: usize| ids[i].as_str());
+    let [endless, slow, mixed, hollow, longer, bent] = [0, 1, 2, 3, 4, 5].map(|i: usize| ids[i].as_str());
     let before = director(&attacker, &ids[2]).await;
     for agent in &mut world.agents {
         agent.stop().await.unwrap();
@@ -146,11 +149,13 @@ async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
             (mixed, Answer::Check(Box::new(attacker.check(old_targets.clone()).unwrap()))),
             (hollow, genuine(&ids[3])),
             (longer, genuine(&ids[4])),
+            (bent, genuine(&ids[5])),
         ]));
         answers.push((format!("/v1/blobs/{model}"), of_blob));
         answers
     };
     let database = world.controller.database().await.unwrap();
+    let since = claims::last_indicator(&database).await.unwrap();
     let address = world.controller.api;
     let mirror = Mirror::open(&world.controller.data, address, answers(Answer::Missing)).await.unwrap();
     for index in [0, 1, 2] {
@@ -169,11 +174,19 @@ async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     world.agents[4].start().await.unwrap();
     logged(&world.agents[4], "reason=length_mismatch").await;
     mirror.close().await.unwrap();
+    // The file is as long as it was signed to be, and one bit of it is another.
+    attacker.tamper(&model.to_string()).unwrap();
+    let mirror = Mirror::open(&world.controller.data, address, answers(Answer::Genuine)).await.unwrap();
+    world.agents[5].start().await.unwrap();
+    logged(&world.agents[5], "reason=digest_mismatch").await;
+    mirror.close().await.unwrap();
+    attacker.tamper(&model.to_string()).unwrap();
 
     // It delayed them, and that shows.
     world.controller.start().await.unwrap();
-    for (index, reason) in held_up.into_iter().chain([(3, "file_missing"), (4, "length_mismatch")]) {
-        indicated(&database, ids[index].as_str(), reason).await;
+    let given_up = [(3, "file_missing"), (4, "length_mismatch"), (5, "digest_mismatch")];
+    for (index, reason) in held_up.into_iter().chain(given_up) {
+        told(&database, &ids[index], reason, since).await;
     }
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
@@ -217,12 +230,12 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
         assignment.generation += 1;
         assignment.tasks[0].lineup.champion = large.parse().unwrap();
     });
-    attacker.push(small, misfit.unwrap()).await.unwrap();
-    indicated(&database, small.as_str(), "size_exceeded").await;
+    tells(&database, small, "size_exceeded", attacker.push(small, misfit.unwrap())).await;
 
     // As far ahead as numbers go.
     let far = attacker.forge(hasty, |assignment| assignment.generation = u64::MAX >> 1).unwrap();
     let topic = Topic::down(hasty, Down::Desired);
+    let driven_up = claims::last_indicator(&database).await.unwrap();
     attacker.publish(&topic, attacker.seal_desired_as(hasty, far, u64::MAX).unwrap()).await.unwrap();
     // It hears no acknowledgement any more, so what it has to say waits in its spool.
     for reason in ["metadata_rollback", "envelope_replayed"] {
@@ -234,20 +247,20 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
     let files = attacker.forge_timestamp(frozen, ends).unwrap();
     attacker.push(frozen, files.clone()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(9)).await;
-    attacker.push(frozen, files).await.unwrap();
-    indicated(&database, frozen.as_str(), "metadata_expired").await;
+    tells(&database, frozen, "metadata_expired", attacker.push(frozen, files)).await;
 
     // Signers withdraw; who holds the online keys assigns it all the same.
     let withdrawn = attacker.forge(small, |assignment| assignment.generation += 2).unwrap();
     world.controller.json(&["model", "withdraw", &first, "--keys", &keys]).await.unwrap();
-    attacker.push(small, withdrawn).await.unwrap();
-    indicated(&database, small.as_str(), "below_release_floor").await;
+    tells(&database, small, "below_release_floor", attacker.push(small, withdrawn)).await;
 
     // Everything is kept away from a device whose files have expired.
+    let cut_off = claims::last_indicator(&database).await.unwrap();
     world.controller.stop().await.unwrap();
     logged(&world.agents[0], "no check is answered").await;
     world.controller.new_online_keys(folder.path()).await.unwrap();
     world.controller.start().await.unwrap();
+    told(&database, frozen, "metadata_expired", cut_off).await;
     let task = folder.path().join("task.toml");
     let pool = [second.clone()].into();
     std::fs::write(&task, definition(&pool, None)).unwrap();
@@ -260,7 +273,7 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
         books["boots"].as_array().unwrap().iter().filter_map(|boot| boot["acked"].as_u64()).sum()
     };
     for reason in ["metadata_rollback", "envelope_replayed"] {
-        indicated(&database, hasty.as_str(), reason).await;
+        told(&database, hasty, reason, driven_up).await;
     }
     let before = acked();
     wait_for("records to be acknowledged", LIMIT, async || Ok((acked() > before).then_some(())))

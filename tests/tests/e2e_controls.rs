@@ -126,8 +126,8 @@ impl World {
         self.small.agents[index].id.parse().unwrap()
     }
 
-    async fn refused(&self, index: usize, reason: &str, limit: Duration) -> Claim {
-        claims::refused(&self.database, &self.small.agents[index].id, &[reason], limit).await
+    async fn refused(&self, index: usize, reason: &str, since: i64, limit: Duration) -> Claim {
+        claims::refused(&self.database, &self.small.agents[index].id, reason, since, limit).await
     }
 
     /// Starts the controller anew without these defences.
@@ -201,6 +201,7 @@ impl World {
             attacker.seal_desired(device, attacker.director_files(device).unwrap()).unwrap()
         };
         let (whole, weak) = (self.id(WHOLE), self.id(NO_ADDRESSEE));
+        let since = claims::last_indicator(&self.database).await.unwrap();
         // One message twice, and one to somebody else.
         for device in [&whole, &weak] {
             let (topic, message) = (Topic::down(device, Down::Desired), sealed(device));
@@ -234,14 +235,14 @@ impl World {
             ("not_approved", FROZEN_OUT, NO_ADDRESSEE),
         ];
         for (reason, whole, _) in attacks {
-            self.refused(whole, reason, LIMIT).await.unwrap();
+            self.refused(whole, reason, since, LIMIT).await.unwrap();
         }
         tokio::time::sleep(IN_VAIN).await;
         for (reason, _, without) in attacks {
-            fails(self.refused(without, reason, Duration::ZERO).await);
+            fails(self.refused(without, reason, since, Duration::ZERO).await);
         }
         // Nobody sent bytes that are no message.
-        fails(self.refused(WHOLE, "envelope_malformed", Duration::ZERO).await);
+        fails(self.refused(WHOLE, "envelope_malformed", since, Duration::ZERO).await);
         let agents = &self.small.agents;
         claims::no_model_moved(&[&agents[WHOLE]], &before).await.unwrap();
         fails(claims::no_model_moved(&[&agents[NO_VERSIONS]], &before).await);
@@ -268,6 +269,7 @@ impl World {
         let release =
             push_file(&self.small.controller, &job, &file, "meter-tampered", candidate).await.unwrap();
         self.attacker.tamper(&dunlin_trust::sha256(&long).to_string()).unwrap();
+        let since = claims::last_indicator(&self.database).await.unwrap();
         let rollout = self.roll_out(&release).await;
 
         let mut cuts = BTreeMap::new();
@@ -300,13 +302,13 @@ impl World {
 
         let (database, controller) = (&self.database, &self.small.controller);
         let (whole, weak) = (self.id(NO_VERSIONS), self.id(NO_DIGEST));
-        claims::tampering_refused(database, &release, &[whole.as_str()], LIMIT).await.unwrap();
+        claims::tampering_refused(database, &release, &[whole.as_str()], since, LIMIT).await.unwrap();
         wait_for("the tampered model to answer", LIMIT, async || {
             Ok(claims::never_answered(database, &release, &[weak.as_str()]).await.is_err().then_some(()))
         })
         .await
         .unwrap();
-        fails(claims::tampering_refused(database, &release, &[weak.as_str()], IN_VAIN).await);
+        fails(claims::tampering_refused(database, &release, &[weak.as_str()], since, IN_VAIN).await);
         claims::never_answered(database, &release, &[whole.as_str()]).await.unwrap();
         let releases = [release.clone()];
         fails(claims::committed(database, whole.as_str(), &releases, Duration::ZERO).await);

@@ -11,42 +11,60 @@ use crate::digits::PIXELS;
 use crate::operator::TASK;
 use crate::process::wait_for;
 
-/// A device reports one of these reasons within `limit`, as an indicator or as an outcome.
-pub async fn refused(database: &SqlitePool, device: &str, reasons: &[&str], limit: Duration) -> Claim {
-    wait_for(&format!("{device} to report {}", reasons.join(" or ")), limit, async || {
-        for reason in reasons {
-            let row = sqlx::query(
-                "SELECT detail FROM indicators WHERE device = ?1 AND reason = ?2 UNION ALL SELECT detail FROM outcomes WHERE device = ?1 AND reason = ?2 LIMIT 1",
-            )
-            .bind(device)
-            .bind(reason)
-            .fetch_optional(database)
-            .await?;
-            if let Some(row) = row {
-                return Ok(Some(format!("{device} reports {reason}: {}", row.get::<String, _>(0))));
-            }
-        }
-        Ok(None)
+/// Number of the last indicator that is stored: what is told of an attack comes after it.
+pub async fn last_indicator(database: &SqlitePool) -> Result<i64> {
+    Ok(sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM indicators").fetch_one(database).await?)
+}
+
+/// A device tells this reason as an indicator of a report that came after indicator `since`, within `limit`.
+pub async fn refused(
+    database: &SqlitePool,
+    device: &str,
+    reason: &str,
+    since: i64,
+    limit: Duration,
+) -> Claim {
+    wait_for(&format!("{device} to indicate {reason}"), limit, async || {
+        Ok(indicated(database, device, reason, since).await?)
     })
     .await
 }
 
-/// One of `devices` refuses to install the release, because it is not what was signed, within `limit`.
+async fn indicated(
+    database: &SqlitePool,
+    device: &str,
+    reason: &str,
+    since: i64,
+) -> sqlx::Result<Option<String>> {
+    let query = "SELECT detail FROM indicators WHERE device = ? AND reason = ? AND id > ? LIMIT 1";
+    let row = sqlx::query(query).bind(device).bind(reason).bind(since).fetch_optional(database).await?;
+    Ok(row.map(|row| format!("{device} indicates {reason}: {}", row.get::<String, _>(0))))
+}
+
+/// One of `devices` refuses to install the release, because it is not what was signed, and tells it as an indicator after
+/// `since`, within `limit`.
 pub async fn tampering_refused(
     database: &SqlitePool,
     release: &str,
     devices: &[&str],
+    since: i64,
     limit: Duration,
 ) -> Claim {
+    let reason = "digest_mismatch";
     wait_for(&format!("a device to refuse {release}"), limit, async || {
-        let rows =
-            sqlx::query("SELECT device FROM outcomes WHERE release = ? AND reason = 'digest_mismatch'")
-                .bind(release)
-                .fetch_all(database)
-                .await?;
-        let told =
-            rows.iter().map(|row| row.get::<String, _>(0)).find(|device| devices.contains(&device.as_str()));
-        Ok(told.map(|device| format!("{device} reports digest_mismatch of {release}")))
+        let rows = sqlx::query("SELECT DISTINCT device FROM outcomes WHERE release = ? AND reason = ?")
+            .bind(release)
+            .bind(reason)
+            .fetch_all(database)
+            .await?;
+        for device in rows.iter().map(|row| row.get::<String, _>(0)) {
+            if devices.contains(&device.as_str())
+                && indicated(database, &device, reason, since).await?.is_some()
+            {
+                return Ok(Some(format!("{device} indicates {reason} of {release}")));
+            }
+        }
+        Ok(None)
     })
     .await
 }

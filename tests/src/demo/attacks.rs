@@ -1,4 +1,4 @@
-//! Act 4: attacks from the attacker's real position; the reason code is read from the device's next report.
+//! Act 4: attacks from the attacker's real position; the reason code is read from the indicators of the device's next report.
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -30,19 +30,21 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let other: DeviceId = world.agents[1].id.parse()?;
 
     let old = oldest_director(world, &victim)?;
+    let since = claims::last_indicator(&database).await?;
     attacker.push(&victim, old).await.context("replaying over the broker")?;
     report.say("on the broker, with the stolen controller identity: an older director document is replayed");
     report.check(
         "a replayed older director document is refused",
-        claims::refused(&database, victim.as_str(), &["metadata_rollback"], LIMIT).await,
+        claims::refused(&database, victim.as_str(), "metadata_rollback", since, LIMIT).await,
     );
 
     let foreign = attacker.forge(&frozen, |assignment: &mut Assignment| assignment.device = other.clone())?;
+    let since = claims::last_indicator(&database).await?;
     attacker.push(&frozen, foreign).await?;
     report.say(&format!("with the stolen online keys: an assignment meant for {other} is sent to {frozen}"));
     report.check(
         "an assignment meant for another device is refused",
-        claims::refused(&database, frozen.as_str(), &["wrong_device"], LIMIT).await,
+        claims::refused(&database, frozen.as_str(), "wrong_device", since, LIMIT).await,
     );
 
     tampered(world, report, &database).await?;
@@ -80,6 +82,7 @@ async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool)
     let digest = candidate["files"]["model.onnx"]["digest"].as_str().context("the model's digest")?;
     Attacker::new(&world.controller.data, world.controller.mqtt).tamper(digest)?;
     report.say(&format!("in the artifact store: one bit of {release} is flipped after it was signed"));
+    let since = claims::last_indicator(database).await?;
     let created = world
         .controller
         .json(&["rollout", "create", "--task", TASK, &release, "--cause", "tampered"])
@@ -88,7 +91,7 @@ async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool)
     let all: Vec<&str> = world.agents.iter().map(|agent| agent.id.as_str()).collect();
     report.check(
         "a tampered artifact is refused",
-        claims::tampering_refused(database, &release, &all, LIMIT).await,
+        claims::tampering_refused(database, &release, &all, since, LIMIT).await,
     );
     report.check(
         "the tampered artifact never answered a request",
