@@ -6,6 +6,7 @@ use dunlin_protocol::{DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, Tas
 use dunlin_rollout::{Progress, Stance, State};
 use dunlin_select::{Candidate, Device, Predicted, Standing, select};
 
+use super::lineup::{Filled, fill};
 use super::progress::Outcomes;
 use super::{AssignmentRow, Decision, RolloutRow, RolloutStance, TaskDefinition};
 use crate::evidence::Measures;
@@ -62,6 +63,7 @@ pub(super) fn desire(
     now_ms: u64,
 ) -> Desired {
     let mut desired = Desired::default();
+    let mut ram = device.row.profile.ram_bytes;
     for task in tasks.iter().filter(|task| task.definition.covers(&device.row.groups)) {
         let candidates = candidates(device, task, approved);
         let known_bad: BTreeSet<ReleaseId> = candidates
@@ -75,6 +77,7 @@ pub(super) fn desire(
         let about = Device { profile, known_bad: &known_bad, served_ms };
         let selection = select(&about, &candidates, current.as_ref(), &task.definition.selection());
         let before = device.told(&task.definition.task);
+        let mut text = selection.explain();
         if let Some(chosen) = &selection.chosen {
             let rollout = task.rollouts.iter().rev().find(|rollout| {
                 is_trial(rollout, &device.row.id) && rollout.plan.candidates.contains(chosen)
@@ -95,7 +98,15 @@ pub(super) fn desire(
                 .fallback
                 .clone()
                 .filter(|release| release != chosen && approved.contains_key(release));
-            let lineup = LineUp { champion: chosen.clone(), fallback };
+            let Filled { lineup, words } = fill(
+                LineUp::new(chosen.clone(), fallback),
+                &task.definition.lineup,
+                device.row,
+                approved,
+                |release| task.outcomes.is_known_bad(&device.row.id, release),
+                &mut ram,
+            );
+            text.push_str(&words);
             // The same models are not assigned anew because a rule about the change to them is another one now.
             desired.tasks.push(match before.filter(|before| before.lineup == lineup) {
                 Some(before) => before.clone(),
@@ -108,7 +119,7 @@ pub(super) fn desire(
             chosen: selection.chosen.clone(),
             rollouts: stances(task, &device.row.id),
             held: task.definition.holds(&device.row.groups),
-            text: selection.explain(),
+            text,
             selection: serde_json::to_value(&selection).expect("a selection is JSON"),
             made_ms: now_ms,
         });
