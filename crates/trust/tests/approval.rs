@@ -5,7 +5,7 @@ mod forge;
 
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{DeviceId, ReasonCode};
+use dunlin_protocol::{DeviceId, LineUp, ReasonCode};
 use dunlin_trust::{Approved, Floors, RepoKind, TrustError, Verified, approve};
 use forge::{Forge, custom, now, profile, target};
 use serde_json::{Value, json};
@@ -276,6 +276,32 @@ fn a_member_is_approved_like_any_release_or_the_task_is_refused() {
     assert_eq!(task.members.len(), 1);
     assert!(task.members[0].retrained, "and is bound by the policy like any other");
     assert_eq!(task.releases().count(), 2);
+}
+
+#[test]
+fn line_ups_read_and_write_as_signed_documents_have_them() {
+    let plain = json!({ "champion": "m@1", "fallback": "base@1" });
+    let member = |release: &str, role: Value| json!({ "release": release, "role": role });
+    let full = json!({
+        "champion": "m@1",
+        "members": [
+            { "release": "v@1", "role": { "voter": { "weight_ppm": 500_000 } }, "limit_us": 5_000 },
+            member("c@1", json!({ "challenger": { "share_ppm": 50_000 } })),
+            member("s@1", json!({ "shadow": { "cpu_ppm": 1, "ram_bytes": 2, "battery_ppm_min": 3 } })),
+            member("t@1", "smaller".into()),
+            member("x@1", "meta".into()),
+        ],
+        "conduct": {
+            "rule": "stack",
+            "context": [{ "signal": "link", "enter": 0, "leave": 1, "dwell_ms": 60_000 }],
+        },
+    });
+    for document in [plain, full] {
+        let lineup: LineUp = serde_json::from_value(document.clone()).unwrap();
+        lineup.check().unwrap();
+        lineup.conduct.check(&lineup.members).unwrap();
+        assert_eq!(serde_json::to_value(&lineup).unwrap(), document, "and nothing is added");
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! From an assignment to files on the disk.
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use dunlin_protocol::{Blob, Bundle, Digest, Now, Phase, ReasonCode, TaskId, TaskPolicy};
 
