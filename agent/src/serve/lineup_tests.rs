@@ -272,7 +272,7 @@ fn quick(release: &str) -> Resident {
 
 /// Some seconds of work for a batch.
 fn slow(release: &str) -> Resident {
-    resident(release, &task(), &chain(SIDE, 200), SIDE)
+    resident(release, &task(), &chain(SIDE, 60), SIDE)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
