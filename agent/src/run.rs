@@ -108,7 +108,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     write_file(&settings.pid_file(), &std::process::id().to_string())?;
     tracing::info!(device = %identity.device(), %boot, agent = crate::VERSION, "agent starts");
 
-    let serving = Serving::new(Limits { run_max: settings.api.run_max, ..Limits::default() });
+    let limits = Limits { run_max: settings.api.run_max, ..Limits::default() };
+    let serving = Serving::with(limits, settings.serving.clone());
     let board = StatusBoard::new(&settings, spool.clone());
     let (orders, orders_in) = mpsc::channel(QUEUE);
     let (notices_out, mut notices) = mpsc::channel(QUEUE);

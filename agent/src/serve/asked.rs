@@ -7,6 +7,7 @@ use dunlin_engine::floats;
 use dunlin_protocol::{DType, Now, TensorData};
 
 use super::InferError;
+use super::gather;
 use super::pool::{Pool, Worked};
 use super::resident::{Made, Serving, Unable};
 
@@ -53,8 +54,14 @@ pub(super) async fn run(
 ) -> Result<Ran, InferError> {
     let row_us = model.row_us() + previous.map_or(0, |m| m.row_us());
     let expected_us = row_us.saturating_mul(asked.rows as u64);
+    let alone = pool.filter(|_| previous.is_none());
+    let gathered = alone.and_then(|pool| Some((pool, gather::terms(pool, model, asked, expected_us)?)));
     let (model, previous, asked) = (Arc::clone(model), previous.cloned(), Arc::clone(asked));
     let from = Instant::now();
+    if let Some((pool, terms)) = gathered {
+        let worked = gather::run(pool, terms, &model, &asked).await;
+        return ran(worked.map(|made| (made, None)), from);
+    }
     let work = move || {
         let made = model.run(&asked.inputs, asked.rows);
         let other = previous.filter(|_| made.is_ok()).and_then(|previous| {
@@ -67,6 +74,13 @@ pub(super) async fn run(
         Some(pool) => pool.run(expected_us, work).await,
         None => Worked::Done(work(), Duration::ZERO),
     };
+    ran(worked, from)
+}
+
+/// What one member made, and its predecessor beside it.
+type Both = (Result<Made, Unable>, Option<(Arc<Serving>, Made)>);
+
+fn ran(worked: Worked<Both>, from: Instant) -> Result<Ran, InferError> {
     let spent_ns = nanos(from.elapsed());
     Ok(match worked {
         Worked::Done((made, other), queued) => Ran { made, other, queue_ns: nanos(queued), spent_ns },

@@ -11,10 +11,12 @@
 mod answer;
 mod asked;
 mod baseline;
+pub mod gather;
 mod guard;
 mod lineup;
 mod live;
 mod memory;
+pub mod pack;
 mod pool;
 mod resident;
 mod sampling;
@@ -54,6 +56,7 @@ use tokio::sync::Notify;
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
     pool: Pool,
+    settings: pack::Settings,
     /// Wakes who waits in [`Serving::fallen`].
     fell: Notify,
 }
@@ -61,7 +64,14 @@ pub struct Serving {
 impl Serving {
     /// Nothing served yet.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { tasks: RwLock::default(), pool: Pool::new(limits), fell: Notify::new() })
+        Self::with(limits, pack::Settings::default())
+    }
+
+    /// The same, with what the settings say of budgets and tasks.
+    pub fn with(limits: Limits, settings: pack::Settings) -> Arc<Self> {
+        let gather = |(task, of): (&TaskId, &pack::TaskSettings)| Some((task.clone(), of.gather?));
+        let pool = Pool::new(limits, settings.tasks.iter().filter_map(gather).collect());
+        Arc::new(Self { tasks: RwLock::default(), pool, settings, fell: Notify::new() })
     }
 
     /// Sets a task's signed policy: its baseline answer and whether samples may leave the device.
@@ -119,7 +129,7 @@ impl Serving {
         let asked = Asked::new(id.to_owned(), inputs.to_vec(), now);
         let answer = task.answer(None, None, asked).now_or_never();
         let answer = answer.expect("without a pool nothing is waited for");
-        self.look(&task);
+        self.look(&task, &answer);
         answer
     }
 
@@ -140,22 +150,25 @@ impl Serving {
         let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
         let asked = Asked::new(id, inputs, now);
         let answer = task.answer(Some(&self.pool), version.as_ref(), asked).await;
-        self.look(&task);
+        self.look(&task, &answer);
         answer
     }
 
-    /// Whether the request took a champion out.
-    fn look(&self, task: &Task) {
+    /// Counts what was answered, and looks whether the request took a member out.
+    fn look(&self, task: &Task, answer: &Result<Answer, InferError>) {
+        if let Ok(answer) = answer {
+            task.count_rows(answer.rows);
+        }
         if task.has_fallen() {
             self.fell.notify_one();
         }
     }
 
-    /// Waits until champions were taken out because they failed too often, and says which and why. Requests are
-    /// answered by the rest of their line-ups meanwhile.
+    /// Waits until champions or fallbacks were taken out because they failed too often, and says which and why. Requests
+    /// are answered by the rest of their line-ups meanwhile.
     pub async fn fallen(&self) -> Vec<(TaskId, ReleaseId, String)> {
         loop {
-            let fallen: Vec<_> = self.all().iter().filter_map(|task| task.fallen()).collect();
+            let fallen: Vec<_> = self.all().iter().flat_map(|task| task.fallen()).collect();
             if !fallen.is_empty() {
                 return fallen;
             }

@@ -1,11 +1,15 @@
 //! Who does the work of a request.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dunlin_protocol::TaskId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use super::gather::Gather;
 
 /// Requests expected to take less are answered on the connection's own task: handing them to a worker and back
 /// costs more than they do, and no other connection waits longer than this.
@@ -32,12 +36,14 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug)]
+/// The workers, their queue, and how tasks gather what waits in it. A copy is the same pool.
+#[derive(Debug, Clone)]
 pub(super) struct Pool {
     workers: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     waiting_max: usize,
     run_max: Duration,
+    gather: Arc<BTreeMap<TaskId, Gather>>,
 }
 
 /// What came of some work.
@@ -52,14 +58,30 @@ pub(super) enum Worked<T> {
     Refused,
 }
 
+impl<T> Worked<T> {
+    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Worked<U> {
+        match self {
+            Self::Done(done, queued) => Worked::Done(change(done), queued),
+            Self::Late(limit) => Worked::Late(limit),
+            Self::Refused => Worked::Refused,
+        }
+    }
+}
+
 impl Pool {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, gather: BTreeMap<TaskId, Gather>) -> Self {
         Self {
             workers: Arc::new(Semaphore::new(limits.workers.max(1))),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             waiting_max: limits.waiting_max.max(1),
             run_max: limits.run_max,
+            gather: Arc::new(gather),
         }
+    }
+
+    /// How requests of a task are gathered, if they are.
+    pub(super) fn gather(&self, task: &TaskId) -> Option<Gather> {
+        self.gather.get(task).copied()
     }
 
     pub(super) async fn run<T: Send + 'static>(
@@ -71,11 +93,37 @@ impl Pool {
             return Worked::Done(work(), Duration::ZERO);
         }
         let from = Instant::now();
-        let Some(place) = Place::take(&self.waiting, self.waiting_max) else { return Worked::Refused };
-        let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else { return Worked::Refused };
+        let Some(place) = self.place() else { return Worked::Refused };
+        let Some(worker) = self.worker().await else { return Worked::Refused };
         drop(place);
         let queued = from.elapsed();
-        // The thread holds the worker's place, so that a caller who goes away does not free it.
+        match self.work(worker, work).await {
+            Worked::Done(done, _) => Worked::Done(done, queued),
+            other @ (Worked::Late(_) | Worked::Refused) => other,
+        }
+    }
+
+    /// A place in the queue, unless it is full.
+    pub(super) fn place(&self) -> Option<Place> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.waiting_max {
+            return Some(Place(Arc::clone(&self.waiting)));
+        }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// A worker, as soon as there is one.
+    pub(super) async fn worker(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.workers).acquire_owned().await.ok()
+    }
+
+    /// Does some work on a thread of its own. The thread holds the worker's place, so that a caller who goes away does
+    /// not free it.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        worker: OwnedSemaphorePermit,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Worked<T> {
         let held = Arc::new(Mutex::new(Some(worker)));
         let give_back = |held: &Mutex<Option<OwnedSemaphorePermit>>| {
             drop(held.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -87,7 +135,7 @@ impl Pool {
             done
         });
         match timeout(self.run_max, run).await {
-            Ok(Ok(done)) => Worked::Done(done, queued),
+            Ok(Ok(done)) => Worked::Done(done, Duration::ZERO),
             // The engine catches the runtime's panics; one that gets here is this program's own.
             Ok(Err(_)) => Worked::Refused,
             Err(_) => {
@@ -99,19 +147,10 @@ impl Pool {
 }
 
 /// A place in the queue, given back even if the caller goes away while it waits.
-struct Place<'a>(&'a AtomicUsize);
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicUsize>);
 
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        if waiting.fetch_add(1, Ordering::Relaxed) < max {
-            return Some(Self(waiting));
-        }
-        waiting.fetch_sub(1, Ordering::Relaxed);
-        None
-    }
-}
-
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

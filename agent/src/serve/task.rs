@@ -25,7 +25,9 @@ pub(super) struct Task {
     live: Mutex<Live>,
     answered: [AtomicU64; 4],
     failed: AtomicU64,
-    /// Whether `live` names a fallen champion: asked after every request, so that it needs no lock.
+    /// Rows answered.
+    rows: AtomicU64,
+    /// Whether `live` names a fallen member: asked after every request, so that it needs no lock.
     fallen: AtomicBool,
 }
 
@@ -38,11 +40,25 @@ impl Task {
             live,
             answered: Default::default(),
             failed: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
             fallen: AtomicBool::new(false),
         }
     }
 
-    fn lineup(&self) -> Arc<LineUp> {
+    pub(super) fn id(&self) -> &TaskId {
+        &self.task
+    }
+
+    pub(super) fn count_rows(&self, rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Rows answered since the task was first heard of.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lineup(&self) -> Arc<LineUp> {
         self.lineup.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -51,7 +67,7 @@ impl Task {
     }
 
     /// Replaces the line-up by what `change` makes of it.
-    fn change<T>(&self, change: impl FnOnce(&mut LineUp) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut LineUp) -> T) -> T {
         let mut place = self.lineup.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = LineUp::clone(&place);
         let result = change(&mut next);
@@ -221,25 +237,25 @@ impl Task {
             let detail = format!("failed too often, at last: {detail}");
             tracing::error!(task = %self.task, release = %model.release(), detail, "a member is taken out");
             live.tell(model.release(), ReasonCode::Quarantined, &detail, asked.now);
-            if by == AnsweredBy::Champion {
-                live.fallen = Some((model.release().clone(), detail));
+            if by == AnsweredBy::Champion || by == AnsweredBy::Fallback {
+                live.fallen.push((model.release().clone(), detail));
                 self.fallen.store(true, Ordering::Relaxed);
             }
         }
     }
 
-    /// Whether a champion was taken out that nobody has asked about yet.
+    /// Whether a designated member was taken out that nobody has asked about yet.
     pub(super) fn has_fallen(&self) -> bool {
         self.fallen.load(Ordering::Relaxed)
     }
 
-    /// The champion that was taken out since this was last asked, and why.
-    pub(super) fn fallen(&self) -> Option<(TaskId, ReleaseId, String)> {
+    /// The members that were taken out since this was last asked, and why.
+    pub(super) fn fallen(&self) -> Vec<(TaskId, ReleaseId, String)> {
         if !self.fallen.swap(false, Ordering::Relaxed) {
-            return None;
+            return Vec::new();
         }
-        let (release, detail) = self.live().fallen.take()?;
-        Some((self.task.clone(), release, detail))
+        let fallen = std::mem::take(&mut self.live().fallen);
+        fallen.into_iter().map(|(release, detail)| (self.task.clone(), release, detail)).collect()
     }
 
     fn constant(&self, lineup: &LineUp, rows: usize, now: Now) -> Result<Answer, InferError> {

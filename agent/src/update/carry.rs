@@ -9,11 +9,14 @@ use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Record
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::crowd::Crowd;
 use super::fetch::{Fetcher, chain};
+use super::load::Shelf;
 use super::store::Store;
 use super::twin::Twin;
 use super::{at_disk, load, prove};
-use crate::serve::{Resident, Serving};
+use crate::clock;
+use crate::serve::{MemberRole, Resident, Serving};
 
 /// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
 const FETCHES: usize = 2;
@@ -37,8 +40,7 @@ pub(super) enum Told {
 /// What the serving side was told last.
 #[derive(Debug, Default)]
 struct Live {
-    /// Champion and fallback.
-    line: Option<(Digest, Option<Digest>)>,
+    line: Option<Line>,
     /// Champion that is kept warm.
     previous: Option<Digest>,
 }
@@ -53,6 +55,9 @@ pub(super) struct Hands {
     serving: Arc<Serving>,
     exe: PathBuf,
     live: BTreeMap<TaskId, Live>,
+    /// Models in memory, so that none is there twice.
+    shelf: Shelf,
+    crowd: Crowd,
     jobs: JoinSet<Option<Event>>,
     aborts: BTreeMap<TaskId, AbortHandle>,
     fetches: Arc<Semaphore>,
@@ -71,6 +76,7 @@ impl Hands {
         serving: Arc<Serving>,
         exe: PathBuf,
     ) -> Self {
+        let (shelf, crowd) = (Shelf::default(), Crowd::new(serving.budget()));
         Self {
             store,
             journal,
@@ -80,6 +86,8 @@ impl Hands {
             serving,
             exe,
             live: BTreeMap::new(),
+            shelf,
+            crowd,
             jobs: JoinSet::new(),
             aborts: BTreeMap::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
@@ -97,6 +105,47 @@ impl Hands {
     pub(super) fn unload(&mut self, task: TaskId) {
         self.serving.unload(&task);
         self.live.remove(&task);
+        self.crowd.forget(&task);
+    }
+
+    /// Whether memory or processor time of all models together is bounded.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.crowd.is_bounded()
+    }
+
+    /// Takes members out of memory until the rest keeps to the bounds, and brings back what there is room for.
+    pub(super) async fn make_room(&mut self) {
+        if !self.crowd.is_bounded() {
+            return;
+        }
+        let moves = self.crowd.decide(self.serving.held(), self.serving.rows(), clock::now().mono_ms);
+        for held in moves.out {
+            tracing::warn!(task = %held.task, release = %held.release, role = ?held.role, bytes = held.bytes, "taken out of memory: all models together are over the budget");
+            self.serving.take_out(&held);
+            if held.role == MemberRole::Previous {
+                self.live.entry(held.task).or_default().previous = None;
+            }
+        }
+        for held in moves.back {
+            // Who is not designated any more has nothing to come back for.
+            let line = self.live.get(&held.task).and_then(|live| live.line.clone());
+            let Some(pack) = line.iter().flat_map(Line::packs).find(|pack| pack.release == held.release)
+            else {
+                continue;
+            };
+            let (store, shelf, pack) = (self.store.clone(), self.shelf.clone(), pack.clone());
+            let loaded = tokio::task::spawn_blocking(move || shelf.resident(&store, &pack)).await;
+            match loaded.map_err(|e| e.to_string()).flatten() {
+                Ok(resident) => {
+                    tracing::info!(task = %held.task, release = %held.release, "there is room for it again");
+                    self.serving.put_back(&held.task, held.role, resident);
+                }
+                Err(detail) => {
+                    tracing::warn!(task = %held.task, release = %held.release, detail, "could not be loaded again");
+                    self.crowd.stayed_away(held, clock::now().mono_ms);
+                }
+            }
+        }
     }
 
     /// Whether something is under way.
@@ -223,6 +272,7 @@ impl Hands {
                 );
                 self.write_record(&record).await;
                 self.switch(&task, &line, residents, trial);
+                self.make_room().await;
                 Told::Event(Event::Switched { task })
             }
             Command::Commit { task } => {
@@ -241,6 +291,7 @@ impl Hands {
             Command::Remove { task } => {
                 self.serving.remove(&task);
                 self.live.remove(&task);
+                self.crowd.forget(&task);
                 self.write_record(&updater.record()).await;
                 Told::Nothing
             }
@@ -308,20 +359,22 @@ impl Hands {
         let line = match to {
             Designation::Baseline => {
                 *live = Live::default();
+                self.crowd.forget(&task);
                 self.serving.remove(&task);
                 // The constant baseline goes with the task, so it is put back.
                 return self.reapply(&task, record);
             }
             Designation::Line(line) => line,
         };
-        if live.line == Some(digests(&line)) {
+        if live.line.as_ref().map(digests) == Some(digests(&line)) {
             return Told::Nothing;
         }
         if live.previous == Some(line.champion.manifest.digest)
             && line.fallback.is_none()
             && self.serving.rollback(&task)
         {
-            *live = Live { line: Some(digests(&line)), previous: None };
+            *live = Live { line: Some(line), previous: None };
+            self.crowd.forget(&task);
             return Told::Nothing;
         }
         // At once with what is warm, then the whole line-up.
@@ -349,6 +402,7 @@ impl Hands {
     async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
         let residents = self.residents(line).await?;
         self.switch(task, line, residents, trial);
+        self.make_room().await;
         Ok(())
     }
 
@@ -360,18 +414,19 @@ impl Hands {
         trial: bool,
     ) {
         let live = self.live.entry(task.clone()).or_default();
-        let before = live.line.map(|(champion, _)| champion);
-        *live = Live { line: Some(digests(line)), previous: before.filter(|_| trial) };
+        let before = live.line.take().map(|line| line.champion.manifest.digest);
+        *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial) };
+        self.crowd.forget(task);
         self.serving.switch(task, champion, fallback, line.generation, trial);
     }
 
     /// Loads a line-up. A fallback that does not load is gone without; the champion decides.
     async fn residents(&self, line: &Line) -> Result<(Resident, Option<Resident>), String> {
-        let (store, line) = (self.store.clone(), line.clone());
+        let (store, shelf, line) = (self.store.clone(), self.shelf.clone(), line.clone());
         let load = move || {
-            let champion = load::resident(&store, &line.champion)?;
+            let champion = shelf.resident(&store, &line.champion)?;
             let fallback = line.fallback.as_ref().and_then(|pack| {
-                let loaded = load::resident(&store, pack);
+                let loaded = shelf.resident(&store, pack);
                 loaded.inspect_err(|detail| tracing::warn!(release = %pack.release, detail, "a fallback can not be loaded")).ok()
             });
             Ok((champion, fallback))

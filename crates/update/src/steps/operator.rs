@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
 
+use crate::journal::TaskState;
 use crate::{Command, Designation, Goal, Ignored, Step, Updater, Work};
 
 impl Updater {
@@ -67,9 +68,17 @@ impl Updater {
         let before = self.journal.known_bad.len();
         self.journal.known_bad.retain(|bad| bad.release != *release);
         let forgotten = self.journal.known_bad.len() < before;
-        let wanting = |step: &Step| match step {
+        // A fallback that failed too often was left while its champion stayed committed.
+        let left = |goal: &Goal, serving: &Designation| {
+            goal.fallback.as_ref().is_some_and(|part| part.release == *release)
+                && serving.line().is_some_and(|line| {
+                    line.champion.release == goal.champion.release && line.fallback.is_none()
+                })
+        };
+        let wanting = |state: &TaskState| match &state.step {
             Step::Settled { goal, phase, .. }
-                if *phase != Phase::Committed && goal.champion.release == *release =>
+                if (*phase != Phase::Committed && goal.champion.release == *release)
+                    || (*phase == Phase::Committed && left(goal, &state.serving)) =>
             {
                 Some(goal.clone())
             }
@@ -87,7 +96,7 @@ impl Updater {
             .journal
             .tasks
             .iter()
-            .filter_map(|(task, state)| Some((task.clone(), wanting(&state.step)?)))
+            .filter_map(|(task, state)| Some((task.clone(), wanting(state)?)))
             .collect();
         if !forgotten && again.is_empty() {
             return Err(Ignored::NotKnownBad(release.clone()));

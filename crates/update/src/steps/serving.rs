@@ -65,12 +65,19 @@ impl Updater {
             | Step::Proving { .. }
             | Step::Switching { .. }
             | Step::Probation { .. } => {
-                let Some(line) =
-                    state.serving.line().filter(|line| line.champion.release == *release).cloned()
-                else {
+                let Designation::Line(line) = &mut state.serving else {
                     return Err(not_awaited(task, "word of this release"));
                 };
-                self.abandon(task, &line, ReasonCode::ModelFailed, detail, now);
+                if line.champion.release == *release {
+                    let line = line.clone();
+                    self.abandon(task, &line, ReasonCode::ModelFailed, detail, now);
+                    return Ok(());
+                }
+                // The champion goes on alone: the fallback is no longer designated, so that a restart does not bring it back.
+                line.fallback
+                    .take_if(|pack| pack.release == *release)
+                    .ok_or_else(|| not_awaited(task, "word of this release"))?;
+                self.tidy();
                 Ok(())
             }
         }
