@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -222,12 +223,14 @@ impl Fetcher {
         device: &DeviceId,
         image: RepoVersions,
         director: RepoVersions,
+        roles: &BTreeMap<String, u64>,
     ) -> Result<Check, FetchError> {
         let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
         let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
         let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
         let director = format!("{root}.{timestamp}.{snapshot}.{targets}");
-        let path = format!("/v1/check?d={device}&i={image}&o={director}");
+        let roles: Vec<String> = roles.iter().map(|(role, version)| format!("{role}:{version}")).collect();
+        let path = format!("/v1/check?d={device}&i={image}&o={director}&r={}", roles.join(","));
         let url = format!("{}{path}", self.base);
         let mut response = self.get(&url, None).await?;
         success(&url, &response)?;

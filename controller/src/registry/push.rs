@@ -1,11 +1,11 @@
 //! Models that people bring.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_engine::{Imported, Inspection, Model, Rewrite, golden, import, inspect};
 use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
-    Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType,
-    TensorData, TensorSpec,
+    Bytes, ClassName, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId,
+    TaskType, TensorData, TensorSpec,
 };
 
 use super::intake::Parts;
@@ -45,6 +45,8 @@ pub struct Push {
     pub metrics: BTreeMap<String, i64>,
     /// SPDX licence expression.
     pub licence: String,
+    /// Hardware classes it is for; none means any.
+    pub classes: BTreeSet<ClassName>,
 }
 
 impl Registry {
@@ -90,6 +92,7 @@ impl Registry {
                 seed: 0,
             },
             licence: push.licence,
+            classes: push.classes,
         };
         self.release(parts, who).await
     }

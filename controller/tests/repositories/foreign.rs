@@ -15,6 +15,7 @@ use dunlin_controller::keys::{self, Keyring, OfflineRole, Request, RoleChange};
 use dunlin_controller::repo::Offline;
 use dunlin_trust::{RepoKind, Signer};
 
+use super::delegation::{delegate, task, team};
 use super::world::{World, assignment, data, offline};
 
 /// Longest run of a client; it asks for some ten small files on loopback.
@@ -196,12 +197,28 @@ fn foreign_clients_follow_downloads_delegations_rotations_and_thresholds() {
         client.gets("meter.3.json", b"three");
     }
 
+    // A task gets signers of its own, who list one more release; what was listed before is found where it went.
+    let five = Request { add: vec![world.release("meter.5.json", b"five")], ..Request::default() };
+    let delegated = delegate(&world, &fresh, 2, 1, vec![], now_ms);
+    world.publish(&delegated, now_ms).unwrap();
+    let role = world.repos.image().unwrap().stored().delegated.remove("task-meter").unwrap();
+    let signed = keys::sign_task(&task(), role.as_slice(), &five, &team(&world), now_ms).unwrap();
+    world.repos.publish_task(&task(), &signed, now_ms).unwrap();
+    world.repos.publish_assignment(&assignment(DEVICE, 3, "meter@5"), now_ms).unwrap();
+    for (repo, client) in &clients {
+        client.gets("meter.5.json", b"five");
+        if *repo == RepoKind::Image {
+            client.gets("meter.3.json", b"three");
+            client.gets("auto.meter.gbdt.1.json", b"retrained");
+        }
+    }
+
     // And they refuse what they should: a file that was changed after it was signed.
     let path = data(&world.folder).join("repo/image/timestamp.json");
     let bent = String::from_utf8(fs::read(&path).unwrap()).unwrap().replace("\"version\":", "\"version\":1");
     fs::write(&path, bent).unwrap();
     for (repo, client) in &clients {
-        assert_eq!(client.fetch(&["meter.3.json"]).is_ok(), *repo == RepoKind::Director, "{:?}", client.kind);
+        assert_eq!(client.fetch(&["meter.5.json"]).is_ok(), *repo == RepoKind::Director, "{:?}", client.kind);
     }
 }
 

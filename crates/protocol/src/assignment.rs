@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceId, ReleaseId, TaskId};
+use crate::{ClassName, DeviceId, ReleaseId, TaskId};
 
 /// How a task uses models.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,9 @@ pub struct TaskAssignment {
 pub struct Assignment {
     /// The device it is meant for; named even if `tasks` is empty.
     pub device: DeviceId,
+    /// The hardware class it was chosen for; absent in assignments of controllers before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassName>,
     /// Strictly rising per device.
     pub generation: u64,
     /// Echoed in every report about it.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Assignment, DeviceId, DeviceProfile, Digest, ReasonCode, ReleaseId, TargetCustom, TargetsCustom,
-    TaskAssignment, TaskId, TaskPolicy,
+    Assignment, DeviceId, DeviceProfile, Digest, ReasonCode, ReleaseId, TargetCustom, TaskAssignment, TaskId,
+    TaskPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::constraints::{Refusal, check_hard};
 use crate::document::Verified;
 use crate::key::sha256;
 use crate::repo::{RETRAINED, TARGETS};
-use crate::{CountedBy, Floors, TargetInfo, TrustError, TrustedRepo};
+use crate::{CountedBy, Floors, Lookup, TargetInfo, TrustError, TrustedRepo, speaks_for};
 
 /// Tasks of one assignment; a device has few, and every one costs two look-ups in each repository.
 pub const TASKS_MAX: usize = 64;
@@ -93,6 +93,9 @@ pub fn approve(
     let assignment: Assignment = read(custom, "the director's targets hold no assignment")?;
     if assignment.device != *device && !weaken::off(Defence::AssignedDevice) {
         return Err(TrustError::WrongDevice { device: device.clone(), named: assignment.device });
+    }
+    if let Some(named) = assignment.class.clone().filter(|named| *named != profile.class) {
+        return Err(TrustError::WrongClass { class: profile.class.clone(), named });
     }
     let content = content(director, custom)?;
     let counted_by = counted_by(director, floors)?;
@@ -182,20 +185,15 @@ fn check_tasks(assignment: &Assignment) -> Result<(), TrustError> {
     Err(TrustError::malformed(TARGETS, "the assignment names a task twice"))
 }
 
-/// Floors with all that both repositories showed. Release floors come from the offline-signed top-level
-/// targets alone, and keep the highest value ever seen.
+/// Floors with all that both repositories showed. Release floors come from offline-signed metadata alone, and keep the
+/// highest value ever seen.
 fn raise(image: &TrustedRepo, director: &TrustedRepo, floors: &Floors) -> Result<Floors, TrustError> {
-    let custom = image.targets_custom().ok_or_else(|| missing("image targets"))?;
-    let signed: TargetsCustom = if custom.is_null() {
-        TargetsCustom::default()
-    } else {
-        read(custom, "the image targets' release floors do not read")?
-    };
     let mut raised = floors.clone();
     raised.image = image.floors();
+    raised.roles = image.role_floors().clone();
     raised.director = director.floors();
     raised.wall_ms = floors.wall_ms.max(image.judged_ms()).max(director.judged_ms());
-    for (model, floor) in signed.floors {
+    for (model, floor) in image.release_floors()? {
         let kept = raised.releases.entry(model).or_insert(0);
         *kept = floor.max(*kept);
     }
@@ -211,7 +209,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn task(&self, task: &TaskAssignment) -> Result<ApprovedTask, Refusal> {
-        let policy = self.policy(&task.task);
+        let policy = self.policy(&task.task)?;
         let champion = self.release(&task.lineup.champion, &task.task, policy.as_ref())?;
         let fallback = match &task.lineup.fallback {
             Some(release) => {
@@ -224,11 +222,22 @@ impl Judge<'_> {
         Ok(ApprovedTask { task: task.clone(), champion, fallback, policy })
     }
 
-    /// The policy of a task; one that the controller's own key vouches for is none.
-    fn policy(&self, task: &TaskId) -> Option<ApprovedFile> {
+    /// What the image repository says of a target. A role that speaks for it and is not here may say anything, so that it
+    /// is not the same as nothing.
+    fn find(&self, name: &str) -> Result<Option<TargetInfo>, Refusal> {
+        if let Lookup::Needs { role, .. } = self.image.lookup(name) {
+            let detail =
+                format!("{name}: the file of {role}, which speaks for it, did not come or is expired");
+            return Err(Refusal::new(ReasonCode::MetadataMismatch, detail));
+        }
+        Ok(self.image.target(name))
+    }
+
+    /// The policy of a task; one that the controller's own key or another task's role vouches for is none.
+    fn policy(&self, task: &TaskId) -> Result<Option<ApprovedFile>, Refusal> {
         let name = TaskPolicy::target_name(task);
-        let info = self.image.target(&name).filter(|info| info.role != RETRAINED)?;
-        Some(ApprovedFile::of(name, &info))
+        let info = self.find(&name)?.filter(|info| info.role != RETRAINED && speaks_for(&info.role, task));
+        Ok(info.map(|info| ApprovedFile::of(name, &info)))
     }
 
     fn release(
@@ -240,7 +249,7 @@ impl Judge<'_> {
         let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
         let name = release.target_name();
         let unapproved = || self.director.target(&name).filter(|_| weaken::off(Defence::Approval));
-        let Some(info) = self.image.target(&name).or_else(unapproved) else {
+        let Some(info) = self.find(&name)?.or_else(unapproved) else {
             return refuse(ReasonCode::NotApproved, "the image repository does not hold it");
         };
         let Some(assigned) = self.director.target(&name) else {
@@ -260,6 +269,9 @@ impl Judge<'_> {
         };
         if custom.task != *task {
             return refuse(ReasonCode::NotApproved, "it is approved for another task");
+        }
+        if !speaks_for(&info.role, task) {
+            return refuse(ReasonCode::NotApproved, "only the signers of another task list it");
         }
         if self.floors.releases.get(&release.model).is_some_and(|floor| release.version < *floor) {
             return refuse(ReasonCode::BelowReleaseFloor, "it is withdrawn");

@@ -70,6 +70,12 @@ pub(crate) struct Authority<'a> {
 /// Signatures that are read at most; more than any threshold in use needs.
 const SIGNATURES_MAX: usize = 256;
 
+/// Bytes that a value of a file takes up at least, on average. Those of real files take twenty; a file of nothing but
+/// brackets and commas would cost tens of times its length once it is parsed, before a signature is looked at.
+const BYTES_PER_VALUE_MIN: usize = 8;
+/// Values that any file may have: a small one can not cost much.
+const VALUES_FREE: usize = 1024;
+
 #[derive(Deserialize)]
 struct RawFile {
     signed: Value,
@@ -91,6 +97,7 @@ impl<T: Kind> Signed<T> {
         if bytes.len() > T::BYTES_MAX {
             return Err(TrustError::TooLarge { role: role.to_owned(), len: bytes.len(), max: T::BYTES_MAX });
         }
+        check_density(bytes).map_err(|what| TrustError::malformed(role, what))?;
         let json =
             |what| move |source| TrustError::Malformed { role: role.to_owned(), what, source: Some(source) };
         let raw: RawFile = serde_json::from_slice(bytes).map_err(json("it is no signed JSON file"))?;
@@ -135,6 +142,24 @@ impl<T: Kind> Signed<T> {
         self.signed_by(authority)?;
         Ok(Verified::new(self.document))
     }
+}
+
+/// Counts the values of a file without parsing it: each begins with a bracket or follows a comma.
+fn check_density(bytes: &[u8]) -> Result<(), &'static str> {
+    let (mut values, mut text, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = text,
+            b'"' => text = !text,
+            b'{' | b'[' | b',' if !text => values += 1,
+            _ => {}
+        }
+    }
+    if values > VALUES_FREE + bytes.len() / BYTES_PER_VALUE_MIN {
+        return Err("it has more values than a file of its length has");
+    }
+    Ok(())
 }
 
 /// A signature that is not hex counts as an empty one: it must not spoil the good ones beside it.

@@ -30,6 +30,9 @@ pub struct Floors {
     pub image: RepoVersions,
     /// Versions of the director repository.
     pub director: RepoVersions,
+    /// Versions of the image repository's roles of single tasks, by name; none in records of agents before this field.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<String, u64>,
     /// Generation of the last accepted assignment.
     pub generation: u64,
     /// Digest of that assignment and of what the director said about its targets, so that the same generation
@@ -157,6 +160,18 @@ mod tests {
             assignment: Some(Digest([7; 32])),
             ..Floors::default()
         }
+    }
+
+    #[test]
+    fn a_record_without_floors_of_task_roles_reads_as_before() {
+        let old = cbor::encode(&floors(4));
+        assert!(
+            !old.windows(5).any(|bytes| bytes == b"roles"),
+            "an older agent is given what it does not know"
+        );
+        assert_eq!(cbor::decode::<Floors>(&old, BODY_BYTES_MAX).unwrap(), floors(4));
+        let new = Floors { roles: BTreeMap::from([("task-meter".to_owned(), 7)]), ..floors(4) };
+        assert_eq!(decode(&encode(&new, 1)), Some((1, new)));
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod repo;
 mod sign;
 mod spki;
 mod stored;
+mod tasks;
 pub mod write;
 
 pub use approve::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, TASKS_MAX, approve};
@@ -50,6 +51,7 @@ pub use lookup::{Lookup, TargetInfo};
 pub use repo::{DELEGATIONS_MAX, RETRAINED, ROOTS_MAX, RepoKind, TrustedRepo};
 pub use sign::{EcdsaP256Signer, Ed25519Signer, Signer};
 pub use stored::StoredFiles;
+pub use tasks::{speaks_for, task_of, task_role};
 
 /// The pin of a first root: the SHA-256 of its exact bytes, as a claim token carries it.
 pub fn pin(root: &[u8]) -> dunlin_protocol::Digest {

@@ -62,11 +62,8 @@ impl TrustedRepo {
             } else {
                 // A role that the snapshot does not list can not be had; what ranks below it must not win.
                 let Some(meta) = self.snapshot_meta(role) else { return Lookup::Absent };
-                let held = self.delegated.get(role).filter(|held| {
-                    held.document.head.version == meta.version && held.trusted_by.contains(delegator)
-                });
-                match held {
-                    Some(held) => &held.document.body,
+                match self.current_role(delegator, role) {
+                    Some(held) => held,
                     None => return Lookup::Needs { delegator, role, version: meta.version },
                 }
             };
@@ -86,6 +83,16 @@ impl TrustedRepo {
             open.extend(children.into_iter().rev());
         }
         Lookup::Absent
+    }
+
+    /// A delegated role as the current snapshot names it and this role vouches for it.
+    pub(crate) fn current_role(&self, delegator: &str, role: &str) -> Option<&Targets> {
+        let named = self.snapshot_meta(role)?.version;
+        let held = self
+            .delegated
+            .get(role)
+            .filter(|held| held.document.head.version == named && held.trusted_by.contains(delegator))?;
+        Some(&held.document.body)
     }
 
     /// The target of this name, if a trusted role names it with a SHA-256 digest.

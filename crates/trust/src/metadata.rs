@@ -112,8 +112,9 @@ pub struct RootRoles {
 
 impl Kind for Root {
     const TYPE: &'static str = "root";
-    // A root of ten RSA keys is 12 KiB; the rest is room for what others put into theirs.
-    const BYTES_MAX: usize = 512 * 1024;
+    // A root of ten RSA keys is 12 KiB; the rest is room for what others put into theirs. It is the largest file that is
+    // parsed before anything vouches for it.
+    const BYTES_MAX: usize = 128 * 1024;
 
     fn check(&self) -> Result<(), &'static str> {
         let roles = &self.roles;
@@ -196,8 +197,8 @@ pub struct Snapshot {
 
 impl Kind for Snapshot {
     const TYPE: &'static str = "snapshot";
-    // 100 bytes for each delegated role: room for twenty thousand.
-    const BYTES_MAX: usize = 2 * 1024 * 1024;
+    // 100 bytes for each delegated role: room for ten thousand.
+    const BYTES_MAX: usize = 1024 * 1024;
 
     fn check(&self) -> Result<(), &'static str> {
         if self.meta.contains_key("targets.json") { Ok(()) } else { Err("it does not name targets.json") }
@@ -219,8 +220,8 @@ pub struct Targets {
 
 impl Kind for Targets {
     const TYPE: &'static str = "targets";
-    // 400 bytes a release: room for twelve thousand in one role.
-    const BYTES_MAX: usize = 5 * 1024 * 1024;
+    // 400 bytes a release: room for five thousand in one role.
+    const BYTES_MAX: usize = 2 * 1024 * 1024;
 
     fn check(&self) -> Result<(), &'static str> {
         let Some(delegations) = &self.delegations else { return Ok(()) };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::document::{Authority, Document, Signed, Verified};
 use crate::key::sha256;
 use crate::metadata::{Kind, RoleKeys, Root, RootRoles, Snapshot, Targets, Timestamp};
-use crate::{CountedBy, Key, StoredFiles, TrustError};
+use crate::{CountedBy, Key, StoredFiles, TrustError, task_of};
 
 mod workflow;
 
@@ -46,6 +46,8 @@ pub struct TrustedRepo {
     pub(crate) targets: Option<Trusted<Targets>>,
     pub(crate) delegated: BTreeMap<String, Delegated>,
     floors: RepoVersions,
+    /// Of the roles of single tasks.
+    pub(crate) role_floors: BTreeMap<String, u64>,
     judged_ms: u64,
 }
 
@@ -78,6 +80,7 @@ impl TrustedRepo {
             targets: None,
             delegated: BTreeMap::new(),
             floors,
+            role_floors: BTreeMap::new(),
             judged_ms: 0,
         })
     }
@@ -111,7 +114,8 @@ impl TrustedRepo {
         self.delegated.clear();
         self.raise_floors();
         for (delegator, role) in self.edges() {
-            let floor = if role == RETRAINED { floors.retrained } else { 0 };
+            let alone = self.role_floors.get(&role).copied().unwrap_or(0);
+            let floor = if role == RETRAINED { floors.retrained } else { alone };
             if let Some(bytes) = stored.delegated.get(&role)
                 && let Ok(document) = self.verify_delegated(&delegator, &role, bytes.as_slice())
                 && document.head.version >= floor
@@ -166,7 +170,9 @@ impl TrustedRepo {
         Ok(())
     }
 
-    /// Every delegated role that the snapshot lists, each verified by each role that delegates to it.
+    /// Every delegated role that the snapshot lists, each verified by each role that delegates to it. A client is given
+    /// the roles of its own tasks alone, and a team that lets its file expire holds up no other: what such a role covers
+    /// is not found while it is not held.
     fn apply_delegated(&mut self, files: &RepoFiles, now: Now) -> Result<(), TrustError> {
         let (mut open, mut done) = (self.edges(), BTreeSet::new());
         while let Some((delegator, role)) = open.pop() {
@@ -178,21 +184,27 @@ impl TrustedRepo {
             }
             let Some(meta) = self.snapshot_meta(&role).cloned() else { continue };
             let held = self.delegated.get(&role).filter(|held| held.document.head.version == meta.version);
-            match held {
-                Some(held) if held.trusted_by.contains(&delegator) => {
-                    not_expired(&role, &held.document, now)?
-                }
+            let stepped = match held {
+                Some(held) if held.trusted_by.contains(&delegator) => not_expired(&role, &held.document, now),
                 Some(held) => {
                     let bytes = held.document.bytes.clone();
-                    self.step_delegated(&delegator, &role, &bytes, now)?;
+                    self.step_delegated(&delegator, &role, &bytes, now)
                 }
-                None => {
-                    let bytes = files.delegated.get(&role);
-                    let bytes = bytes.ok_or_else(|| TrustError::Missing { role: role.clone() })?;
-                    self.step_delegated(&delegator, &role, bytes.as_slice(), now)?;
+                None => match files.delegated.get(&role) {
+                    Some(bytes) => self.step_delegated(&delegator, &role, bytes.as_slice(), now),
+                    None => Err(TrustError::Missing { role: role.clone() }),
+                },
+            };
+            match stepped {
+                Err(TrustError::Missing { .. } | TrustError::Expired { .. }) if task_of(&role).is_some() => {
+                    self.delegated.remove(&role);
+                    done.remove(&(delegator, role));
+                }
+                stepped => {
+                    stepped?;
+                    open.extend(self.edges_of(&role));
                 }
             }
-            open.extend(self.edges_of(&role));
         }
         self.delegated.retain(|name, _| done.iter().any(|(_, role)| role == name));
         Ok(())

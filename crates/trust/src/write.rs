@@ -122,6 +122,13 @@ pub fn snapshot(version: u64, expires_ms: u64, roles: &BTreeMap<String, u64>) ->
     Ok(Value::Object(signed))
 }
 
+/// Pins the length of a file that a timestamp or snapshot names, so that a client takes in no other before it parses it.
+pub fn pin_length(signed: &mut Value, role: &str, bytes: &[u8]) {
+    if let Some(entry) = signed["meta"].get_mut(format!("{role}.json")) {
+        entry["length"] = bytes.len().into();
+    }
+}
+
 /// The value of a targets role, top-level or delegated.
 ///
 /// # Errors

@@ -259,8 +259,8 @@ async fn a_busy_server_is_waited_for_as_long_as_it_asks() {
 
 impl Case {
     async fn check(&self) -> FetchError {
-        let device = "pole-1".parse().unwrap();
-        self.fetcher.check(&device, RepoVersions::default(), RepoVersions::default()).await.unwrap_err()
+        let (device, none) = ("pole-1".parse().unwrap(), RepoVersions::default());
+        self.fetcher.check(&device, none, none, &BTreeMap::new()).await.unwrap_err()
     }
 }
 

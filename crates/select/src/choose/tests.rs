@@ -26,6 +26,7 @@ fn candidate(release: &str, accuracy_ppm: u32) -> Candidate {
         standing: Standing::Approved,
         hard: Hard {
             arch: BTreeSet::new(),
+            classes: Default::default(),
             ops: ["ai.onnx/Gemm".to_string()].into(),
             bundle_bytes: 1 << 16,
             ram_bytes: 1 << 20,

@@ -7,9 +7,9 @@ use dunlin_protocol::Now;
 use super::{
     Delegated, RETRAINED, RepoKind, TARGETS, Trusted, TrustedRepo, not_below, not_expired, root_authority,
 };
-use crate::TrustError;
 use crate::document::{Authority, Document, Signed, Verified};
 use crate::metadata::{Kind, MetaFile, RoleKeys, Root, RootRoles, Snapshot, Targets, Timestamp};
+use crate::{TrustError, task_of};
 
 impl TrustedRepo {
     /// Step §5.3: the next root, signed by the threshold of the present one and by its own.
@@ -65,6 +65,7 @@ impl TrustedRepo {
             self.delegated.clear();
             self.floors.targets = 0;
             self.floors.retrained = 0;
+            self.role_floors.clear();
         }
     }
 
@@ -133,6 +134,9 @@ impl TrustedRepo {
         let version = |name: &str| next.body.meta.get(name).map_or(0, |meta| meta.version);
         not_below(TARGETS, version("targets.json"), self.floors.targets)?;
         not_below(RETRAINED, version("retrained.json"), self.floors.retrained)?;
+        for (role, floor) in &self.role_floors {
+            not_below(role, version(&format!("{role}.json")), *floor)?;
+        }
         not_expired(role, &next, now)?;
         self.floors.snapshot = next.head.version;
         self.snapshot = Some(Arc::new(next));
@@ -200,14 +204,18 @@ impl TrustedRepo {
     }
 
     /// Refuses delegations by roles whose keys are online: the director's, and [`RETRAINED`]. Whoever steals such a key
-    /// could otherwise name a role of their own, which would count as the owner's.
+    /// could otherwise name a role of their own, which would count as the owner's. A task's role could so name one that
+    /// counts as another task's.
     pub(super) fn may_delegate(&self, role: &str, targets: &Targets) -> Result<(), TrustError> {
-        let online = match self.kind {
-            RepoKind::Image => role == RETRAINED,
+        let confined = match self.kind {
+            RepoKind::Image => role == RETRAINED || task_of(role).is_some(),
             RepoKind::Director => true,
         };
-        if online && targets.delegations.is_some() {
-            return Err(TrustError::malformed(role, "a role that is signed online must not delegate"));
+        if confined && targets.delegations.is_some() {
+            return Err(TrustError::malformed(
+                role,
+                "a role that is signed online, or for one task, must not delegate",
+            ));
         }
         Ok(())
     }
@@ -262,6 +270,8 @@ impl TrustedRepo {
     ) {
         if role == RETRAINED {
             self.floors.retrained = document.head.version;
+        } else if task_of(role).is_some() {
+            self.role_floors.insert(role.to_owned(), document.head.version);
         }
         let held = self.delegated.get_mut(role).filter(|held| held.document.bytes == document.bytes);
         if let Some(held) = held {
