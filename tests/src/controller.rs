@@ -198,6 +198,7 @@ impl Controller {
         let mut command = Command::new(program("dunlin")?);
         command
             .args(args)
+            .envs([dunlin_engine::tie()])
             .env("DUNLIN_SERVER", self.url())
             .env("DUNLIN_TOKEN", &self.token)
             .env("DUNLIN_CA", self.ca());

@@ -1,4 +1,4 @@
-//! The child process that trains: no environment, no keys, no database, limits, a wall limit.
+//! The child process that trains: no environment but what ties it to this process, no keys, no database, limits, a wall limit.
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result
         .arg("train-worker")
         .arg(dir)
         .env_clear()
+        .envs([dunlin_engine::tie()])
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

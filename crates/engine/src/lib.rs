@@ -23,6 +23,7 @@ mod golden;
 mod import;
 mod known;
 mod model;
+mod parent;
 mod plan;
 mod program;
 pub mod prove;
@@ -39,6 +40,7 @@ pub use error::EngineError;
 pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX};
+pub use parent::{end_with_parent, tie};
 pub use program::this_program;
 pub use tensor::{floats, of_floats};
 

@@ -129,6 +129,7 @@ pub fn run(exe: &Path, verb: &str, job: &Job) -> Result<Proof, ProveError> {
     let mut child = Command::new(exe)
         .arg(verb)
         .env_clear()
+        .envs([crate::tie()])
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
