@@ -26,6 +26,8 @@ use crate::serve::Shutdown;
 pub struct Memory {
     ledgers: BTreeMap<String, progress::Ledger>,
     bundles: BTreeMap<dunlin_protocol::Digest, dunlin_select::Predicted>,
+    /// Time of the first look, Unix milliseconds.
+    began_ms: Option<u64>,
 }
 
 /// Runs until shutdown: a look each tick and whenever something wakes the planner.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Assignment, Bundle, ClassName, Desired as Hint, DeviceId, ReleaseId, TaskId};
 use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
@@ -29,6 +30,7 @@ pub enum PlannerError {
 
 /// One look at the fleet.
 pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerError> {
+    let began_ms = *memory.began_ms.get_or_insert_with(clock::wall_ms);
     let approvals = match state.repos.approvals() {
         Ok(approvals) => approvals,
         // Before the key ceremony nothing is approved, so there is nothing to plan.
@@ -62,7 +64,8 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         let Some(task) = tasks.iter().find(|task| task.definition.task == rollout.plan.task) else {
             continue;
         };
-        if rollout.plan.state.is_final() {
+        let inherited = rollout.created_ms < began_ms;
+        if rollout.plan.state.is_final() || (inherited && weaken::off(Defence::Takeover)) {
             continue;
         }
         let Some(outcomes) = outcomes.get(&rollout.plan.task) else { continue };
