@@ -46,7 +46,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
         claims::started_by_itself(&run, &cause),
     );
     report.check("the new models passed the gate against the incumbent", claims::gained(&facts));
-    report.check("the drift of the inputs was detected", claims::drift_seen(&database, aged_ms).await);
+    report.check("the drift of the inputs was detected", claims::drift_seen(&database).await);
     let rollout = wait_for("the rollout of the run", LIMIT, async || {
         Ok(sqlx::query_scalar::<_, String>("SELECT id FROM rollouts WHERE run = ?")
             .bind(&run)
