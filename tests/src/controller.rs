@@ -68,6 +68,19 @@ impl Controller {
         }
     }
 
+    /// Another seat of its operator, who can work there beside this one; no program belongs to it.
+    pub fn seat(&self) -> Self {
+        Self {
+            data: self.data.clone(),
+            keys: self.keys.clone(),
+            token: self.token.clone(),
+            log: self.log.clone(),
+            weak: None,
+            process: None,
+            ..*self
+        }
+    }
+
     /// From its next start on, the program whose defences can be switched off serves, without these.
     pub fn weaken(&mut self, off: &[Defence]) {
         self.weak = Some(names(off));

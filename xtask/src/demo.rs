@@ -8,7 +8,7 @@ use crate::command::{cargo, run as execute, target_dir};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Number of agents (at least 3)
+    /// Number of agents, at least 12; fewer if memory forces it
     #[arg(long, default_value_t = 24)]
     devices: usize,
     /// Folder for the report and every program's logs and state

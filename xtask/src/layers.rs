@@ -35,7 +35,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         package: "dunlin-tests",
-        normal: &["protocol", "trust", "monitor", "engine", "learn", "agent", "controller"],
+        normal: &["protocol", "trust", "monitor", "rollout", "engine", "learn", "agent", "controller"],
         dev: &["pipeline"],
     },
     Layer { package: "rustfft", normal: &[], dev: &[] },
