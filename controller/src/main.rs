@@ -6,7 +6,7 @@ use dunlin_controller::cli::Cli;
 
 pub(crate) fn main() -> ExitCode {
     // A proof comes first: the child sets limits on itself before anything else runs, and needs no TLS.
-    if std::env::args().nth(1).as_deref() == Some("engine-child") {
+    if std::env::args().nth(1).as_deref() == Some(dunlin_controller::registry::ENGINE_CHILD) {
         return dunlin_controller::registry::engine_child();
     }
     rustls::crypto::ring::default_provider()

@@ -45,7 +45,8 @@ fn install(packages: &[&str]) -> Result<()> {
 
 /// Path of cargo-deny, built once into the target folder if it is not on the path in the right release.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    if on_path("cargo-deny") {
+    let told = Command::new("cargo-deny").arg("--version").output();
+    if told.is_ok_and(|told| told.stdout.trim_ascii() == format!("cargo-deny {CARGO_DENY}").as_bytes()) {
         return Ok("cargo-deny".into());
     }
     let tools = target_dir().join("tools");

@@ -10,6 +10,7 @@ mod assign;
 mod definition;
 mod progress;
 mod records;
+mod still;
 mod tick;
 
 pub use definition::{Choice, DefinitionError, Retraining, TaskDefinition};

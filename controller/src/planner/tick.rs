@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
 use super::progress::{Ledger, Outcomes};
+use super::still::Still;
 use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
 use crate::clock;
@@ -36,7 +37,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         Err(error) => return Err(error.into()),
     };
     let approved = catalogue(state, memory, approvals);
-    let tasks = state.store.tasks().await?;
+    let tasks = state.store.tasks_read().await?;
     let devices: Vec<DeviceRow> = state
         .store
         .devices()
@@ -45,7 +46,12 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         .filter(|device| device.state == DeviceState::Active)
         .collect();
     let installed = state.store.installed_all().await?;
-    let mut rollouts = state.store.rollouts().await?;
+    let rollouts = state.store.rollouts_read().await?;
+    let still = Still::new(&tasks, &rollouts);
+    // What stands still is neither moved on nor chosen anew: what can not be read may say anything.
+    let tasks: Vec<TaskRow> =
+        tasks.rows.into_iter().filter(|task| !still.holds(&task.definition.task)).collect();
+    let mut rollouts = rollouts.rows;
     memory.ledgers.retain(|id, _| {
         rollouts.iter().any(|rollout| rollout.plan.rollout == *id && !rollout.plan.state.is_final())
     });
@@ -93,7 +99,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
             measures,
         });
     }
-    assign(state, &devices, &installed, &views, &approved).await
+    assign(state, &devices, &installed, (&views, &still), &approved).await
 }
 
 /// Approved releases with what their manifests say. A manifest that can not be read costs its prediction.
@@ -222,7 +228,7 @@ async fn assign(
     state: &AppState,
     devices: &[DeviceRow],
     installed: &BTreeMap<DeviceId, BTreeMap<TaskId, dunlin_protocol::Installed>>,
-    views: &[TaskView<'_>],
+    (views, still): (&[TaskView<'_>], &Still),
     approved: &BTreeMap<ReleaseId, Approved>,
 ) -> Result<(), PlannerError> {
     let assigned = state.store.assignments().await?;
@@ -231,8 +237,12 @@ async fn assign(
     let mut decisions = Vec::new();
     for device in devices {
         let before = assigned.get(&device.id);
+        if before.is_none() && still.any() {
+            // Nothing tells what it was told of what stands still.
+            continue;
+        }
         let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before };
-        let mut desired = desire(&view, views, approved, clock::wall_ms());
+        let mut desired = desire(&view, (views, still), approved, clock::wall_ms());
         for decision in std::mem::take(&mut desired.decisions) {
             // What only says the same with fresher numbers is not worth a write at every look.
             let key = (device.id.clone(), decision.task.clone());

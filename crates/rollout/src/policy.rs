@@ -84,6 +84,11 @@ pub struct Policy {
 
 impl Default for Policy {
     /// 1, 5, 25 and 100 % with .01, .01, .01 and .02 of alpha, a day each, non-inferior within one point.
+    ///
+    /// Two guardrails are off until a task sets them. Memory: what an agent may take depends on the board and on the
+    /// releases it holds beside the candidate, and the budget of the board's class is kept without it, by the choice
+    /// and by the proof. Disagreement: a model that is better answers some inputs otherwise, and how many is the
+    /// task's to say; which of the two is right, the gate tells from labels.
     fn default() -> Self {
         let wave = |share_ppm, alpha_ppm| Wave {
             share_ppm,
