@@ -45,8 +45,7 @@ fn install(packages: &[&str]) -> Result<()> {
 
 /// Path of cargo-deny, built once into the target folder if it is not on the path in the right release.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let told = Command::new("cargo-deny").arg("--version").output();
-    if told.is_ok_and(|told| told.stdout.trim_ascii() == format!("cargo-deny {CARGO_DENY}").as_bytes()) {
+    if on_path("cargo-deny") {
         return Ok("cargo-deny".into());
     }
     let tools = target_dir().join("tools");
