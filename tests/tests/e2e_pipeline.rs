@@ -85,10 +85,11 @@ async fn a_pipeline_by_shell_alone() {
     let (code, text) = pipeline.run("meter-hasty", &better, "2s").await;
     assert_eq!(code, 11, "{text}");
 
-    // A better one takes the hasty one's place, and its gates promote it. They look at what devices report of themselves
-    // alone: three devices would take long to show by labels that it is not worse.
-    let definition =
-        operator::definition(&[first].into(), None).replace("labels_min = 100", "labels_min = 0");
+    // A better one takes the hasty one's place, and its gates promote it on labelled inputs. The margin is wide: three
+    // devices show no finer difference within their probation.
+    let narrow = operator::definition(&[first].into(), None);
+    let definition = narrow.replace("[rollout]\n", "[rollout]\nmargin_ppm = 300000\n");
+    assert_ne!(definition, narrow);
     let task = folder.path().join("task.toml");
     std::fs::write(&task, definition).unwrap();
     world.controller.json(&["task", "apply", &task.display().to_string()]).await.unwrap();
@@ -100,6 +101,7 @@ async fn a_pipeline_by_shell_alone() {
     let mut rows = rollouts.as_array().into_iter().flatten();
     let row = rows.find(|row| row["plan"]["candidates"][0] == "meter-better@1").expect("its rollout");
     assert_eq!(row["plan"]["state"]["state"], "promoted", "{row}");
+    assert!(row["report"]["verdict"]["evidence"].is_object(), "it was promoted on evidence: {row}");
     let log = world.controller.json(&["audit", "show", "--limit", "1000"]).await.unwrap();
     let by_gate = |row: &serde_json::Value| row["what"] == "rollout.promote" && row["who"] == "planner";
     assert!(log.as_array().into_iter().flatten().any(by_gate), "its last gate promoted it: {log}");

@@ -49,9 +49,9 @@ named! {
     a_damaged_admission_is_named: "admissions", "a", "INSERT INTO admissions (id, batch, key_id, device, groups, class, address, state, asked_ms) VALUES ('a', 'b', 'k', 'cam', '{', 'c', '', 'waiting', 1)";
     a_damaged_certificate_is_named: "certificates", "05", "INSERT INTO certificates (serial, device, key_id, issued_ms, until_ms) VALUES ('05', 'a b', 'k', 1, 2)";
     a_damaged_model_is_named: "models", "a b", "INSERT INTO models VALUES ('a b', 'meter', 1)";
-    a_damaged_release_is_named: "releases", "ab", "INSERT INTO releases (model, version, task, family, manifest, sha256, onnx, created_by, created_ms) VALUES ('m', 1, 'meter', 'mlp', '{', 'ab', 'cd', 'ann', 1)";
+    a_damaged_release_is_named: "releases", "ab", "INSERT INTO releases (model, version, task, family, manifest, sha256, onnx, created_by, created_ms) VALUES ('m', 1, 'meter', 'mlp', x'7b', 'ab', 'cd', 'ann', 1)";
     a_damaged_alias_is_named: "aliases", "a b", "INSERT INTO aliases VALUES ('a b', 'best', 1, 1)";
-    a_damaged_policy_is_named: "policies", "ab", "INSERT INTO policies (sha256, task, body, created_by, created_ms) VALUES ('ab', 'meter', '{', 'ann', 1)";
+    a_damaged_policy_is_named: "policies", "ab", "INSERT INTO policies (sha256, task, body, created_by, created_ms) VALUES ('ab', 'meter', x'7b', 'ann', 1)";
     a_damaged_task_is_named: "tasks", "meter", "INSERT INTO tasks (id, definition, owner, created_ms, updated_ms, schedule_ms) VALUES ('meter', '{', 'ann', 1, 1, 1)";
     a_damaged_rollout_is_named: "rollouts", "r-1", "INSERT INTO rollouts (id, task, policy, cause, created_by, created_ms, generation, state, updated_ms) VALUES ('r-1', 'meter', '{', '', 'ann', 1, 1, 'open', 1)";
     a_damaged_plan_is_named: "plans", "r-1 generation 2", "INSERT INTO plans VALUES ('r-1', 2, 1, '{', 1)";
