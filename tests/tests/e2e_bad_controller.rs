@@ -153,7 +153,7 @@ async fn a_wrong_clock_of_the_controller_signs_nothing_and_deletes_nothing() {
     assert!(windows(&world).await >= stored, "nothing is deleted");
     world.controller.stop().await.unwrap();
 
-    // Right again: what it signed and noted in the meantime stands ahead, so an operator has to say that this is right.
+    // Right again: what it signed or noted in the meantime may stand ahead, so an operator says that this is right.
     world.controller.start_with_args(&["--clock-is-right"]).await.unwrap();
     wait_for("new windows", LIMIT, async || Ok((windows(&world).await > stored).then_some(())))
         .await
