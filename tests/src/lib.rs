@@ -6,7 +6,6 @@
 
 pub mod agent;
 pub mod attacker;
-pub mod breakage;
 pub mod claims;
 pub mod controller;
 pub mod cuts;
