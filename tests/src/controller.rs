@@ -121,6 +121,20 @@ impl Controller {
 
     /// Starts `serve` and waits until it is reachable.
     pub async fn start(&mut self) -> Result<()> {
+        self.launch(&[], &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_with_args(&mut self, arguments: &[&str]) -> Result<()> {
+        self.launch(arguments, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub async fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        self.launch(&[], variables).await
+    }
+
+    async fn launch(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
         let (api, mqtt) = (self.data.join("run/api.addr"), self.data.join("run/mqtt.addr"));
         for stale in [&api, &mqtt] {
             if stale.exists() {
@@ -128,10 +142,13 @@ impl Controller {
             }
         }
         let data = self.data.display().to_string();
-        let args = ["serve", "--data", &data];
+        let args = [&["serve", "--data", &data], arguments].concat();
         let mut process = match &self.weak {
-            Some(off) => Process::start_with("dunlin-weak", args, &self.log, &[(VARIABLE, off)])?,
-            None => Process::start("dunlin", args, &self.log)?,
+            Some(off) => {
+                let variables = [variables, &[(VARIABLE, off)]].concat();
+                Process::start_with("dunlin-weak", args, &self.log, &variables)?
+            }
+            None => Process::start_with("dunlin", args, &self.log, variables)?,
         };
         let path = self.data.join("controller.toml");
         let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
@@ -191,6 +208,11 @@ impl Controller {
     /// The certificate authority's file.
     pub fn ca(&self) -> PathBuf {
         self.data.join("ca.pem")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        std::fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
     }
 
     /// Runs `dunlin` to its end, whatever that is.
