@@ -66,7 +66,8 @@ const STAGES: &[Stage] = &[
         execute(&mut workspace("test", &["--test", "*", "--", "--test-threads=1", "--skip", CONTROL]))
     }),
     ("controls", || {
-        execute(&mut workspace("build", &["--bins"]))?;
+        // All targets, as above: without the tests, dependencies would have fewer features and be built again.
+        execute(&mut workspace("build", &["--all-targets"]))?;
         execute(&mut workspace("test", &["--test", CONTROLS, "--", "--nocapture"]))
     }),
     ("parity", parity::test),
