@@ -1,14 +1,11 @@
 //! The floors record as the agent of this release keeps it: `golden/floors.bin` is read for ever.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{Digest, RepoVersions};
 use dunlin_trust::floors::{self, CountedBy, Floors, Recovery};
 
-fn file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/floors.bin")
-}
+const KEPT: &[u8] = include_bytes!("golden/floors.bin");
 
 fn record() -> Floors {
     let versions = |n| RepoVersions { root: 1, timestamp: n, snapshot: n, targets: n, retrained: 2 };
@@ -28,8 +25,7 @@ fn record() -> Floors {
 
 #[test]
 fn the_floors_record_is_read_and_written_as_ever() {
-    let kept = std::fs::read(file()).unwrap();
-    let found = floors::recover(Some(&kept), Some(&kept)).unwrap();
+    let found = floors::recover(Some(KEPT), Some(KEPT)).unwrap();
     assert_eq!(found, Recovery::Known { floors: record(), write: 6, repair: false });
-    assert_eq!(floors::encode(&record(), 6), kept);
+    assert_eq!(floors::encode(&record(), 6), KEPT);
 }
