@@ -128,9 +128,11 @@ def quantised(cases):
                     with tempfile.TemporaryDirectory() as folder:
                         a, b = os.path.join(folder, "a"), os.path.join(folder, "b")
                         onnx.save(file, a)
+                        # Weights of 7 bits: with 8, ONNX Runtime's own sums of unsigned by signed bytes saturate on
+                        # processors without VNNI, as its documentation of quantisation says.
                         quantize_static(
                             a, b, Reader(shape), quant_format=form, activation_type=kind, weight_type=QuantType.QInt8,
-                            per_channel=conv,
+                            per_channel=conv, reduce_range=True,
                         )
                         file = onnx.load(b)
                     return file, {"x": RNG.normal(size=[ROWS, *shape[1:]]).astype(np.float32)}
