@@ -132,8 +132,9 @@ async fn a_run_learns_passes_its_gate_rolls_out_and_repeats_to_the_byte() {
     world.start();
     world
         .until(Manner::Better, "the run", |world| {
-            world.json(&["run", "show", &run])["run"]["state"] != "running"
-                && world.json(&["run", "show", &run])["run"]["state"] != "waiting"
+            // Read once: between two reads a waiting run starts.
+            let state = world.json(&["run", "show", &run])["run"]["state"].clone();
+            state != "running" && state != "waiting"
         })
         .await;
     let shown = world.json(&["run", "show", &run]);
