@@ -6,6 +6,7 @@ use clap::Parser;
 use dunlin_agent::cli::{self, Cli};
 
 pub(crate) fn main() -> ExitCode {
+    dunlin_engine::end_with_parent();
     // The prover's child must be this binary and nothing but a prover: it sets its limits before anything else.
     if std::env::args_os().nth(1).is_some_and(|verb| verb == cli::ENGINE_CHILD) {
         return dunlin_engine::prove::child_main();

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_protocol::{BootId, Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
@@ -99,6 +99,9 @@ async fn open_spool(settings: &Settings, boot: BootId) -> Result<Spool, SpoolErr
 /// Runs the agent until it is told to stop.
 pub async fn run(settings: Settings) -> Result<(), RunError> {
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    // Before it can be seen to run: who sees that may tell it to end.
+    let catch = |kind| signal(kind).map_err(RunError::Signals);
+    let signals = [catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?];
     for dir in [&settings.state_dir, &settings.run_dir] {
         std::fs::create_dir_all(dir).map_err(|source| RunError::Folder { path: dir.clone(), source })?;
     }
@@ -165,7 +168,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         let detail = format!("the damaged file is {}", aside.display());
         agent.indicate(ReasonCode::SpoolDamaged, detail, 1);
     }
-    let ended = agent.serve(settings.telemetry.window, &mut notices, &mut news).await;
+    agent.serve(settings.telemetry.window, &mut notices, &mut news, signals).await;
 
     tracing::info!("agent stops");
     driver.stop().await;
@@ -195,7 +198,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }
     }
-    ended
+    Ok(())
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), RunError> {
@@ -233,19 +236,18 @@ impl Agent {
         window: Duration,
         notices: &mut mpsc::Receiver<Notice>,
         news: &mut mpsc::Receiver<News>,
-    ) -> Result<(), RunError> {
+        [mut terminate, mut interrupt]: [Signal; 2],
+    ) {
         let mut windows = interval_at(Instant::now() + window, window);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
         loop {
             tokio::select! {
                 _ = windows.tick() => self.close_windows().await,
                 () = sleep_until(self.report_at) => self.report().await,
                 Some(notice) = notices.recv() => self.notice(notice),
                 Some(news) = news.recv() => self.news(news).await,
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
             }
         }
     }

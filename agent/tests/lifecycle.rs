@@ -166,5 +166,7 @@ fn without_a_network_it_runs_keeps_its_records_and_ends_in_order() {
     assert_eq!(boots.len(), 2);
     assert_eq!(boots[0]["appended"].as_u64(), Some(kept), "what was kept is there after the restart");
     assert_eq!(boots[0]["evicted"].as_u64(), Some(0));
+    // It listens for signals a moment after it serves.
+    wait_for("a report of this boot", || status()["spool"]["boots"][1]["appended"].as_u64() > Some(0));
     assert!(running.end().success());
 }

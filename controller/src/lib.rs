@@ -22,6 +22,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod damage;
 pub mod downlink;
 pub mod evidence;
 pub mod identity;

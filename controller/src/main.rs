@@ -5,8 +5,9 @@ use clap::Parser;
 use dunlin_controller::cli::Cli;
 
 pub(crate) fn main() -> ExitCode {
+    dunlin_engine::end_with_parent();
     // A proof comes first: the child sets limits on itself before anything else runs, and needs no TLS.
-    if std::env::args().nth(1).as_deref() == Some("engine-child") {
+    if std::env::args().nth(1).as_deref() == Some(dunlin_controller::registry::ENGINE_CHILD) {
         return dunlin_controller::registry::engine_child();
     }
     if std::env::args().nth(1).as_deref() == Some(dunlin_controller::batch::CHILD) {

@@ -29,7 +29,7 @@ use crate::registry::{Registry, RegistryError};
 use crate::repo::{RepoError, Repos};
 use crate::store::{Store, StoreError};
 use crate::tls::{self, TlsError};
-use crate::{planner, retention, training};
+use crate::{damage, planner, retention, training};
 
 /// How long a loop may take to end after it was asked to.
 const STOP: Duration = Duration::from_secs(10);
@@ -56,6 +56,9 @@ pub enum ServeError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The clock stands before what this controller signed.
+    #[error(transparent)]
+    Clock(#[from] clock::ClockError),
     /// Certificates.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -160,6 +163,11 @@ pub struct Controller {
 impl Controller {
     /// Starts on a data folder.
     pub async fn start(data: &Path) -> Result<Self, ServeError> {
+        Self::start_at(data, false).await
+    }
+
+    /// The same; with `clock_is_right` also where the clock stands before what was signed.
+    pub async fn start_at(data: &Path, clock_is_right: bool) -> Result<Self, ServeError> {
         let config = Arc::new(Config::load(data)?);
         keys::guard(data).map_err(ServeError::Guard)?;
         let repos = Arc::new(Repos::open(data)?);
@@ -167,6 +175,7 @@ impl Controller {
         repos.pin(RepoKind::Director)?;
         let identity = Arc::new(Identity::open(data)?);
         let store = Store::open(&data.join(DATABASE)).await?;
+        clock::check(&store, &repos, clock_is_right).await?;
         store.certificates_catch_up().await?;
         let audit = Audit::open(store.clone(), data, &identity)?;
         if let Some(broken) = audit.settle().await? {
@@ -241,6 +250,7 @@ impl Controller {
         loops.push(("refresh", tokio::spawn(refresh(repos, shutdown.clone()))));
         let old = retention::run(state.store.clone(), state.config.retention.clone(), shutdown.clone());
         loops.push(("retention", tokio::spawn(old)));
+        loops.push(("damage", tokio::spawn(damage::run(state.store.clone(), shutdown.clone()))));
         loops.push(("planner", tokio::spawn(planner::run(state.clone(), shutdown.clone()))));
         loops.push(("training", tokio::spawn(training::run(state.clone(), shutdown))));
 
@@ -363,13 +373,18 @@ async fn refresh(repos: Arc<Repos>, mut shutdown: Shutdown) {
 }
 
 /// Runs on a data folder until the process is asked to end (SIGINT, SIGTERM).
-pub async fn serve(data: &Path) -> Result<(), ServeError> {
-    let controller = Controller::start(data).await?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(|source| ServeError::Run { path: PathBuf::from("SIGTERM"), source })?;
+pub async fn serve(data: &Path, clock_is_right: bool) -> Result<(), ServeError> {
+    // Before it says that it is up: who reads that may ask it to end.
+    let catch = |kind, name| {
+        let caught = tokio::signal::unix::signal(kind);
+        caught.map_err(|source| ServeError::Run { path: PathBuf::from(name), source })
+    };
+    let mut terminate = catch(tokio::signal::unix::SignalKind::terminate(), "SIGTERM")?;
+    let mut interrupt = catch(tokio::signal::unix::SignalKind::interrupt(), "SIGINT")?;
+    let controller = Controller::start_at(data, clock_is_right).await?;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("asked to end"),
-        _ = tokio::signal::ctrl_c() => tracing::info!("interrupted"),
+        _ = interrupt.recv() => tracing::info!("interrupted"),
     }
     controller.stop().await;
     Ok(())

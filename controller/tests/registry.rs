@@ -189,7 +189,10 @@ async fn what_does_not_fit_is_refused_by_name() {
     let mut garbage = push(1e-3);
     garbage.onnx = b"no model".to_vec();
     let error = world.registry.push(garbage, "ann").await.unwrap_err();
-    assert!(matches!(error, RegistryError::Engine(_)), "{error}");
+    assert!(
+        matches!(&error, RegistryError::Import(refusal) if refusal.reason() == ReasonCode::ModelMalformed),
+        "{error}"
+    );
 
     let mut foreign = push(1e-3);
     let other = fit(&Config::Logistic { l2: 10.0 }, &table(), 1).unwrap();

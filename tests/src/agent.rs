@@ -70,7 +70,7 @@ impl Agent {
     /// Runs a verb of the agent's command line.
     pub async fn run(&self, args: &[&str]) -> Result<String> {
         let mut command = Command::new(program("dunlin-agent")?);
-        command.arg("--config").arg(self.config()).args(args).kill_on_drop(true);
+        command.arg("--config").arg(self.config()).args(args).envs([dunlin_engine::tie()]).kill_on_drop(true);
         let output = tokio::time::timeout(START_LIMIT, command.output())
             .await
             .context("the agent's verb did not end")??;

@@ -6,20 +6,27 @@
 mod attacks;
 mod books;
 mod cuts;
+mod fleet;
 mod learning;
 mod rollout;
+mod samples;
+mod signed;
 
 pub use attacks::{
     every_device_serves, last_indicator, never_answered, no_model_moved, refused, serving, tampering_refused,
 };
 pub use books::{accounted_for, delivered};
 pub use cuts::{Cut, audit_whole, committed, not_blamed, resumed, schedule_fired};
+pub use fleet::{explained, kept_out, own_key_and_signed_model};
 pub use learning::{
-    Measured, confined, drift_seen, gained, not_retrained_stayed, recovered, show, started_by_itself, total,
+    Measured, confined, drift_seen, gained, no_drift_seen, not_retrained_stayed, recovered, show,
+    started_by_itself, total,
 };
 pub use rollout::{
-    choice_differs, in_waves, only_the_canary_ran, promoted, returned, stopped, told_to_pipelines,
+    Canary, canary, choice_differs, in_waves, only_the_canary_ran, promoted, returned, stopped, taken_up,
+    told_to_pipelines,
 };
+pub use samples::{labelled, learnt_from_devices};
 
 /// The evidence for a claim, or why it does not hold.
 pub type Claim = anyhow::Result<String>;

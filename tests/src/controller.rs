@@ -68,6 +68,19 @@ impl Controller {
         }
     }
 
+    /// Another seat of its operator, who can work there beside this one; no program belongs to it.
+    pub fn seat(&self) -> Self {
+        Self {
+            data: self.data.clone(),
+            keys: self.keys.clone(),
+            token: self.token.clone(),
+            log: self.log.clone(),
+            weak: None,
+            process: None,
+            ..*self
+        }
+    }
+
     /// From its next start on, the program whose defences can be switched off serves, without these.
     pub fn weaken(&mut self, off: &[Defence]) {
         self.weak = Some(names(off));
@@ -128,6 +141,20 @@ impl Controller {
 
     /// Starts `serve` and waits until it is reachable.
     pub async fn start(&mut self) -> Result<()> {
+        self.launch(&[], &[]).await
+    }
+
+    /// The same with further arguments.
+    pub async fn start_with_args(&mut self, arguments: &[&str]) -> Result<()> {
+        self.launch(arguments, &[]).await
+    }
+
+    /// The same with variables in its environment.
+    pub async fn start_with(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        self.launch(&[], variables).await
+    }
+
+    async fn launch(&mut self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
         let (api, mqtt) = (self.data.join("run/api.addr"), self.data.join("run/mqtt.addr"));
         for stale in [&api, &mqtt] {
             if stale.exists() {
@@ -135,10 +162,13 @@ impl Controller {
             }
         }
         let data = self.data.display().to_string();
-        let args = ["serve", "--data", &data];
+        let args = [&["serve", "--data", &data], arguments].concat();
         let mut process = match &self.weak {
-            Some(off) => Process::start_with("dunlin-weak", args, &self.log, &[(VARIABLE, off)])?,
-            None => Process::start("dunlin", args, &self.log)?,
+            Some(off) => {
+                let variables = [variables, &[(VARIABLE, off)]].concat();
+                Process::start_with("dunlin-weak", args, &self.log, &variables)?
+            }
+            None => Process::start_with("dunlin", args, &self.log, variables)?,
         };
         let path = self.data.join("controller.toml");
         let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
@@ -200,11 +230,17 @@ impl Controller {
         self.data.join("ca.pem")
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        std::fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
+    }
+
     /// Runs `dunlin` to its end, whatever that is.
     pub async fn try_run(&self, args: &[&str]) -> Result<Ended> {
         let mut command = Command::new(program("dunlin")?);
         command
             .args(args)
+            .envs([dunlin_engine::tie()])
             .env("DUNLIN_SERVER", self.url())
             .env("DUNLIN_TOKEN", &self.token)
             .env("DUNLIN_CA", self.ca());

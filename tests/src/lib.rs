@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod attacker;
+pub mod breakage;
 pub mod claims;
 pub mod controller;
 pub mod cuts;

@@ -14,7 +14,11 @@ use crate::digits::{CLASSES as DIGITS, Image, PIXELS};
 /// The task: reading a meter.
 pub const TASK: &str = "meter";
 
-/// The rules of the task.
+/// Waves of the task's rollouts: share of the devices and probability of a wrong decision, parts per million each. They
+/// are those of the default policy but for one that no fleet of this size would be larger in than in the one before.
+const WAVES: [(u32, u32); 3] = [(10_000, 10_000), (250_000, 10_000), (1_000_000, 20_000)];
+
+/// The rules of the task: the defaults with what takes days shortened, and a trigger of retraining.
 pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
     let labels: Vec<String> = (0..DIGITS).map(|digit| format!("\"{digit}\"")).collect();
     let pool: Vec<String> = pool.iter().map(|release| format!("{release:?}")).collect();
@@ -23,23 +27,39 @@ pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
         Some(cron) => format!("cron = {cron:?}\ncooldown_ms = 10000\n"),
         None => "drift_ppm_min = 300000\ncooldown_ms = 600000\n".to_owned(),
     };
-    let mut waves = String::new();
-    for (share, alpha) in [(10_000, 10_000), (50_000, 10_000), (250_000, 10_000), (1_000_000, 20_000)] {
-        write!(
-            waves,
-            "[[rollout.waves]]\nshare_ppm = {share}\nsoak_ms = 6000\nrequests_min = 100\nlabels_min = 100\nalpha_ppm = {alpha}\napproval = false\n"
-        )
-        .expect("writing to a string");
-    }
     format!(
         "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
          [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
          [retraining]\nseed = 1\ntrials = 6\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
-         [rollout]\nsilence_ms_max = 60000\n[rollout.probation]\nms_min = 15000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n{waves}",
+         [rollout]\n{}",
         labels.join(", "),
         pool.join(", "),
+        rollout_rules("rollout.", &WAVES),
     )
+}
+
+/// Those of a rollout that opens to all devices after its canary.
+const TWO_WAVES: [(u32, u32); 2] = [WAVES[0], WAVES[2]];
+
+/// The rules of a rollout of two waves: one device of each class, and then all.
+pub fn two_waves() -> String {
+    rollout_rules("", &TWO_WAVES)
+}
+
+/// Rules of a rollout as tables below `parent`.
+fn rollout_rules(parent: &str, waves: &[(u32, u32)]) -> String {
+    let mut text = format!(
+        "silence_ms_max = 60000\n[{parent}probation]\nms_min = 10000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n"
+    );
+    for (share, alpha) in waves {
+        write!(
+            text,
+            "[[{parent}waves]]\nshare_ppm = {share}\nsoak_ms = 6000\nrequests_min = 100\nlabels_min = 100\nalpha_ppm = {alpha}\napproval = false\n"
+        )
+        .expect("writing to a string");
+    }
+    text
 }
 
 /// Writes images as a dataset: one column per pixel, the digit last.
@@ -194,4 +214,85 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
         .json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys])
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_controller::planner::TaskDefinition;
+
+    use super::*;
+
+    /// What may differ from a task that says nothing: lengths of time, who takes part, when and on what it is retrained,
+    /// and how long the trainer searches. No threshold, no least count, no alpha.
+    const SHORTENED: [&str; 14] = [
+        "choice.judged_ms",
+        "choice.switching.dwell_ms",
+        "held",
+        "probation.ms_min",
+        "retraining.age_ms_max",
+        "retraining.exclude",
+        "retraining.judged_ms",
+        "retraining.split.policy",
+        "retraining.trials",
+        "retraining.triggers.cooldown_ms",
+        "retraining.triggers.cron",
+        "retraining.triggers.drift_ppm_min",
+        "rollout.probation.ms_min",
+        "rollout.silence_ms_max",
+    ];
+
+    /// Paths of values that differ.
+    fn differences(path: &str, one: &Value, other: &Value, found: &mut BTreeSet<String>) {
+        let (Value::Object(a), Value::Object(b)) = (one, other) else {
+            if one != other {
+                found.insert(path.to_owned());
+            }
+            return;
+        };
+        for key in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+            let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            differences(
+                &below,
+                a.get(key).unwrap_or(&Value::Null),
+                b.get(key).unwrap_or(&Value::Null),
+                found,
+            );
+        }
+    }
+
+    fn value(text: &str) -> Value {
+        let definition: TaskDefinition = toml::from_str(text).unwrap();
+        definition.check().unwrap();
+        serde_json::to_value(definition).unwrap()
+    }
+
+    /// A task that leaves everything to the defaults.
+    fn silent() -> Value {
+        let labels: Vec<String> = (0..DIGITS).map(|digit| digit.to_string()).collect();
+        value(&format!("task = \"{TASK}\"\nlabels = {labels:?}\npool = [\"base@1\"]\n[retraining]\n"))
+    }
+
+    #[test]
+    fn what_the_task_and_its_rollouts_shorten_are_times_and_no_threshold() {
+        let silent = silent();
+        let default = silent["rollout"]["waves"].as_array().unwrap().clone();
+        let pool = ["base@1".to_owned()].into();
+        let two = definition(&pool, None).split("[rollout]").next().unwrap().to_owned()
+            + "[rollout]\n"
+            + &rollout_rules("rollout.", &TWO_WAVES);
+        for text in [definition(&pool, None), definition(&pool, Some("0 0 * * *")), two] {
+            let mut told = value(&text);
+            let waves = std::mem::replace(&mut told["rollout"]["waves"], default.clone().into());
+            for wave in waves.as_array().unwrap() {
+                let mut same =
+                    default.iter().find(|of| of["share_ppm"] == wave["share_ppm"]).unwrap().clone();
+                same["soak_ms"] = wave["soak_ms"].clone();
+                assert_eq!(*wave, same);
+            }
+            let mut found = BTreeSet::new();
+            differences("", &told, &silent, &mut found);
+            let unlisted: Vec<_> = found.iter().filter(|path| !SHORTENED.contains(&path.as_str())).collect();
+            assert!(unlisted.is_empty(), "{unlisted:?}");
+        }
+    }
 }

@@ -66,6 +66,7 @@ impl Process {
             .with_context(|| format!("opening {}", log.display()))?;
         let child = Command::new(program(name)?)
             .args(args)
+            .envs([dunlin_engine::tie()])
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)

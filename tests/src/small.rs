@@ -116,6 +116,18 @@ impl Small {
         self.traffic.abort_all();
     }
 
+    /// Rolls an approved release out: as soon as its canary is open, the operator promotes it.
+    pub async fn promote(&self, release: &str) -> Result<()> {
+        let created = self.controller.json(&["rollout", "create", "--task", TASK, release]).await?;
+        let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?;
+        wait_for("the canary", Duration::from_secs(60), async || {
+            let status = self.controller.json(&["rollout", "status", rollout]).await?;
+            Ok((status["plan"]["state"]["state"] == "open").then_some(()))
+        })
+        .await?;
+        self.controller.json(&["rollout", "promote", rollout]).await.map(drop)
+    }
+
     /// Waits until every device has committed to `release`.
     pub async fn committed(&self, release: &str, limit: Duration) -> Result<()> {
         let database = self.controller.database().await?;

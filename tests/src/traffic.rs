@@ -19,6 +19,9 @@ const LABELLED_SHARE: f32 = 0.6;
 /// How late labels are, in milliseconds.
 const LABEL_DELAY_MS: std::ops::Range<usize> = 1000..4000;
 
+/// What ids of requests begin with that accuracy is measured with; nobody ever labels them.
+pub const MEASURED: &str = "m";
+
 /// Counts the streams of this process, so that no request id is used twice.
 static STREAMS: AtomicU64 = AtomicU64::new(0);
 
@@ -168,7 +171,7 @@ pub async fn measure(
                 for (number, image) in share.iter().enumerate() {
                     let image = scene.ageing().see(image, &mut rng);
                     let api = scene.cameras[index].api();
-                    let id = format!("m{:.0}-{index}-{number}", scene.now() * 1000.0);
+                    let id = format!("{MEASURED}{:.0}-{index}-{number}", scene.now() * 1000.0);
                     let answer = application.infer(api, &id, &image.pixels).await?;
                     rate.n += 1;
                     rate.hits += u64::from(answer.class == image.digit);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use dunlin_protocol::{DeviceId, Down, Kind, PAYLOAD_BYTES_MAX, SCHEMA, Topic, Up};
 use dunlin_tests::agent::{Agent, Application};
 use dunlin_tests::attacker::Attacker;
+use dunlin_tests::breakage::{clock, faketime, fill, in_own_namespace, small_disk};
 use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::operator::{TASK, push, train};
@@ -19,8 +20,6 @@ use sqlx::{Row, SqlitePool};
 const LIMIT: Duration = Duration::from_secs(90);
 /// The pause before another try has grown by now.
 const RETRY_LIMIT: Duration = Duration::from_secs(400);
-/// Set for a test that runs in a mount namespace of its own.
-const NAMESPACE: &str = "DUNLIN_TESTS_NAMESPACE";
 
 /// A world whose devices run their first model, with applications that ask.
 async fn serving(folder: &Path, classes: &[&str]) -> (Small, String) {
@@ -129,9 +128,11 @@ async fn nonsense_on_the_wire_is_refused_by_reason_in_both_directions() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_database_row_costs_one_device_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let (world, _) = serving(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"]).await;
+    let (world, first) = serving(folder.path(), &["raspberry-pi-4", "raspberry-pi-4"]).await;
     let database = world.controller.database().await.unwrap();
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(world.controller.data.join("dunlin.db"));
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(world.controller.data.join("dunlin.db"))
+        .busy_timeout(Duration::from_secs(60));
     let writer = SqlitePool::connect_with(options).await.unwrap();
     let whole: String = sqlx::query_scalar("SELECT profile FROM devices WHERE id = 'pole-0'")
         .fetch_one(&writer)
@@ -147,6 +148,13 @@ async fn a_damaged_database_row_costs_one_device_and_is_named() {
     // What both devices send is stored none the less.
     goes_on(&database, "pole-0").await;
     goes_on(&database, "pole-1").await;
+    wait_for("an alert that names the damaged row", LIMIT, async || {
+        let alerts = world.controller.json(&["alert", "list"]).await?;
+        let mut subjects = alerts.as_array().into_iter().flatten().map(|alert| &alert["subject"]);
+        Ok(subjects.any(|subject| subject == "row:devices/pole-0").then_some(()))
+    })
+    .await
+    .unwrap();
 
     sqlx::query("UPDATE devices SET profile = ? WHERE id = 'pole-0'")
         .bind(whole)
@@ -154,40 +162,30 @@ async fn a_damaged_database_row_costs_one_device_and_is_named() {
         .await
         .unwrap();
     assert_eq!(world.controller.json(&["device", "list"]).await.unwrap().as_array().unwrap().len(), 2);
+
+    // The definition of the task: what runs stays as it is, and says so.
+    let whole: String = sqlx::query_scalar("SELECT definition FROM tasks").fetch_one(&writer).await.unwrap();
+    sqlx::query("UPDATE tasks SET definition = '{'").execute(&writer).await.unwrap();
+    let data = world.controller.data.display().to_string();
+    let examined = world.controller.try_run(&["doctor", "--data", &data]).await.unwrap();
+    assert_eq!(examined.code, 1, "{}{}", examined.stdout, examined.stderr);
+    assert!(examined.stdout.contains(&format!("row {TASK} of tasks is damaged")), "{}", examined.stdout);
+    for agent in &world.agents {
+        answers(agent, &first).await;
+        goes_on(&database, &agent.id).await;
+    }
+    let query = "SELECT count(*) FROM assignments WHERE json_array_length(body, '$.tasks') = 1";
+    assert_eq!(count(&database, query, &[]).await, 2, "both devices are told what they were told");
+    sqlx::query("UPDATE tasks SET definition = ?").bind(whole).execute(&writer).await.unwrap();
+    let examined = world.controller.try_run(&["doctor", "--data", &data]).await.unwrap();
+    assert_eq!(examined.code, 0, "{}{}", examined.stdout, examined.stderr);
     writer.close().await;
     end(world).await;
 }
 
-/// Runs the test of this name again in a mount namespace of its own, as which any user may mount. Says whether this
-/// is that run.
-fn in_own_namespace(test: &str) -> bool {
-    if std::env::var_os(NAMESPACE).is_some() {
-        return true;
-    }
-    let ended = std::process::Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount"])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(NAMESPACE, "1")
-        .status()
-        .expect("`unshare` of util-linux is needed to try a full disk");
-    assert!(ended.success(), "the test failed in its own mount namespace, or none could be made");
-    false
-}
-
-/// Writes to `path` until the disk takes no more.
-fn fill(path: &Path) {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path).unwrap();
-    for piece in [1 << 20, 4096, 1] {
-        let bytes = vec![0x5a; piece];
-        while file.write_all(&bytes).is_ok() {}
-    }
-}
-
 #[test]
 fn a_full_disk_stops_no_answer_and_loses_nothing_silently() {
-    if in_own_namespace("a_full_disk_stops_no_answer_and_loses_nothing_silently") {
+    if in_own_namespace("a_full_disk_stops_no_answer_and_loses_nothing_silently").unwrap() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.unwrap().block_on(full_disk());
     }
@@ -205,13 +203,7 @@ async fn noticed(agent: &Agent, offset: usize) {
 async fn full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("pole-0/state");
-    std::fs::create_dir_all(&state).unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64m", "none"])
-        .arg(&state)
-        .status()
-        .unwrap();
-    assert!(mounted.success(), "a small file system could not be mounted");
+    small_disk(&state, 64).unwrap();
     let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
     let database = world.controller.database().await.unwrap();
 
@@ -224,9 +216,7 @@ async fn full_disk() {
         push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
     std::fs::write(&filler, vec![0x5a; 34 << 20]).unwrap();
-    let created = world.controller.json(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
-    let rollout = created["plan"]["rollout"].as_str().unwrap().to_owned();
-    world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    world.promote(&second).await.unwrap();
     wait_for("the device to report that it has no room", LIMIT, async || {
         let query = "SELECT count(*) FROM outcomes WHERE device = 'pole-0' AND reason = 'no_space'";
         Ok((count(&database, query, &[]).await > 0).then_some(()))
@@ -237,11 +227,11 @@ async fn full_disk() {
 
     // No room at all and nobody who takes the records, and a restart in that state.
     world.controller.kill().await.unwrap();
-    fill(&filler);
+    fill(&filler).unwrap();
     noticed(&world.agents[0], 0).await;
     answers(&world.agents[0], &first).await;
     world.agents[0].kill().await.unwrap();
-    fill(&filler);
+    fill(&filler).unwrap();
     let before = world.agents[0].log().unwrap().len();
     world.agents[0].start().await.unwrap();
     world.ask().unwrap();
@@ -259,14 +249,6 @@ async fn full_disk() {
     end(world).await;
 }
 
-/// The library that lies about the time. Its program would stand between this process and the agent.
-fn faketime() -> String {
-    let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    let library =
-        folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.is_file());
-    library.expect("the Debian package faketime is needed to try a wrong clock").display().to_string()
-}
-
 async fn link(agent: &Agent) -> Value {
     let url = format!("http://{}/dunlin/status", agent.api);
     let status: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
@@ -278,12 +260,11 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
     let folder = tempfile::tempdir().unwrap();
     let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
     let database = world.controller.database().await.unwrap();
-    let (library, unfaked) = (faketime(), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"));
-    let clock = |time| [("LD_PRELOAD", library.as_str()), ("FAKETIME", time), unfaked];
+    let library = faketime().unwrap();
 
     // Behind: what was verified before tells that it can not be so early, and the device takes part.
     world.agents[0].stop().await.unwrap();
-    world.agents[0].start_with(&clock("@2001-01-01 00:00:00")).await.unwrap();
+    world.agents[0].start_with(&clock(&library, "@2001-01-01 00:00:00")).await.unwrap();
     answers(&world.agents[0], &first).await;
     world.ask().unwrap();
     goes_on(&database, "pole-0").await;
@@ -291,7 +272,7 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
 
     // Ahead: everything looks expired. It says so and serves on.
     world.agents[0].stop().await.unwrap();
-    world.agents[0].start_with(&clock("+7300d")).await.unwrap();
+    world.agents[0].start_with(&clock(&library, "+7300d")).await.unwrap();
     answers(&world.agents[0], &first).await;
     let detail = wait_for("the agent to say why it is offline", LIMIT, async || {
         let link = link(&world.agents[0]).await;
@@ -314,9 +295,7 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
     let second =
         push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
-    let created = world.controller.json(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
-    let rollout = created["plan"]["rollout"].as_str().unwrap().to_owned();
-    world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
+    world.promote(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
     end(world).await;
 }

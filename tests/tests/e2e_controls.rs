@@ -5,7 +5,7 @@
 //! costs nothing, the same claim is shown to hold in the same world for who has the defence.
 #![cfg(feature = "weaken")]
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use dunlin_tests::agent::Application;
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims::{self, Claim};
 use dunlin_tests::controller::Controller;
-use dunlin_tests::digits::{NEW, views};
+use dunlin_tests::digits::{AGED, NEW, views};
 use dunlin_tests::operator::{TASK, definition, push, push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
@@ -25,8 +25,6 @@ use sqlx::SqlitePool;
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long something is waited for that must not come. Its counterpart beside it has come by then.
 const IN_VAIN: Duration = Duration::from_secs(4);
-/// How long the controller stands still while devices go on sending.
-const STILL: Duration = Duration::from_millis(2500);
 /// Length of a model whose download can be cut, and what of it must have come.
 const LONG_BYTES: usize = 24 << 20;
 const CUT_BYTES: u64 = 1 << 20;
@@ -41,7 +39,9 @@ const NO_ACKNOWLEDGEMENT: usize = 4;
 const NO_RESUME: usize = 5;
 /// Has every defence, and is left with forged metadata.
 const FROZEN_OUT: usize = 6;
-const N: usize = 7;
+/// Has every defence, and is in the group that the task holds.
+const HELD: usize = 7;
+const N: usize = 8;
 
 const WITHOUT: [&[Defence]; N] = [
     &[],
@@ -51,7 +51,14 @@ const WITHOUT: [&[Defence]; N] = [
     &[Defence::Acknowledgement],
     &[Defence::Resume],
     &[],
+    &[],
 ];
+
+/// What the controller does without while it learns and rolls out by itself.
+const UNBOUND: [Defence; 6] =
+    [Defence::Gain, Defence::Gate, Defence::Holding, Defence::Exclusion, Defence::Drift, Defence::Schedule];
+/// Merged windows of this length are judged for drift, so that a few seconds show it; no threshold is touched.
+const EVIDENCE: &str = "\n[evidence]\nwindow_ms = 4000\nlateness_ms = 1000\n";
 
 /// A claim that must not hold; tells and returns why it does not.
 fn fails(claim: Claim) -> String {
@@ -76,7 +83,7 @@ async fn without_its_defence_a_claim_does_not_hold() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut controller = Controller::new(folder);
-    controller.init(CONTROLLER_CONFIG).await.unwrap();
+    controller.init(&format!("{CONTROLLER_CONFIG}{EVIDENCE}")).await.unwrap();
     controller.start().await.unwrap();
     let config = AGENT_CONFIG.replace("check_s = 5", "check_s = 3600");
     let mut small = Small::with(folder, &[CLASS; N], controller, &config).unwrap();
@@ -84,8 +91,11 @@ async fn without_its_defence_a_claim_does_not_hold() {
         agent.weaken(without);
     }
     small.enrol().await.unwrap();
+    small.controller.json(&["group", "create", "held"]).await.unwrap();
+    small.controller.json(&["device", "group", &small.agents[HELD].id, "held"]).await.unwrap();
     let database = small.controller.database().await.unwrap();
     fails(claims::every_device_serves(&database, N).await);
+    fails(claims::own_key_and_signed_model(&small.controller, &database, N).await);
     let attacker = Attacker::new(&small.controller.data, small.controller.mqtt);
     let old = [WHOLE, NO_VERSIONS].map(|i| (i, small.agents[i].id.parse::<DeviceId>().unwrap()));
     let mut stolen = Vec::new();
@@ -98,6 +108,12 @@ async fn without_its_defence_a_claim_does_not_hold() {
     small.ask().unwrap();
     small.committed(&first, LIMIT).await.unwrap();
     claims::every_device_serves(&database, N).await.unwrap();
+    claims::own_key_and_signed_model(&small.controller, &database, N).await.unwrap();
+    // A pool with a release that no decision has a row for.
+    let pool = [first.clone()].into();
+    claims::explained(&small.controller, &small.agents[WHOLE].id, &pool).await.unwrap();
+    let wider = [first.clone(), "meter-unknown@1".to_owned()].into();
+    fails(claims::explained(&small.controller, &small.agents[WHOLE].id, &wider).await);
     let by_class = BTreeMap::from([(CLASS, BTreeMap::from([(first.clone(), N)]))]);
     fails(claims::choice_differs(&by_class));
 
@@ -116,6 +132,8 @@ async fn without_its_defence_a_claim_does_not_hold() {
     world.learning(folder).await;
     told("bad model");
     world.bad_model(folder).await;
+    told("by itself");
+    world.by_itself(folder).await;
     told("audit");
     world.audit().await;
     told("end");
@@ -137,9 +155,10 @@ impl World {
         self.small.controller.start().await.unwrap();
     }
 
-    /// The task with two short waves in which every device may fail, and a retraining of few rows.
-    async fn task(&self, folder: &Path) {
-        let mut rules: toml::Table = toml::from_str(&definition(&[self.first.clone()].into(), None)).unwrap();
+    /// The task with two short waves in which every device may fail, and a retraining of few rows, by a schedule if one is
+    /// given and else on demand alone.
+    async fn task(&self, folder: &Path, cron: Option<&str>) {
+        let mut rules: toml::Table = toml::from_str(&definition(&self.pool(), cron)).unwrap();
         let wave = |share: u32| {
             toml::toml! { soak_ms = 1000
             requests_min = 20
@@ -165,6 +184,10 @@ impl World {
         self.small.controller.json(&["task", "apply", &file.display().to_string()]).await.unwrap();
     }
 
+    fn pool(&self) -> BTreeSet<String> {
+        [self.first.clone()].into()
+    }
+
     async fn roll_out(&self, release: &str) -> String {
         let controller = &self.small.controller;
         controller.json(&["model", "approve", release, "--keys", &self.small.offline_keys()]).await.unwrap();
@@ -172,17 +195,21 @@ impl World {
         created["plan"]["rollout"].as_str().unwrap().to_owned()
     }
 
-    /// Waits for a window of each of these devices that came in after now.
-    async fn hear(&self, devices: &[usize]) {
-        let last: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM windows")
+    /// Number of the newest window.
+    async fn heard(&self) -> i64 {
+        sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM windows")
             .fetch_one(&self.database)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Waits for a window of each of these devices that came in after this one.
+    async fn hear(&self, devices: &[usize], after: i64) {
         for device in devices {
             wait_for("windows of a device", LIMIT, async || {
                 let n: i64 = sqlx::query_scalar("SELECT count(*) FROM windows WHERE device = ? AND id > ?")
                     .bind(&self.small.agents[*device].id)
-                    .bind(last)
+                    .bind(after)
                     .fetch_one(&self.database)
                     .await?;
                 Ok((n > 0).then_some(()))
@@ -190,6 +217,22 @@ impl World {
             .await
             .unwrap();
         }
+    }
+
+    /// Waits until each of these devices has closed two more windows, the first of which it has sent by then.
+    async fn close(&self, devices: &[usize]) {
+        let closed = |device: usize| -> u64 {
+            let file = self.small.agents[device].folder.join("state/spool/counters.json");
+            let books: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+            books["boots"].as_array().unwrap().iter().filter_map(|boot| boot["windows"].as_u64()).sum()
+        };
+        let before: Vec<u64> = devices.iter().map(|device| closed(*device)).collect();
+        wait_for("further windows", LIMIT, async || {
+            let done = devices.iter().zip(&before).all(|(device, before)| closed(*device) >= before + 2);
+            Ok(done.then_some(()))
+        })
+        .await
+        .unwrap();
     }
 
     /// Over the broker, with the controller's stolen identity and online keys. All is sent before anything is waited for:
@@ -255,7 +298,7 @@ impl World {
     /// One bit of a model is flipped after it was signed, in text that nothing reads, so that nothing but the digest can
     /// tell. Downloads of it are cut. The controller knows no waves and brings nobody back.
     async fn tampering(&mut self, folder: &Path) {
-        self.task(folder).await;
+        self.task(folder, None).await;
         self.controller_without(&[Defence::Waves, Defence::Return]).await;
         let before = claims::serving(&self.database).await.unwrap();
         let job = folder.join("tampered");
@@ -278,11 +321,14 @@ impl World {
             for _ in 0..2000 {
                 for index in [WHOLE, NO_RESUME] {
                     let agent = &mut self.small.agents[index];
-                    if !cuts.contains_key(&index)
-                        && let Some(cut) = agent.downloading(CUT_BYTES)
-                    {
-                        agent.kill().await?;
-                        cuts.insert(index, cut);
+                    if cuts.contains_key(&index) || agent.downloading(CUT_BYTES).is_none() {
+                        continue;
+                    }
+                    agent.kill().await?;
+                    // It may have been through before the blow; then it tries once more.
+                    match agent.downloading(CUT_BYTES) {
+                        Some(cut) => drop(cuts.insert(index, cut)),
+                        None => self.small.start(index).await?,
                     }
                 }
                 if cuts.len() == 2 {
@@ -315,6 +361,7 @@ impl World {
         claims::committed(database, weak.as_str(), &releases, LIMIT).await.unwrap();
         fails(claims::in_waves(controller, &rollout, 1, 2).await);
         fails(claims::only_the_canary_ran(controller, database, &rollout, &release, 1).await);
+        claims::kept_out(database, &self.pool()).await.unwrap();
 
         controller.json(&["rollout", "abort", &rollout]).await.unwrap();
         fails(claims::promoted(database, &rollout).await);
@@ -326,13 +373,15 @@ impl World {
     /// A device that did not hear that its records are stored sends them again.
     async fn copies(&mut self) {
         self.controller_without(&[Defence::Once]).await;
-        self.hear(&[WHOLE]).await;
+        self.hear(&[WHOLE], self.heard().await).await;
         self.small.controller.freeze().unwrap();
-        tokio::time::sleep(STILL).await;
+        let heard = self.heard().await;
+        self.close(&[WHOLE]).await;
         self.small.agents[WHOLE].kill().await.unwrap();
         self.small.controller.thaw().unwrap();
         self.small.hush();
         // What the device sent is stored before the controller ends.
+        self.hear(&[WHOLE], heard).await;
         self.controller_without(&[Defence::Once]).await;
         self.small.start(WHOLE).await.unwrap();
         let agent = &self.small.agents[WHOLE];
@@ -351,9 +400,9 @@ impl World {
         self.controller_without(&[]).await;
         self.small.ask().unwrap();
         let both = [NO_VERSIONS, NO_ACKNOWLEDGEMENT];
-        self.hear(&both).await;
+        self.hear(&both, self.heard().await).await;
         self.small.controller.freeze().unwrap();
-        tokio::time::sleep(STILL).await;
+        self.close(&both).await;
         for index in both {
             self.small.agents[index].kill().await.unwrap();
         }
@@ -372,12 +421,12 @@ impl World {
 
     /// A run that an operator asked for, on cameras that did not age, of too few rows to show anything.
     async fn learning(&mut self, folder: &Path) {
-        self.controller_without(&[Defence::Gain, Defence::Gate]).await;
-        self.task(folder).await;
+        self.controller_without(&UNBOUND).await;
+        self.task(folder, None).await;
         // Somebody labels at once what some devices are asked, so that no digit is rare.
         let application = Application::new(TASK).unwrap();
         for (number, image) in views(&self.small.pools.stream, NEW, 2, 5).iter().enumerate() {
-            let agent = &self.small.agents[[WHOLE, NO_DIGEST, NO_RESUME][number % 3]];
+            let agent = &self.small.agents[[WHOLE, NO_DIGEST, NO_RESUME, HELD][number % 4]];
             let id = format!("labelled-{number}");
             application.infer(agent.api, &id, &image.pixels).await.unwrap();
             application.feedback(agent.api, &id, image.digit).await.unwrap();
@@ -406,17 +455,21 @@ impl World {
         let why = fails(claims::gained(&facts));
         assert!(why.starts_with("1 released; "), "{why}");
         fails(claims::started_by_itself(&run, &cause));
-        fails(claims::drift_seen(&self.database, 0).await);
-        fails(claims::schedule_fired(&self.database, Duration::ZERO).await);
+        fails(claims::learnt_from_devices(&self.small.controller, &self.database, &run).await);
         let rollout: String = sqlx::query_scalar("SELECT id FROM rollouts WHERE run = ?")
             .bind(&run)
             .fetch_one(&self.database)
             .await
             .unwrap();
         claims::confined(&self.small.controller, &rollout).await.unwrap();
+        // Whatever follows is seen by aged cameras.
+        claims::no_drift_seen(&self.database).await.unwrap();
+        let scene = self.small.scene.as_ref().unwrap();
+        *scene.ageing.lock().unwrap() = AGED;
     }
 
-    /// A model that is always wrong, properly signed, before a gate that does not look.
+    /// A model that is always wrong, properly signed, before a gate that does not look. The controller ends in the middle
+    /// of its rollout, and the next one leaves that alone until it has its defence.
     async fn bad_model(&mut self, folder: &Path) {
         let job = folder.join("bad");
         let images = self.small.mislabelled();
@@ -425,6 +478,19 @@ impl World {
             .await
             .unwrap();
         let rollout = self.roll_out(&bad).await;
+        let canary = wait_for("a canary", LIMIT, async || {
+            let canary = claims::canary(&self.database, &rollout).await?;
+            Ok(Some(canary).filter(|canary| !canary.devices.is_empty()))
+        })
+        .await
+        .unwrap();
+        self.controller_without(&[&UNBOUND[..], &[Defence::Takeover]].concat()).await;
+        let first = canary.devices.first().unwrap();
+        claims::committed(&self.database, first, std::slice::from_ref(&bad), LIMIT).await.unwrap();
+        tokio::time::sleep(IN_VAIN).await;
+        fails(claims::promoted(&self.database, &rollout).await);
+        fails(claims::taken_up(&self.database, &rollout, &canary).await);
+        self.controller_without(&UNBOUND).await;
         let (database, controller) = (&self.database, &self.small.controller);
         wait_for("the rollout to end", LIMIT, async || {
             let state: String = sqlx::query_scalar("SELECT state FROM rollouts WHERE id = ?")
@@ -438,7 +504,9 @@ impl World {
         fails(claims::stopped(database, &rollout).await);
         fails(claims::told_to_pipelines(controller, &rollout).await);
         claims::in_waves(controller, &rollout, 1, 2).await.unwrap();
+        claims::taken_up(database, &rollout, &canary).await.unwrap();
         fails(claims::only_the_canary_ran(controller, database, &rollout, &bad, 1).await);
+        fails(claims::kept_out(database, &self.pool()).await);
         fails(claims::confined(controller, &rollout).await);
         let (device, releases) = (self.id(NO_DIGEST), [bad]);
         claims::not_blamed(database, device.as_str(), &releases).await.unwrap();
@@ -448,6 +516,21 @@ impl World {
         })
         .await
         .unwrap();
+    }
+
+    /// A schedule that is due at every second and cameras that have aged: neither is acted on until the controller has its
+    /// defences, which then act on the very same.
+    async fn by_itself(&mut self, folder: &Path) {
+        self.task(folder, Some("* * * * * *")).await;
+        tokio::time::sleep(IN_VAIN).await;
+        fails(claims::schedule_fired(&self.database, Duration::ZERO).await);
+        fails(claims::drift_seen(&self.database).await);
+        self.controller_without(&[]).await;
+        claims::schedule_fired(&self.database, LIMIT).await.unwrap();
+        wait_for("an alert", LIMIT, async || Ok(claims::drift_seen(&self.database).await.ok()))
+            .await
+            .unwrap();
+        fails(claims::no_drift_seen(&self.database).await);
     }
 
     /// Somebody with the database changes what happened.

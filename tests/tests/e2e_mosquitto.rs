@@ -124,6 +124,29 @@ fn rule(kind: Kind) -> &'static str {
     }
 }
 
+/// Records that nobody has acknowledged go with a damaged spool, which the device declares as a gap.
+async fn lose_records(world: &mut Small) {
+    world.controller.kill().await.unwrap();
+    let spool = world.agents[0].folder.join("state/spool");
+    wait_for("records that wait", LIMIT, async || {
+        let books: serde_json::Value = serde_json::from_slice(&std::fs::read(spool.join("counters.json"))?)?;
+        let mut boots = books["boots"].as_array().into_iter().flatten();
+        let number = |boot: &serde_json::Value, name: &str| boot[name].as_u64().unwrap_or(0);
+        Ok(boots.any(|boot| number(boot, "appended") > number(boot, "acked") + 1).then_some(()))
+    })
+    .await
+    .unwrap();
+    world.agents[0].kill().await.unwrap();
+    for entry in std::fs::read_dir(&spool).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.ends_with("counters.json") {
+            std::fs::write(&path, b"damaged").unwrap();
+        }
+    }
+    world.start(0).await.unwrap();
+    world.controller.start().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -149,8 +172,16 @@ async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
     world.controller.json(&["device", "check", "pole-0"]).await.unwrap();
+    // Before its records are lost.
+    wait_for("the reply", LIMIT, async || {
+        Ok(seen.lock().unwrap().iter().any(|(topic, _)| topic.ends_with("/up/reply")).then_some(()))
+    })
+    .await
+    .unwrap();
+    lose_records(&mut world).await;
 
-    let wanted = BTreeSet::from(["status", "window", "report", "samples", "reply", "desired", "cmd", "ack"]);
+    let wanted =
+        BTreeSet::from(["status", "window", "report", "samples", "gap", "reply", "desired", "cmd", "ack"]);
     wait_for("every kind of message", LIMIT, async || {
         let mut kinds = BTreeSet::new();
         for (topic, payload) in seen.lock().unwrap().iter() {

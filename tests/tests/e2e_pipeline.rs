@@ -1,11 +1,10 @@
-//! An OTA pipeline by shell alone: the script of docs/pipelines.md, for each of its three endings.
+//! An OTA pipeline by shell alone: the script of docs/pipelines.md, for each of its endings.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::time::Duration;
 
 use dunlin_tests::digits::{CLASSES, Image, NEW, views};
-use dunlin_tests::operator::train;
-use dunlin_tests::operator::{TASK, write_csv};
+use dunlin_tests::operator::{self, TASK, train, write_csv};
 use dunlin_tests::process::{program, wait_for};
 use dunlin_tests::small::Small;
 use tokio::process::Command;
@@ -30,6 +29,12 @@ impl Pipeline<'_> {
         let job = self.folder.join(name);
         train(&self.world.controller, &job, images, &["logistic"], 4).await.unwrap();
         write_csv(&job.join("samples.csv"), images).unwrap();
+        let model = job.join("candidates/logistic/model.onnx");
+        self.script(name, &model, &job.join("samples.csv"), timeout).await
+    }
+
+    /// Runs the script on a file.
+    async fn script(&self, name: &str, model: &Path, samples: &Path, timeout: &str) -> (i32, String) {
         let dunlin = program("dunlin").unwrap();
         let path = format!("{}:{}", dunlin.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let mut command = Command::new("sh");
@@ -40,12 +45,13 @@ impl Pipeline<'_> {
             .env("DUNLIN_SERVER", self.world.controller.url())
             .env("DUNLIN_TOKEN", &self.token)
             .env("DUNLIN_CA", self.world.controller.ca())
-            .env("MODEL", job.join("candidates/logistic/model.onnx"))
-            .env("SAMPLES", job.join("samples.csv"))
+            .env("MODEL", model)
+            .env("SAMPLES", samples)
             .env("TASK", TASK)
             .env("NAME", name)
             .env("LABELS", (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join(","))
             .env("KEYS", self.world.offline_keys())
+            .env("SIGNED", self.folder.join(format!("{name}-targets.json")))
             .env("TIMEOUT", timeout)
             .kill_on_drop(true);
         let output = tokio::time::timeout(LIMIT, command.output()).await.expect("the script ends").unwrap();
@@ -79,23 +85,40 @@ async fn a_pipeline_by_shell_alone() {
     let (code, text) = pipeline.run("meter-hasty", &better, "2s").await;
     assert_eq!(code, 11, "{text}");
 
-    // A better one takes the hasty one's place; an operator who has seen enough promotes it while the script watches.
+    // A better one takes the hasty one's place, and its gates promote it on labelled inputs. The margin is wide: three
+    // devices show no finer difference within their probation.
+    let narrow = operator::definition(&[first].into(), None);
+    let definition = narrow.replace("[rollout]\n", "[rollout]\nmargin_ppm = 300000\n");
+    assert_ne!(definition, narrow);
+    let task = folder.path().join("task.toml");
+    std::fs::write(&task, definition).unwrap();
+    world.controller.json(&["task", "apply", &task.display().to_string()]).await.unwrap();
     let images = [better, views(&world.pools.stream, NEW, 2, 6)].concat();
-    let operator = async {
-        let rollout = wait_for("the better model's rollout", LIMIT, async || {
-            let rollouts = world.controller.json(&["rollout", "list"]).await?;
-            let open = rollouts.as_array().into_iter().flatten().find(|row| {
-                row["plan"]["state"]["state"] == "open" && row["plan"]["candidates"][0] == "meter-better@1"
-            });
-            Ok(open.and_then(|row| row["plan"]["rollout"].as_str().map(str::to_owned)))
-        })
-        .await
-        .unwrap();
-        world.controller.json(&["rollout", "promote", &rollout]).await.unwrap();
-    };
-    let ((code, text), ()) = tokio::join!(pipeline.run("meter-better", &images, "3m"), operator);
+    let (code, text) = pipeline.run("meter-better", &images, "3m").await;
     assert_eq!(code, 0, "{text}");
     world.committed("meter-better@1", Duration::from_secs(60)).await.unwrap();
+    // What its last gate says is noted a moment after the plan that the script waits for.
+    let row = wait_for("the word of its last gate", Duration::from_secs(60), async || {
+        let rollouts = world.controller.json(&["rollout", "list"]).await?;
+        let mut rows = rollouts.as_array().into_iter().flatten();
+        let row = rows.find(|row| row["plan"]["candidates"][0] == "meter-better@1").cloned();
+        Ok(row.filter(|row| row["report"]["verdict"]["verdict"] == "promote"))
+    })
+    .await
+    .unwrap();
+    assert_eq!(row["plan"]["state"]["state"], "promoted", "{row}");
+    assert!(row["report"]["verdict"]["evidence"].is_object(), "it was promoted on evidence: {row}");
+    let log = world.controller.json(&["audit", "show", "--limit", "1000"]).await.unwrap();
+    let by_gate = |row: &serde_json::Value| row["what"] == "rollout.promote" && row["who"] == "planner";
+    assert!(log.as_array().into_iter().flatten().any(by_gate), "its last gate promoted it: {log}");
+
+    // What is no model ends the script where it is handed in, with the code that says so.
+    let garbage = folder.path().join("garbage.onnx");
+    std::fs::write(&garbage, b"no model").unwrap();
+    let samples = folder.path().join("meter-better/samples.csv");
+    let (code, text) = pipeline.script("meter-garbage", &garbage, &samples, "2s").await;
+    assert_eq!(code, 4, "{text}");
+    assert!(text.contains("model_malformed") && !text.contains("pushed"), "{text}");
 
     // The token may publish and roll out, and no more.
     let forbidden = Command::new(program("dunlin").unwrap())

@@ -35,9 +35,10 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         package: "dunlin-tests",
-        normal: &["protocol", "trust", "monitor", "engine", "learn", "agent", "controller"],
+        normal: &["protocol", "trust", "monitor", "rollout", "engine", "learn", "agent", "controller"],
         dev: &["pipeline"],
     },
+    Layer { package: "inventory", normal: &[], dev: &[] },
     Layer { package: "rustfft", normal: &[], dev: &[] },
     Layer { package: "xtask", normal: &["protocol"], dev: &[] },
 ];

@@ -50,6 +50,7 @@ pub(crate) fn run() -> Result<()> {
     let threats = threat_model()?;
     errors.extend(absent_tests(&threats));
     errors.extend(attacks_without_tests(&threats));
+    errors.extend(claims_without_control()?);
     if !errors.is_empty() {
         bail!("tidy:\n  {}", errors.join("\n  "));
     }
@@ -179,9 +180,79 @@ fn absent_tests(text: &str) -> Vec<String> {
     absent.map(|(path, test)| format!("docs/threat-model.md: there is no {path}.rs::{test}")).collect()
 }
 
+/// What the demonstration calls of the claims that is no claim itself.
+const NO_CLAIMS: &[&str] = &["canary", "every_device_serves", "labelled", "last_indicator", "serving"];
+/// Claims about numbers alone, whose controls are unit tests of the same file.
+const UNIT_TESTED: &[(&str, &str)] = &[
+    ("recovered", "without_retraining_nothing_recovers"),
+    ("not_retrained_stayed", "a_held_group_that_is_retrained_too_is_noticed"),
+];
+
+/// Claims of the demonstration that no control shows to be able to fail.
+fn claims_without_control() -> Result<Vec<String>> {
+    let read = |path: &str| -> Result<String> {
+        std::fs::read_to_string(root().join(path)).with_context(|| format!("reading {path}"))
+    };
+    let mut demonstration = String::new();
+    for entry in std::fs::read_dir(root().join("tests/src/demo"))? {
+        demonstration += &std::fs::read_to_string(entry?.path())?;
+    }
+    let units = read("tests/src/claims/learning.rs")?;
+    let controlled = |claim: &str| {
+        UNIT_TESTED.iter().any(|(of, test)| *of == claim && units.contains(&format!("fn {test}(")))
+    };
+    Ok(uncontrolled(&demonstration, &read("tests/tests/e2e_controls.rs")?)
+        .into_iter()
+        .filter(|claim| !controlled(claim))
+        .map(|claim| format!("tests/src/demo: no control in tests/tests/e2e_controls.rs shows that claims::{claim} can fail"))
+        .collect())
+}
+
+/// Functions of the claims that one text calls, and the other one not where a claim must fail.
+fn uncontrolled(demonstration: &str, controls: &str) -> Vec<String> {
+    let calls = |text: &str, before: &str| -> Vec<String> {
+        let names = text.split(before).skip(1).filter_map(|rest| rest.split_once('('));
+        let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        names.map(|(name, _)| name.to_owned()).filter(|name| !name.is_empty() && is_name(name)).collect()
+    };
+    // A claim is also seen to fail where a method of the test's world calls it, or where its failure is waited for.
+    let mut failing = calls(controls, "fails(claims::");
+    failing.extend(calls(controls, "fails(self."));
+    failing.extend(calls(controls, "claims::").into_iter().filter(|claim| {
+        controls.split(&format!("claims::{claim}(")).skip(1).any(|rest| {
+            rest.split(';')
+                .next()
+                .is_some_and(|call| call.contains(".await.is_err()") || call.contains(".await.err()"))
+        })
+    }));
+    let mut claims = calls(demonstration, "claims::");
+    claims.sort();
+    claims.dedup();
+    claims.retain(|claim| !NO_CLAIMS.contains(&claim.as_str()) && !failing.contains(claim));
+    claims
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_claim_of_the_demonstration_has_a_control() {
+        assert_eq!(claims_without_control().unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_claim_that_only_ever_holds_is_found() {
+        let demonstration = "claims::moved(a); claims::kept(b).await; claims::serving(c); claims::Cut { x }";
+        assert_eq!(
+            uncontrolled(demonstration, "claims::moved(a).unwrap(); fails(claims::kept(b))"),
+            ["moved"]
+        );
+        assert_eq!(
+            uncontrolled(demonstration, "claims::moved(a).await.is_err(); fails(self.kept(b))"),
+            [""; 0]
+        );
+    }
 
     #[test]
     fn the_threat_model_names_tests_that_are_there() {

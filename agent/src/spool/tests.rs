@@ -224,3 +224,39 @@ proptest! {
         }
     }
 }
+
+/// What this release keeps is read for ever: a format, a kind, a body; and the books beside them.
+#[test]
+fn records_and_books_are_read_and_written_as_ever() {
+    let kinds = [
+        (Kind::Status, 0),
+        (Kind::Window, 1),
+        (Kind::Report, 2),
+        (Kind::Samples, 3),
+        (Kind::Gap, 4),
+        (Kind::Reply, 5),
+        (Kind::Desired, 6),
+        (Kind::Cmd, 7),
+        (Kind::Ack, 8),
+    ];
+    for (kind, code) in kinds {
+        let kept = [1, code, 0xa0];
+        assert_eq!(store::encode(kind, &[0xa0]), kept);
+        assert_eq!(store::decode(&kept), Some((kind, &[0xa0][..])));
+    }
+    let kept = include_str!("golden/counters.json");
+    let counters: Counters = serde_json::from_str(kept).unwrap();
+    let boot = BootCounters {
+        boot: BootId([1; 16]),
+        ordinal: 2,
+        appended: 10,
+        windows: 7,
+        acked: 6,
+        evicted: 1,
+        windows_evicted: 1,
+        acked_upto: 6,
+    };
+    let earlier = BootCounters { appended: 5, acked: 5, ..BootCounters::default() };
+    assert_eq!(counters, Counters { epoch: 4, bytes: 300, disk_full: 1, earlier, boots: vec![boot] });
+    assert_eq!(serde_json::to_string_pretty(&counters).unwrap(), kept.trim_end());
+}

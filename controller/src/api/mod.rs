@@ -163,9 +163,27 @@ impl ApiError {
             source = cause.source();
         }
         tracing::error!(error = chain, "a request failed");
+        if is_full(&error) {
+            let text = format!("{error}: the controller's disk is full");
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, text)
+                .hint("nothing was taken in; make room on the controller, then do it again");
+        }
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             .hint("the controller's log holds the cause")
     }
+}
+
+/// Whether a full disk is behind an error.
+fn is_full(error: &dyn std::error::Error) -> bool {
+    /// SQLite's code for it.
+    const SQLITE_FULL: &str = "13";
+    let full = |cause: &(dyn std::error::Error + 'static)| {
+        let file = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        let database = cause.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        matches!(file, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+            || database.is_some_and(|error| error.code().as_deref() == Some(SQLITE_FULL))
+    };
+    std::iter::successors(error.source(), |cause| cause.source()).any(full)
 }
 
 impl IntoResponse for ApiError {

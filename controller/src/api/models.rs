@@ -7,6 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use dunlin_engine::prove::ProveError;
 use dunlin_protocol::{
     Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType,
 };
@@ -61,6 +62,20 @@ impl From<RegistryError> for ApiError {
                 format!("the model is refused ({}): {error}", error.reason()),
             )
             .hint("`dunlin model check FILE` says the same without a controller"),
+            RegistryError::Import(error) => {
+                let reason = error.reason();
+                let text = match error {
+                    ProveError::Failed { detail, .. } => detail,
+                    other @ (ProveError::Start { .. }
+                    | ProveError::Timeout { .. }
+                    | ProveError::Crashed { .. }) => other.to_string(),
+                };
+                Self::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    format!("the model is refused ({reason}): {text}"),
+                )
+                .hint("`dunlin model check FILE` says the same without a controller")
+            }
             RegistryError::Proof(error) => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 format!("the model did not pass its proof ({}): {error}", error.reason()),

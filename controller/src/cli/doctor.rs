@@ -85,7 +85,10 @@ async fn database(path: &Path) -> Vec<Finding> {
             "rows",
             store.damaged().await.map_err(Into::into).and_then(|rows| match rows.as_slice() {
                 [] => Ok("all can be read".into()),
-                rows => Err(anyhow::anyhow!("{}", rows.join("; "))),
+                rows => {
+                    let named: Vec<String> = rows.iter().map(ToString::to_string).collect();
+                    Err(anyhow::anyhow!("{}", named.join("; ")))
+                }
             }),
         ),
         finding(

@@ -1,8 +1,5 @@
 //! The command line. Verbs talk to the HTTP API with a token, so that they work from any machine; only
 //! `init`, `serve`, `key`, `doctor`, `openapi`, `audit verify` and the workers touch files.
-//!
-//! Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 refused or unauthorised, 10 roll-out stopped,
-//! 11 timed out.
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,6 +23,7 @@ pub mod run;
 pub mod setup;
 pub mod task;
 pub mod token;
+pub mod worker;
 
 pub use client::{ApiClient, ApiFailure};
 pub use output::Output;
@@ -74,9 +72,13 @@ impl Exit {
     }
 }
 
+/// What the help of the program says of [`Exit`].
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what was named does not exist, 4 refused or not allowed, \
+     10 rollout stopped (rollout watch), 11 the time to wait was over (rollout watch, device rollback and retarget).";
+
 /// Fleet control for machine-learning models on small devices.
 #[derive(Debug, Parser)]
-#[command(name = "dunlin", version, about, disable_help_subcommand = true)]
+#[command(name = "dunlin", version, about, disable_help_subcommand = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     access: Access,
@@ -147,7 +149,7 @@ enum Verb {
     Openapi,
     /// Run one training job folder.
     #[command(hide = true)]
-    TrainWorker(model::TrainWorker),
+    TrainWorker(worker::TrainWorker),
 }
 
 impl Cli {
@@ -227,5 +229,23 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_names_every_exit_code() {
+        let all = [
+            Exit::Ok,
+            Exit::Error,
+            Exit::Usage,
+            Exit::NotFound,
+            Exit::Refused,
+            Exit::Stopped,
+            Exit::TimedOut,
+        ];
+        let said: Vec<u8> = EXIT_CODES
+            .split([':', ','])
+            .filter_map(|part| part.split_whitespace().next()?.parse().ok())
+            .collect();
+        assert_eq!(said, all.map(Exit::code));
     }
 }

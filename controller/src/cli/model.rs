@@ -1,10 +1,12 @@
 //! `dunlin model`.
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use dunlin_engine::{EngineError, Imported, Inspection, Model, Rewrite};
+use dunlin_engine::Rewrite;
+use dunlin_engine::prove::{Examined, ProveError};
 use dunlin_learn::data::Table;
 use dunlin_learn::job::{Feature, Schema};
 use dunlin_protocol::{Blob, FeatureMeta, ModelName, ReleaseId, TaskId, TaskType};
@@ -15,7 +17,7 @@ use super::{ApiClient, Exit, Output};
 use crate::api::models::{AliasBody, Changed, PushBody, ReleaseView};
 use crate::clock;
 use crate::keys::{self, Addition, Keyring, OfflineRole, Request};
-use crate::registry::anchor_set;
+use crate::registry::{self, anchor_set};
 use crate::store::ReleaseState;
 
 /// Sample rows that are sent along: enough for drift bins, little enough for one request.
@@ -388,23 +390,27 @@ impl ModelCommand {
     }
 }
 
-/// Imports the file, and loads what comes of it in the engine that devices have.
-fn examined(bytes: &[u8]) -> std::result::Result<(Imported, Inspection), EngineError> {
-    let imported = dunlin_engine::import(bytes)?;
-    let mut inspection = dunlin_engine::inspect(&imported.onnx)?;
-    let model = Model::load(&imported.onnx, None)?;
-    inspection.inputs = model.inputs().to_vec();
-    inspection.outputs = model.outputs().to_vec();
-    Ok((imported, inspection))
-}
-
+/// Imports the file in a child process, and loads what comes of it there in the engine that devices have.
 fn check_file(file: &Path, out: &Output) -> Result<Exit> {
-    let (imported, inspection) = match examined(&read(file)?) {
-        Ok(examined) => examined,
+    let model = file.canonicalize().with_context(|| format!("could not read {}", file.display()))?;
+    let program = dunlin_engine::this_program().context("could not find this program")?;
+    let folder = std::env::temp_dir().join(format!("dunlin-check-{}", std::process::id()));
+    // Fails where somebody else has made the folder before.
+    let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
+    made.with_context(|| format!("could not make {}", folder.display()))?;
+    let examined = registry::examine(&program, &folder, model, true);
+    std::fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
+    let Examined { inspection, rewritten: changes } = match examined {
+        Ok((examined, _)) => examined,
         Err(error) => {
             let reason = error.reason();
-            out.show(&json!({ "refused": reason, "error": error.to_string() }), |_| {
-                format!("refused ({reason}): {error}")
+            let text = match error {
+                ProveError::Failed { detail, .. } => detail,
+                error @ (ProveError::Timeout { .. } | ProveError::Crashed { .. }) => error.to_string(),
+                error @ ProveError::Start { .. } => return Err(error.into()),
+            };
+            out.show(&json!({ "refused": reason, "error": text }), |_| {
+                format!("refused ({reason}): {text}")
             })?;
             return Ok(Exit::Refused);
         }
@@ -413,7 +419,7 @@ fn check_file(file: &Path, out: &Output) -> Result<Exit> {
         "inputs": inspection.inputs,
         "outputs": inspection.outputs,
         "ops": inspection.ops,
-        "rewritten": imported.rewritten,
+        "rewritten": changes,
     });
     out.show(&value, |_| {
         let specs = |specs: &[dunlin_protocol::TensorSpec]| {
@@ -424,7 +430,7 @@ fn check_file(file: &Path, out: &Output) -> Result<Exit> {
                 .join(", ")
         };
         let ops: Vec<&str> = inspection.ops.iter().map(String::as_str).collect();
-        let rewritten: Vec<String> = imported.rewritten.iter().map(rewritten).collect();
+        let rewritten: Vec<String> = changes.iter().map(rewritten).collect();
         format!(
             "inputs:    {}\noutputs:   {}\nops:       {}\nrewritten: {}",
             specs(&inspection.inputs),
@@ -477,22 +483,4 @@ async fn list(
     let rows: Vec<Vec<String>> = views.iter().map(row).collect();
     out.table(&views, &["release", "task", "family", "state", "accuracy", "bytes", "us"], &rows)?;
     Ok(Exit::Ok)
-}
-
-/// `dunlin train-worker`: runs one job folder; started by the controller's supervisor.
-#[derive(Debug, Args)]
-pub struct TrainWorker {
-    /// The job folder.
-    dir: PathBuf,
-}
-
-impl TrainWorker {
-    /// Runs the job to its end. What came of it is in the folder: `result.json`, or `error.json`, which says
-    /// whether the data is at fault.
-    pub fn run(self) -> Result<Exit> {
-        match dunlin_learn::train_worker(&self.dir) {
-            Ok(_) => Ok(Exit::Ok),
-            Err(error) => Err(error.into()),
-        }
-    }
 }

@@ -111,7 +111,12 @@ fn line(row: &RolloutRow) -> String {
     let verdict = row.report.as_ref().map(|report| match &report.verdict {
         Verdict::Wait(on) => format!("; waits on {}", serde_json::to_string(on).expect("a report is JSON")),
         Verdict::Stop(reason) => format!("; {}", serde_json::to_string(reason).expect("a report is JSON")),
-        Verdict::Open { .. } | Verdict::Promote { .. } | Verdict::Ended => String::new(),
+        Verdict::Open { evidence: Some(evidence), .. } | Verdict::Promote { evidence: Some(evidence) } => {
+            format!("; it passed: {evidence}")
+        }
+        Verdict::Open { evidence: None, .. } | Verdict::Promote { evidence: None } | Verdict::Ended => {
+            String::new()
+        }
     });
     let hint = row.report.as_ref().and_then(|report| report.hint.as_ref());
     let hint = hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();

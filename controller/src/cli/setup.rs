@@ -61,6 +61,9 @@ pub struct Serve {
     /// What is logged: a level, or directives as in RUST_LOG.
     #[arg(long, env = "DUNLIN_LOG", default_value = "info,mqtt5=warn")]
     log: String,
+    /// Start although the clock stands before what this controller signed or noted: it was ahead then, and is right.
+    #[arg(long)]
+    clock_is_right: bool,
 }
 
 impl Serve {
@@ -75,7 +78,7 @@ impl Serve {
             logs.init()
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve::serve(&self.data))?;
+        runtime.block_on(serve::serve(&self.data, self.clock_is_right))?;
         Ok(Exit::Ok)
     }
 }

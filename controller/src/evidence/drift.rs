@@ -5,6 +5,7 @@ use dunlin_monitor::scope::{Judged, Scope, locate};
 use dunlin_monitor::summary::{FeatureCounts, Summary};
 use dunlin_monitor::vote::{Verdict, Voter};
 use dunlin_pipeline::DriftFact;
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{DeviceId, Digest, GroupId, ReferenceFeature, ReferenceProfile, ReleaseId};
 use serde::{Deserialize, Serialize};
 
@@ -170,7 +171,7 @@ impl Watch {
         }
         let (k, m) = (self.config.votes, self.config.votes_of);
         for (subject, report) in judged {
-            let drifted = report.drifted;
+            let drifted = report.drifted && !weaken::off(Defence::Drift);
             let seat = self.seats.entry((release.clone(), subject));
             let seat = seat.or_insert_with(|| Seat { voter: Voter::new(k, m), last: report.clone() });
             seat.voter.vote(end, drifted);

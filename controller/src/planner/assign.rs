@@ -7,6 +7,7 @@ use dunlin_rollout::{Progress, Stance, State};
 use dunlin_select::{Candidate, Device, Predicted, Standing, select};
 
 use super::progress::Outcomes;
+use super::still::Still;
 use super::{AssignmentRow, Decision, RolloutRow, RolloutStance, TaskDefinition};
 use crate::evidence::Measures;
 use crate::store::DeviceRow;
@@ -57,11 +58,14 @@ pub(super) struct Desired {
 /// Decides every task of a device.
 pub(super) fn desire(
     device: &DeviceView<'_>,
-    tasks: &[TaskView<'_>],
+    (tasks, still): (&[TaskView<'_>], &Still),
     approved: &BTreeMap<ReleaseId, Approved>,
     now_ms: u64,
 ) -> Desired {
     let mut desired = Desired::default();
+    let told = device.assigned.map_or(&[][..], |assigned| &assigned.assignment.tasks);
+    let planned = |told: &TaskAssignment| tasks.iter().any(|task| task.definition.task == told.task);
+    desired.tasks.extend(told.iter().filter(|told| still.keeps(&told.task, planned(told))).cloned());
     for task in tasks.iter().filter(|task| task.definition.covers(&device.row.groups)) {
         let candidates = candidates(device, task, approved);
         let known_bad: BTreeSet<ReleaseId> = candidates
@@ -113,6 +117,8 @@ pub(super) fn desire(
             made_ms: now_ms,
         });
     }
+    // In one order, whatever stands still, so that the same tasks make the same assignment.
+    desired.tasks.sort_by(|a, b| a.task.cmp(&b.task));
     desired
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use dunlin_learn::Family;
 use dunlin_learn::job::{Split, SplitPolicy};
 use dunlin_pipeline::{Gain, Schedule, Triggers};
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{GroupId, Probation, ReleaseId, TaskId, TaskType};
 use dunlin_select::{Switching, Weights};
 use serde::{Deserialize, Serialize};
@@ -237,7 +238,7 @@ impl TaskDefinition {
 
     /// Whether a device in these groups is out of every rollout.
     pub fn holds(&self, groups: &BTreeSet<GroupId>) -> bool {
-        !self.held.is_disjoint(groups)
+        !self.held.is_disjoint(groups) && !weaken::off(Defence::Holding)
     }
 }
 

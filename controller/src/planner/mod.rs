@@ -10,6 +10,7 @@ mod assign;
 mod definition;
 mod progress;
 mod records;
+mod still;
 mod tick;
 
 pub use definition::{Choice, DefinitionError, Retraining, TaskDefinition};
@@ -26,6 +27,8 @@ use crate::serve::Shutdown;
 pub struct Memory {
     ledgers: BTreeMap<String, progress::Ledger>,
     bundles: BTreeMap<dunlin_protocol::Digest, dunlin_select::Predicted>,
+    /// Time of the first look, Unix milliseconds.
+    began_ms: Option<u64>,
 }
 
 /// Runs until shutdown: a look each tick and whenever something wakes the planner.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Assignment, Bundle, ClassName, Desired as Hint, DeviceId, ReleaseId, TaskId};
 use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
 use super::progress::{Ledger, Outcomes};
+use super::still::Still;
 use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
 use crate::clock;
@@ -29,6 +31,7 @@ pub enum PlannerError {
 
 /// One look at the fleet.
 pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerError> {
+    let began_ms = *memory.began_ms.get_or_insert_with(clock::wall_ms);
     let approvals = match state.repos.approvals() {
         Ok(approvals) => approvals,
         // Before the key ceremony nothing is approved, so there is nothing to plan.
@@ -36,7 +39,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         Err(error) => return Err(error.into()),
     };
     let approved = catalogue(state, memory, approvals);
-    let tasks = state.store.tasks().await?;
+    let tasks = state.store.tasks_read().await?;
     let devices: Vec<DeviceRow> = state
         .store
         .devices()
@@ -45,7 +48,12 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         .filter(|device| device.state == DeviceState::Active)
         .collect();
     let installed = state.store.installed_all().await?;
-    let mut rollouts = state.store.rollouts().await?;
+    let rollouts = state.store.rollouts_read().await?;
+    let still = Still::new(&tasks, &rollouts);
+    // What stands still is neither moved on nor chosen anew: what can not be read may say anything.
+    let tasks: Vec<TaskRow> =
+        tasks.rows.into_iter().filter(|task| !still.holds(&task.definition.task)).collect();
+    let mut rollouts = rollouts.rows;
     memory.ledgers.retain(|id, _| {
         rollouts.iter().any(|rollout| rollout.plan.rollout == *id && !rollout.plan.state.is_final())
     });
@@ -62,7 +70,8 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         let Some(task) = tasks.iter().find(|task| task.definition.task == rollout.plan.task) else {
             continue;
         };
-        if rollout.plan.state.is_final() {
+        let inherited = rollout.created_ms < began_ms;
+        if rollout.plan.state.is_final() || (inherited && weaken::off(Defence::Takeover)) {
             continue;
         }
         let Some(outcomes) = outcomes.get(&rollout.plan.task) else { continue };
@@ -93,7 +102,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
             measures,
         });
     }
-    assign(state, &devices, &installed, &views, &approved).await
+    assign(state, &devices, &installed, (&views, &still), &approved).await
 }
 
 /// Approved releases with what their manifests say. A manifest that can not be read costs its prediction.
@@ -222,7 +231,7 @@ async fn assign(
     state: &AppState,
     devices: &[DeviceRow],
     installed: &BTreeMap<DeviceId, BTreeMap<TaskId, dunlin_protocol::Installed>>,
-    views: &[TaskView<'_>],
+    (views, still): (&[TaskView<'_>], &Still),
     approved: &BTreeMap<ReleaseId, Approved>,
 ) -> Result<(), PlannerError> {
     let assigned = state.store.assignments().await?;
@@ -231,8 +240,12 @@ async fn assign(
     let mut decisions = Vec::new();
     for device in devices {
         let before = assigned.get(&device.id);
+        if before.is_none() && still.any() {
+            // Nothing tells what it was told of what stands still.
+            continue;
+        }
         let view = DeviceView { row: device, installed: installed.get(&device.id), assigned: before };
-        let mut desired = desire(&view, views, approved, clock::wall_ms());
+        let mut desired = desire(&view, (views, still), approved, clock::wall_ms());
         for decision in std::mem::take(&mut desired.decisions) {
             // What only says the same with fresher numbers is not worth a write at every look.
             let key = (device.id.clone(), decision.task.clone());

@@ -10,7 +10,7 @@ use dunlin_protocol::{
 
 use super::{Registry, RegistryError};
 use crate::clock;
-use crate::store::ReleaseRow;
+use crate::store::{Attempt, ReleaseRow};
 
 /// Memory a loaded model needs beyond its weights, bytes: measured at 3 to 7 MiB over small models.
 const RAM_BASE: u64 = 4 << 20;
@@ -83,9 +83,12 @@ impl Registry {
             let sha256 = dunlin_trust::sha256(&manifest);
             (bundle, manifest, sha256)
         };
-        let row = self.store.release_add(&line, &task, &model.digest, who, clock::wall_ms(), seal).await?;
+        let (tx, row) =
+            self.store.release_begin(&line, &task, &model.digest, who, clock::wall_ms(), seal).await?;
         let (name, manifest) = (row.bundle.release.target_name(), row.manifest.clone());
+        // Before the row: a release whose manifest could not be written is none, and the same push is taken again.
         self.on_repos(move |repos| repos.put_target(&name, &manifest)).await?;
+        tx.commit().await.attempt("storing a release")?;
         tracing::info!(release = %row.bundle.release, task = %task, who, "a model was taken in");
         Ok(row)
     }

@@ -1,7 +1,7 @@
 //! The registry: model lines, their immutable releases, and the blobs these are made of.
 //!
 //! A model comes in through [`Registry::push`] (from a person) or [`Registry::examine`] and
-//! [`Registry::register`] (from a training worker). Either way it is first loaded and replayed in a child
+//! [`Registry::register`] (from a training worker). Either way it is first parsed, loaded and replayed in a child
 //! process under limits; only then does this process touch it. A release becomes *approved* when published
 //! targets list it, and *withdrawn* when its line's floor passes it; nothing else changes it.
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ mod trained;
 
 pub use approval::POLICY_BYTES_MAX;
 pub use blobs::{BLOB_BYTES_MAX, Blobs};
+pub use proof::ENGINE_CHILD;
+pub(crate) use proof::examine;
 pub use push::Push;
 pub use trained::{Examined, ExaminedCandidate, anchor_set};
 
@@ -68,6 +70,9 @@ pub enum RegistryError {
     /// The engine refuses the model.
     #[error("the model is refused")]
     Engine(#[from] EngineError),
+    /// The engine refuses the model, or its child came to grief over it.
+    #[error("the model is refused")]
+    Import(#[source] ProveError),
     /// The model did not pass its proof in a child process.
     #[error("the model did not pass its proof")]
     Proof(#[from] ProveError),
@@ -136,7 +141,7 @@ impl Registry {
     }
 }
 
-/// What the hidden verb `engine-child` does: one proof, under the limits on its standard input.
+/// What the hidden verb [`ENGINE_CHILD`] does: one examination or proof, under the limits on its standard input.
 pub fn engine_child() -> ExitCode {
     dunlin_engine::prove::child_main()
 }

@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dunlin_engine::prove::{self, Job, Limits, Proof};
+use dunlin_engine::prove::{self, Examination, Examined, Job, Limits, Proof, ProveError};
 use dunlin_protocol::{Bytes, DType, GoldenSet, TensorData, cbor};
 
 use super::{Registry, RegistryError};
@@ -28,7 +28,52 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     std::fs::write(path, bytes).map_err(RegistryError::file("write", path))
 }
 
+/// The hidden verb under which this program examines and proves models.
+pub const ENGINE_CHILD: &str = "engine-child";
+
+/// Rewrites and inspects an ONNX file in a child of `prover`, and loads it there if `load`; `folder` is a place for the
+/// file that comes of it, which is returned if anything was rewritten. Blocks until the child has ended.
+pub(crate) fn examine(
+    prover: &Path,
+    folder: &Path,
+    model: PathBuf,
+    load: bool,
+) -> Result<(Examined, Option<PathBuf>), ProveError> {
+    let rewritten = folder.join("rewritten.onnx");
+    let examination = Examination { model, rewritten: rewritten.clone(), load, limits: LIMITS };
+    let examined = prove::examine(prover, ENGINE_CHILD, &examination)?;
+    let rewritten = (!examined.rewritten.is_empty()).then_some(rewritten);
+    Ok((examined, rewritten))
+}
+
+/// A folder of its own below `folder`.
+fn scratch(folder: &Path) -> Result<Scratch, RegistryError> {
+    let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let scratch = Scratch(folder.join(name));
+    std::fs::create_dir_all(&scratch.0).map_err(RegistryError::file("create", &scratch.0))?;
+    Ok(scratch)
+}
+
 impl Registry {
+    /// Rewrites and inspects what somebody brought, in a child process: nothing of it is parsed in this one. Returns
+    /// the rewritten file with what it declares.
+    pub(super) async fn look_into(&self, onnx: Vec<u8>) -> Result<(Vec<u8>, Examined), RegistryError> {
+        let scratch = scratch(&self.proofs)?;
+        let prover = self.prover.clone();
+        let looked = tokio::task::spawn_blocking(move || -> Result<_, RegistryError> {
+            let model = scratch.0.join("model.onnx");
+            write(&model, &onnx)?;
+            let (examined, rewritten) =
+                examine(&prover, &scratch.0, model, false).map_err(RegistryError::Import)?;
+            let onnx = match rewritten {
+                Some(path) => std::fs::read(&path).map_err(RegistryError::file("read", &path))?,
+                None => onnx,
+            };
+            Ok((onnx, examined))
+        });
+        looked.await.expect("an examination returns its errors")
+    }
+
     /// Replays `golden` on `onnx` in a child process, and scores it on `anchor` if there is one.
     pub(super) async fn prove(
         &self,
@@ -36,9 +81,7 @@ impl Registry {
         golden: &GoldenSet,
         anchor: Option<&GoldenSet>,
     ) -> Result<Proof, RegistryError> {
-        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let scratch = Scratch(self.proofs.join(name));
-        std::fs::create_dir_all(&scratch.0).map_err(RegistryError::file("create", &scratch.0))?;
+        let scratch = scratch(&self.proofs)?;
         let (model, vectors) = (scratch.0.join("model.onnx"), scratch.0.join("golden.cbor"));
         write(&model, onnx)?;
         write(&vectors, &cbor::encode(golden))?;
@@ -50,7 +93,7 @@ impl Registry {
         let job = Job { model, golden: vectors, limits: LIMITS, repeat: REPEAT, anchor };
         let prover = self.prover.clone();
         let proof = tokio::task::spawn_blocking(move || {
-            let proof = prove::run(&prover, "engine-child", &job);
+            let proof = prove::run(&prover, ENGINE_CHILD, &job);
             drop(scratch);
             proof
         });

@@ -1,7 +1,8 @@
 //! Models that people bring.
 use std::collections::BTreeMap;
 
-use dunlin_engine::{Imported, Inspection, Model, Rewrite, golden, import, inspect};
+use dunlin_engine::prove::Examined;
+use dunlin_engine::{Inspection, Model, Rewrite, golden};
 use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
     Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType,
@@ -61,9 +62,9 @@ impl Registry {
             )));
         }
         let brought = dunlin_trust::sha256(&push.onnx);
-        let Imported { onnx, rewritten } = import(&push.onnx)?;
+        let (onnx, Examined { inspection, rewritten }) =
+            self.look_into(std::mem::take(&mut push.onnx)).await?;
         push.onnx = onnx;
-        let inspection = inspect(&push.onnx)?;
         let features = check_form(&push, &inspection)?;
         let golden = match push.golden.clone() {
             Some(golden) => golden,

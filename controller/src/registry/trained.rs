@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use dunlin_engine::prove::Proof;
-use dunlin_engine::{Inspection, Model, argmax, inspect};
+use dunlin_engine::{Inspection, Model, argmax};
 use dunlin_learn::data::Table;
 use dunlin_learn::job::{CANDIDATES_DIR, Job, RESULT_FILE, Schema};
 use dunlin_learn::result::{Candidate, GOLDEN_FILE, MODEL_FILE, PROFILE_FILE, RunResult};
@@ -167,7 +167,11 @@ impl Registry {
             .map_err(|_| RegistryError::Claim("a candidate's id is no folder name".into()))?;
         let folder = dir.join(CANDIDATES_DIR).join(id.as_str());
         let onnx = part(&folder, candidate, MODEL_FILE, dunlin_engine::MODEL_BYTES_MAX as u64)?;
-        let inspection = inspect(&onnx)?;
+        let (onnx, examined) = self.look_into(onnx).await?;
+        if !examined.rewritten.is_empty() {
+            return claim(format!("candidate {} is not of this trainer's making", candidate.id));
+        }
+        let inspection = examined.inspection;
         let shape = |specs: &[dunlin_protocol::TensorSpec], width: usize| matches!(specs, [one] if one.datatype == DType::Fp32 && one.shape == [-1, width as i64]);
         if !shape(&inspection.inputs, holdout.width) || !shape(&inspection.outputs, holdout.classes) {
             return claim(format!(

@@ -7,18 +7,23 @@ use super::RepoError;
 
 /// Writes a file by the side, syncs it, and gives it its name; then syncs the folder.
 pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".tmp");
     let attempt = || -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(folder)?;
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".tmp");
         let mut file = File::create(&aside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&aside, path)?;
         File::open(folder)?.sync_all()
     };
-    attempt().map_err(|source| RepoError::File { attempted: "write", path: path.to_owned(), source })
+    // What is left of a file that found no room would only take more of it.
+    attempt().inspect_err(|_| drop(fs::remove_file(&aside))).map_err(|source| RepoError::File {
+        attempted: "write",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Releases of an online-signed file that are kept: more than any client that is in the middle of fetching needs,

@@ -69,13 +69,16 @@ impl Repos {
     /// # Errors
     /// There is no repository yet, the offline-signed targets are expired, or a file can not be written.
     pub fn refresh(&self, now_ms: u64) -> Result<u64, RepoError> {
+        // Due later than a whole life from now: signed by a clock that was ahead.
+        let fresh =
+            |state: &State| now_ms < state.due_ms && state.due_ms <= now_ms.saturating_add(TIMESTAMP_LIFE_MS);
         let state = self.state()?;
-        if now_ms < state.due_ms {
+        if fresh(&state) {
             return Ok(state.due_ms);
         }
         let _publishing = self.publishing();
         let state = self.state()?;
-        if now_ms >= state.due_ms {
+        if !fresh(&state) {
             let due =
                 Lives::of(&state)?.retrained.is_none_or(|ms| is_due(ms, ONLINE_TARGETS_LIFE_MS, now_ms));
             let retrained = if due {
@@ -86,6 +89,19 @@ impl Repos {
             self.commit_image(&state, None, retrained, now_ms)?;
         }
         Ok(self.state()?.due_ms)
+    }
+
+    /// When the image repository was last signed, Unix milliseconds; `None` before the ceremony's files are imported.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn signed_ms(&self) -> Result<Option<u64>, RepoError> {
+        let state = match self.state() {
+            Err(RepoError::NotSetUp) => return Ok(None),
+            other => other?,
+        };
+        let expires_ms = Lives::of(&state)?.timestamp;
+        Ok(expires_ms.map(|expires_ms| expires_ms.saturating_sub(TIMESTAMP_LIFE_MS)))
     }
 
     pub(super) fn sign_retrained(

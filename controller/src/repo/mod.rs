@@ -365,9 +365,10 @@ fn parse<T: Kind>(path: &Path, bytes: &[u8]) -> Result<Signed<T>, RepoError> {
     Signed::parse(T::TYPE, bytes).map_err(|_| RepoError::Damaged { path: path.to_owned() })
 }
 
-/// Whether less than half of a life is left.
+/// Whether less than half of a life is left, or more than a whole one: that was signed by a clock that was ahead, and
+/// would hide for as long that nothing newer comes.
 fn is_due(expires_ms: u64, life_ms: u64, now_ms: u64) -> bool {
-    now_ms >= due_of(expires_ms, life_ms)
+    now_ms >= due_of(expires_ms, life_ms) || expires_ms > now_ms.saturating_add(life_ms)
 }
 
 fn due_of(expires_ms: u64, life_ms: u64) -> u64 {

@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 
 use super::devices::put_device;
-use super::row::{id, json, parse};
+use super::row::{id, json, parse, sound};
 use super::{Attempt, NewDevice, Result, Store, StoreError, int, uint};
 
 /// Rows of one answer at most.
@@ -112,7 +112,7 @@ pub struct Admission {
     pub decided_by: Option<String>,
 }
 
-fn batch(row: &SqliteRow) -> Result<Batch> {
+pub(super) fn batch(row: &SqliteRow) -> Result<Batch> {
     let key: String = row.try_get("id")?;
     Ok(Batch {
         groups: parse("batches", &key, row.try_get("groups")?)?,
@@ -124,7 +124,17 @@ fn batch(row: &SqliteRow) -> Result<Batch> {
     })
 }
 
-fn admission(row: &SqliteRow) -> Result<Admission> {
+pub(super) fn expected(row: &SqliteRow) -> Result<Expected> {
+    let serial: String = row.try_get("serial")?;
+    Ok(Expected {
+        device: id("expected", &serial, row.try_get("device")?)?,
+        groups: parse("expected", &serial, row.try_get("groups")?)?,
+        key_id: row.try_get("key_id")?,
+        serial,
+    })
+}
+
+pub(super) fn admission(row: &SqliteRow) -> Result<Admission> {
     let key: String = row.try_get("id")?;
     let state: String = row.try_get("state")?;
     let bad = |what: String| StoreError::Corrupt { table: "admissions", row: key.clone(), what };
@@ -185,14 +195,14 @@ impl Store {
         tx.commit().await.attempt("committing a batch")
     }
 
-    /// Every batch, newest first.
+    /// Every batch that can be read, newest first.
     pub async fn batches(&self) -> Result<Vec<Batch>> {
         let rows = sqlx::query("SELECT * FROM batches ORDER BY created_ms DESC, id LIMIT ?")
             .bind(int(ROWS_MAX))
             .fetch_all(self.readers())
             .await
             .attempt("listing batches")?;
-        rows.iter().map(batch).collect()
+        Ok(sound(&rows, batch))
     }
 
     /// The batch a secret belongs to, expired or not.
@@ -228,15 +238,7 @@ impl Store {
             .fetch_optional(self.readers())
             .await
             .attempt("looking a serial number up")?;
-        let read = |row: SqliteRow| {
-            Ok(Expected {
-                serial: row.try_get("serial")?,
-                device: id("expected", serial, row.try_get("device")?)?,
-                groups: parse("expected", serial, row.try_get("groups")?)?,
-                key_id: row.try_get("key_id")?,
-            })
-        };
-        row.map(read).transpose()
+        row.as_ref().map(expected).transpose()
     }
 
     /// Notes a device that came with a batch token, once for each key; returns how it stands. No more devices
@@ -291,7 +293,7 @@ impl Store {
         Ok(asked.clone())
     }
 
-    /// Devices that came with batch tokens, oldest first; only those that wait, or all.
+    /// Devices that came with batch tokens, as far as they can be read, oldest first; only those that wait, or all.
     pub async fn admissions(&self, all: bool) -> Result<Vec<Admission>> {
         let rows = sqlx::query(
             "SELECT * FROM admissions WHERE ?1 OR state = 'waiting' ORDER BY asked_ms, id LIMIT ?2",
@@ -301,7 +303,7 @@ impl Store {
         .fetch_all(self.readers())
         .await
         .attempt("listing admissions")?;
-        rows.iter().map(admission).collect()
+        Ok(sound(&rows, admission))
     }
 
     /// Approves or rejects a device that waits, under the id `device` if one is given; returns before and after.

@@ -2,10 +2,12 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
-use super::{Attempt, Result, Store, StoreError, int, uint};
+use super::row::{parse, sound};
+use super::{Attempt, Result, Store, int, uint};
 
 /// Something the controller noticed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -25,6 +27,19 @@ pub struct Alert {
     pub raised_ms: u64,
     /// Unix milliseconds, once it is over.
     pub cleared_ms: Option<u64>,
+}
+
+pub(super) fn alert(row: &SqliteRow) -> Result<Alert> {
+    let id: i64 = row.try_get("id")?;
+    Ok(Alert {
+        facts: parse("alerts", &id.to_string(), row.try_get("facts")?)?,
+        id: uint(id),
+        kind: row.try_get("kind")?,
+        subject: row.try_get("subject")?,
+        detail: row.try_get("detail")?,
+        raised_ms: uint(row.try_get("raised_ms")?),
+        cleared_ms: row.try_get::<Option<i64>, _>("cleared_ms")?.map(uint),
+    })
 }
 
 impl Store {
@@ -67,7 +82,7 @@ impl Store {
         Ok(subjects.into_iter().collect())
     }
 
-    /// Alerts, newest first; only open ones if `open`.
+    /// Alerts that can be read, newest first; only open ones if `open`.
     pub async fn alerts(&self, open: bool, limit: u64) -> Result<Vec<Alert>> {
         let rows =
             sqlx::query("SELECT * FROM alerts WHERE NOT ?1 OR cleared_ms IS NULL ORDER BY id DESC LIMIT ?2")
@@ -76,25 +91,7 @@ impl Store {
                 .fetch_all(self.readers())
                 .await
                 .attempt("reading alerts")?;
-        rows.iter()
-            .map(|row| {
-                let id: i64 = row.try_get("id")?;
-                let facts = serde_json::from_str(row.try_get("facts")?);
-                Ok(Alert {
-                    facts: facts.map_err(|error| StoreError::Corrupt {
-                        table: "alerts",
-                        row: id.to_string(),
-                        what: error.to_string(),
-                    })?,
-                    id: uint(id),
-                    kind: row.try_get("kind")?,
-                    subject: row.try_get("subject")?,
-                    detail: row.try_get("detail")?,
-                    raised_ms: uint(row.try_get("raised_ms")?),
-                    cleared_ms: row.try_get::<Option<i64>, _>("cleared_ms")?.map(uint),
-                })
-            })
-            .collect()
+        Ok(sound(&rows, alert))
     }
 }
 

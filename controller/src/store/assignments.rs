@@ -9,22 +9,28 @@ use super::row::{id, json, parse, sound};
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::planner::{AssignmentRow, Decision, RolloutStance};
 
+pub(super) fn assigned(row: &SqliteRow) -> Result<(DeviceId, AssignmentRow)> {
+    let device: String = row.try_get("device")?;
+    let assigned = AssignmentRow {
+        assignment: parse("assignments", &device, row.try_get("body")?)?,
+        published: row.try_get("published")?,
+        made_ms: uint(row.try_get("made_ms")?),
+    };
+    Ok((id("assignments", &device, &device)?, assigned))
+}
+
+pub(super) fn decision(row: &SqliteRow) -> Result<Decision> {
+    let (device, task): (String, String) = (row.try_get("device")?, row.try_get("task")?);
+    parse("decisions", &format!("{device}/{task}"), row.try_get("body")?)
+}
+
 impl Store {
-    /// What every device shall run.
+    /// What every device shall run, as far as it can be read.
     pub async fn assignments(&self) -> Result<BTreeMap<DeviceId, AssignmentRow>> {
         let rows = sqlx::query("SELECT device, body, published, made_ms FROM assignments")
             .fetch_all(self.readers())
             .await;
-        let read = |row: &SqliteRow| -> Result<(DeviceId, AssignmentRow)> {
-            let device: String = row.try_get("device")?;
-            let assigned = AssignmentRow {
-                assignment: parse("assignments", &device, row.try_get("body")?)?,
-                published: row.try_get("published")?,
-                made_ms: uint(row.try_get("made_ms")?),
-            };
-            Ok((id("assignments", &device, &device)?, assigned))
-        };
-        Ok(sound(&rows.attempt("listing assignments")?, read).into_iter().collect())
+        Ok(sound(&rows.attempt("listing assignments")?, assigned).into_iter().collect())
     }
 
     /// What a device shall run, if anything was ever assigned to it.
@@ -113,12 +119,13 @@ impl Store {
         tx.commit().await.attempt("committing decisions")
     }
 
-    /// What was decided and when, by device and task.
+    /// What was decided and when, by device and task, as far as it can be read.
     pub async fn decisions_chosen(
         &self,
     ) -> Result<BTreeMap<(DeviceId, TaskId), (Option<ReleaseId>, Vec<RolloutStance>, u64)>> {
         let rows = sqlx::query(
-            "SELECT device, task, json_extract(body, '$.chosen') AS chosen, json_extract(body, '$.rollouts') AS rollouts, made_ms FROM decisions",
+            "SELECT device, task, json_extract(body, '$.chosen') AS chosen, json_extract(body, '$.rollouts') AS rollouts, made_ms
+             FROM decisions WHERE json_valid(body)",
         )
         .fetch_all(self.readers())
         .await
@@ -139,13 +146,13 @@ impl Store {
     /// Why a device runs what it runs, for one task or all.
     pub async fn decisions(&self, device: &DeviceId, task: Option<&TaskId>) -> Result<Vec<Decision>> {
         let rows = sqlx::query(
-            "SELECT body FROM decisions WHERE device = ?1 AND (?2 IS NULL OR task = ?2) ORDER BY task",
+            "SELECT device, task, body FROM decisions WHERE device = ?1 AND (?2 IS NULL OR task = ?2) ORDER BY task",
         )
         .bind(device.as_str())
         .bind(task.map(TaskId::as_str))
         .fetch_all(self.readers())
         .await
         .attempt("reading decisions")?;
-        rows.iter().map(|row| parse("decisions", device.as_str(), row.try_get("body")?)).collect()
+        rows.iter().map(decision).collect()
     }
 }

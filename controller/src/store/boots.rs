@@ -4,11 +4,12 @@ use std::collections::btree_map::Entry;
 
 use dunlin_protocol::{BootId, DeviceId, Status};
 use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::alerts::raise;
-use super::{Attempt, Result, Store, int, uint};
+use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::ingest::{Record, Seen};
 
 /// Bytes of stored ranges: 1024 ranges of two varints.
@@ -107,6 +108,17 @@ pub(super) async fn boot<'a>(
     }
 }
 
+/// Which records of a boot are stored.
+pub(super) fn seen(row: &SqliteRow) -> Result<Seen> {
+    let (no, upto, ahead): (i64, i64, Vec<u8>) =
+        (row.try_get("no")?, row.try_get("upto")?, row.try_get("ahead")?);
+    Seen::restore(uint(upto), &ahead, AHEAD_BYTES_MAX).ok_or_else(|| StoreError::Corrupt {
+        table: "boots",
+        row: no.to_string(),
+        what: "the ranges of stored records".into(),
+    })
+}
+
 impl Store {
     /// How the records of a device's boots stand, newest boot first.
     pub async fn boots(&self, device: &DeviceId, limit: u64) -> Result<Vec<BootRow>> {
@@ -118,8 +130,8 @@ impl Store {
             .attempt("reading the boots of a device")?;
         rows.iter()
             .map(|row| {
-                let (upto, ahead): (i64, Vec<u8>) = (row.try_get("upto")?, row.try_get("ahead")?);
-                let seen = Seen::restore(uint(upto), &ahead, AHEAD_BYTES_MAX).unwrap_or_default();
+                let upto: i64 = row.try_get("upto")?;
+                let seen = seen(row).unwrap_or_default();
                 Ok(BootRow {
                     missing: seen.missing(MISSING_MAX),
                     repeated: uint(row.try_get("repeated")?),

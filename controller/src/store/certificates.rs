@@ -26,7 +26,7 @@ pub struct CertificateRow {
     pub revoked_ms: Option<u64>,
 }
 
-fn certificate(row: &SqliteRow) -> Result<CertificateRow> {
+pub(super) fn certificate(row: &SqliteRow) -> Result<CertificateRow> {
     let serial: String = row.try_get("serial")?;
     let device: String = row.try_get("device")?;
     let device = device.parse().map_err(|error| StoreError::Corrupt {

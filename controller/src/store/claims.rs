@@ -8,6 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 
 use super::devices::{NewDevice, corrupt, put_device};
+use super::row::sound;
 use super::{Attempt, Result, Store, StoreError, int, uint};
 
 /// Admission of one device, without its secret.
@@ -34,7 +35,7 @@ pub struct Claim {
     pub used_by: Option<DeviceId>,
 }
 
-fn claim(row: &SqliteRow) -> Result<Claim> {
+pub(super) fn claim(row: &SqliteRow) -> Result<Claim> {
     let id: String = row.try_get("id")?;
     let id_of = |column| -> Result<Option<DeviceId>> {
         let text: Option<String> = row.try_get(column)?;
@@ -70,13 +71,13 @@ impl Store {
         Ok(())
     }
 
-    /// Every claim, newest first.
+    /// Every claim that can be read, newest first.
     pub async fn claims(&self) -> Result<Vec<Claim>> {
         let rows = sqlx::query("SELECT * FROM claims ORDER BY created_ms DESC, id")
             .fetch_all(self.readers())
             .await
             .attempt("listing claims")?;
-        rows.iter().map(claim).collect()
+        Ok(sound(&rows, claim))
     }
 
     /// The claim a secret belongs to, used or not.

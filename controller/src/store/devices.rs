@@ -81,7 +81,7 @@ pub(super) fn corrupt(table: &'static str, row: &str, what: impl std::fmt::Displ
     StoreError::Corrupt { table, row: row.to_owned(), what: what.to_string() }
 }
 
-fn device(row: &SqliteRow, groups: BTreeSet<GroupId>) -> Result<DeviceRow> {
+pub(super) fn device(row: &SqliteRow, groups: BTreeSet<GroupId>) -> Result<DeviceRow> {
     let id: String = row.try_get("id")?;
     let bad = |what: String| corrupt("devices", &id, what);
     let state: String = row.try_get("state")?;
@@ -397,7 +397,7 @@ pub fn phase_of(text: &str) -> Option<Phase> {
     serde_json::from_value(serde_json::Value::String(text.to_owned())).ok()
 }
 
-fn installed(row: &SqliteRow) -> Result<(DeviceId, TaskId, Installed)> {
+pub(super) fn installed(row: &SqliteRow) -> Result<(DeviceId, TaskId, Installed)> {
     let (device, task): (String, String) = (row.try_get("device")?, row.try_get("task")?);
     let key = format!("{device}/{task}");
     let bad = |what: String| corrupt("installed", &key, what);

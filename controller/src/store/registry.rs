@@ -3,10 +3,11 @@ use std::fmt;
 
 use dunlin_protocol::{Bundle, Digest, ModelName, ReleaseId, TaskId, TaskPolicy};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
 use utoipa::ToSchema;
 
+use super::row::sound;
 use super::{Attempt, Result, Store, StoreError, int, uint};
 
 /// Where a release stands.
@@ -97,7 +98,7 @@ fn corrupt(table: &'static str, row: &str) -> impl FnOnce(String) -> StoreError 
     move |what| StoreError::Corrupt { table, row, what }
 }
 
-fn release(row: &SqliteRow) -> Result<ReleaseRow> {
+pub(super) fn release(row: &SqliteRow) -> Result<ReleaseRow> {
     let manifest: Vec<u8> = row.try_get("manifest")?;
     let sha256: String = row.try_get("sha256")?;
     let state: String = row.try_get("state")?;
@@ -113,7 +114,7 @@ fn release(row: &SqliteRow) -> Result<ReleaseRow> {
     })
 }
 
-fn policy(row: &SqliteRow) -> Result<PolicyRow> {
+pub(super) fn policy(row: &SqliteRow) -> Result<PolicyRow> {
     let body: Vec<u8> = row.try_get("body")?;
     let sha256: String = row.try_get("sha256")?;
     Ok(PolicyRow {
@@ -138,6 +139,21 @@ impl Store {
         now_ms: u64,
         seal: impl FnOnce(ReleaseId) -> (Bundle, Vec<u8>, Digest),
     ) -> Result<ReleaseRow> {
+        let (tx, row) = self.release_begin(model, task, onnx, who, now_ms, seal).await?;
+        tx.commit().await.attempt("storing a release")?;
+        Ok(row)
+    }
+
+    /// The same, for the caller to commit once what belongs to the release is durable.
+    pub async fn release_begin(
+        &self,
+        model: &ModelName,
+        task: &TaskId,
+        onnx: &Digest,
+        who: &str,
+        now_ms: u64,
+        seal: impl FnOnce(ReleaseId) -> (Bundle, Vec<u8>, Digest),
+    ) -> Result<(Transaction<'static, Sqlite>, ReleaseRow)> {
         let mut tx = self.begin().await?;
         let line = sqlx::query("SELECT task FROM models WHERE name = ?")
             .bind(model.as_str())
@@ -194,9 +210,8 @@ impl Store {
         .execute(&mut *tx)
         .await
         .attempt("storing a release")?;
-        tx.commit().await.attempt("storing a release")?;
         let (state, created_by) = (ReleaseState::Pending, who.to_owned());
-        Ok(ReleaseRow {
+        let row = ReleaseRow {
             bundle,
             manifest,
             sha256,
@@ -205,7 +220,8 @@ impl Store {
             created_ms: now_ms,
             approved_ms: None,
             withdrawn_ms: None,
-        })
+        };
+        Ok((tx, row))
     }
 
     /// One release.
@@ -219,7 +235,7 @@ impl Store {
         row.as_ref().map(release).transpose()
     }
 
-    /// Releases in the order of line and version; of one line or task only if named.
+    /// Releases that can be read, in the order of line and version; of one line or task only if named.
     pub async fn releases(
         &self,
         model: Option<&ModelName>,
@@ -233,7 +249,7 @@ impl Store {
         .fetch_all(self.readers())
         .await
         .attempt("listing releases")?;
-        rows.iter().map(release).collect()
+        Ok(sound(&rows, release))
     }
 
     /// The release a manifest digest belongs to.
@@ -306,13 +322,13 @@ impl Store {
         row.as_ref().map(policy).transpose()
     }
 
-    /// Every policy in force.
+    /// Every policy in force that can be read.
     pub async fn policies_in_force(&self) -> Result<Vec<PolicyRow>> {
         let rows = sqlx::query("SELECT * FROM policies WHERE in_force = 1 ORDER BY task")
             .fetch_all(self.readers())
             .await
             .attempt("listing policies")?;
-        rows.iter().map(policy).collect()
+        Ok(sound(&rows, policy))
     }
 
     /// The newest uploaded policy of each task that is not in force and newer than the one that is.
@@ -325,7 +341,7 @@ impl Store {
         .fetch_all(self.readers())
         .await
         .attempt("listing policies")?;
-        rows.iter().map(policy).collect()
+        Ok(sound(&rows, policy))
     }
 
     /// Brings states in line with what verified, published targets list. Returns the releases whose state

@@ -1,5 +1,5 @@
 //! What is old enough to go.
-use super::{Attempt, Result, Store, int};
+use super::{Attempt, Result, Store, int, uint};
 
 /// Rows taken out in one statement: some milliseconds of the one writer, so that records do not wait.
 const ROWS_MAX: i64 = 1_000;
@@ -24,6 +24,17 @@ const EVENTS: [&str; 4] = [
 ];
 
 impl Store {
+    /// When the newest window arrived, Unix milliseconds; 0 if there is none.
+    pub async fn newest_window_ms(&self) -> Result<u64> {
+        // Row numbers rise with arrival.
+        let newest: Option<i64> =
+            sqlx::query_scalar("SELECT received_ms FROM windows ORDER BY id DESC LIMIT 1")
+                .fetch_optional(self.readers())
+                .await
+                .attempt("looking for the newest window")?;
+        Ok(newest.map_or(0, uint))
+    }
+
     /// Takes windows out that arrived before a time, Unix milliseconds; returns how many.
     pub async fn forget_windows(&self, before_ms: u64) -> Result<u64> {
         self.forget(WINDOWS, before_ms).await

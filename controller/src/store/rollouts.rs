@@ -6,7 +6,7 @@ use dunlin_rollout::{Order, OrderError, Plan, Policy, Report};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::row::{id, json, parse, sound};
+use super::row::{Read, id, json, parse, read_all, sound};
 use super::{Attempt, Result, Store, StoreError, int, phase_of, uint};
 use crate::planner::{DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow};
 
@@ -15,23 +15,66 @@ const WINDOWS_CHUNK: i64 = 2_000;
 /// Ends of updates read of one device and release: the last one decides, those before it only tell since when it serves.
 const ENDS_MAX: i64 = 16;
 
-fn rollout(row: &SqliteRow) -> Result<RolloutRow> {
+pub(super) fn rollout(row: &SqliteRow) -> Result<RolloutRow> {
     let key: String = row.try_get("id")?;
     let report: Option<String> = row.try_get("report")?;
+    let body: Option<String> = row.try_get("body")?;
+    let lost = |key: &str| StoreError::Corrupt {
+        table: "rollouts",
+        row: key.to_owned(),
+        what: "its newest plan is not there".into(),
+    };
     Ok(RolloutRow {
         policy: parse("rollouts", &key, row.try_get("policy")?)?,
         created_by: row.try_get("created_by")?,
         created_ms: uint(row.try_get("created_ms")?),
         run: row.try_get("run")?,
-        plan: parse("plans", &key, row.try_get("body")?)?,
+        plan: parse("plans", &key, &body.ok_or_else(|| lost(&key))?)?,
         report: report.map(|text| parse("rollouts", &key, &text)).transpose()?,
+    })
+}
+
+pub(super) fn a_plan(row: &SqliteRow) -> Result<Plan> {
+    let (rollout, generation): (String, i64) = (row.try_get("rollout")?, row.try_get("generation")?);
+    parse("plans", &format!("{rollout} generation {generation}"), row.try_get("body")?)
+}
+
+pub(super) fn order(row: &SqliteRow) -> Result<(DeviceId, RolloutOrder)> {
+    let device: String = row.try_get("device")?;
+    let release = id("orders", &device, row.try_get("release")?)?;
+    let order = RolloutOrder {
+        release,
+        generation: uint(row.try_get("generation")?),
+        since_ms: uint(row.try_get("since_ms")?),
+    };
+    Ok((id("orders", &device, &device)?, order))
+}
+
+/// The end of an update to a release.
+fn outcome(row: &SqliteRow) -> Result<DeviceOutcome> {
+    let device: String = row.try_get("device")?;
+    let phase: String = row.try_get("phase")?;
+    let reason: String = row.try_get("reason")?;
+    let bad = || StoreError::Corrupt {
+        table: "outcomes",
+        row: device.clone(),
+        what: format!("unknown phase {phase:?}"),
+    };
+    Ok(DeviceOutcome {
+        release: id("outcomes", &device, row.try_get("release")?)?,
+        generation: uint(row.try_get("generation")?),
+        phase: phase_of(&phase).ok_or_else(bad)?,
+        reason: reason.parse().unwrap_or(ReasonCode::Unknown),
+        received_ms: uint(row.try_get("received_ms")?),
+        device: id("outcomes", &device, &device)?,
     })
 }
 
 /// Times an order is given anew because the planner moved the rollout first; its looks are much further apart.
 const ORDER_TRIES: u32 = 5;
 
-const ROLLOUTS: &str = "SELECT r.*, p.body AS body FROM rollouts r JOIN plans p ON p.rollout = r.id AND p.generation = r.generation";
+/// Every rollout with its newest plan, also those that lack it.
+pub(super) const ROLLOUTS: &str = "SELECT r.*, p.body AS body FROM rollouts r LEFT JOIN plans p ON p.rollout = r.id AND p.generation = r.generation";
 
 impl Store {
     /// Stores a new rollout; one that a run made before is left as it is. Returns whether it is new.
@@ -128,12 +171,18 @@ impl Store {
         Ok(())
     }
 
-    /// Every rollout, the oldest first.
+    /// Every rollout that can be read, the oldest first.
     pub async fn rollouts(&self) -> Result<Vec<RolloutRow>> {
+        Ok(self.rollouts_read().await?.rows)
+    }
+
+    /// Every rollout, the oldest first, and the ids of those that can not be read.
+    pub async fn rollouts_read(&self) -> Result<Read<RolloutRow>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{ROLLOUTS} ORDER BY r.created_ms, r.id")))
             .fetch_all(self.readers())
             .await;
-        Ok(sound(&rows.attempt("listing rollouts")?, rollout))
+        let about = |row: &SqliteRow| Ok((row.try_get("id")?, row.try_get("task")?));
+        read_all(&rows.attempt("listing rollouts")?, rollout, about)
     }
 
     /// One rollout.
@@ -150,14 +199,12 @@ impl Store {
 
     /// Every plan of a rollout, the first one first.
     pub async fn plans(&self, rollout: &str) -> Result<Vec<Plan>> {
-        let rows = sqlx::query("SELECT body FROM plans WHERE rollout = ? ORDER BY generation")
-            .bind(rollout)
-            .fetch_all(self.readers())
-            .await;
-        rows.attempt("listing plans")?
-            .iter()
-            .map(|row| parse("plans", rollout, row.try_get("body")?))
-            .collect()
+        let rows =
+            sqlx::query("SELECT rollout, generation, body FROM plans WHERE rollout = ? ORDER BY generation")
+                .bind(rollout)
+                .fetch_all(self.readers())
+                .await;
+        rows.attempt("listing plans")?.iter().map(a_plan).collect()
     }
 
     /// Orders of a rollout by device.
@@ -166,17 +213,7 @@ impl Store {
             .bind(rollout)
             .fetch_all(self.readers())
             .await;
-        let read = |row: &SqliteRow| -> Result<(DeviceId, RolloutOrder)> {
-            let device: String = row.try_get("device")?;
-            let release = id("orders", &device, row.try_get("release")?)?;
-            let order = RolloutOrder {
-                release,
-                generation: uint(row.try_get("generation")?),
-                since_ms: uint(row.try_get("since_ms")?),
-            };
-            Ok((id("orders", &device, &device)?, order))
-        };
-        Ok(sound(&rows.attempt("listing orders")?, read).into_iter().collect())
+        Ok(sound(&rows.attempt("listing orders")?, order).into_iter().collect())
     }
 
     /// Lets the failures of a release on a device count no more.
@@ -211,25 +248,7 @@ impl Store {
         .fetch_all(self.readers())
         .await
         .attempt("reading outcomes")?;
-        let read = |row: &SqliteRow| -> Result<DeviceOutcome> {
-            let device: String = row.try_get("device")?;
-            let phase: String = row.try_get("phase")?;
-            let reason: String = row.try_get("reason")?;
-            let bad = || StoreError::Corrupt {
-                table: "outcomes",
-                row: device.clone(),
-                what: format!("unknown phase {phase:?}"),
-            };
-            Ok(DeviceOutcome {
-                release: id("outcomes", &device, row.try_get("release")?)?,
-                generation: uint(row.try_get("generation")?),
-                phase: phase_of(&phase).ok_or_else(bad)?,
-                reason: reason.parse().unwrap_or(ReasonCode::Unknown),
-                received_ms: uint(row.try_get("received_ms")?),
-                device: id("outcomes", &device, &device)?,
-            })
-        };
-        Ok(sound(&rows, read))
+        Ok(sound(&rows, outcome))
     }
 
     /// Windows after `cursor` in which a release of `releases` answered, and the new cursor.

@@ -6,20 +6,15 @@ use dunlin_protocol::TaskId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::row::{json, parse};
+use super::row::{id, json, parse, sound};
 use super::{Attempt, Result, Store, StoreError, int, uint};
-use crate::training::{RunRow, TrainingRow, Wanted};
+use crate::training::{RunRow, RunStanding, TrainingRow, Wanted};
 
-fn run(row: &SqliteRow) -> Result<RunRow> {
+pub(super) fn run(row: &SqliteRow) -> Result<RunRow> {
     let key: String = row.try_get("id")?;
     let time = |column| -> Result<Option<u64>> { Ok(row.try_get::<Option<i64>, _>(column)?.map(uint)) };
-    let task: String = row.try_get("task")?;
     Ok(RunRow {
-        task: task.parse().map_err(|error| StoreError::Corrupt {
-            table: "runs",
-            row: key.clone(),
-            what: format!("{error}"),
-        })?,
+        task: id("runs", &key, row.try_get("task")?)?,
         owner: row.try_get("owner")?,
         cause: parse("runs", &key, row.try_get("cause")?)?,
         state: row.try_get("state")?,
@@ -32,6 +27,22 @@ fn run(row: &SqliteRow) -> Result<RunRow> {
         facts: parse("runs", &key, row.try_get("facts")?)?,
         id: key,
     })
+}
+
+/// What is wanted of a run, with its id and state.
+pub(super) fn wanted(row: &SqliteRow) -> Result<(String, String, Wanted)> {
+    let key: String = row.try_get("id")?;
+    let wanted = parse("runs", &key, row.try_get("wanted")?)?;
+    Ok((key, row.try_get("state")?, wanted))
+}
+
+pub(super) fn entry(row: &SqliteRow) -> Result<Entry> {
+    let (run, no): (String, i64) = (row.try_get("run")?, row.try_get("no")?);
+    parse("run_journal", &format!("{run} line {no}"), row.try_get("entry")?)
+}
+
+pub(super) fn queue(row: &SqliteRow) -> Result<Queue> {
+    parse("run_queue", "1", row.try_get("body")?)
 }
 
 impl Store {
@@ -61,25 +72,34 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Takes the run whose turn it is out of the queue and moves it to running.
+    /// Takes the run whose turn it is out of the queue and moves it to running. One that can not be read has failed:
+    /// it is the next one's turn.
     pub async fn run_next(
         &self,
         running: &BTreeMap<String, usize>,
         workers: usize,
         now_ms: u64,
     ) -> Result<Option<RunRow>> {
-        let mut tx = self.begin().await?;
-        let mut queue = queue_of(&mut tx).await?;
-        let Some(ticket) = queue.next(running, workers) else { return Ok(None) };
-        sqlx::query("UPDATE runs SET state = 'running', started_ms = ? WHERE id = ?")
-            .bind(int(now_ms))
-            .bind(&ticket.run)
-            .execute(&mut *tx)
-            .await
-            .attempt("starting a run")?;
-        queue_put(&mut tx, &queue).await?;
-        tx.commit().await.attempt("committing the start of a run")?;
-        self.run(&ticket.run).await.map(Some)
+        loop {
+            let mut tx = self.begin().await?;
+            let mut queue = queue_of(&mut tx).await?;
+            let Some(ticket) = queue.next(running, workers) else { return Ok(None) };
+            sqlx::query("UPDATE runs SET state = 'running', started_ms = ? WHERE id = ?")
+                .bind(int(now_ms))
+                .bind(&ticket.run)
+                .execute(&mut *tx)
+                .await
+                .attempt("starting a run")?;
+            queue_put(&mut tx, &queue).await?;
+            tx.commit().await.attempt("committing the start of a run")?;
+            match self.run(&ticket.run).await {
+                Err(error @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(%error, run = ticket.run, "a run can not be started");
+                    self.run_state(&ticket.run, "failed", now_ms, true).await?;
+                }
+                other => return other.map(Some),
+            }
+        }
     }
 
     /// Cancels a run that waits; `false` if it does not wait any more.
@@ -100,7 +120,26 @@ impl Store {
         Ok(true)
     }
 
-    /// Every run, the newest first.
+    /// Where the runs of a task stand, the newest first. A damaged row counts like any other.
+    pub async fn runs_standing(&self, task: &TaskId) -> Result<Vec<RunStanding>> {
+        let rows = sqlx::query(
+            "SELECT id, state, created_ms, ended_ms FROM runs WHERE task = ? ORDER BY created_ms DESC, id",
+        )
+        .bind(task.as_str())
+        .fetch_all(self.readers())
+        .await;
+        let read = |row: &SqliteRow| -> Result<RunStanding> {
+            Ok(RunStanding {
+                id: row.try_get("id")?,
+                state: row.try_get("state")?,
+                created_ms: uint(row.try_get("created_ms")?),
+                ended_ms: row.try_get::<Option<i64>, _>("ended_ms")?.map(uint),
+            })
+        };
+        rows.attempt("reading where runs stand")?.iter().map(read).collect()
+    }
+
+    /// Every run that can be read, the newest first.
     pub async fn runs(&self, task: Option<&TaskId>) -> Result<Vec<RunRow>> {
         let rows =
             sqlx::query("SELECT * FROM runs WHERE ?1 IS NULL OR task = ?1 ORDER BY created_ms DESC, id")
@@ -108,15 +147,15 @@ impl Store {
                 .fetch_all(self.readers())
                 .await
                 .attempt("listing runs")?;
-        rows.iter().map(run).collect()
+        Ok(sound(&rows, run))
     }
 
-    /// Runs that are neither waiting nor ended: those to take up after a restart.
+    /// Runs that are neither waiting nor ended and can be read: those to take up after a restart.
     pub async fn runs_open(&self) -> Result<Vec<RunRow>> {
         let rows = sqlx::query("SELECT * FROM runs WHERE state = 'running' ORDER BY created_ms, id")
             .fetch_all(self.readers())
             .await;
-        rows.attempt("listing open runs")?.iter().map(run).collect()
+        Ok(sound(&rows.attempt("listing open runs")?, run))
     }
 
     /// One run.
@@ -152,17 +191,12 @@ impl Store {
         Ok(())
     }
 
-    /// Runs of which something is wanted.
+    /// Runs of which something is wanted, as far as that can be read.
     pub async fn runs_wanted(&self) -> Result<Vec<(String, String, Wanted)>> {
         let rows = sqlx::query("SELECT id, state, wanted FROM runs WHERE wanted IS NOT NULL")
             .fetch_all(self.readers())
             .await;
-        let read = |row: &SqliteRow| -> Result<(String, String, Wanted)> {
-            let key: String = row.try_get("id")?;
-            let wanted = parse("runs", &key, row.try_get("wanted")?)?;
-            Ok((key, row.try_get("state")?, wanted))
-        };
-        rows.attempt("listing runs of which something is wanted")?.iter().map(read).collect()
+        Ok(sound(&rows.attempt("listing runs of which something is wanted")?, wanted))
     }
 
     /// Adds facts to a run; those of the same name are replaced.
@@ -178,14 +212,11 @@ impl Store {
 
     /// The journal of a run.
     pub async fn journal(&self, key: &str) -> Result<Vec<Entry>> {
-        let rows = sqlx::query("SELECT entry FROM run_journal WHERE run = ? ORDER BY no")
+        let rows = sqlx::query("SELECT run, no, entry FROM run_journal WHERE run = ? ORDER BY no")
             .bind(key)
             .fetch_all(self.readers())
             .await;
-        rows.attempt("reading a journal")?
-            .iter()
-            .map(|row| parse("run_journal", key, row.try_get("entry")?))
-            .collect()
+        rows.attempt("reading a journal")?.iter().map(entry).collect()
     }
 
     /// Appends a line to the journal of a run; durable when it returns.
@@ -269,12 +300,32 @@ impl Store {
     }
 }
 
+/// The queue; one that can not be read is made anew of the runs that wait.
 async fn queue_of(tx: &mut sqlx::SqliteConnection) -> Result<Queue> {
     let text: Option<String> = sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1")
-        .fetch_optional(tx)
+        .fetch_optional(&mut *tx)
         .await
         .attempt("reading the queue")?;
-    text.map_or_else(|| Ok(Queue::default()), |text| parse("run_queue", "1", &text))
+    let Some(text) = text else { return Ok(Queue::default()) };
+    let error = match parse::<Queue>("run_queue", "1", &text) {
+        Ok(queue) => return Ok(queue),
+        Err(error) => error,
+    };
+    tracing::error!(%error, "the queue is made anew");
+    let rows =
+        sqlx::query("SELECT id, task, owner FROM runs WHERE state = 'waiting' ORDER BY created_ms, id")
+            .fetch_all(tx)
+            .await
+            .attempt("listing runs that wait")?;
+    let mut queue = Queue::default();
+    for row in rows {
+        let ticket =
+            Ticket { run: row.try_get("id")?, task: row.try_get("task")?, owner: row.try_get("owner")? };
+        if let Err(refusal) = queue.offer(ticket) {
+            tracing::error!(%refusal, "a run that waited is not in the queue");
+        }
+    }
+    Ok(queue)
 }
 
 async fn queue_put(tx: &mut sqlx::SqliteConnection, queue: &Queue) -> Result<()> {

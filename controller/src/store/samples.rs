@@ -27,7 +27,7 @@ fn kind_text(kind: SampleKind) -> &'static str {
     }
 }
 
-fn sample(row: &SqliteRow) -> Result<SampleRow> {
+pub(super) fn sample(row: &SqliteRow) -> Result<SampleRow> {
     let id: i64 = row.try_get("id")?;
     let bad = |what: String| StoreError::Corrupt { table: "samples", row: id.to_string(), what };
     let small = |name: &str, value: i64| u32::try_from(value).map_err(|_| bad(format!("{name} is {value}")));

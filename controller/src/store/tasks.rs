@@ -3,11 +3,11 @@ use dunlin_protocol::TaskId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::row::{json, parse, sound};
+use super::row::{Read, json, parse, read_all};
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::planner::{TaskDefinition, TaskRow};
 
-fn task(row: &SqliteRow) -> Result<TaskRow> {
+pub(super) fn task(row: &SqliteRow) -> Result<TaskRow> {
     let key: String = row.try_get("id")?;
     let triggers: Option<String> = row.try_get("triggers")?;
     Ok(TaskRow {
@@ -53,11 +53,13 @@ impl Store {
 
     /// Every task that can be read.
     pub async fn tasks(&self) -> Result<Vec<TaskRow>> {
-        let rows = sqlx::query("SELECT * FROM tasks ORDER BY id")
-            .fetch_all(self.readers())
-            .await
-            .attempt("listing tasks")?;
-        Ok(sound(&rows, task))
+        Ok(self.tasks_read().await?.rows)
+    }
+
+    /// Every task, and the ids of those that can not be read.
+    pub async fn tasks_read(&self) -> Result<Read<TaskRow>> {
+        let rows = sqlx::query("SELECT * FROM tasks ORDER BY id").fetch_all(self.readers()).await;
+        read_all(&rows.attempt("listing tasks")?, task, |row| Ok((row.try_get("id")?, row.try_get("id")?)))
     }
 
     /// One task.
@@ -70,6 +72,17 @@ impl Store {
             &row.attempt("reading a task")?
                 .ok_or_else(|| StoreError::NotFound { what: "task", key: key.to_string() })?,
         )
+    }
+
+    /// Lets the schedule of a task count from now where it counts from later: a clock that was ahead noted that.
+    pub async fn task_schedule_from(&self, key: &TaskId, now_ms: u64) -> Result<()> {
+        sqlx::query("UPDATE tasks SET schedule_ms = min(schedule_ms, ?) WHERE id = ?")
+            .bind(int(now_ms))
+            .bind(key.as_str())
+            .execute(self.writer())
+            .await
+            .attempt("letting a schedule count from now")?;
+        Ok(())
     }
 
     /// Notes how the triggers of a task were weighed and, if its schedule fired, when.

@@ -179,7 +179,7 @@ impl Store {
     }
 }
 
-fn window(row: &SqliteRow) -> Result<WindowRow> {
+pub(super) fn window(row: &SqliteRow) -> Result<WindowRow> {
     let id: i64 = row.try_get("id")?;
     let bad = |what: String| StoreError::Corrupt { table: "windows", row: id.to_string(), what };
     let device: String = row.try_get("device")?;

@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 use utoipa::ToSchema;
 
+use super::row::sound;
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::api::auth::{Caller, Scope};
 
@@ -39,7 +40,7 @@ fn scopes(id: &str, text: &str) -> Result<BTreeSet<Scope>> {
 /// Every token, oldest first.
 const ALL: &str = "SELECT * FROM tokens ORDER BY created_ms, id";
 
-fn token(row: &SqliteRow) -> Result<TokenRow> {
+pub(super) fn token(row: &SqliteRow) -> Result<TokenRow> {
     let id: String = row.try_get("id")?;
     Ok(TokenRow {
         scopes: scopes(&id, row.try_get("scopes")?)?,
@@ -85,10 +86,10 @@ impl Store {
         Ok(Some(Caller { name: row.try_get("name")?, scopes }))
     }
 
-    /// Every token, oldest first.
+    /// Every token that can be read, oldest first.
     pub async fn tokens(&self) -> Result<Vec<TokenRow>> {
         let rows = sqlx::query(ALL).fetch_all(self.readers()).await.attempt("listing tokens")?;
-        rows.iter().map(token).collect()
+        Ok(sound(&rows, token))
     }
 
     /// Revokes a token and returns what it was. The last administrator's stays: nobody could make another.
@@ -96,7 +97,7 @@ impl Store {
         // One transaction: two administrators who revoke each other's must not both succeed.
         let mut tx = self.begin().await?;
         let rows = sqlx::query(ALL).fetch_all(&mut *tx).await.attempt("listing tokens")?;
-        let tokens: Vec<TokenRow> = rows.iter().map(token).collect::<Result<_>>()?;
+        let tokens = sound(&rows, token);
         let valid = |row: &&TokenRow| {
             row.revoked_ms.is_none() && row.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
         };

@@ -13,11 +13,13 @@ use crate::planner::TaskRow;
 /// The part that runs decide: schedule, budget, cool-down.
 pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Result<Facts, TrainingError> {
     let id = &task.definition.task;
-    let runs = state.store.runs(Some(id)).await?;
+    let runs = state.store.runs_standing(id).await?;
     let pending = runs.iter().find(|run| run.state == WAITING || run.state == RunState::Running.name());
-    let last_ms = runs.iter().map(|run| run.created_ms).max().unwrap_or(task.created_ms);
+    // What a clock noted that was ahead holds nothing back.
+    let noted = || runs.iter().filter(|run| run.created_ms <= now_ms);
+    let last_ms = noted().map(|run| run.created_ms).max().unwrap_or(task.created_ms);
     let judged_ms = task.definition.retraining.as_ref().map_or(0, |retraining| retraining.judged_ms);
-    let last_end_ms = runs.iter().filter_map(|run| run.ended_ms).max();
+    let last_end_ms = noted().filter_map(|run| run.ended_ms).filter(|ended_ms| *ended_ms <= now_ms).max();
     let exclude: Vec<&str> = task.definition.excluded().into_iter().map(|group| group.as_str()).collect();
     // What was answered before the last run ended is what that run was about.
     let since_ms = now_ms.saturating_sub(judged_ms).max(last_end_ms.unwrap_or(0));
@@ -26,10 +28,10 @@ pub(super) async fn of_runs(state: &AppState, task: &TaskRow, now_ms: u64) -> Re
         accuracy: Rate::new(correct, labelled),
         drift: None,
         labels_new: state.store.labels_since(id, last_ms).await?,
-        schedule_from_ms: task.schedule_ms,
+        schedule_from_ms: task.schedule_ms.min(now_ms),
         last_end_ms,
         runs_last_day: u32::try_from(
-            runs.iter().filter(|run| now_ms.saturating_sub(run.created_ms) < Triggers::BUDGET_MS).count(),
+            noted().filter(|run| now_ms.saturating_sub(run.created_ms) < Triggers::BUDGET_MS).count(),
         )
         .unwrap_or(u32::MAX),
         pending: pending.map(|run| run.id.clone()),

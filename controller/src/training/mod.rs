@@ -1,8 +1,9 @@
 //! Retraining: when, whose turn, and one process per run.
 //!
 //! The supervisor weighs the triggers of each task, keeps the queue in the database, and drives each run's
-//! machine. Training itself happens in a child process with a cleared environment, limits and no keys; what it
-//! leaves behind is examined as hostile input. A controller that is killed takes its runs up from their journals.
+//! machine. Training itself happens in a child process with a cleared environment and no keys, which limits and
+//! confines itself before it looks at its job; what it leaves behind is examined as hostile input. A controller that is killed takes its runs up from their journals.
+mod confine;
 mod drive;
 mod facts;
 mod records;
@@ -14,7 +15,8 @@ mod worker;
 use dunlin_pipeline::{RunState, Verdict, consider};
 use dunlin_protocol::TaskId;
 
-pub use records::{RunDetail, RunRow, TrainingRow, Wanted};
+pub use confine::{Confined, WorkerLimits, confine, limit};
+pub use records::{RunDetail, RunRow, RunStanding, TrainingRow, Wanted};
 pub use supervisor::run;
 
 use crate::api::AppState;
@@ -91,7 +93,7 @@ async fn enqueue(
     original: Option<RunRow>,
 ) -> Result<String, TrainingError> {
     let id = task.definition.task.clone();
-    let runs = state.store.runs(Some(&id)).await?.len() as u64;
+    let runs = state.store.runs_standing(&id).await?.len() as u64;
     let first = task.definition.retraining.as_ref().map_or(0, |retraining| retraining.seed);
     let run = RunRow {
         id: format!("run-{}", short_id()),

@@ -34,6 +34,19 @@ pub struct RunRow {
     pub facts: Value,
 }
 
+/// What triggers ask of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunStanding {
+    /// Id.
+    pub id: String,
+    /// As of [`RunRow`].
+    pub state: String,
+    /// Unix milliseconds.
+    pub created_ms: u64,
+    /// Unix milliseconds.
+    pub ended_ms: Option<u64>,
+}
+
 /// A labelled sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingRow {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dunlin_learn::job::{DATA_FILE, Dataset, Feature, JOB_FILE, Job, SCHEMA_FILE, Schema, Target};
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Digest, ReleaseId, RetrainedBounds};
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +42,9 @@ pub(super) async fn pull(state: &AppState, run: &RunRow) -> Result<Pulled, StepE
     } else {
         crate::clock::wall_ms().saturating_sub(retraining.age_ms_max)
     };
-    let exclude: Vec<&str> =
-        retraining.exclude.iter().chain(&run.definition.held).map(|group| group.as_str()).collect();
+    let left_out = retraining.exclude.iter().chain(&run.definition.held);
+    let left_out = left_out.filter(|_| !weaken::off(Defence::Exclusion));
+    let exclude: Vec<&str> = left_out.map(|group| group.as_str()).collect();
     let rows = state.store.training_rows(&run.task, since_ms, &exclude, retraining.rows_max).await?;
     let names = feature_names(state, run, &rows).await?;
     let rows: Vec<TrainingRow> = rows

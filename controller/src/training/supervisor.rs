@@ -12,6 +12,7 @@ use crate::api::AppState;
 use crate::clock;
 use crate::planner::TaskRow;
 use crate::serve::Shutdown;
+use crate::store::StoreError;
 
 /// Orders that wait for one run; an operator gives one at a time.
 const ORDERS_MAX: usize = 8;
@@ -34,9 +35,8 @@ struct Supervisor {
 pub async fn run(state: AppState, mut shutdown: Shutdown) {
     let every = Duration::from_millis(state.config.training.tick_ms.max(1));
     let mut supervisor = Supervisor { state: state.clone(), at_work: BTreeMap::new() };
-    let mut resumed = false;
     while !shutdown.is_requested() {
-        if let Err(error) = supervisor.look(&mut resumed).await {
+        if let Err(error) = supervisor.look().await {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
                 "the training supervisor's look failed"
@@ -56,18 +56,24 @@ pub async fn run(state: AppState, mut shutdown: Shutdown) {
 }
 
 impl Supervisor {
-    async fn look(&mut self, resumed: &mut bool) -> Result<(), TrainingError> {
-        if !*resumed {
-            for run in self.state.store.runs_open().await? {
+    async fn look(&mut self) -> Result<(), TrainingError> {
+        self.reap().await?;
+        for run in self.state.store.runs_open().await? {
+            if !self.at_work.contains_key(&run.id) {
                 tracing::info!(run = run.id, "a run is taken up from its journal");
                 self.begin(run, None);
             }
-            *resumed = true;
         }
-        self.reap().await?;
         self.see_to_orders().await?;
         for task in self.state.store.tasks().await? {
-            self.weigh(&task).await?;
+            // One task's trouble is not the others'; the next look tries again.
+            if let Err(error) = self.weigh(&task).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    task = %task.definition.task,
+                    "the triggers of a task were not weighed"
+                );
+            }
         }
         self.dispatch().await
     }
@@ -104,24 +110,30 @@ impl Supervisor {
                     self.state.store.run_facts(&id, &serde_json::json!({ "end": end })).await?;
                     self.state.store.run_state(&id, end.name(), now_ms, true).await?;
                 }
-                // The database failed it, not the run: it is taken up again from its journal.
-                Ok(Err(error)) => {
-                    tracing::error!(
-                        run = id,
-                        error = &error as &dyn std::error::Error,
-                        "a run is taken up again"
-                    );
-                    let run = self.state.store.run(&id).await?;
-                    self.begin(run, None);
+                // What is damaged does not heal by trying: whoever repairs the row restarts the run.
+                Ok(Err(TrainingError::Store(error @ StoreError::Corrupt { .. }))) => {
+                    tracing::error!(run = id, %error, "a run can not go on");
+                    self.fail(&id, &error.to_string(), now_ms).await?;
                 }
+                // The database failed it, not the run: this look takes it up again from its journal.
+                Ok(Err(error)) => tracing::error!(
+                    run = id,
+                    error = &error as &dyn std::error::Error,
+                    "a run is taken up again"
+                ),
                 Err(error) => {
                     tracing::error!(run = id, %error, "a run's task broke off");
-                    self.state.store.run_facts(&id, &serde_json::json!({ "end": error.to_string() })).await?;
-                    self.state.store.run_state(&id, "failed", now_ms, true).await?;
+                    self.fail(&id, &error.to_string(), now_ms).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    async fn fail(&self, id: &str, why: &str, now_ms: u64) -> Result<(), TrainingError> {
+        // Its state first: facts that are damaged take no others.
+        self.state.store.run_state(id, "failed", now_ms, true).await?;
+        Ok(self.state.store.run_facts(id, &serde_json::json!({ "end": why })).await?)
     }
 
     async fn see_to_orders(&mut self) -> Result<(), TrainingError> {
@@ -160,6 +172,9 @@ impl Supervisor {
     /// Weighs the triggers of a task and queues a run if one fired and nothing holds it.
     async fn weigh(&mut self, task: &TaskRow) -> Result<(), TrainingError> {
         let now_ms = clock::wall_ms();
+        if task.schedule_ms > now_ms {
+            self.state.store.task_schedule_from(&task.definition.task, now_ms).await?;
+        }
         // Looked at even where it is no trigger, and where nothing is ever retrained: the alerts come of it.
         let drift = facts::drift(&self.state, task, now_ms).await?;
         let Some(retraining) = &task.definition.retraining else { return Ok(()) };
@@ -167,11 +182,17 @@ impl Supervisor {
         facts.drift = drift;
         if facts.pending.is_none() {
             // Models on their way are judged by their rollout before others are made.
-            let rollouts = self.state.store.rollouts().await?;
+            let rollouts = self.state.store.rollouts_read().await?;
+            let id = &task.definition.task;
             let under_way = rollouts
+                .rows
                 .iter()
-                .find(|rollout| rollout.plan.task == task.definition.task && !rollout.plan.state.is_final());
-            facts.pending = under_way.map(|rollout| rollout.plan.rollout.clone());
+                .find(|rollout| rollout.plan.task == *id && !rollout.plan.state.is_final());
+            // One that can not be read may be under way.
+            let unread = || rollouts.damaged.iter().find(|(_, task)| *task == id.as_str());
+            facts.pending = under_way
+                .map(|rollout| rollout.plan.rollout.clone())
+                .or_else(|| unread().map(|(rollout, _)| rollout.clone()));
         }
         let decision = consider(&retraining.triggers, &facts, None, Some(now_ms));
         let mut fired_ms = None;

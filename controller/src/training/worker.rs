@@ -1,10 +1,11 @@
-//! The child process that trains: no environment, no keys, no database, limits, a wall limit.
+//! The child process that trains: no environment but what ties it to this process, no keys, no database, limits it sets on
+//! itself, a wall limit.
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use dunlin_learn::job::ERROR_FILE;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit, setpriority_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 
 use super::steps::StepError;
 use crate::config::Training;
@@ -25,7 +26,10 @@ pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result
     let mut child = tokio::process::Command::new(exe)
         .arg("train-worker")
         .arg(dir)
+        .args(["--cpu-s", &limits.cpu_s_max.to_string()])
+        .args(["--memory-bytes", &limits.memory_bytes_max.to_string()])
         .env_clear()
+        .envs([dunlin_engine::tie()])
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -36,13 +40,6 @@ pub(super) async fn train(dir: &Path, limits: &Training, wall_ms: u64) -> Result
     if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
         std::fs::write(dir.join(PID_FILE), pid.as_raw_nonzero().to_string())
             .map_err(StepError::io("write", &dir.join(PID_FILE)))?;
-        let limit = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        for (resource, value) in
-            [(Resource::Cpu, limits.cpu_s_max), (Resource::As, limits.memory_bytes_max), (Resource::Core, 0)]
-        {
-            prlimit(Some(pid), resource, limit(value))
-                .map_err(|error| StepError::io("limit the worker in", dir)(error.into()))?;
-        }
         setpriority_process(Some(pid), NICE)
             .map_err(|error| StepError::io("lower the worker in", dir)(error.into()))?;
     }

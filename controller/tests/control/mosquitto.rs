@@ -92,7 +92,12 @@ impl External {
         hold_ceremony(dir.path(), &data);
         let mut controller = Controller::start(&data).await.unwrap();
         let lists = data.join("broker");
-        until("the broker's lists", LIMIT, async || lists.join(ACL_FILE).is_file()).await;
+        // A reload that is told to a broker which only begins would end it.
+        until("the lists, which no broker took", LIMIT, async || {
+            let alerted = controller.state.store.alerted("broker_lists").await.unwrap();
+            lists.join(ACL_FILE).is_file() && alerted.contains("broker")
+        })
+        .await;
         let mosquitto = start(dir.path(), &data, port);
         assert!(controller.connected(LIMIT).await, "the controller reaches mosquitto");
         Self { world: World::of(dir, data, token, controller), port, _mosquitto: mosquitto }

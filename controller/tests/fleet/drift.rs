@@ -95,8 +95,19 @@ async fn drift_is_told_though_nothing_is_retrained_and_latency_reaches_the_choic
 
     // All of them are the world, with the features named.
     let is_drift = |(kind, detail): &(String, String)| kind == "drift" && detail.contains("the fleet");
-    world.answer(|_| 9.0, "the drift", |world| world.alerts().iter().any(is_drift)).await;
-    let state = world.json(&["drift", "--task", "meter"]);
+    // Three of six are enough for an alert; here all have been judged.
+    let seen = std::cell::RefCell::new(Value::Null);
+    world
+        .answer(
+            |_| 9.0,
+            "the drift",
+            |world| {
+                *seen.borrow_mut() = world.json(&["drift", "--task", "meter"]);
+                world.alerts().iter().any(is_drift) && seen.borrow()["releases"][0]["judged"] == 6
+            },
+        )
+        .await;
+    let state = seen.into_inner();
     let release = &state["releases"][0];
     assert_eq!((&release["release"], &release["scope"]["scope"]), (&"meter.base@1".into(), &"fleet".into()));
     assert_eq!((&release["judged"], &release["share_ppm"]), (&6.into(), &1_000_000.into()), "{state}");

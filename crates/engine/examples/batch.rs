@@ -1,4 +1,5 @@
-//! A batch in a process of its own, which tests kill and measure: manifest, model, rows (CSV), answers (CSV).
+//! A batch in a process of its own, which tests kill and measure: manifest, model, rows (CSV), answers (CSV). It
+//! ends with what the kernel says of it, the most memory it took among that.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -36,5 +37,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let open = |from| Ok(Box::new(Csv::open(input, &columns, from)?) as Box<dyn Source>);
     run(&job, &columns, open, &mut &model, &mut Always)?;
+    std::io::copy(&mut std::fs::File::open("/proc/self/status")?, &mut std::io::stdout())?;
     Ok(())
 }

@@ -26,6 +26,7 @@ mod import;
 pub mod json;
 mod known;
 mod model;
+mod parent;
 mod plan;
 mod program;
 pub mod prove;
@@ -45,6 +46,7 @@ pub use explain::{
 pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX};
+pub use parent::{end_with_parent, tie};
 pub use program::this_program;
 pub use tensor::{floats, of_floats};
 

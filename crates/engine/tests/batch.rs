@@ -339,6 +339,7 @@ fn process(folder: &Path) -> std::process::Child {
     std::fs::write(at("bundle.json"), serde_json::to_vec(&bundle(&model())).unwrap()).unwrap();
     Command::new(program("batch"))
         .args(["bundle.json", "model.onnx", "rows.csv", "answers.csv"].map(at))
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
@@ -388,21 +389,11 @@ fn most_memory(rows: usize) -> (u64, u64) {
     std::fs::write(&input, &text).unwrap();
     let length = text.len() as u64;
     drop(text);
-    let mut child = process(folder.path());
-    let (from, mut most) = (Instant::now(), 0);
-    let status = loop {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let now = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
-        most = most.max(now.unwrap_or(0));
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(from.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    assert!(status.success());
-    (most, length)
+    let ended = process(folder.path()).wait_with_output().unwrap();
+    assert!(ended.status.success());
+    let told = String::from_utf8(ended.stdout).unwrap();
+    let most = told.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    (most.trim().trim_end_matches("kB").trim().parse().unwrap(), length)
 }
 
 #[test]

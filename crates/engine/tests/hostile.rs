@@ -5,7 +5,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use dunlin_engine::prove::{Job, Limits, ProveError, run};
+use dunlin_engine::prove::{Examination, Job, Limits, ProveError, examine, run};
 use dunlin_engine::{EngineError, Model, golden, import, of_floats};
 use dunlin_protocol::{GoldenSet, ReasonCode, cbor};
 use proptest::prelude::*;
@@ -397,6 +397,37 @@ fn wrong_golden_answers_and_hostile_files_fail_with_their_reason() {
 }
 
 #[test]
+fn a_file_is_rewritten_and_inspected_in_the_child() {
+    let folder = tempfile::tempdir().unwrap();
+    let look = |file: &[u8]| {
+        let rewritten = folder.path().join("rewritten.onnx");
+        let model = write(folder.path(), "brought.onnx", file);
+        let examination = Examination { model, rewritten: rewritten.clone(), load: true, limits: limits() };
+        examine(&child(), "engine-child", &examination).map(|found| (found, std::fs::read(rewritten).ok()))
+    };
+    let (found, rewritten) = look(&bytes(&Mlp::new().file(FREE))).unwrap();
+    assert_eq!((found.rewritten.len(), rewritten), (0, None));
+    assert_eq!(found.inspection.inputs[0].name, "x");
+
+    let foreign = bytes(&foreign("TreeEnsemble", tree_ensemble(), DataType::Float));
+    let (found, rewritten) = look(&foreign).unwrap();
+    let here = import(&foreign).unwrap();
+    assert_eq!((found.rewritten, rewritten), (here.rewritten, Some(here.onnx)));
+
+    let ProveError::Failed { reason, detail } = look(b"junk").unwrap_err() else { panic!("not refused") };
+    assert_eq!((reason, detail), (ReasonCode::ModelMalformed, import(b"junk").unwrap_err().to_string()));
+    // What a file calls its nodes does not fill the answer.
+    let long = graph(|graph| {
+        graph.node[0].op_type = "Nonsense".into();
+        graph.node[0].name = "n".repeat(1 << 20);
+    });
+    let ProveError::Failed { reason, detail } = look(&bytes(&long)).unwrap_err() else {
+        panic!("not refused")
+    };
+    assert_eq!((reason, detail.len()), (ReasonCode::ModelUnsupported, 4096));
+}
+
+#[test]
 fn memory_taken_at_run_time_kills_the_child_alone() {
     // The size follows from the input, so no look at the file can tell.
     let folder = tempfile::tempdir().unwrap();
@@ -429,8 +460,11 @@ fn a_child_that_never_answers_is_killed() {
     std::fs::set_permissions(&sleeper, mode).unwrap();
     assert_eq!(run(&sleeper, "engine-child", &job).unwrap_err().reason(), ReasonCode::ProofTimeout);
     job.limits.wall_ms = 60_000;
-    assert!(matches!(run(Path::new("/bin/true"), "engine-child", &job), Err(ProveError::Crashed { .. })));
-    assert!(matches!(run(Path::new("/nowhere"), "engine-child", &job), Err(ProveError::Start { .. })));
+    let died = run(Path::new("/bin/true"), "engine-child", &job).unwrap_err();
+    assert!(matches!(died, ProveError::Crashed { .. }), "{died}");
+    let missing = run(Path::new("/nowhere"), "engine-child", &job).unwrap_err();
+    assert!(matches!(missing, ProveError::Start { .. }), "{missing}");
+    assert_eq!((died.reason(), missing.reason()), (ReasonCode::ProofCrashed, ReasonCode::ProofCrashed));
 }
 
 proptest! {

@@ -1,4 +1,5 @@
 use dunlin_monitor::rate::{Rate, Z95};
+use dunlin_protocol::weaken::{self, Defence};
 use serde::{Deserialize, Serialize};
 
 use crate::Schedule;
@@ -293,7 +294,7 @@ fn cron(triggers: &Triggers, facts: &Facts, now_ms: Option<u64>) -> Outcome {
     let Some(text) = &triggers.cron else { return Outcome::Quiet(Quiet::NotSet) };
     let Ok(schedule) = text.parse::<Schedule>() else { return Outcome::Quiet(Quiet::BadSchedule) };
     let Some(now_ms) = now_ms else { return Outcome::Quiet(Quiet::NoClock) };
-    match schedule.due(facts.schedule_from_ms, now_ms) {
+    match schedule.due(facts.schedule_from_ms, now_ms).filter(|_| !weaken::off(Defence::Schedule)) {
         Some(due_ms) => Outcome::Fired(Cause::Cron { due_ms }),
         None => Outcome::Quiet(Quiet::NotDue { next_ms: schedule.next(now_ms) }),
     }

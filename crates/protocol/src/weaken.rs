@@ -35,11 +35,21 @@ pub enum Defence {
     Once,
     /// A download that was cut goes on where it was.
     Resume,
+    /// Inputs that moved away from the reference count as drifted.
+    Drift,
+    /// A schedule that is due starts a run.
+    Schedule,
+    /// Devices of groups that retraining leaves out are not learnt from.
+    Exclusion,
+    /// Devices of groups that are held are in no rollout.
+    Holding,
+    /// A controller goes on with the rollouts that were open when its predecessor died.
+    Takeover,
 }
 
 impl Defence {
     /// Every defence that has a switch.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Digest,
         Self::MetadataVersion,
         Self::Generation,
@@ -54,6 +64,11 @@ impl Defence {
         Self::Acknowledgement,
         Self::Once,
         Self::Resume,
+        Self::Drift,
+        Self::Schedule,
+        Self::Exclusion,
+        Self::Holding,
+        Self::Takeover,
     ];
 
     /// Its name in [`VARIABLE`].
@@ -73,6 +88,11 @@ impl Defence {
             Self::Acknowledgement => "acknowledgement",
             Self::Once => "once",
             Self::Resume => "resume",
+            Self::Drift => "drift",
+            Self::Schedule => "schedule",
+            Self::Exclusion => "exclusion",
+            Self::Holding => "holding",
+            Self::Takeover => "takeover",
         }
     }
 }

@@ -40,6 +40,7 @@ mod planner;
 mod policy;
 pub mod sequential;
 mod wave;
+mod words;
 
 pub use evidence::{Evidence, Quality, Unit};
 pub use inventory::{Inventory, Member, Paired, Progress};

@@ -1,12 +1,12 @@
 //! That the system learnt something, by itself, and that it helped.
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use dunlin_monitor::rate::Rate;
 use serde_json::Value;
 use sqlx::{Row, SqlitePool};
 
+use super::signed::Targets;
 use super::{Claim, holds};
 use crate::controller::Controller;
 use crate::operator::TASK;
@@ -65,14 +65,26 @@ pub fn started_by_itself(run: &str, cause: &str) -> Claim {
     holds(*kind == "drift" || *kind == "accuracy", format!("run {run}: {cause}"))
 }
 
-/// An alert tells of drift of the inputs since then, Unix milliseconds.
-pub async fn drift_seen(database: &SqlitePool, since_ms: u64) -> Claim {
-    let row = sqlx::query("SELECT kind, subject, detail FROM alerts WHERE kind LIKE '%drift%' AND raised_ms >= ? ORDER BY raised_ms LIMIT 1")
-        .bind(i64::try_from(since_ms)?)
+/// An alert tells that the inputs of the task drifted, in more than single devices.
+pub async fn drift_seen(database: &SqlitePool) -> Claim {
+    first_drift(database).await?.context("no alert")
+}
+
+/// No alert tells so: there is no false alarm.
+pub async fn no_drift_seen(database: &SqlitePool) -> Claim {
+    let alarm = first_drift(database).await?;
+    holds(alarm.is_none(), alarm.unwrap_or_else(|| "no alert".into()))
+}
+
+async fn first_drift(database: &SqlitePool) -> Result<Option<String>> {
+    let row = sqlx::query("SELECT kind, subject, detail FROM alerts WHERE kind = 'drift' AND subject LIKE ? ORDER BY raised_ms LIMIT 1")
+        .bind(format!("task:{TASK} %"))
         .fetch_optional(database)
-        .await?
-        .context("no alert")?;
-    Ok(format!("{} of {}: {}", row.get::<String, _>(0), row.get::<String, _>(1), row.get::<String, _>(2)))
+        .await?;
+    let told = |row: sqlx::sqlite::SqliteRow| {
+        format!("{} of {}: {}", row.get::<String, _>(0), row.get::<String, _>(1), row.get::<String, _>(2))
+    };
+    Ok(row.map(told))
 }
 
 /// Every model that a run released is better than its incumbent beyond chance, reckoned anew from the counts in the
@@ -114,7 +126,8 @@ fn at_least(k: u64, n: u64) -> f64 {
     sum
 }
 
-/// Every release of the rollout is signed by the controller's confined key alone, under the task's own names.
+/// Every release of the rollout is listed under one of the task's own names, in the role that the controller's confined
+/// key signs and in no other; that key signs nothing but this role, and no other key signs it.
 pub async fn confined(controller: &Controller, rollout: &str) -> Claim {
     let status = controller.json(&["rollout", "status", rollout]).await?;
     let releases: Vec<String> = status["plan"]["candidates"]
@@ -123,29 +136,22 @@ pub async fn confined(controller: &Controller, rollout: &str) -> Claim {
         .iter()
         .filter_map(|release| release.as_str().map(str::to_owned))
         .collect();
-    let folder = controller.data.join("repo/image");
-    let (offline, online) = (newest(&folder, ".targets.json")?, newest(&folder, ".retrained.json")?);
+    let (offline, online) = (Targets::offline(controller)?, Targets::retrained(controller)?);
+    let apart = online.by_its_own_keys() && offline.by_its_own_keys() && !online.shares_a_key_with(&offline);
     let alone = releases.iter().all(|release| {
-        let name = format!("{}.json", release.replace('@', "."));
-        name.starts_with(&format!("auto.{TASK}."))
-            && online["signed"]["targets"].get(&name).is_some()
-            && offline["signed"]["targets"].get(&name).is_none()
+        release.starts_with(&format!("auto.{TASK}."))
+            && online.entry(release).is_some()
+            && offline.entry(release).is_none()
     });
-    holds(alone && !releases.is_empty(), releases.join(", "))
-}
-
-/// The highest version of a metadata file.
-fn newest(folder: &Path, suffix: &str) -> Result<Value> {
-    let mut files: Vec<(u64, PathBuf)> = std::fs::read_dir(folder)?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let number = path.file_name()?.to_str()?.strip_suffix(suffix)?.parse().ok()?;
-            Some((number, path))
-        })
-        .collect();
-    files.sort();
-    let (_, path) = files.last().with_context(|| format!("no *{suffix} in {}", folder.display()))?;
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    holds(
+        alone && apart && !releases.is_empty(),
+        format!(
+            "{}; signed by {}, the others by {}",
+            releases.join(", "),
+            online.signers(),
+            offline.signers()
+        ),
+    )
 }
 
 #[cfg(test)]

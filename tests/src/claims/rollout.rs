@@ -59,6 +59,65 @@ pub async fn promoted(database: &SqlitePool, rollout: &str) -> Claim {
     holds(state == "promoted", state)
 }
 
+/// The devices of a rollout's canary, and how far its plans had come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canary {
+    /// The devices.
+    pub devices: BTreeSet<String>,
+    /// Generation of the newest plan.
+    pub generation: i64,
+    /// Number of the newest row of the audit log.
+    pub audited: i64,
+}
+
+/// The canary of a rollout as the database has it.
+pub async fn canary(database: &SqlitePool, rollout: &str) -> Result<Canary> {
+    let (_, plan) = plans(database, rollout).await?.pop().context("a plan")?;
+    let members = plan["members"].as_object().context("members")?;
+    let devices = members
+        .iter()
+        .filter(|(_, previous)| previous["wave"] == 0)
+        .map(|(device, _)| device.clone())
+        .collect();
+    let audited = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM audit").fetch_one(database).await?;
+    Ok(Canary { devices, generation: plan["generation"].as_i64().context("a generation")?, audited })
+}
+
+/// Parents and bodies of a rollout's plans, oldest first.
+async fn plans(database: &SqlitePool, rollout: &str) -> Result<Vec<(Option<i64>, Value)>> {
+    let rows = sqlx::query("SELECT parent, body FROM plans WHERE rollout = ? ORDER BY generation")
+        .bind(rollout)
+        .fetch_all(database)
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0), serde_json::from_str(&row.get::<String, _>(1))?))).collect()
+}
+
+/// A rollout that stood so when its controller died was taken up and promoted by its successor: each plan follows the
+/// one before, the canary is the same, and no operator gave an order since.
+pub async fn taken_up(database: &SqlitePool, rollout: &str, before: &Canary) -> Claim {
+    promoted(database, rollout).await?;
+    let plans = plans(database, rollout).await?;
+    let generations: Vec<i64> = plans.iter().filter_map(|(_, plan)| plan["generation"].as_i64()).collect();
+    let unbroken = plans.first().is_some_and(|(parent, _)| parent.is_none())
+        && plans.iter().skip(1).zip(&generations).all(|((parent, _), before)| *parent == Some(*before));
+    let now = canary(database, rollout).await?;
+    let orders: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM audit WHERE no > ?1 AND what = 'rollout.order' AND json_extract(before, '$.rollout') = ?2",
+    )
+    .bind(before.audited)
+    .bind(rollout)
+    .fetch_one(database)
+    .await?;
+    let further = generations.iter().filter(|generation| **generation > before.generation).count();
+    holds(
+        unbroken && further > 0 && now.devices == before.devices && orders == 0,
+        format!(
+            "plan {} was followed by {further}, each made from the one before; canary {:?} before, {:?} after; {orders} orders",
+            before.generation, before.devices, now.devices
+        ),
+    )
+}
+
 /// `dunlin rollout watch` ends with the exit code that tells a pipeline so.
 pub async fn told_to_pipelines(controller: &Controller, rollout: &str) -> Claim {
     let watched = controller.try_run(&["rollout", "watch", rollout, "--timeout", "5s"]).await?;

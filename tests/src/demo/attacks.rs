@@ -5,18 +5,17 @@ use anyhow::{Context, Result};
 use dunlin_protocol::{Assignment, DeviceId, RepoFiles};
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims;
-use dunlin_tests::digits::{AGED, views};
-use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::operator::TASK;
 use sqlx::SqlitePool;
 
+use crate::desk::Made;
 use crate::report::Report;
-
 use crate::world::{CLASSES, World};
 
 /// How long a device may take to report.
 const LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
+pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) -> Result<()> {
     report.act("attacks");
     let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
     let database = world.database().await?;
@@ -33,21 +32,20 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     let since = claims::last_indicator(&database).await?;
     attacker.push(&victim, old).await.context("replaying over the broker")?;
     report.say("on the broker, with the stolen controller identity: an older director document is replayed");
+    // All is sent before anything is waited for: who takes the controller's session over delays what devices report.
+    let foreign = attacker.forge(&frozen, |assignment: &mut Assignment| assignment.device = other.clone())?;
+    attacker.push(&frozen, foreign).await?;
+    report.say(&format!("with the stolen online keys: an assignment meant for {other} is sent to {frozen}"));
     report.check(
         "a replayed older director document is refused",
         claims::refused(&database, victim.as_str(), "metadata_rollback", since, LIMIT).await,
     );
-
-    let foreign = attacker.forge(&frozen, |assignment: &mut Assignment| assignment.device = other.clone())?;
-    let since = claims::last_indicator(&database).await?;
-    attacker.push(&frozen, foreign).await?;
-    report.say(&format!("with the stolen online keys: an assignment meant for {other} is sent to {frozen}"));
     report.check(
         "an assignment meant for another device is refused",
         claims::refused(&database, frozen.as_str(), "wrong_device", since, LIMIT).await,
     );
 
-    tampered(world, report, &database).await?;
+    tampered(world, report, &database, made).await?;
     report.check(
         "no attack moved a model",
         claims::no_model_moved(&[&world.agents[0], &world.agents[last]], &before).await,
@@ -70,32 +68,24 @@ pub(crate) fn steal_director(world: &World, device: &DeviceId) -> Result<()> {
 }
 
 /// Changes one byte of a freshly approved model in the artifact store, and rolls it out.
-async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool) -> Result<()> {
-    let folder = world.out.join("world/tampered-model");
-    let images = views(&world.pools.training, AGED, 1, 4);
-    let result = train(&world.controller, &folder, &images, &["logistic"], 11).await?;
-    let candidate = result["candidates"].as_array().and_then(|all| all.first()).context("a candidate")?;
-    let id = candidate["id"].as_str().context("id")?;
-    let release = push(&world.controller, &folder, id, "meter-tampered", candidate).await?;
+async fn tampered(world: &mut World, report: &mut Report, database: &SqlitePool, made: &Made) -> Result<()> {
+    let release = &made.tampered;
     let keys = world.controller.keys.join("private").display().to_string();
-    world.controller.json(&["model", "approve", &release, "--keys", &keys]).await?;
-    let digest = candidate["files"]["model.onnx"]["digest"].as_str().context("the model's digest")?;
-    Attacker::new(&world.controller.data, world.controller.mqtt).tamper(digest)?;
+    world.controller.json(&["model", "approve", release, "--keys", &keys]).await?;
+    Attacker::new(&world.controller.data, world.controller.mqtt).tamper(&made.digest)?;
     report.say(&format!("in the artifact store: one bit of {release} is flipped after it was signed"));
     let since = claims::last_indicator(database).await?;
-    let created = world
-        .controller
-        .json(&["rollout", "create", "--task", TASK, &release, "--cause", "tampered"])
-        .await?;
+    let created =
+        world.controller.json(&["rollout", "create", "--task", TASK, release, "--cause", "tampered"]).await?;
     let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?.to_owned();
     let all: Vec<&str> = world.agents.iter().map(|agent| agent.id.as_str()).collect();
     report.check(
         "a tampered artifact is refused",
-        claims::tampering_refused(database, &release, &all, since, LIMIT).await,
+        claims::tampering_refused(database, release, &all, since, LIMIT).await,
     );
     report.check(
         "the tampered artifact never answered a request",
-        claims::never_answered(database, &release, &all).await,
+        claims::never_answered(database, release, &all).await,
     );
     // The rollout may have stopped by itself already; either way it must not go on.
     drop(world.controller.try_run(&["rollout", "abort", &rollout]).await?);

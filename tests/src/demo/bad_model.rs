@@ -3,12 +3,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dunlin_tests::claims;
-use dunlin_tests::digits::{AGED, views};
-use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::operator::TASK;
 
-use crate::ageing::follow;
+use crate::desk::Made;
+use crate::gate::follow;
 use crate::report::Report;
-
 use crate::world::{CLASSES, World};
 
 /// How long the gate may take.
@@ -16,24 +15,15 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// How long the return may take.
 const RETURN_LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
+pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) -> Result<()> {
     report.act("a bad model, properly signed");
     let serving = claims::serving(&world.database().await?).await?;
-    // An honest mistake: the labels of half of the classes were swapped before training.
-    let mut images = views(&world.pools.training, AGED, 1, 3);
-    for image in &mut images {
-        image.digit = (image.digit + 5) % 10;
-    }
-    let folder = world.out.join("world/bad-model");
-    let result = train(&world.controller, &folder, &images, &["logistic"], 7).await?;
-    let candidate = result["candidates"].as_array().and_then(|all| all.first()).context("a candidate")?;
-    let id = candidate["id"].as_str().context("id")?;
-    let bad = push(&world.controller, &folder, id, "meter-swapped", candidate).await?;
+    let bad = &made.bad;
     let keys = world.controller.keys.join("private").display().to_string();
-    world.controller.json(&["model", "approve", &bad, "--keys", &keys]).await?;
+    world.controller.json(&["model", "approve", bad, "--keys", &keys]).await?;
     let created = world
         .controller
-        .json(&["rollout", "create", "--task", TASK, &bad, "--cause", "swapped labels"])
+        .json(&["rollout", "create", "--task", TASK, bad, "--cause", "swapped labels"])
         .await?;
     let rollout = created["plan"]["rollout"]
         .as_str()
@@ -51,11 +41,11 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     );
     report.check(
         "nobody outside the canary ran it",
-        claims::only_the_canary_ran(&world.controller, &database, &rollout, &bad, CLASSES.len()).await,
+        claims::only_the_canary_ran(&world.controller, &database, &rollout, bad, CLASSES.len()).await,
     );
     report.check(
         "its devices went back to what they ran before",
-        claims::returned(&database, &bad, &serving, RETURN_LIMIT).await,
+        claims::returned(&database, bad, &serving, RETURN_LIMIT).await,
     );
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::time::Instant;
 use anyhow::Result;
 use dunlin_tests::claims::Claim as Checked;
 
+use crate::plot::escape;
+
 /// A claim and whether it was seen to be true.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -28,17 +30,19 @@ pub(crate) struct Report {
     entries: Vec<Entry>,
     pub(crate) claims: Vec<Claim>,
     sections: Vec<(String, String)>,
-}
-
-/// A line of a chart.
-pub(crate) struct Series {
-    pub(crate) name: String,
-    pub(crate) points: Vec<(f64, f64)>,
+    /// Titles of the acts, and when they began.
+    acts: Vec<(String, f64)>,
 }
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { begin: Instant::now(), entries: Vec::new(), claims: Vec::new(), sections: Vec::new() }
+        Self {
+            begin: Instant::now(),
+            entries: Vec::new(),
+            claims: Vec::new(),
+            sections: Vec::new(),
+            acts: Vec::new(),
+        }
     }
 
     /// Seconds since the beginning.
@@ -50,6 +54,7 @@ impl Report {
     pub(crate) fn act(&mut self, title: &str) {
         println!();
         self.say(&format!("— {title} —"));
+        self.acts.push((title.into(), self.now()));
     }
 
     /// Tells what just happened.
@@ -70,6 +75,24 @@ impl Report {
     pub(crate) fn check(&mut self, text: &str, claim: Checked) {
         let held = claim.is_ok();
         self.claim(text, held, claim.unwrap_or_else(|error| format!("{error:#}")));
+    }
+
+    /// Adds how long each act took, and all of them together.
+    pub(crate) fn times(&mut self) {
+        let now = self.now();
+        let ends = self.acts.iter().skip(1).map(|(_, at)| *at).chain([now]);
+        let mut rows: Vec<Vec<String>> = self
+            .acts
+            .iter()
+            .zip(ends)
+            .map(|((title, from), to)| vec![title.clone(), format!("{:.0} s", to - from)])
+            .collect();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        rows.push(vec![
+            format!("in all, on {processors} processors"),
+            format!("{now:.0} s = {:.1} minutes", now / 60.0),
+        ]);
+        self.table("How long it took", &["act", "time"], &rows);
     }
 
     /// Adds a table.
@@ -113,9 +136,9 @@ impl Report {
         self.sections.push((title.into(), format!("<pre>{}</pre>", escape(text))));
     }
 
-    /// Adds a line chart of shares over seconds, with marks at events.
-    pub(crate) fn chart(&mut self, title: &str, series: &[Series], marks: &[(f64, &str)]) {
-        self.sections.push((title.into(), chart(series, marks)));
+    /// Adds a plot.
+    pub(crate) fn plot(&mut self, title: &str, svg: String) {
+        self.sections.push((title.into(), svg));
     }
 
     /// Whether every claim was seen to be true.
@@ -152,53 +175,4 @@ impl Report {
         std::fs::write(path, page)?;
         Ok(())
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-const COLOURS: [&str; 6] = ["#0969da", "#cf222e", "#1a7f37", "#8250df", "#bf8700", "#57606a"];
-
-fn chart(series: &[Series], marks: &[(f64, &str)]) -> String {
-    const WIDTH: f64 = 900.0;
-    const HEIGHT: f64 = 320.0;
-    const LEFT: f64 = 45.0;
-    const TOP: f64 = 30.0;
-    let end = series.iter().flat_map(|s| &s.points).map(|p| p.0).fold(1.0, f64::max);
-    let x = |at: f64| LEFT + at / end * (WIDTH - LEFT - 10.0);
-    let y = |share: f64| TOP + (1.0 - share) * (HEIGHT - TOP - 40.0);
-    let mut svg =
-        format!("<svg viewBox='0 0 {WIDTH} {HEIGHT}' font-size='11' font-family='system-ui,sans-serif'>");
-    for step in 0..=5 {
-        let share = f64::from(step) / 5.0;
-        let at = y(share);
-        svg += &format!(
-            "<line x1='{LEFT}' x2='{WIDTH}' y1='{at}' y2='{at}' stroke='#d8dee4'/><text x='5' y='{}'>{:.0} %</text>",
-            at + 4.0,
-            share * 100.0
-        );
-    }
-    for (i, (at, text)) in marks.iter().enumerate() {
-        let at = x(*at);
-        let row = TOP - 18.0 + 11.0 * (i % 2) as f64;
-        svg += &format!(
-            "<line x1='{at}' x2='{at}' y1='{TOP}' y2='{}' stroke='#57606a' stroke-dasharray='3'/><text x='{at}' y='{row}'>{}</text>",
-            HEIGHT - 40.0,
-            escape(text)
-        );
-    }
-    for (i, line) in series.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
-        let points: String =
-            line.points.iter().map(|(at, share)| format!("{:.1},{:.1} ", x(*at), y(*share))).collect();
-        svg += &format!("<polyline fill='none' stroke='{colour}' stroke-width='2' points='{points}'/>");
-        svg += &format!(
-            "<text x='{}' y='{}' fill='{colour}'>■ {}</text>",
-            LEFT + 210.0 * i as f64,
-            HEIGHT - 8.0,
-            escape(&line.name)
-        );
-    }
-    svg + &format!("<text x='{}' y='{}'>{end:.0} s</text></svg>", WIDTH - 45.0, HEIGHT - 24.0)
 }

@@ -1,18 +1,19 @@
 //! The fleet and everything that is asked of it.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
-use dunlin_monitor::rate::Rate;
 use dunlin_tests::agent::Agent;
 use dunlin_tests::controller::Controller;
 use dunlin_tests::digits::{NEW, Pools};
 use dunlin_tests::traffic::{Camera, Scene};
+use futures_util::future::try_join_all;
 use sqlx::SqlitePool;
 use tokio::task::JoinSet;
 
-use crate::report::{Report, Series};
+use crate::charts::Drifts;
+use crate::desk::Desk;
 
 /// Hardware classes; device `i` is of class `i % 3`.
 pub(crate) const CLASSES: [&str; 3] = ["beaglebone-black", "raspberry-pi-zero-2w", "raspberry-pi-4"];
@@ -45,6 +46,16 @@ retry_min_s = 1
 retry_max_s = 5
 ";
 
+/// Devices that start at the same time, so that a small machine is not swamped.
+pub(crate) const START_AT_ONCE: usize = 6;
+
+/// Starts an agent and tells the application beside it where it listens.
+pub(crate) async fn start(agent: &mut Agent, camera: &Camera) -> Result<()> {
+    agent.start().await?;
+    *camera.api.lock().expect("no holder panics") = agent.api;
+    Ok(())
+}
+
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) out: PathBuf,
@@ -53,6 +64,10 @@ pub(crate) struct World {
     pub(crate) scene: Arc<Scene>,
     pub(crate) pools: Pools,
     pub(crate) traffic: JoinSet<()>,
+    /// What the controller says of drift, as it is watched.
+    pub(crate) drifts: Drifts,
+    /// What the operator makes meanwhile.
+    pub(crate) desk: Option<Desk>,
     pub(crate) marks: Vec<(f64, &'static str)>,
     /// Releases that any device may run without a rollout.
     pub(crate) pool: BTreeSet<String>,
@@ -87,6 +102,8 @@ impl World {
             scene: Scene::new(cameras, NEW),
             pools: Pools::new(17),
             traffic: JoinSet::new(),
+            drifts: Drifts::default(),
+            desk: None,
             marks: Vec::new(),
             pool: BTreeSet::new(),
             database: None,
@@ -105,8 +122,21 @@ impl World {
 
     /// Starts agent `index` and tells the application where it listens.
     pub(crate) async fn start_agent(&mut self, index: usize) -> Result<()> {
-        self.agents[index].start().await?;
-        *self.scene.cameras[index].api.lock().expect("no holder panics") = self.agents[index].api;
+        start(&mut self.agents[index], &self.scene.cameras[index]).await
+    }
+
+    /// Tells every agent to end, and waits until all have.
+    pub(crate) async fn stop_agents(&mut self) -> Result<()> {
+        try_join_all(self.agents.iter_mut().map(Agent::stop)).await.map(drop)
+    }
+
+    /// Starts every agent.
+    pub(crate) async fn start_agents(&mut self) -> Result<()> {
+        for (agents, cameras) in
+            self.agents.chunks_mut(START_AT_ONCE).zip(self.scene.cameras.chunks(START_AT_ONCE))
+        {
+            try_join_all(agents.iter_mut().zip(cameras).map(|(agent, camera)| start(agent, camera))).await?;
+        }
         Ok(())
     }
 
@@ -114,37 +144,19 @@ impl World {
     pub(crate) fn mark(&mut self, text: &'static str) {
         self.marks.push((self.scene.now(), text));
     }
+}
 
-    /// The chart of accuracy over time, managed and held devices apart.
-    pub(crate) fn chart(&self, report: &mut Report) {
-        const STEP_S: f64 = 4.0;
-        let mut sums: BTreeMap<(bool, u32), Rate> = BTreeMap::new();
-        for seen in self.scene.seen() {
-            let bucket = (seen.at / STEP_S) as u32;
-            let sum =
-                sums.entry((self.scene.cameras[seen.camera].held, bucket)).or_insert(Rate { hits: 0, n: 0 });
-            sum.n += 1;
-            sum.hits += u64::from(seen.right);
-        }
-        let series =
-            [(false, "managed devices"), (true, "devices that are not retrained")].map(|(held, name)| {
-                Series {
-                    name: name.into(),
-                    points: sums
-                        .iter()
-                        .filter(|((of, _), _)| *of == held)
-                        .filter_map(|((_, bucket), rate)| {
-                            Some(((f64::from(*bucket) + 0.5) * STEP_S, rate.value()?))
-                        })
-                        .collect(),
-                }
-            });
-        if series.iter().any(|line| !line.points.is_empty()) {
-            report.chart(
-                "Share of right answers on the stream, as the applications saw it",
-                &series,
-                &self.marks,
-            );
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_configured_are_lengths_of_time_and_no_threshold() {
+        for text in [CONTROLLER_CONFIG, AGENT_CONFIG] {
+            let config: toml::Table = toml::from_str(text).unwrap();
+            let keys = config.values().filter_map(toml::Value::as_table).flat_map(toml::Table::keys);
+            let other: Vec<_> = keys.filter(|key| !key.ends_with("_ms") && !key.ends_with("_s")).collect();
+            assert!(other.is_empty(), "{other:?}");
         }
     }
 }

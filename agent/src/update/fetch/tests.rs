@@ -30,7 +30,7 @@ impl Fetcher {
 
 /// As demanding as [`PACE`], in less time.
 const BRISK: Pace =
-    Pace { silence: Duration::from_millis(1500), stretch: Duration::from_millis(500), bytes_min: 4 * 1024 };
+    Pace { silence: Duration::from_millis(1500), stretch: Duration::from_secs(2), bytes_min: 4 * 1024 };
 
 /// What the server does with one request.
 #[derive(Clone, Copy)]
@@ -290,7 +290,7 @@ async fn a_server_that_is_slower_than_any_link_is_left() {
 #[tokio::test]
 async fn a_slow_link_that_moves_on_is_stayed_with() {
     let enough = Act::Trickle(2048, Duration::from_millis(100));
-    let case = case(12 * 1024, vec![enough]).await;
+    let case = case(64 * 1024, vec![enough]).await;
     let fault = case.fetch().await.unwrap_err().fault();
     assert!(matches!(fault, Fault::Wrong { reason: ReasonCode::LengthMismatch, .. }), "{fault:?}");
 }

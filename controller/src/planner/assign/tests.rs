@@ -2,8 +2,8 @@ use dunlin_protocol::{Arch, Budgets, DeviceProfile, Phase, ReasonCode};
 use dunlin_rollout::{Plan, Policy, Previous};
 
 use super::*;
-use crate::planner::DeviceOutcome;
-use crate::store::DeviceState;
+use crate::planner::{DeviceOutcome, TaskRow};
+use crate::store::{DeviceState, Read};
 
 const NOW_MS: u64 = 50_000_000;
 const MINUTE_MS: u64 = 60_000;
@@ -84,6 +84,29 @@ fn committed(champion: &str, received_ms: u64) -> DeviceOutcome {
     }
 }
 
+#[test]
+fn what_stands_still_stays_as_the_device_was_told() {
+    let (definition, device, assigned) = (definition(), device(), told("old@1", 0));
+    let read = |damaged: &[(&str, &str)]| Read::<TaskRow> {
+        rows: Vec::new(),
+        damaged: damaged.iter().map(|(row, task)| ((*row).to_owned(), (*task).to_owned())).collect(),
+    };
+    let none = Read::<RolloutRow> { rows: Vec::new(), damaged: BTreeMap::new() };
+    let view = DeviceView { row: &device, installed: None, assigned: Some(&assigned) };
+    let damaged = Still::new(&read(&[("meter", "meter")]), &none);
+    assert!(damaged.any() && damaged.holds(&definition.task));
+    let desired = desire(&view, (&[], &damaged), &BTreeMap::new(), NOW_MS);
+    assert_eq!(desired.tasks, assigned.assignment.tasks);
+    assert!(desired.decisions.is_empty());
+    // A row whose id is damaged too may be the definition of anything that has none.
+    let nameless = Still::new(&read(&[("m\u{0}", "m\u{0}")]), &none);
+    assert_eq!(desire(&view, (&[], &nameless), &BTreeMap::new(), NOW_MS).tasks, assigned.assignment.tasks);
+    // A task that is gone is not kept.
+    let sound = Still::new(&read(&[]), &none);
+    assert!(!sound.any());
+    assert!(desire(&view, (&[], &sound), &BTreeMap::new(), NOW_MS).tasks.is_empty());
+}
+
 fn look(rollouts: Vec<&RolloutRow>, outcomes: Vec<DeviceOutcome>, assigned: &AssignmentRow) -> Desired {
     let (definition, device) = (definition(), device());
     let task = TaskView {
@@ -96,7 +119,7 @@ fn look(rollouts: Vec<&RolloutRow>, outcomes: Vec<DeviceOutcome>, assigned: &Ass
     let approved = [("old@1", 700_000), ("new@1", 990_000), ("try@1", 990_000)]
         .map(|(name, ppm)| (release(name), self::approved(ppm)));
     let view = DeviceView { row: &device, installed: None, assigned: Some(assigned) };
-    desire(&view, &[task], &BTreeMap::from(approved), NOW_MS)
+    desire(&view, (&[task], &Still::default()), &BTreeMap::from(approved), NOW_MS)
 }
 
 fn champion(desired: &Desired) -> String {

@@ -57,6 +57,7 @@ impl Child {
         let mut process = Command::new(exe)
             .arg(verb)
             .env_clear()
+            .envs([crate::tie()])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -137,7 +138,7 @@ pub fn child_main() -> ExitCode {
     let Some(task) = task.and_then(|frame| cbor::decode::<Task>(&frame, FRAME_BYTES_MAX).ok()) else {
         return ExitCode::from(2);
     };
-    if limit(&task.limits).is_err() {
+    if limit(&task.limits, 0).is_err() {
         return ExitCode::from(3);
     }
     let (model, reply) = match load(&task.model) {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_protocol::{DType, TensorSpec};
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
@@ -27,7 +28,7 @@ pub const NODES_MAX: usize = 20_000;
 const PORTS_MAX: usize = 64;
 
 /// What an ONNX file declares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspection {
     /// Inputs, batch first; -1 where the request chooses.
     pub inputs: Vec<TensorSpec>,

@@ -19,7 +19,7 @@ mod words;
 use std::collections::BTreeMap;
 
 use prost::Message;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tract_onnx::pb;
 
 use crate::EngineError;
@@ -43,7 +43,7 @@ pub struct Imported {
 }
 
 /// One kind of change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rewrite {
     /// The operator (`domain/Name`) or feature.
     pub what: String,

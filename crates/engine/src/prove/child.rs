@@ -9,7 +9,8 @@ use std::time::Instant;
 use dunlin_protocol::{GoldenSet, ReasonCode, TensorData};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{Answer, Job, Limits, Proof};
+use super::examine::look;
+use super::{Answer, Job, Limits, Proof, Request};
 use crate::golden::row_of;
 use crate::{EngineError, MODEL_BYTES_MAX, Model, anchor_score_ppm, max_error_ppm};
 
@@ -22,35 +23,48 @@ const REPEAT_MAX: u32 = 10_000;
 /// Runs before timing starts, to fill caches and the pool of states.
 const WARM_UP: usize = 5;
 
-type Failure = (ReasonCode, String);
+/// Longest text about a failure, bytes: it may quote what a hostile file calls its nodes.
+const DETAIL_BYTES_MAX: usize = 4096;
 
-/// What the hidden verb of a program does: sets this process's limits, loads and replays the model named by the
-/// job on standard input, and prints the result. Call it first thing in `main`, before any thread is started.
+pub(super) type Failure = (ReasonCode, String);
+
+/// What the hidden verb of a program does: sets this process's limits, examines or proves the model named by the
+/// request on standard input, and prints the result. Call it first thing in `main`, before any thread is started.
 pub fn child_main() -> ExitCode {
     let mut text = Vec::new();
     let read = io::stdin().lock().take(JOB_BYTES_MAX).read_to_end(&mut text);
-    let job: Job = match read.map_err(serde_json::Error::io).and_then(|_| serde_json::from_slice(&text)) {
-        Ok(job) => job,
-        Err(_) => return ExitCode::from(2),
+    let request: Request =
+        match read.map_err(serde_json::Error::io).and_then(|_| serde_json::from_slice(&text)) {
+            Ok(request) => request,
+            Err(_) => return ExitCode::from(2),
+        };
+    let written_max = match &request {
+        Request::Prove(_) => 0,
+        Request::Examine(_) => MODEL_BYTES_MAX as u64,
     };
-    if limit(&job.limits).is_err() {
+    if limit(request.limits(), written_max).is_err() {
         return ExitCode::from(3);
     }
-    let answer = match prove(&job) {
-        Ok(proof) => Answer::Proved(proof),
-        Err((reason, detail)) => Answer::Failed { reason, detail },
+    let answer = match &request {
+        Request::Prove(job) => prove(job).map(Answer::Proved),
+        Request::Examine(examination) => look(examination).map(Answer::Examined),
     };
+    let answer = answer.unwrap_or_else(|(reason, mut detail)| {
+        detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        Answer::Failed { reason, detail }
+    });
     let printed = serde_json::to_vec(&answer)
         .map_err(io::Error::from)
         .and_then(|text| io::stdout().lock().write_all(&text));
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(4) }
 }
 
-pub(crate) fn limit(limits: &Limits) -> rustix::io::Result<()> {
+/// Sets this process's limits for good; `written_max` is the longest file it may write, bytes.
+pub(crate) fn limit(limits: &Limits, written_max: u64) -> rustix::io::Result<()> {
     let exactly = |n: u64| Rlimit { current: Some(n), maximum: Some(n) };
     // A core file of a hostile model would fill the disk and hold what is in memory.
     setrlimit(Resource::Core, exactly(0))?;
-    setrlimit(Resource::Fsize, exactly(0))?;
+    setrlimit(Resource::Fsize, exactly(written_max))?;
     setrlimit(Resource::As, exactly(limits.address_space_bytes))?;
     // The soft limit ends the process with a signal that tells why; the hard one comes after it.
     let cpu = limits.cpu_s.max(1);
@@ -86,7 +100,7 @@ fn prove(job: &Job) -> Result<Proof, Failure> {
     Ok(Proof { latency_us_p50, peak_bytes, max_error_ppm, anchor_score_ppm })
 }
 
-fn load(e: EngineError) -> Failure {
+pub(super) fn load(e: EngineError) -> Failure {
     (e.reason(), e.to_string())
 }
 
@@ -126,7 +140,7 @@ fn set(path: &Path) -> Result<GoldenSet, Failure> {
     Ok(set)
 }
 
-fn file(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
+pub(super) fn file(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
     let fail = |detail: String| (ReasonCode::ProofCrashed, format!("reading {}: {detail}", path.display()));
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! Proving: a model is loaded and replayed in a child process under limits before anything trusts it.
+//! Proving: a model is looked into, loaded and replayed in a child process under limits before anything trusts it.
 //!
 //! A hostile or broken model can exhaust memory, run for ever or crash the process it is loaded in, and not all of
 //! that shows in the file. So the first load happens in a child: the program's own executable, started with a
@@ -9,6 +9,7 @@
 //! their stacks.
 
 mod child;
+mod examine;
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -22,8 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use child::child_main;
 pub(crate) use child::limit;
+pub use examine::{Examination, Examined, examine};
 
-/// Most bytes the child may answer; its answer is one short JSON object.
+/// Most bytes of a proof's answer: one short JSON object.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// How often the parent looks whether the child has ended.
 const POLL: Duration = Duration::from_millis(5);
@@ -112,11 +114,29 @@ impl ProveError {
     }
 }
 
+/// What the child is told.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Request {
+    Prove(Job),
+    Examine(Examination),
+}
+
+impl Request {
+    fn limits(&self) -> &Limits {
+        match self {
+            Self::Prove(job) => &job.limits,
+            Self::Examine(examination) => &examination.limits,
+        }
+    }
+}
+
 /// What the child prints.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Proved(Proof),
+    Examined(Examined),
     Failed { reason: ReasonCode, detail: String },
 }
 
@@ -126,25 +146,39 @@ enum Answer {
 /// # Errors
 /// Why there is no proof; [`ProveError::reason`] is what to report.
 pub fn run(exe: &Path, verb: &str, job: &Job) -> Result<Proof, ProveError> {
+    match ask(exe, verb, &Request::Prove(job.clone()), ANSWER_BYTES_MAX)? {
+        Answer::Proved(proof) => Ok(proof),
+        Answer::Failed { reason, detail } => Err(ProveError::Failed { reason, detail }),
+        Answer::Examined(_) => Err(unreadable()),
+    }
+}
+
+fn unreadable() -> ProveError {
+    ProveError::Crashed { status: "it answered nothing that can be read".into() }
+}
+
+/// Starts the child, tells it what to do and waits for its answer, of at most `answer_max` bytes.
+fn ask(exe: &Path, verb: &str, request: &Request, answer_max: u64) -> Result<Answer, ProveError> {
     let start = |source| ProveError::Start { exe: exe.to_owned(), source };
     let mut child = Command::new(exe)
         .arg(verb)
         .env_clear()
+        .envs([crate::tie()])
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(start)?;
-    let told = tell(&mut child, job);
+    let told = tell(&mut child, request);
     let mut stdout = child.stdout.take().expect("standard output was asked for above");
     // Read beside the wait: a child that prints more than the pipe holds would never end.
     let reader = thread::spawn(move || {
         let mut text = Vec::new();
-        let read = stdout.by_ref().take(ANSWER_BYTES_MAX).read_to_end(&mut text);
+        let read = stdout.by_ref().take(answer_max).read_to_end(&mut text);
         read.map(|_| text)
     });
-    let status = wait(&mut child, Duration::from_millis(job.limits.wall_ms)).map_err(start)?;
+    let status = wait(&mut child, Duration::from_millis(request.limits().wall_ms)).map_err(start)?;
     let text = reader.join().ok().and_then(Result::ok).unwrap_or_default();
     let Some(status) = status else { return Err(ProveError::Timeout { what: "time" }) };
     if status.signal() == Some(rustix::process::Signal::XCPU.as_raw()) {
@@ -153,16 +187,12 @@ pub fn run(exe: &Path, verb: &str, job: &Job) -> Result<Proof, ProveError> {
     if !status.success() || told.is_err() {
         return Err(ProveError::Crashed { status: status.to_string() });
     }
-    match serde_json::from_slice(&text) {
-        Ok(Answer::Proved(proof)) => Ok(proof),
-        Ok(Answer::Failed { reason, detail }) => Err(ProveError::Failed { reason, detail }),
-        Err(_) => Err(ProveError::Crashed { status: "it answered nothing that can be read".into() }),
-    }
+    serde_json::from_slice(&text).map_err(|_| unreadable())
 }
 
-fn tell(child: &mut Child, job: &Job) -> std::io::Result<()> {
+fn tell(child: &mut Child, request: &Request) -> std::io::Result<()> {
     let mut stdin = child.stdin.take().expect("standard input was asked for");
-    stdin.write_all(&serde_json::to_vec(job)?)
+    stdin.write_all(&serde_json::to_vec(request)?)
 }
 
 /// Waits for the child; `None` if it had to be killed at the limit.

@@ -1,0 +1,120 @@
+//! What a training worker does to itself before it looks at its job: limits, and a view of its own folder alone.
+use std::io;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope, path_beneath_rules,
+};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+/// What is asked of the kernel: files, TCP, and other processes' abstract sockets and signals. A kernel that has less of
+/// it gives what it has.
+const ASKED: ABI = ABI::V6;
+
+/// Limits of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerLimits {
+    /// Processor time, seconds.
+    pub cpu_s: u64,
+    /// Address space, bytes.
+    pub memory_bytes: u64,
+}
+
+/// How far the kernel confines a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confined {
+    /// To its folder, without TCP.
+    Wholly,
+    /// The kernel knows a part of it.
+    Partly,
+    /// The kernel knows nothing of it.
+    Not,
+}
+
+impl Confined {
+    /// The same for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Wholly => "confined to the job folder, without network",
+            Self::Partly => "confined in part: this kernel does not have all of Landlock that is asked for",
+            Self::Not => "not confined: this kernel has no Landlock",
+        }
+    }
+}
+
+/// Sets the limits of this process.
+///
+/// # Errors
+/// The system refuses.
+pub fn limit(limits: WorkerLimits) -> io::Result<()> {
+    let exactly = |n: u64| Rlimit { current: Some(n), maximum: Some(n) };
+    setrlimit(Resource::Core, exactly(0))?;
+    setrlimit(Resource::As, exactly(limits.memory_bytes))?;
+    Ok(setrlimit(Resource::Cpu, exactly(limits.cpu_s))?)
+}
+
+/// Takes from this thread, and from every thread it starts, all files but those below `dir`, the starting of programs,
+/// and TCP. To be called before other threads are there.
+///
+/// # Errors
+/// The folder can not be opened, or the kernel refuses what it knows.
+pub fn confine(dir: &Path) -> Result<Confined, RulesetError> {
+    let files = AccessFs::from_all(ASKED);
+    let status = Ruleset::default()
+        .handle_access(files)?
+        .handle_access(AccessNet::from_all(ASKED))?
+        .scope(Scope::from_all(ASKED))?
+        .create()?
+        .add_rules(path_beneath_rules([dir], files & !BitFlags::from(AccessFs::Execute)))?
+        .restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => Confined::Wholly,
+        RulesetStatus::PartiallyEnforced => Confined::Partly,
+        RulesetStatus::NotEnforced => Confined::Not,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn a_confined_thread_reads_its_folder_and_neither_others_nor_sockets() {
+        let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let secret = other.path().join("dunlin.db");
+        std::fs::write(&secret, "rows").unwrap();
+        std::fs::write(own.path().join("job.json"), "{}").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // What is taken is taken from one thread, which ends.
+        let (confined, probes) = std::thread::scope(|scope| {
+            let probe = || {
+                let confined = confine(own.path()).unwrap();
+                let kind = |result: io::Result<()>| result.err().map(|error| error.kind());
+                let probes = [
+                    kind(std::fs::read(own.path().join("job.json")).map(drop)),
+                    kind(std::fs::write(own.path().join("result.json"), "{}")),
+                    kind(std::fs::read(&secret).map(drop)),
+                    kind(std::fs::write(other.path().join("planted"), "")),
+                    kind(std::process::Command::new("/bin/true").status().map(drop)),
+                    kind(TcpStream::connect(address).map(drop)),
+                    kind(TcpListener::bind("127.0.0.1:0").map(drop)),
+                ];
+                (confined, probes)
+            };
+            scope.spawn(probe).join().unwrap()
+        });
+        assert_eq!(probes[..2], [None, None]);
+        match confined {
+            Confined::Wholly => assert_eq!(probes[2..], [Some(ErrorKind::PermissionDenied); 5]),
+            // Files came first, in Linux 5.13.
+            Confined::Partly => assert_eq!(probes[2..4], [Some(ErrorKind::PermissionDenied); 2]),
+            Confined::Not => eprintln!("{}", confined.text()),
+        }
+        assert_eq!(std::fs::read(&secret).unwrap(), b"rows", "other threads see what they saw");
+    }
+}
