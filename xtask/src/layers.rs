@@ -38,7 +38,6 @@ const LAYERS: &[Layer] = &[
         normal: &["protocol", "trust", "monitor", "rollout", "engine", "learn", "agent", "controller"],
         dev: &["pipeline"],
     },
-    Layer { package: "inventory", normal: &[], dev: &[] },
     Layer { package: "rustfft", normal: &[], dev: &[] },
     Layer { package: "xtask", normal: &["protocol"], dev: &[] },
 ];
