@@ -15,5 +15,10 @@ fn main() {
     if var("OPT_LEVEL").is_ok_and(|level| level == "z") {
         let folder = var("CARGO_MANIFEST_DIR").expect("cargo sets it");
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{folder}/layout.ld");
+        // Functions with the same code become one, on the target for which Rust brings a linker that can do it.
+        let is = |name: &str, value: &str| var(name).is_ok_and(|is| is == value);
+        if is("CARGO_CFG_TARGET_ARCH", "x86_64") && is("CARGO_CFG_TARGET_ENV", "gnu") {
+            println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        }
     }
 }

@@ -143,5 +143,5 @@ impl Registry {
 
 /// What the hidden verb [`ENGINE_CHILD`] does: one examination or proof, under the limits on its standard input.
 pub fn engine_child() -> ExitCode {
-    dunlin_engine::prove::child_main()
+    dunlin_engine::prove::intake_main()
 }

@@ -9,7 +9,7 @@ use sqlx::sqlite::{
     SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
     SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+use sqlx::{Connection, Sqlite, Transaction};
 
 mod admissions;
 mod alerts;
@@ -139,6 +139,11 @@ impl Store {
             .pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            // A commit that found no room leaves a transaction that ended for SQLite and not for the client, which would
+            // never begin another one.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!Connection::is_in_transaction(connection)) })
+            })
             // Only here: SQLite takes this setting for a write, which readers may not do.
             .connect_with(options.clone().auto_vacuum(SqliteAutoVacuum::Incremental))
             .await

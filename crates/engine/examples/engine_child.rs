@@ -7,5 +7,5 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("batch-child") {
         return dunlin_engine::batch::child_main();
     }
-    dunlin_engine::prove::child_main()
+    dunlin_engine::prove::intake_main()
 }

@@ -210,3 +210,18 @@ async fn lists_leave_out_what_is_damaged() {
     assert_eq!(store.batches().await.unwrap().len(), 1);
     assert_eq!(store.tokens().await.unwrap().len(), 1);
 }
+
+/// SQLite ends a transaction by itself when it finds no room.
+#[tokio::test]
+async fn a_writer_that_found_no_room_writes_again_when_there_is_some() {
+    let (_dir, store) = test_store().await;
+    let fill = "INSERT INTO groups VALUES (hex(zeroblob(1048576)), 1)";
+    let mut tx = store.begin().await.unwrap();
+    sqlx::query("PRAGMA max_page_count = 1").execute(&mut *tx).await.unwrap();
+    let full = sqlx::query(fill).execute(&mut *tx).await.unwrap_err();
+    assert!(full.to_string().contains("full"), "{full}");
+    drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    sqlx::query(fill).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}

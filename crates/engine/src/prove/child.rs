@@ -10,7 +10,7 @@ use dunlin_protocol::{GoldenSet, ReasonCode, TensorData};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::examine::look;
-use super::{Answer, Job, Limits, Proof, Request};
+use super::{Answer, Examination, Examined, Job, Limits, Proof, Request};
 use crate::golden::row_of;
 use crate::{EngineError, MODEL_BYTES_MAX, Model, anchor_score_ppm, max_error_ppm};
 
@@ -28,9 +28,19 @@ const DETAIL_BYTES_MAX: usize = 4096;
 
 pub(super) type Failure = (ReasonCode, String);
 
-/// What the hidden verb of a program does: sets this process's limits, examines or proves the model named by the
-/// request on standard input, and prints the result. Call it first thing in `main`, before any thread is started.
+/// What the hidden verb of a program does: sets this process's limits, proves the model named by the request on standard
+/// input, and prints the result. Call it first thing in `main`, before any thread is started.
 pub fn child_main() -> ExitCode {
+    serve(|_| Err((ReasonCode::ProofCrashed, "this program takes no models in, and examines none".into())))
+}
+
+/// The same for a program that takes models in: it also examines what nobody has looked into. What rewrites models comes
+/// along, which a device has no use for.
+pub fn intake_main() -> ExitCode {
+    serve(look)
+}
+
+fn serve(look: impl Fn(&Examination) -> Result<Examined, Failure>) -> ExitCode {
     let mut text = Vec::new();
     let read = io::stdin().lock().take(JOB_BYTES_MAX).read_to_end(&mut text);
     let request: Request =

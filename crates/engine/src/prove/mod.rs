@@ -5,7 +5,7 @@
 //! hidden verb, which sets its limits first thing, reads its job from standard input and answers on standard
 //! output. The environment is cleared; the child opens the files it is told about and nothing else.
 //!
-//! The child's `main` has to come to [`child_main`] before it starts threads: an address-space limit counts
+//! The child's `main` has to come to [`child_main`] or [`intake_main`] before it starts threads: an address-space limit counts
 //! their stacks.
 
 mod child;
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use dunlin_protocol::ReasonCode;
 use serde::{Deserialize, Serialize};
 
-pub use child::child_main;
 pub(crate) use child::limit;
+pub use child::{child_main, intake_main};
 pub use examine::{Examination, Examined, examine};
 
 /// Most bytes of a proof's answer: one short JSON object.
