@@ -134,6 +134,11 @@ impl Agent {
         self.process.as_mut().map_or(Ok(None), Process::ended)
     }
 
+    /// SIGSTOP: it hears nothing and keeps its connections.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.as_ref().context("it runs")?.freeze()
+    }
+
     /// SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         match self.process.take() {

@@ -377,11 +377,12 @@ impl World {
         self.small.controller.freeze().unwrap();
         let heard = self.heard().await;
         self.close(&[WHOLE]).await;
-        self.small.agents[WHOLE].kill().await.unwrap();
+        self.small.agents[WHOLE].freeze().unwrap();
         self.small.controller.thaw().unwrap();
         self.small.hush();
-        // What the device sent is stored before the controller ends.
+        // What the device sent is stored before it dies, and it does not hear so.
         self.hear(&[WHOLE], heard).await;
+        self.small.agents[WHOLE].kill().await.unwrap();
         self.controller_without(&[Defence::Once]).await;
         self.small.start(WHOLE).await.unwrap();
         let agent = &self.small.agents[WHOLE];
@@ -425,17 +426,18 @@ impl World {
         self.task(folder, None).await;
         // Somebody labels at once what some devices are asked, so that no digit is rare.
         let application = Application::new(TASK).unwrap();
+        let labelled = [WHOLE, NO_DIGEST, NO_RESUME, HELD];
         for (number, image) in views(&self.small.pools.stream, NEW, 2, 5).iter().enumerate() {
-            let agent = &self.small.agents[[WHOLE, NO_DIGEST, NO_RESUME, HELD][number % 4]];
+            let agent = &self.small.agents[labelled[number % labelled.len()]];
             let id = format!("labelled-{number}");
             application.infer(agent.api, &id, &image.pixels).await.unwrap();
             application.feedback(agent.api, &id, image.digit).await.unwrap();
         }
-        wait_for("labelled samples", LIMIT, async || {
-            let n: i64 = sqlx::query_scalar("SELECT count(*) FROM samples JOIN devices ON devices.id = device WHERE label IS NOT NULL AND state = 'active' AND request LIKE 'labelled-%'")
-                .fetch_one(&self.database)
+        wait_for("labelled samples of each", LIMIT, async || {
+            let devices = sqlx::query("SELECT device FROM samples JOIN devices ON devices.id = device WHERE label IS NOT NULL AND state = 'active' AND request LIKE 'labelled-%' GROUP BY device HAVING count(*) >= 75")
+                .fetch_all(&self.database)
                 .await?;
-            Ok((n >= 300).then_some(()))
+            Ok((devices.len() == labelled.len()).then_some(()))
         })
         .await
         .unwrap();
