@@ -29,7 +29,7 @@ pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
     };
     format!(
         "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
-         [choice]\njudged_ms = 30000\n[choice.switching]\ndwell_ms = 10000\n\n\
+         [choice]\njudged_ms = 120000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
          [retraining]\nseed = 1\ntrials = 6\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
          [rollout]\n{}",

@@ -41,9 +41,9 @@ async fn downloading(world: &World) -> Result<(usize, Cut)> {
     tokio::time::timeout(LIMIT, look).await.context("no device was seen in the middle of a download")
 }
 
-/// Waits until the canary has committed. Models that are about as good as those before need more labels than its probation
-/// brings for the gate to decide; it then waits for an operator.
-async fn canary_through(world: &World, report: &mut Report, rollout: &str) -> Result<()> {
+/// Waits until the canary has committed, as the planner tells it. Models that are about as good as those before need more
+/// labels than its probation brings for the gate to decide; it then waits for an operator.
+async fn canary_through(world: &mut World, report: &mut Report, rollout: &str) -> Result<()> {
     let (state, verdict) = wait_for("the canary to finish", LIMIT, async || {
         let status = world.controller.json(&["rollout", "status", rollout]).await?;
         let (tally, members) = (&status["report"]["tally"], &status["report"]["tally"]["members"]);
@@ -59,8 +59,9 @@ async fn canary_through(world: &World, report: &mut Report, rollout: &str) -> Re
     if state == "open" {
         world.controller.json(&["rollout", "promote", rollout]).await?;
         report.say("the operator has seen enough and promotes it");
+        return Ok(());
     }
-    Ok(())
+    follow(world, report, rollout, LIMIT).await
 }
 
 pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) -> Result<()> {
@@ -102,7 +103,6 @@ pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) ->
     world.controller.start().await?;
     report.say("both were started again");
     canary_through(world, report, &rollout).await?;
-    follow(world, report, &rollout, LIMIT).await?;
     report
         .check("the controller resumed the rollout it died in", claims::promoted(&database, &rollout).await);
     report.check(
