@@ -1,6 +1,7 @@
 //! `dunlin model`.
 use std::collections::BTreeMap;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -394,12 +395,11 @@ impl ModelCommand {
 fn check_file(file: &Path, out: &Output) -> Result<Exit> {
     let model = file.canonicalize().with_context(|| format!("could not read {}", file.display()))?;
     let program = dunlin_engine::this_program().context("could not find this program")?;
-    let folder = std::env::temp_dir().join(format!("dunlin-check-{}", std::process::id()));
-    // Fails where somebody else has made the folder before.
-    let made = std::fs::DirBuilder::new().mode(0o700).create(&folder);
-    made.with_context(|| format!("could not make {}", folder.display()))?;
-    let examined = registry::examine(&program, &folder, model, true);
-    std::fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
+    let folder =
+        tempfile::Builder::new().prefix("dunlin-check-").permissions(Permissions::from_mode(0o700)).tempdir();
+    let folder = folder.context("could not make a temporary folder")?;
+    let examined = registry::examine(&program, folder.path(), model, true);
+    folder.close().context("could not remove the temporary folder")?;
     let Examined { inspection, rewritten: changes } = match examined {
         Ok((examined, _)) => examined,
         Err(error) => {

@@ -20,10 +20,13 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Seconds over which answers of the stream are summed.
 const STEP_S: f64 = 4.0;
 
+/// Seconds and shares by release.
+type Shares = BTreeMap<String, Vec<(f64, f64)>>;
+
 /// Share of drifted features by release over time, as the controller tells it.
 #[derive(Default)]
 pub(crate) struct Drifts {
-    seen: Arc<Mutex<BTreeMap<String, Vec<(f64, f64)>>>>,
+    seen: Arc<Mutex<Shares>>,
     watch: JoinSet<()>,
 }
 
