@@ -18,7 +18,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     println!("building the controller, the agent and the demonstration");
-    // The whole workspace, so that tests afterwards find the same dependencies built.
+    // All programs of the workspace: the demonstration starts them from the same folder.
     execute(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
     let program = target_dir().join("debug/dunlin-demo");
     // In place of this process, so that every signal and the exit code are the demonstration's own.
