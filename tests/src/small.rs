@@ -116,16 +116,9 @@ impl Small {
         self.traffic.abort_all();
     }
 
-    /// Rolls an approved release out: as soon as its canary is open, the operator promotes it.
-    pub async fn promote(&self, release: &str) -> Result<()> {
-        let created = self.controller.json(&["rollout", "create", "--task", TASK, release]).await?;
-        let rollout = created["plan"]["rollout"].as_str().context("a rollout id")?;
-        wait_for("the canary", Duration::from_secs(60), async || {
-            let status = self.controller.json(&["rollout", "status", rollout]).await?;
-            Ok((status["plan"]["state"]["state"] == "open").then_some(()))
-        })
-        .await?;
-        self.controller.json(&["rollout", "promote", rollout]).await.map(drop)
+    /// Rolls an approved release out; of a single device, that is the canary.
+    pub async fn roll_out(&self, release: &str) -> Result<()> {
+        self.controller.json(&["rollout", "create", "--task", TASK, release]).await.map(drop)
     }
 
     /// Waits until every device has committed to `release`.

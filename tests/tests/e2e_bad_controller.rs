@@ -107,14 +107,20 @@ async fn full_disk() {
     assert_eq!(std::fs::read_dir(data.join("proofs")).unwrap().count(), 0);
     let listed = world.controller.json(&["model", "list", "--name", "meter-second"]).await.unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 0, "{listed}");
-    // The same model is taken in now and reaches the devices.
+    // The same model is taken in now and reaches a device.
     let second = push(&world.controller, &job, "logistic", "meter-second", candidate).await.unwrap();
     assert_eq!(second, "meter-second@1");
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
-    world.promote(&second).await.unwrap();
-    world.committed(&second, LIMIT).await.unwrap();
-    world.hush();
+    world.roll_out(&second).await.unwrap();
     let database = world.controller.database().await.unwrap();
+    wait_for("the canary to commit to it", LIMIT, async || {
+        let query = "SELECT device FROM outcomes WHERE phase = 'committed' AND release = ?";
+        let row = sqlx::query(query).bind(&second).fetch_optional(&database).await?;
+        Ok(row.map(drop))
+    })
+    .await
+    .unwrap();
+    world.hush();
     claims::accounted_for(&[&world.agents[0], &world.agents[1]], &database, LIMIT).await.unwrap();
     let examined =
         world.controller.try_run(&["doctor", "--data", &data.display().to_string()]).await.unwrap();

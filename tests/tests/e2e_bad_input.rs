@@ -216,7 +216,7 @@ async fn full_disk() {
         push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
     std::fs::write(&filler, vec![0x5a; 34 << 20]).unwrap();
-    world.promote(&second).await.unwrap();
+    world.roll_out(&second).await.unwrap();
     wait_for("the device to report that it has no room", LIMIT, async || {
         let query = "SELECT count(*) FROM outcomes WHERE device = 'pole-0' AND reason = 'no_space'";
         Ok((count(&database, query, &[]).await > 0).then_some(()))
@@ -295,7 +295,7 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
     let second =
         push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
-    world.promote(&second).await.unwrap();
+    world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
     end(world).await;
 }

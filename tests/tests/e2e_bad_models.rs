@@ -69,7 +69,7 @@ async fn a_signed_release_of_garbage_is_refused_by_the_device_which_keeps_its_mo
     world.committed(&first, LIMIT).await.unwrap();
     let broken = slip_in(&world, &first, b"\x08\x07 no model at all").await;
     world.controller.json(&["model", "approve", &broken, "--keys", &world.offline_keys()]).await.unwrap();
-    world.controller.json(&["rollout", "create", "--task", TASK, &broken]).await.unwrap();
+    world.roll_out(&broken).await.unwrap();
     let database = world.controller.database().await.unwrap();
     let (phase, release): (String, String) =
         wait_for("the device to say that the file is no model", LIMIT, async || {

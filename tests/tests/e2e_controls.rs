@@ -512,7 +512,9 @@ impl World {
         fails(claims::confined(controller, &rollout).await);
         let (device, releases) = (self.id(NO_DIGEST), [bad]);
         claims::not_blamed(database, device.as_str(), &releases).await.unwrap();
-        controller.json(&["device", "rollback", device.as_str(), "--task", TASK]).await.unwrap();
+        // It may still be on its way back to a controller that was started anew.
+        let rollback = ["device", "rollback", device.as_str(), "--task", TASK, "--timeout", "90"];
+        controller.json(&rollback).await.unwrap();
         wait_for("the device to go back", LIMIT, async || {
             Ok(claims::not_blamed(database, device.as_str(), &releases).await.is_err().then_some(()))
         })

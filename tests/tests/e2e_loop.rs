@@ -99,7 +99,7 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);
 
     world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
-    world.promote(&second).await.unwrap();
+    world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
     world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();
     world.committed(&first, LIMIT).await.unwrap();
