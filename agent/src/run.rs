@@ -40,6 +40,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 const SETTLE_INDICATORS: Duration = Duration::from_secs(5);
 /// Records that wait in memory while the disk takes none.
 const UNSPOOLED_MAX: usize = 256;
+/// Commands that are remembered, far more than a controller gives within the life of one.
+const COMMANDS_MAX: usize = 64;
 /// Longest wait for the parts to end at shutdown.
 const END: Duration = Duration::from_secs(8);
 
@@ -156,6 +158,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         sampler: Some(Sampler::new(&settings.state_dir)),
         reporter: Reporter::new(settings.device.clone()),
         report_at: Instant::now(),
+        commands: VecDeque::new(),
         unspooled: VecDeque::new(),
         serving,
         spool,
@@ -226,6 +229,8 @@ struct Agent {
     sampler: Option<Sampler>,
     report_at: Instant,
     report_every: Duration,
+    /// Ids of the last commands; the controller gives one again until it has the reply.
+    commands: VecDeque<String>,
     /// Records that the disk did not take; tried again with the next ones.
     unspooled: VecDeque<(Kind, Vec<u8>)>,
 }
@@ -316,6 +321,14 @@ impl Agent {
     }
 
     async fn command(&mut self, cmd: Cmd) {
+        if self.commands.contains(&cmd.id) {
+            tracing::info!(id = %cmd.id, "this command was carried out; its reply is on its way");
+            return;
+        }
+        if self.commands.len() == COMMANDS_MAX {
+            self.commands.pop_front();
+        }
+        self.commands.push_back(cmd.id.clone());
         tracing::info!(id = %cmd.id, command = ?cmd.cmd, "command");
         if cmd.cmd == CmdBody::Report {
             self.reporter.want_profile();

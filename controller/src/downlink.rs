@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::init::short_id;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{PendingCommand, Store, StoreError};
 
 /// An operator who gave a command has turned to something else after this.
 const CMD_LIFE_MS: u64 = 10 * 60 * 1000;
@@ -37,6 +37,15 @@ pub enum DownlinkError {
     /// The link to the broker is gone.
     #[error("the message for {0} was not sent: the broker can not be reached")]
     Closed(String),
+    /// The command can not be kept until it is replied to.
+    #[error("the command for {device} was not kept, and not sent")]
+    Keep {
+        /// The device.
+        device: DeviceId,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
     /// The counter can not be reserved.
     #[error("the message for {device} was not sent: no counter for it")]
     Counter {
@@ -119,11 +128,10 @@ impl Downlink {
         device: &DeviceId,
         kind: Kind,
         topic: Down,
-        life_ms: u64,
+        until_ms: u64,
         body: &T,
     ) -> Result<(), DownlinkError> {
-        let now_ms = clock::wall_ms();
-        let seq = self.next_seq(device, now_ms).await?;
+        let seq = self.next_seq(device, clock::wall_ms()).await?;
         let body = Bytes(cbor::encode(body));
         let header = Header {
             v: SCHEMA,
@@ -131,7 +139,7 @@ impl Downlink {
             device: device.clone(),
             boot: BootId([0; 16]),
             seq,
-            exp: Some(now_ms + life_ms),
+            exp: Some(until_ms),
             body,
         };
         let sealed = envelope::seal_down(&header, self.0.signer.as_ref());
@@ -158,19 +166,35 @@ impl Downlink {
 
     /// Tells a device which generation waits for it, with the files themselves if they are small.
     pub async fn desired(&self, device: &DeviceId, desired: &Desired) -> Result<(), DownlinkError> {
-        self.send(device, Kind::Desired, Down::Desired, DESIRED_LIFE_MS, desired).await
+        self.send(device, Kind::Desired, Down::Desired, clock::wall_ms() + DESIRED_LIFE_MS, desired).await
     }
 
-    /// Gives a device a command; returns its id, which the reply echoes.
+    /// Gives a device a command, again with each session until it replies; returns its id, which the reply echoes.
     pub async fn cmd(&self, device: &DeviceId, cmd: CmdBody) -> Result<String, DownlinkError> {
-        let id = short_id();
-        self.send(device, Kind::Cmd, Down::Cmd, CMD_LIFE_MS, &Cmd { id: id.clone(), cmd }).await?;
-        Ok(id)
+        let now_ms = clock::wall_ms();
+        let cmd = Cmd { id: short_id(), cmd };
+        let pending = PendingCommand { device: device.clone(), cmd, until_ms: now_ms + CMD_LIFE_MS };
+        let kept = self.0.store.keep_command(&pending, now_ms).await;
+        kept.map_err(|source| DownlinkError::Keep { device: device.clone(), source })?;
+        match self.pending(&pending).await {
+            Ok(()) => Ok(pending.cmd.id),
+            Err(error) => {
+                if let Err(error) = self.0.store.drop_command(&pending).await {
+                    tracing::error!(%error, %device, "a command that was not sent can not be withdrawn");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends a command that waits for its reply. The device carries it out once, however often it comes.
+    pub async fn pending(&self, pending: &PendingCommand) -> Result<(), DownlinkError> {
+        self.send(&pending.device, Kind::Cmd, Down::Cmd, pending.until_ms, &pending.cmd).await
     }
 
     /// Tells a device what is committed.
     pub async fn ack(&self, device: &DeviceId, ack: &AckBody) -> Result<(), DownlinkError> {
-        self.send(device, Kind::Ack, Down::Ack, ACK_LIFE_MS, ack).await
+        self.send(device, Kind::Ack, Down::Ack, clock::wall_ms() + ACK_LIFE_MS, ack).await
     }
 
     /// Tells every device that metadata changed. Unsigned: it can only cause a check.

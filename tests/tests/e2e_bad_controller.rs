@@ -167,3 +167,62 @@ async fn a_wrong_clock_of_the_controller_signs_nothing_and_deletes_nothing() {
     claims::accounted_for(&[&world.agents[0], &world.agents[1]], &database, LIMIT).await.unwrap();
     end(world).await;
 }
+
+/// The broker inside the controller forgets with it; what an operator asked of a device that is away is not forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_reaches_a_device_that_no_broker_knows_and_is_carried_out_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
+    world.enrol().await.unwrap();
+    let device = world.agents[0].id.clone();
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+    world.controller.start().await.unwrap();
+    let given = world
+        .controller
+        .json(&["device", "rollback", &device, "--task", TASK, "--timeout", "0"])
+        .await
+        .unwrap();
+    let id = given["command"].as_str().unwrap();
+    let database = world.controller.database().await.unwrap();
+    let pending = async || -> i64 {
+        sqlx::query("SELECT count(*) FROM commands WHERE id = ?")
+            .bind(id)
+            .fetch_one(&database)
+            .await
+            .unwrap()
+            .get(0)
+    };
+    assert_eq!(pending().await, 1);
+    world.start(0).await.unwrap();
+    wait_for("the reply", LIMIT, async || {
+        let replied =
+            sqlx::query("SELECT reason FROM replies WHERE id = ?").bind(id).fetch_optional(&database).await?;
+        Ok(replied.map(|row| row.get::<String, _>("reason")))
+    })
+    .await
+    .map(|reason| assert_eq!(reason, "nothing_to_return_to"))
+    .unwrap();
+    assert_eq!(pending().await, 0);
+
+    // The same once more, as if the controller had not heard the reply.
+    world.controller.stop().await.unwrap();
+    let writable =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(world.controller.data.join("dunlin.db"));
+    let writer = sqlx::SqlitePool::connect_with(writable).await.unwrap();
+    sqlx::query("INSERT INTO commands VALUES (?, ?, '{\"do\":\"rollback\",\"task\":\"meter\"}', ?)")
+        .bind(&device)
+        .bind(id)
+        .bind(i64::MAX)
+        .execute(&writer)
+        .await
+        .unwrap();
+    writer.close().await;
+    world.controller.start().await.unwrap();
+    wait_for("the command to come again", LIMIT, async || {
+        Ok(world.agents[0].log()?.contains("this command was carried out").then_some(()))
+    })
+    .await
+    .unwrap();
+    end(world).await;
+}

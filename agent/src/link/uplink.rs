@@ -233,13 +233,14 @@ impl<L: Link> Uplink<L> {
             () = stopped(&mut stop) => return Ok("shutting down".to_owned()),
         };
         let mut session = opened?;
-        session.publish(&topic, self.status(true)?, true)?;
         // A new release may want other subscriptions, so the first session of a process asks in any case.
         if !session.resumed() || !self.subscribed {
             session.subscribe(&Topic::down_filter(&self.context.device))?;
             session.subscribe(&Topic::Notice.to_string())?;
             self.subscribed = true;
         }
+        // After the subscriptions: who sees the device come back gives it what it has missed.
+        session.publish(&topic, self.status(true)?, true)?;
         tracing::info!(epoch = self.epoch, resumed = session.resumed(), "session with the broker");
         self.tell(News::Up { epoch: self.epoch }).await;
         let ended = self.serve(&mut session, &mut stop).await;

@@ -191,6 +191,18 @@ impl Ingest {
         counts
     }
 
+    /// Gives devices with a new session what they have not replied to.
+    async fn give_again(&self, returned: &BTreeSet<DeviceId>) -> Result<(), StoreError> {
+        let mut waiting = self.store.pending_commands(clock::wall_ms()).await?;
+        waiting.retain(|device, _| returned.contains(device));
+        for pending in waiting.into_values().flatten() {
+            if let Err(error) = self.downlink.pending(&pending).await {
+                tracing::warn!(%error, id = pending.cmd.id, "a command was not given again; it is with the next session");
+            }
+        }
+        Ok(())
+    }
+
     async fn write(&self, mut batches: mpsc::Receiver<(Vec<Record>, RefusedCounts)>) {
         while let Some((records, refused)) = batches.recv().await {
             if !refused.is_empty()
@@ -220,6 +232,11 @@ impl Ingest {
             self.metrics.stored(&stored, started.elapsed());
             if stored.news {
                 self.wake.planner.notify_one();
+            }
+            if !stored.returned.is_empty()
+                && let Err(error) = self.give_again(&stored.returned).await
+            {
+                tracing::error!(error = %chain(&error), "commands are not given again; they are with the next session");
             }
             if !stored.sampled.is_empty() {
                 self.wake.training.notify_one();

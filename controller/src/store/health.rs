@@ -10,8 +10,8 @@ use sqlx::sqlite::SqliteRow;
 use super::row::id;
 use super::{Attempt, Result, Store, StoreError};
 use super::{
-    admissions, alerts, assignments, boots, certificates, claims, devices, registry, rollouts, runs, samples,
-    tasks, telemetry, tokens,
+    admissions, alerts, assignments, boots, certificates, claims, commands, devices, registry, rollouts,
+    runs, samples, tasks, telemetry, tokens,
 };
 
 /// Damaged rows named at a time; more than this is a broken file, not some broken rows.
@@ -229,6 +229,11 @@ const GROWING: &[Check] = &[
         table: "gaps",
         query: "SELECT id, device FROM gaps ORDER BY id",
         read: |row| ids("gaps", row, &number(row)?, &[("device", DEVICE)]),
+    },
+    Check {
+        table: "commands",
+        query: "SELECT * FROM commands ORDER BY device, id",
+        read: |row| commands::command(row).map(drop),
     },
     Check {
         table: "replies",

@@ -7,6 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use super::boots::{Boots, boot, close_boots, status_changed};
+use super::commands::store_reply;
 use super::reports::store_report;
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::ingest::Record;
@@ -28,6 +29,8 @@ pub struct Stored {
     pub put_off: u64,
     /// Whether something a plan depends on has changed: outcomes, profiles, presence.
     pub news: bool,
+    /// Devices with a session that was not known.
+    pub returned: BTreeSet<DeviceId>,
     /// Tasks that got labels or samples.
     pub sampled: BTreeSet<TaskId>,
 }
@@ -62,6 +65,7 @@ impl Store {
                 // A will comes from the broker.
                 if changed && status.online {
                     hear(&mut heard, record);
+                    out.returned.insert(device.clone());
                 }
                 *out.stored.entry(record.kind()).or_default() += 1;
                 continue;
@@ -103,17 +107,7 @@ impl Store {
                     }
                     insert_gap(&mut tx, record, gap).await?;
                 }
-                Body::Reply(reply) => {
-                    sqlx::query("INSERT INTO replies (id, device, reason, detail, received_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-                        .bind(&reply.id)
-                        .bind(device.as_str())
-                        .bind(reply.reason.as_str())
-                        .bind(&reply.detail)
-                        .bind(int(at_ms))
-                        .execute(&mut *tx)
-                        .await
-                        .attempt("storing a reply")?;
-                }
+                Body::Reply(reply) => store_reply(&mut tx, device, reply, at_ms).await?,
                 // Counted where it was refused.
                 Body::Refused(_) => continue,
                 Body::Status(_) => unreachable!("statuses were dealt with above"),
@@ -167,15 +161,6 @@ impl Store {
             .await
             .attempt("counting windows")?;
         Ok(uint(count))
-    }
-
-    /// The reply to a command, if it came: reason code and detail.
-    pub async fn reply(&self, device: &DeviceId, id: &str) -> Result<Option<(String, String)>> {
-        let row = sqlx::query("SELECT reason, detail FROM replies WHERE device = ? AND id = ?")
-            .bind(device.as_str())
-            .bind(id);
-        let row = row.fetch_optional(self.readers()).await.attempt("reading a reply")?;
-        row.map(|row| Ok((row.try_get("reason")?, row.try_get("detail")?))).transpose()
     }
 }
 

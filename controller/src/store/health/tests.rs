@@ -69,6 +69,7 @@ named! {
     a_damaged_outcome_is_named: "outcomes", "5", "INSERT INTO outcomes (id, device, generation, correlation, phase, reason, detail, received_ms) VALUES (5, 'cam', 1, '', 'asleep', 'ok', '', 1)";
     a_damaged_indicator_is_named: "indicators", "5", "INSERT INTO indicators (id, device, reason, detail, count, received_ms) VALUES (5, 'a b', 'ok', '', 1, 1)";
     a_damaged_gap_is_named: "gaps", "5", "INSERT INTO gaps VALUES (5, 'a b', x'', 1, 2, 1)";
+    a_damaged_command_is_named: "commands", "q", "INSERT INTO commands VALUES ('cam', 'q', '{', 1)";
     a_damaged_reply_is_named: "replies", "q", "INSERT INTO replies VALUES ('q', 'a b', 'ok', '', 1)";
     a_damaged_sample_is_named: "samples", "6", "INSERT INTO samples (id, task, device, request, release, x, predicted, kind, inclusion_ppm, received_ms) VALUES (6, 'meter', 'cam', 'q', 'm@1', x'', 1, 'odd', 1, 1)";
     a_damaged_count_of_refusals_is_named: "refused", "too_large", "INSERT INTO refused VALUES ('a b', 'too_large', 1, 1, '')";
