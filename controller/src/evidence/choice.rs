@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use dunlin_monitor::rate::Rate;
 use dunlin_monitor::summary::Summary;
 use dunlin_protocol::{Bundle, ClassName, DeviceId, Installed, ReleaseId};
-use dunlin_select::{Evidence, Measured, Predicted};
+use dunlin_select::{Earlier, Evidence, Measured, Predicted};
 
 use super::{Filter, Ledger};
 
@@ -23,6 +23,8 @@ pub fn predicted(bundle: &Bundle) -> Predicted {
 pub struct Measures {
     devices: BTreeMap<(DeviceId, ReleaseId), Measured>,
     classes: BTreeMap<(ClassName, ReleaseId), Measured>,
+    devices_earlier: BTreeMap<(DeviceId, ReleaseId), Rate>,
+    classes_earlier: BTreeMap<(ClassName, ReleaseId), Rate>,
 }
 
 impl Measures {
@@ -36,14 +38,24 @@ impl Measures {
                 by_class.entry(((*class).clone(), release.clone())).or_default().merge(sum);
             }
         }
+        let devices_earlier = ledger.labels_before(since_ms);
+        let mut classes_earlier: BTreeMap<(ClassName, ReleaseId), Rate> = BTreeMap::new();
+        for ((device, release), rate) in &devices_earlier {
+            if let Some(class) = classes.get(device) {
+                let all = classes_earlier.entry(((*class).clone(), release.clone())).or_default();
+                *all = all.plus(*rate);
+            }
+        }
         Self {
+            devices_earlier,
+            classes_earlier,
             devices: sums.into_iter().map(|(key, sum)| (key, measured(&sum))).collect(),
             classes: by_class.into_iter().map(|(key, sum)| (key, measured(&sum))).collect(),
         }
     }
 
-    /// What is known of `release` on `device`: its own windows and proof, those of the other devices of its class, and
-    /// the prediction. The median latency of the class is taken over all of it: it counts only where the device has
+    /// What is known of `release` on `device`: its own windows and proof, those of the other devices of its class, the
+    /// labels of both from before, and the prediction. The median latency of the class is taken over all of it: it counts only where the device has
     /// too few requests of its own to move it.
     pub fn evidence(
         &self,
@@ -53,8 +65,11 @@ impl Measures {
         installed: Option<&Installed>,
         predicted: Predicted,
     ) -> Evidence {
-        let of_device = self.devices.get(&(device.clone(), release.clone())).copied().unwrap_or_default();
-        let of_class = self.classes.get(&(class.clone(), release.clone())).copied().unwrap_or_default();
+        let (on_device, on_class) = ((device.clone(), release.clone()), (class.clone(), release.clone()));
+        let of_device = self.devices.get(&on_device).copied().unwrap_or_default();
+        let of_class = self.classes.get(&on_class).copied().unwrap_or_default();
+        let earlier = self.devices_earlier.get(&on_device).copied().unwrap_or_default();
+        let class_earlier = self.classes_earlier.get(&on_class).copied().unwrap_or_default();
         let others =
             |all: Rate, own: Rate| Rate::new(all.hits.saturating_sub(own.hits), all.n.saturating_sub(own.n));
         let proof_us = installed
@@ -67,6 +82,7 @@ impl Measures {
                 failures: others(of_class.failures, of_device.failures),
                 ..of_class
             },
+            earlier: Earlier { device: earlier, class: others(class_earlier, earlier) },
             predicted,
         }
     }

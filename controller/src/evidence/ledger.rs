@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use dunlin_monitor::rate::Rate;
 use dunlin_monitor::summary::{Pairs, Summary, WindowError};
 use dunlin_protocol::{
     DeviceId, Digest, PAYLOAD_BYTES_MAX, ReferenceProfile, ReleaseId, TaskId, Window, cbor,
@@ -73,6 +74,9 @@ pub struct Filter<'a> {
 
 type Key = (DeviceId, Option<ReleaseId>);
 
+/// Labels that are kept of a device's and release's time before the buckets: with more, the newest would say too little.
+const EARLIER_LABELS_MAX: u64 = 5_000;
+
 /// What the windows of one task say.
 #[derive(Debug)]
 pub struct Ledger {
@@ -81,6 +85,8 @@ pub struct Ledger {
     /// Start of the bucket → sums without input counts. Buckets are as long as merged windows, so that old ones can
     /// be dropped whole.
     quality: BTreeMap<u64, BTreeMap<Key, Summary>>,
+    /// Right answers among the labelled ones of buckets that were dropped; older ones count less and less.
+    pub(super) earlier: BTreeMap<(DeviceId, ReleaseId), Rate>,
     /// (device, release) → other release → sums.
     pairs: BTreeMap<(DeviceId, ReleaseId), BTreeMap<ReleaseId, Paired>>,
     watch: Watch,
@@ -104,6 +110,7 @@ impl Ledger {
             task,
             config,
             quality: BTreeMap::new(),
+            earlier: BTreeMap::new(),
             pairs: BTreeMap::new(),
             watch,
             skipped: BTreeMap::new(),
@@ -192,7 +199,10 @@ impl Ledger {
     fn forget(&mut self, now_ms: u64) {
         self.watch.advance(now_ms);
         let oldest = now_ms.saturating_sub(self.config.quality_ms + self.config.window_ms);
-        self.quality = self.quality.split_off(&oldest);
+        let kept = self.quality.split_off(&oldest);
+        for bucket in std::mem::replace(&mut self.quality, kept).into_values() {
+            add_labels(&mut self.earlier, &bucket);
+        }
     }
 
     /// The sum of what `filter` takes, without input counts.
@@ -231,6 +241,15 @@ impl Ledger {
             }
         }
         sums
+    }
+
+    /// Right answers among labelled ones before `since_ms`, by device and release; the newest say the most.
+    pub fn labels_before(&self, since_ms: u64) -> BTreeMap<(DeviceId, ReleaseId), Rate> {
+        let mut all = self.earlier.clone();
+        for bucket in self.quality.range(..self.bucket(since_ms)).map(|(_, bucket)| bucket) {
+            add_labels(&mut all, bucket);
+        }
+        all
     }
 
     /// Start of the bucket that a time belongs to.
@@ -273,6 +292,16 @@ impl Ledger {
     /// Rows that were not counted, by device.
     pub fn skipped(&self) -> &BTreeMap<DeviceId, SkippedCount> {
         &self.skipped
+    }
+}
+
+fn add_labels(all: &mut BTreeMap<(DeviceId, ReleaseId), Rate>, bucket: &BTreeMap<Key, Summary>) {
+    for ((device, release), sum) in bucket {
+        let (Some(release), labels) = (release, sum.accuracy()) else { continue };
+        if labels.n > 0 {
+            let rate = all.entry((device.clone(), release.clone())).or_default();
+            *rate = rate.at_most(EARLIER_LABELS_MAX).plus(labels);
+        }
     }
 }
 

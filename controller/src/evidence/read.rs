@@ -1,3 +1,4 @@
+use dunlin_monitor::rate::Rate;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -6,6 +7,8 @@ use crate::store::{Attempt, Result, Store, int, uint};
 
 /// Rows read at a time: a few MiB of windows.
 const CHUNK: u64 = 500;
+/// Rows from before the time that quality is kept for that are looked at for labels: less than a second.
+const EARLIER_ROWS_MAX: u64 = 200_000;
 
 impl Ledger {
     /// Folds all windows of the task that were stored since the last call; the first call goes as far back as the
@@ -14,6 +17,9 @@ impl Ledger {
         let config = self.config();
         let quality_from = now_ms.saturating_sub(config.quality_ms.max(config.drift_memory_ms()));
         let pairs_from = now_ms.saturating_sub(self.config().pairs_ms);
+        if self.upto == 0 {
+            self.read_earlier(store, pairs_from, quality_from).await?;
+        }
         let mut count = 0;
         loop {
             let rows = sqlx::query(
@@ -39,6 +45,33 @@ impl Ledger {
         }
         self.advance(now_ms);
         Ok(count)
+    }
+
+    /// Sums the labels of the last rows of a time, without those that are folded for their pairs.
+    async fn read_earlier(&mut self, store: &Store, from_ms: u64, to_ms: u64) -> Result<()> {
+        let rows = sqlx::query(
+            "SELECT device, release, sum(labelled) AS labelled, sum(correct) AS correct FROM ( \
+                 SELECT device, release, labelled, correct FROM windows \
+                 WHERE task = ?1 AND received_ms >= ?2 AND received_ms < ?3 AND probation = 0 \
+                 ORDER BY received_ms DESC LIMIT ?4) \
+             WHERE labelled > 0 AND release IS NOT NULL GROUP BY device, release",
+        )
+        .bind(self.task().as_str())
+        .bind(int(from_ms))
+        .bind(int(to_ms))
+        .bind(int(EARLIER_ROWS_MAX))
+        .fetch_all(store.readers())
+        .await
+        .attempt("summing the earlier labels of a task")?;
+        for row in &rows {
+            let (device, release): (String, String) = (row.try_get("device")?, row.try_get("release")?);
+            // Damaged rows are named by who examines the tables.
+            if let (Ok(device), Ok(release)) = (device.parse(), release.parse()) {
+                let labels = Rate::new(uint(row.try_get("correct")?), uint(row.try_get("labelled")?));
+                self.earlier.insert((device, release), labels);
+            }
+        }
+        Ok(())
     }
 
     fn fold_stored(&mut self, row: &SqliteRow) -> Result<()> {

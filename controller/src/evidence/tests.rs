@@ -244,6 +244,25 @@ fn old_quality_is_dropped_and_pairs_are_kept() {
 }
 
 #[test]
+fn labels_of_dropped_quality_are_kept_and_the_newest_say_the_most() {
+    let labels =
+        |ledger: &Ledger, since_ms| ledger.labels_before(since_ms).into_iter().next().map(|all| all.1);
+    let mut feed = Feed::new(1);
+    feed.send(device(0), &window(1, 100 * QUARTER, 100, 0.0));
+    feed.send(device(0), &window(1, 101 * QUARTER, 200, 0.0));
+    assert_eq!(labels(&feed.ledger, 100 * QUARTER), None);
+    assert_eq!(labels(&feed.ledger, 101 * QUARTER), Some(Rate { hits: 9, n: 10 }));
+    feed.ledger.advance(100 * QUARTER + 2 * 86_400_000);
+    assert_eq!(labels(&feed.ledger, 0), Some(Rate { hits: 27, n: 30 }));
+
+    let (pair, wrong) = ((device(0), release(1)), window(1, 500 * QUARTER, 1000, 0.0));
+    feed.ledger.earlier.insert(pair, Rate { hits: 1_000_000, n: 1_000_000 });
+    feed.send(device(0), &wrong);
+    feed.ledger.advance(500 * QUARTER + 2 * 86_400_000);
+    assert_eq!(labels(&feed.ledger, 0), Some(Rate { hits: 5_090, n: 5_100 }));
+}
+
+#[test]
 fn selection_gets_device_class_and_prediction_apart() {
     let mut feed = Feed::new(3);
     for i in 0..3 {
@@ -278,7 +297,9 @@ fn selection_gets_device_class_and_prediction_apart() {
     let other = of(&ids[0], &rpi, 2);
     assert_eq!((other.device.proof_us, other.device.latency_us), (None, None));
     let later = Measures::new(&feed.ledger, &classes, 101 * QUARTER);
-    assert_eq!(later.evidence(&ids[0], &rpi, &release(1), None, predicted).device.labels.n, 0);
+    let aged = later.evidence(&ids[0], &rpi, &release(1), None, predicted);
+    assert_eq!((aged.device.labels.n, aged.class.labels.n), (0, 0));
+    assert_eq!((aged.earlier.device.n, aged.earlier.class.n), (10, 20));
     assert_eq!(LatencySource::Predicted.to_string(), "predicted");
 }
 
@@ -289,7 +310,7 @@ async fn rows_are_read_once_from_the_store() {
     let insert = async |seq: u32, at: u64, probation: bool, task: &str, body: Vec<u8>| {
         sqlx::query(
             "INSERT INTO windows (boot_no, seq, device, task, release, generation, start_ms, end_ms, wall, received_ms, probation, n, errors, \
-             labelled, correct, body) VALUES (1, ?, 'cam-0', ?, 'meter@1', 1, 0, 1, 1, ?, ?, 0, 0, 0, 0, ?)",
+             labelled, correct, body) VALUES (1, ?, 'cam-0', ?, 'meter@1', 1, 0, 1, 1, ?, ?, 0, 0, 10, 9, ?)",
         )
         .bind(seq)
         .bind(task)
@@ -311,7 +332,11 @@ async fn rows_are_read_once_from_the_store() {
     ledger.set_roster(roster(1));
     assert_eq!(ledger.read(&store, now).await.unwrap(), 3);
     assert_eq!(ledger.read(&store, now).await.unwrap(), 0);
-    // The row in probation counts for its pairs alone.
+    // The old row in probation counts for its pairs, and both old ones for their labels.
+    assert_eq!(
+        ledger.labels_before(0),
+        BTreeMap::from([((device(0), release(1)), Rate { hits: 18, n: 20 })])
+    );
     assert_eq!(ledger.summary(Filter::default()).n, 100);
     assert_eq!(ledger.pairs(&device(0), &release(1), &release(2)).labelled(), 20);
     assert_eq!(ledger.skipped().values().map(|skipped| skipped.rows).sum::<u64>(), 1);

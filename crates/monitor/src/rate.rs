@@ -45,6 +45,15 @@ impl Rate {
         Interval { low: ((centre - half) / scale).max(0.0), high: ((centre + half) / scale).min(1.0) }
     }
 
+    /// The same share on `n` trials at most.
+    pub fn at_most(self, n: u64) -> Self {
+        if self.n <= n {
+            return self;
+        }
+        let hits = u128::from(self.hits) * u128::from(n) / u128::from(self.n);
+        Self { hits: u64::try_from(hits).unwrap_or(n), n }
+    }
+
     /// Both sets of trials together.
     pub fn plus(self, other: Self) -> Self {
         Self { hits: self.hits.saturating_add(other.hits), n: self.n.saturating_add(other.n) }

@@ -139,7 +139,8 @@ pub(crate) fn constraints(device: &Device<'_>, candidate: &Candidate, policy: &P
     let limit = latency_limit(device, policy);
     check(us > limit, Constraint::Latency { us, limit, source });
     if let Some(minimum_ppm) = policy.accuracy_ppm_min {
-        let labels = candidate.evidence.device.labels;
+        // What was surely not accurate enough is not tried again with every look back that ends.
+        let labels = candidate.evidence.device.labels.plus(candidate.evidence.earlier.device);
         let upper_ppm = libm::ceil(labels.wilson(Z95).high * 1e6) as u32;
         check(upper_ppm < minimum_ppm, Constraint::Accuracy { upper_ppm, minimum_ppm, labels: labels.n });
     }

@@ -41,7 +41,7 @@ impl Selection {
                 Verdict::Eligible(score) => write!(
                     text,
                     "score {:.4} = accuracy {:+.4} latency {:+.4} bytes {:+.4} energy {:+.4}, less deviation {:.4} \
-                     (accuracy {:.4} on {} labels here and {} on the class; {} µs {})",
+                     (accuracy {:.4} on {} labels here, {} on the class and {} earlier; {} µs {})",
                     score.cautious,
                     score.accuracy_part,
                     score.latency_part,
@@ -51,6 +51,7 @@ impl Selection {
                     score.accuracy,
                     score.labels.0,
                     score.labels.1,
+                    score.labels_earlier,
                     score.latency_us,
                     score.latency_source,
                 )?,

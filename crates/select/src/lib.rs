@@ -47,4 +47,4 @@ pub use choose::{Candidate, Device};
 pub use choose::{Row, Selection, Standing, Verdict, Why, select};
 pub use constraint::Constraint;
 pub use policy::{Policy, Switching, Weights};
-pub use score::{Evidence, LatencySource, Measured, Predicted, Score};
+pub use score::{Earlier, Evidence, LatencySource, Measured, Predicted, Score};

@@ -9,6 +9,8 @@ use crate::{Device, Policy};
 const PREDICTED_ROWS_MAX: f64 = 500.0;
 /// Labels that a class counts for at most in the judgement of one of its devices.
 const CLASS_LABELS_MAX: f64 = 500.0;
+/// Labels that all of what was measured earlier counts for at most: it was true once, and may be again.
+const EARLIER_LABELS_MAX: f64 = 500.0;
 /// Nothing known at all: one right and one wrong answer.
 const UNKNOWN: (f64, f64) = (1.0, 1.0);
 /// Failures expected before any request: one in a hundred, on half a failure.
@@ -40,6 +42,15 @@ pub struct Predicted {
     pub latency_us: u64,
 }
 
+/// Right answers among labelled ones before the time that [`Measured`] is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Earlier {
+    /// On this device.
+    pub device: Rate,
+    /// On the other devices of its class.
+    pub class: Rate,
+}
+
 /// All that is known of a release where it would run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -47,6 +58,8 @@ pub struct Evidence {
     pub device: Measured,
     /// On the other devices of its class.
     pub class: Measured,
+    /// Before that.
+    pub earlier: Earlier,
     /// In the bundle.
     pub predicted: Predicted,
 }
@@ -89,6 +102,8 @@ pub struct Score {
     pub accuracy: f64,
     /// Labelled answers behind it, on the device and on the class.
     pub labels: (u64, u64),
+    /// Earlier ones, on both.
+    pub labels_earlier: u64,
     /// Part of the accuracy.
     pub accuracy_part: f64,
     /// Median latency, microseconds.
@@ -119,7 +134,8 @@ pub(crate) fn latency(evidence: &Evidence) -> (u64, LatencySource) {
 }
 
 /// Mean and standard deviation of the accuracy: a beta posterior at each level, its mean the prior of the next
-/// (prediction, class, device) with a bounded weight.
+/// (prediction, class, device; in each of the latter what was earlier, then what is now) with a bounded weight. So what was
+/// measured turns into doubt as it ages, and not back into the prediction.
 fn accuracy(evidence: &Evidence) -> (f64, f64) {
     let mut prior = UNKNOWN;
     if let Some(ppm) = evidence.predicted.accuracy_ppm {
@@ -127,8 +143,10 @@ fn accuracy(evidence: &Evidence) -> (f64, f64) {
         let weight = rows.min(PREDICTED_ROWS_MAX);
         prior = (prior.0 + share * weight, prior.1 + (1.0 - share) * weight);
     }
-    let class = observed(prior, evidence.class.labels);
-    let device = observed(shrunk(class, CLASS_LABELS_MAX), evidence.device.labels);
+    let then_now =
+        |prior, earlier, labels| observed(shrunk(observed(prior, earlier), EARLIER_LABELS_MAX), labels);
+    let class = then_now(prior, evidence.earlier.class, evidence.class.labels);
+    let device = then_now(shrunk(class, CLASS_LABELS_MAX), evidence.earlier.device, evidence.device.labels);
     let n = device.0 + device.1;
     let mean = device.0 / n;
     (mean, libm::sqrt(mean * (1.0 - mean) / (n + 1.0)))
@@ -175,6 +193,7 @@ pub(crate) fn score(
         deviation,
         accuracy: right * answered,
         labels: (evidence.device.labels.n, evidence.class.labels.n),
+        labels_earlier: evidence.earlier.device.plus(evidence.earlier.class).n,
         accuracy_part,
         latency_us,
         latency_source,
@@ -193,6 +212,7 @@ mod tests {
             predicted: Predicted { accuracy_ppm: Some(predicted_ppm), rows: 1000, latency_us: 100 },
             class: Measured { labels: class, ..Measured::default() },
             device: Measured { labels: device, ..Measured::default() },
+            earlier: Earlier::default(),
         }
     }
 
@@ -205,6 +225,24 @@ mod tests {
         assert!((mean(none, Rate::new(3_000, 6_000)) - 0.5).abs() < 0.04);
         assert!((mean(Rate::new(60_000, 100_000), none) - 0.6).abs() < 0.01);
         assert!((mean(Rate::new(60_000, 100_000), Rate::new(4_500, 5_000)) - 0.87).abs() < 0.01);
+    }
+
+    #[test]
+    fn what_was_measured_ages_into_doubt_and_not_into_trust() {
+        let (none, bad) = (Rate::default(), Rate::new(3_000, 6_000));
+        let now = accuracy(&evidence(950_000, none, bad));
+        let aged = |device, class| {
+            accuracy(&Evidence { earlier: Earlier { device, class }, ..evidence(950_000, none, none) })
+        };
+        for (mean, deviation) in [aged(bad, none), aged(none, bad)] {
+            assert!((mean - now.0).abs() < 0.01, "the same is expected: {mean}");
+            assert!(deviation > 3.0 * now.1, "and less surely: {deviation}");
+        }
+        let again = Evidence {
+            earlier: Earlier { device: bad, class: bad },
+            ..evidence(950_000, none, Rate::new(4_700, 5_000))
+        };
+        assert!(accuracy(&again).0 > 0.89, "what is measured now soon counts more");
     }
 
     #[test]
