@@ -1,6 +1,8 @@
 //! Somebody who has a device's identity: its key, its certificate, its place at the broker.
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +39,30 @@ impl Thief {
     /// The same of the schema that everybody speaks.
     pub fn envelope(&self, kind: Kind, seq: u64, body: Vec<u8>) -> Result<Envelope> {
         self.seal(SCHEMA, kind, seq, body)
+    }
+
+    /// Says that a packet of `bytes` begins, and sends zeros until the broker ends the connection; returns how many bytes
+    /// went out. Blocks.
+    pub fn flood(&self, bytes: u32) -> Result<u64> {
+        let name = rustls::pki_types::ServerName::from(self.broker.ip());
+        let session = rustls::ClientConnection::new(Arc::new(self.identity.tls()?), name)?;
+        let socket = TcpStream::connect_timeout(&self.broker, LIMIT)?;
+        socket.set_write_timeout(Some(LIMIT))?;
+        let mut stream = rustls::StreamOwned::new(session, socket);
+        // PUBLISH with QoS 1, and a length of four bytes, MQTT 5 §1.5.5.
+        let digit = |place: u32| (bytes >> (7 * place)) as u8 & 0x7f;
+        stream.write_all(&[0x32, digit(0) | 0x80, digit(1) | 0x80, digit(2) | 0x80, digit(3)])?;
+        let (zeros, mut sent) = (vec![0; 64 << 10], 0);
+        while sent < u64::from(bytes) {
+            match stream.write(&zeros) {
+                Ok(n) => sent += n as u64,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    bail!("the broker neither read nor ended the connection in {LIMIT:?}")
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
     }
 
     /// Publishes under the device's name, and waits until the broker has taken everything.

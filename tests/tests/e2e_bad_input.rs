@@ -18,6 +18,8 @@ use serde_json::Value;
 use sqlx::{Row, SqlitePool};
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// A packet far over any limit, and over what sockets hold.
+const FLOOD_BYTES: u32 = 200 << 20;
 /// The pause before another try has grown by now.
 const RETRY_LIMIT: Duration = Duration::from_secs(400);
 
@@ -99,6 +101,16 @@ async fn nonsense_on_the_wire_is_refused_by_reason_in_both_directions() {
     refused(&database, "pole-0", "envelope_malformed").await;
     mad.publish(Up::Telemetry, vec![vec![0; PAYLOAD_BYTES_MAX + 1]]).await.unwrap();
     refused(&database, "pole-0", "too_large").await;
+    // What is over the broker's limit ends the connection before it is read, whatever length it claims, and without a login.
+    let over = mad.publish(Up::Telemetry, vec![vec![0; PAYLOAD_BYTES_MAX + (64 << 10)]]).await;
+    assert!(over.is_err(), "a packet over the limit was acknowledged");
+    let (mad, taken) = tokio::task::spawn_blocking(|| {
+        let taken = mad.flood(FLOOD_BYTES);
+        (mad, taken)
+    })
+    .await
+    .unwrap();
+    assert!(taken.as_ref().is_ok_and(|taken| *taken < u64::from(FLOOD_BYTES)), "{taken:?}");
     let tomorrow = mad.seal(SCHEMA + 1, Kind::Gap, 2, Vec::new()).unwrap();
     mad.publish(Up::Telemetry, vec![tomorrow.encode()]).await.unwrap();
     refused(&database, "pole-0", "schema_unknown").await;

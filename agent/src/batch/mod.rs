@@ -5,11 +5,10 @@
 mod ask;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use dunlin_engine::Model;
 use dunlin_engine::batch::{
-    self, BatchError, Columns, Csv, Fingerprint, Format, Job, Ndjson, Predict, Progress, Source, Watch,
+    self, BatchError, Columns, Csv, Fingerprint, Format, Job, Ndjson, Paced, Predict, Progress, Source,
 };
 use dunlin_protocol::{ReleaseId, TaskId};
 
@@ -17,9 +16,6 @@ use crate::config::Settings;
 use crate::update::Stored;
 
 pub use ask::Running;
-
-/// Time between two syncs of the output: what a kill may cost, against the wear of a card.
-const SAVE: Duration = Duration::from_secs(2);
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -73,7 +69,7 @@ pub fn run(
         };
         Ok(source)
     };
-    let mut watch = Saver { since: Instant::now(), told };
+    let mut watch = Paced::new(told);
     let mut with = |predict: &mut dyn Predict| batch::run(&job, &columns, open, predict, &mut watch);
     match running {
         Some(mut running) => {
@@ -96,21 +92,5 @@ fn format(path: &Path) -> Result<Format, BatchError> {
             "{}: the name says neither .csv nor .ndjson nor .jsonl",
             path.display()
         ))),
-    }
-}
-
-struct Saver<'a> {
-    since: Instant,
-    told: &'a mut dyn FnMut(&Progress),
-}
-
-impl Watch for Saver<'_> {
-    fn is_due(&mut self) -> bool {
-        self.since.elapsed() >= SAVE
-    }
-
-    fn saved(&mut self, progress: &Progress) {
-        self.since = Instant::now();
-        (self.told)(progress);
     }
 }

@@ -4,10 +4,9 @@
 mod parquet;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use dunlin_engine::batch::{
-    BatchError, Child, Columns, Csv, Fingerprint, Format, Job, Ndjson, Position, Progress, Source, Watch, run,
+    BatchError, Child, Columns, Csv, Fingerprint, Format, Job, Ndjson, Paced, Position, Progress, Source, run,
 };
 use dunlin_engine::prove::Limits;
 use dunlin_protocol::Bundle;
@@ -22,9 +21,6 @@ pub const CHILD: &str = "batch-child";
 /// Limits of the child: those of a proof here, but a day of processor time, as a batch is as long as its file, and two
 /// minutes for one chunk.
 const LIMITS: Limits = Limits { address_space_bytes: 4 << 30, cpu_s: 24 * 60 * 60, wall_ms: 120_000 };
-/// Time between two syncs of the output.
-const SAVE: Duration = Duration::from_secs(2);
-
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -94,21 +90,5 @@ pub fn predict(
         Ok(source)
     };
     let mut child = Child::start(exe, CHILD, model, LIMITS)?;
-    run(&job, &columns, open, &mut child, &mut Saver { since: Instant::now(), told })
-}
-
-struct Saver<'a> {
-    since: Instant,
-    told: &'a mut dyn FnMut(&Progress),
-}
-
-impl Watch for Saver<'_> {
-    fn is_due(&mut self) -> bool {
-        self.since.elapsed() >= SAVE
-    }
-
-    fn saved(&mut self, progress: &Progress) {
-        self.since = Instant::now();
-        (self.told)(progress);
-    }
+    run(&job, &columns, open, &mut child, &mut Paced::new(told))
 }

@@ -11,6 +11,7 @@ mod columns;
 mod csv;
 mod lines;
 mod ndjson;
+mod paced;
 mod progress;
 mod sink;
 
@@ -27,6 +28,7 @@ pub use child::{Child, child_main};
 pub use columns::Columns;
 pub use csv::Csv;
 pub use ndjson::Ndjson;
+pub use paced::Paced;
 pub use progress::{Fingerprint, Position, Progress, progress_file};
 pub use sink::Format;
 
