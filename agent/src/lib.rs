@@ -34,6 +34,7 @@ pub mod sampler;
 pub mod serve;
 pub mod spool;
 pub mod status;
+pub mod surroundings;
 pub mod update;
 
 /// Release of this agent, as it reports itself.

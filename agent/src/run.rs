@@ -17,7 +17,7 @@ use std::time::Duration;
 use dunlin_protocol::{BootId, Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 use crate::api::Api;
 use crate::clock;
@@ -26,9 +26,10 @@ use crate::identity::{Identity, IdentityError};
 use crate::link::{Inbound, MqttLink, News, Opener, Uplink, UplinkContext};
 use crate::renew::keep_renewed;
 use crate::sampler::Sampler;
-use crate::serve::{Limits, Serving};
+use crate::serve::{Limits, Reading, Serving};
 use crate::spool::{BODY_BYTES_MAX, Found, Spool, SpoolError, draw_boot};
 use crate::status::StatusBoard;
+use crate::surroundings::{self, LOOK_EVERY};
 use crate::update::{Notice, Order, UpdateDriver};
 use report::Reporter;
 
@@ -166,6 +167,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         orders,
         board,
         report_every: settings.telemetry.report,
+        link_up: false,
     };
     if let Found::Damaged(aside) = agent.spool.found() {
         let detail = format!("the damaged file is {}", aside.display());
@@ -229,8 +231,12 @@ struct Agent {
     sampler: Option<Sampler>,
     report_at: Instant,
     report_every: Duration,
+<<<<<<< ours
     /// Ids of the last commands; the controller gives one again until it has the reply.
     commands: VecDeque<String>,
+=======
+    link_up: bool,
+>>>>>>> theirs
     /// Records that the disk did not take; tried again with the next ones.
     unspooled: VecDeque<(Kind, Vec<u8>)>,
 }
@@ -245,9 +251,12 @@ impl Agent {
     ) {
         let mut windows = interval_at(Instant::now() + window, window);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = windows.tick() => self.close_windows().await,
+                _ = looks.tick() => self.look_around().await,
                 () = sleep_until(self.report_at) => self.report().await,
                 Some(notice) = notices.recv() => self.notice(notice),
                 Some(news) = news.recv() => self.news(news).await,
@@ -291,6 +300,7 @@ impl Agent {
     async fn news(&mut self, news: News) {
         match news {
             News::Up { epoch } => {
+                self.link_up = true;
                 self.board.update(|status| {
                     status.link.up = true;
                     status.link.epoch = epoch;
@@ -299,10 +309,13 @@ impl Agent {
                 // What changed while there was no link is asked for, not waited for.
                 self.order(Order::Check).await;
             }
-            News::Down { detail } => self.board.update(|status| {
-                status.link.up = false;
-                status.link.detail = detail;
-            }),
+            News::Down { detail } => {
+                self.link_up = false;
+                self.board.update(|status| {
+                    status.link.up = false;
+                    status.link.detail = detail;
+                });
+            }
             News::Refused(refusal) => self.indicate(refusal.reason, refusal.detail, 1),
             News::Order(Inbound::Notice) => self.order(Order::Check).await,
             News::Order(Inbound::Desired(desired)) => match desired.files {
@@ -356,11 +369,23 @@ impl Agent {
         for samples in self.serving.take_samples() {
             encode_samples(samples, &mut records);
         }
+        self.take_indicators();
+        self.keep(records).await;
+    }
+
+    fn take_indicators(&mut self) {
         for indicator in self.serving.take_indicators() {
             self.reporter.indicate(indicator);
             self.report_within(SETTLE_INDICATORS);
         }
-        self.keep(records).await;
+    }
+
+    /// Tells the line-ups where the device stands.
+    async fn look_around(&mut self) {
+        let read = tokio::task::spawn_blocking(|| surroundings::read(Path::new("/"))).await;
+        let reading = read.expect("reading small files does not panic");
+        self.serving.surrounded(Reading { link_up: Some(self.link_up), ..reading }, clock::now());
+        self.take_indicators();
     }
 
     async fn report(&mut self) {

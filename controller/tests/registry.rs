@@ -308,6 +308,7 @@ fn policy(anchor: dunlin_protocol::Blob) -> TaskPolicy {
         task_type: TaskType::Classification,
         metric: "accuracy".into(),
         baseline_class: 0,
+        baseline_rules: vec![],
         labels: vec!["a".into(), "b".into(), "c".into()],
         retrained: Some(RetrainedBounds {
             inputs: vec![],

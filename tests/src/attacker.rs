@@ -107,9 +107,7 @@ impl Attacker {
             entry["custom"] = approved.get(&name).map_or(Value::Null, |entry| entry["custom"].clone());
             Some(entry)
         });
-        let lineups = assignment.tasks.iter().map(|task| &task.lineup);
-        for release in lineups.flat_map(|lineup| [Some(&lineup.champion), lineup.fallback.as_ref()]).flatten()
-        {
+        for release in assignment.tasks.iter().flat_map(|task| task.lineup.releases()) {
             let name = release.target_name();
             if let Some(entry) = approved.get(&name).or(stand_in.as_ref()) {
                 listed.entry(name).or_insert(entry.clone());

@@ -121,11 +121,15 @@ fn respond(
     // Writing to a string does not fail.
     let _infallible = write!(
         text,
-        "{{\"model_name\":\"{name}\",\"model_version\":\"{version}\",\"id\":{},\"parameters\":{{\"generation\":{},\"answered_by\":\"{}\"}},\"outputs\":[",
+        "{{\"model_name\":\"{name}\",\"model_version\":\"{version}\",\"id\":{},\"parameters\":{{\"generation\":{},\"answered_by\":\"{}\"",
         quoted(id),
         answer.generation,
         answer.by.as_str(),
     );
+    for (name, value) in answer.notes() {
+        let _infallible = write!(text, ",\"{name}\":\"{value}\"");
+    }
+    text.push_str("},\"outputs\":[");
     let mut tail = Vec::new();
     for (i, (output, binary)) in outputs.iter().enumerate() {
         let comma = if i == 0 { "" } else { "," };

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::serve::{AnsweredBy, MemberRole, TaskView};
+use crate::serve::{AnsweredBy, TaskView};
 
 /// Counters and gauges of all tasks. Names and ids need no escaping: they hold neither quotes nor backslashes.
 pub(super) fn text(views: &[TaskView]) -> String {
@@ -14,9 +14,11 @@ pub(super) fn text(views: &[TaskView]) -> String {
             let _infallible = writeln!(out, "{name}{{{labels}}} {value}");
         }
     };
-    let by = [AnsweredBy::Champion, AnsweredBy::Fallback, AnsweredBy::Baseline, AnsweredBy::Named];
     let answered = views.iter().flat_map(|v| {
-        by.iter().zip(v.answered).map(|(by, n)| (format!("task=\"{}\",by=\"{}\"", v.task, by.as_str()), n))
+        AnsweredBy::ALL
+            .iter()
+            .zip(v.answered)
+            .map(|(by, n)| (format!("task=\"{}\",by=\"{}\"", v.task, by.as_str()), n))
     });
     family("dunlin_requests_total", "counter", "Requests answered.", answered.collect());
     let failed = views.iter().map(|v| (format!("task=\"{}\"", v.task), v.failed));
@@ -25,9 +27,16 @@ pub(super) fn text(views: &[TaskView]) -> String {
     family("dunlin_generation", "gauge", "Generation of the assignment in force.", generation.collect());
     let probation = views.iter().map(|v| (format!("task=\"{}\"", v.task), u64::from(v.probation)));
     family("dunlin_probation", "gauge", "Whether the champion is in probation.", probation.collect());
+    let degraded = views.iter().map(|v| (format!("task=\"{}\"", v.task), u64::from(v.degraded.is_some())));
+    family(
+        "dunlin_degraded",
+        "gauge",
+        "Whether a smaller member answers because of the device's context.",
+        degraded.collect(),
+    );
     let latency = views.iter().flat_map(|v| {
         v.members.iter().map(|m| {
-            (format!("task=\"{}\",release=\"{}\",role=\"{}\"", v.task, m.release, role(m.role)), m.row_us)
+            (format!("task=\"{}\",release=\"{}\",role=\"{}\"", v.task, m.release, m.role.as_str()), m.row_us)
         })
     });
     family(
@@ -37,12 +46,4 @@ pub(super) fn text(views: &[TaskView]) -> String {
         latency.collect(),
     );
     out
-}
-
-fn role(role: MemberRole) -> &'static str {
-    match role {
-        MemberRole::Champion => "champion",
-        MemberRole::Fallback => "fallback",
-        MemberRole::Previous => "previous",
-    }
 }

@@ -11,9 +11,32 @@ pub enum AnsweredBy {
     Baseline,
     /// The member that the request named.
     Named,
+    /// A challenger, in whose share the request falls.
+    Challenger,
+    /// A smaller member, because of the device's context.
+    Smaller,
+    /// A bigger member, as those before it were not sure.
+    Bigger,
+    /// Champion and voters together.
+    Vote,
+    /// The meta-model, out of what champion and voters said.
+    Stack,
 }
 
 impl AnsweredBy {
+    /// All of them, in the order of [`TaskView::answered`](super::TaskView).
+    pub const ALL: [Self; 9] = [
+        Self::Champion,
+        Self::Fallback,
+        Self::Baseline,
+        Self::Named,
+        Self::Challenger,
+        Self::Smaller,
+        Self::Bigger,
+        Self::Vote,
+        Self::Stack,
+    ];
+
     /// The word in answers and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -21,6 +44,33 @@ impl AnsweredBy {
             Self::Fallback => "fallback",
             Self::Baseline => "baseline",
             Self::Named => "named",
+            Self::Challenger => "challenger",
+            Self::Smaller => "smaller",
+            Self::Bigger => "bigger",
+            Self::Vote => "vote",
+            Self::Stack => "stack",
+        }
+    }
+}
+
+/// Why a member that should have had a part in an answer had none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It took longer than its limit.
+    Late,
+    /// It failed.
+    Failed,
+    /// It failed too often before and is not asked.
+    Quarantined,
+}
+
+impl Absence {
+    /// The word in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Failed => "failed",
+            Self::Quarantined => "quarantined",
         }
     }
 }
@@ -28,20 +78,35 @@ impl AnsweredBy {
 /// An answered request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Outputs in the graph's order; for classification the last one holds the scores.
+    /// Outputs in the graph's order; for classification the last one holds the scores, which are all there is of what
+    /// several members made together.
     pub outputs: Vec<TensorData>,
     /// Who answered.
     pub by: AnsweredBy,
-    /// The release that answered; `None` for the baseline.
+    /// The release that answered; of a vote the first that voted; `None` for the baseline.
     pub release: Option<ReleaseId>,
-    /// Generation of the assignment in force.
+    /// Generation of the line-up in force.
     pub generation: u64,
+    /// Those whose scores went into the answer, if it is one of several together.
+    pub voters: Vec<ReleaseId>,
+    /// Those that were to have a part in it and had none.
+    pub left_out: Vec<(ReleaseId, Absence)>,
     /// Rows answered.
     pub rows: u64,
     /// Time it waited for a worker, nanoseconds.
     pub queue_ns: u64,
-    /// Time the model took, nanoseconds.
+    /// Time the model took, nanoseconds; of several side by side the longest.
     pub infer_ns: u64,
+}
+
+impl Answer {
+    /// What an answer of several members says beside its generation and who answered: names and values of parameters.
+    pub fn notes(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let voters = self.voters.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let absent = |(release, why): &(ReleaseId, Absence)| format!("{release}:{}", why.as_str());
+        let left_out = self.left_out.iter().map(absent).collect::<Vec<_>>().join(",");
+        [("voters", voters), ("left_out", left_out)].into_iter().filter(|(_, text)| !text.is_empty())
+    }
 }
 
 /// Why a request was not answered.

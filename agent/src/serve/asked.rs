@@ -37,43 +37,47 @@ impl Asked {
 /// What came of running a member.
 pub(super) struct Ran {
     pub(super) made: Result<Made, Unable>,
-    /// What the previous champion made of the same inputs, if it was to and could.
-    pub(super) other: Option<(Arc<Serving>, Made)>,
+    /// Whether it took too long.
+    pub(super) late: bool,
+    /// Whether it was not begun, so that nothing is the model's fault.
+    pub(super) waited: bool,
     pub(super) queue_ns: u64,
     /// In all, nanoseconds.
     pub(super) spent_ns: u64,
 }
 
-/// Runs a member, and beside it `previous`, for the record.
+/// Runs a member, within its own limit if it has one.
 pub(super) async fn run(
     pool: Option<&Pool>,
     model: &Arc<Serving>,
-    previous: Option<&Arc<Serving>>,
+    limit: Option<Duration>,
     asked: &Arc<Asked>,
 ) -> Result<Ran, InferError> {
-    let row_us = model.row_us() + previous.map_or(0, |m| m.row_us());
-    let expected_us = row_us.saturating_mul(asked.rows as u64);
-    let (model, previous, asked) = (Arc::clone(model), previous.cloned(), Arc::clone(asked));
+    let expected_us = model.row_us().saturating_mul(asked.rows as u64);
+    let (model, asked) = (Arc::clone(model), Arc::clone(asked));
     let from = Instant::now();
-    let work = move || {
-        let made = model.run(&asked.inputs, asked.rows);
-        let other = previous.filter(|_| made.is_ok()).and_then(|previous| {
-            let made = previous.run(&asked.inputs, asked.rows).ok()?;
-            Some((previous, made))
-        });
-        (made, other)
-    };
+    let work = move || model.run(&asked.inputs, asked.rows);
     let worked = match pool {
-        Some(pool) => pool.run(expected_us, work).await,
+        Some(pool) => pool.run(expected_us, limit, work).await,
         None => Worked::Done(work(), Duration::ZERO),
     };
     let spent_ns = nanos(from.elapsed());
     Ok(match worked {
-        Worked::Done((made, other), queued) => Ran { made, other, queue_ns: nanos(queued), spent_ns },
+        Worked::Done(made, queued) => {
+            Ran { made, late: false, waited: false, queue_ns: nanos(queued), spent_ns }
+        }
         Worked::Late(limit) => Ran {
-            made: Err(Unable::Failed(format!("no answer within {} ms", limit.as_millis()))),
-            other: None,
+            made: Err(Unable::Failed(format!("no answer within {} ms", limit.as_micros() as f64 / 1e3))),
+            late: true,
+            waited: false,
             queue_ns: 0,
+            spent_ns,
+        },
+        Worked::Waited => Ran {
+            made: Err(Unable::Failed("no worker within its time limit".into())),
+            late: true,
+            waited: true,
+            queue_ns: spent_ns,
             spent_ns,
         },
         Worked::Refused => return Err(InferError::Overloaded),

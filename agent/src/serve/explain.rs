@@ -87,7 +87,7 @@ impl Serving {
         };
         let failed = |detail: String| InferError::Failed { task: task.clone(), detail };
         // However short it is expected to be, it does not hold up the connections of others.
-        let rows = match self.pool.run(u64::MAX, work).await {
+        let rows = match self.pool.run(u64::MAX, None, work).await {
             Worked::Done(Ok(rows), _) => rows,
             Worked::Done(Err(error), _) if error.is_input() => {
                 return Err(InferError::Input(error.to_string()));
@@ -96,7 +96,7 @@ impl Serving {
             Worked::Late(limit) => {
                 return Err(failed(format!("no explanation within {} ms", limit.as_millis())));
             }
-            Worked::Refused => return Err(InferError::Overloaded),
+            Worked::Waited | Worked::Refused => return Err(InferError::Overloaded),
         };
         let width = rows.first().map_or(0, |row| row.value.len());
         let signature = &member.resident.bundle.signature;

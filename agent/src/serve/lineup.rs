@@ -1,39 +1,125 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use dunlin_protocol::{ReleaseId, TaskPolicy};
+use dunlin_protocol::{Conduct, Member, ReleaseId, Role, TaskPolicy};
 
+use super::budget::Budget;
 use super::live::Key;
-use super::resident::Serving;
+use super::resident::{Resident, Serving};
 use super::view::MemberRole;
+
+/// The models of a line-up, loaded.
+#[derive(Debug)]
+pub struct Crew {
+    /// Answers requests.
+    pub champion: Resident,
+    /// Answers when the champion can not.
+    pub fallback: Option<Resident>,
+    /// Further models, each with what it is for.
+    pub members: Vec<(Member, Resident)>,
+    /// How all of them make one answer.
+    pub conduct: Conduct,
+}
+
+impl Crew {
+    /// Champion and fallback, nothing else.
+    pub fn new(champion: Resident, fallback: Option<Resident>) -> Self {
+        Self { champion, fallback, members: Vec::new(), conduct: Conduct::default() }
+    }
+}
+
+/// A loaded model beside the champion.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) model: Arc<Serving>,
+    pub(super) role: Role,
+    pub(super) limit: Option<Duration>,
+    /// What a shadow may cost.
+    pub(super) budget: Option<Mutex<Budget>>,
+}
+
+impl Seat {
+    fn new(model: Resident, role: Role, limit_us: Option<u64>) -> Self {
+        let budget = match role {
+            Role::Shadow { cpu_ppm, ram_bytes, battery_ppm_min } => {
+                Some(Mutex::new(Budget::new(cpu_ppm, ram_bytes, battery_ppm_min)))
+            }
+            Role::Fallback
+            | Role::Challenger { .. }
+            | Role::Voter { .. }
+            | Role::Bigger
+            | Role::Smaller
+            | Role::Meta => None,
+        };
+        let limit = limit_us.map(Duration::from_micros);
+        Self { model: Arc::new(Serving::new(model)), role, limit, budget }
+    }
+}
+
+/// The models of one generation.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slot {
+    pub(super) generation: u64,
+    pub(super) champion: Option<Arc<Serving>>,
+    /// The fallback first.
+    pub(super) seats: Arc<[Seat]>,
+    pub(super) conduct: Arc<Conduct>,
+}
+
+impl Slot {
+    pub(super) fn new(crew: Crew, generation: u64) -> Self {
+        let fallback = crew.fallback.map(|model| Seat::new(model, Role::Fallback, None));
+        let members =
+            crew.members.into_iter().map(|(member, model)| Seat::new(model, member.role, member.limit_us));
+        Self {
+            generation,
+            champion: Some(Arc::new(Serving::new(crew.champion))),
+            seats: fallback.into_iter().chain(members).collect(),
+            conduct: Arc::new(crew.conduct),
+        }
+    }
+
+    /// The seats of one part.
+    pub(super) fn of(&self, part: MemberRole) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(move |seat| MemberRole::from(seat.role) == part)
+    }
+}
 
 /// What a task runs; replaced whole.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LineUp {
-    pub(super) champion: Option<Arc<Serving>>,
-    pub(super) fallback: Option<Arc<Serving>>,
-    pub(super) previous: Option<Arc<Serving>>,
+    pub(super) slot: Slot,
+    /// All of the generation before, kept warm in probation.
+    pub(super) previous: Option<Slot>,
     pub(super) policy: Option<Arc<TaskPolicy>>,
-    pub(super) generation: u64,
     pub(super) probation: bool,
     pub(super) unloaded: Vec<ReleaseId>,
 }
 
 impl LineUp {
+    pub(super) fn champion(&self) -> Option<&Arc<Serving>> {
+        self.slot.champion.as_ref()
+    }
+
+    /// The champion before this one, in probation.
+    pub(super) fn before(&self) -> Option<&Arc<Serving>> {
+        self.previous.as_ref()?.champion.as_ref()
+    }
+
     pub(super) fn members(&self) -> impl Iterator<Item = (MemberRole, &Arc<Serving>)> {
-        let champion = self.champion.iter().map(|m| (MemberRole::Champion, m));
-        let fallback = self.fallback.iter().map(|m| (MemberRole::Fallback, m));
-        champion.chain(fallback).chain(self.previous.iter().map(|m| (MemberRole::Previous, m)))
+        let champion = self.champion().map(|m| (MemberRole::Champion, m));
+        let seats = self.slot.seats.iter().map(|seat| (seat.role.into(), &seat.model));
+        champion.into_iter().chain(seats).chain(self.before().map(|m| (MemberRole::Previous, m)))
     }
 
     pub(super) fn key(&self, release: Option<ReleaseId>) -> Key {
-        let probation = self.probation
-            && release.is_some()
-            && self.champion.as_ref().map(|c| c.release()) == release.as_ref();
-        Key { release, generation: self.generation, probation }
+        let probation =
+            self.probation && release.is_some() && self.champion().map(|c| c.release()) == release.as_ref();
+        Key { release, generation: self.slot.generation, probation }
     }
 
     pub(super) fn classes(&self) -> usize {
         let of_policy = || self.policy.as_ref().map_or(0, |p| p.labels.len());
-        self.champion.as_ref().map(|c| c.classes()).filter(|n| *n > 0).unwrap_or_else(of_policy)
+        self.champion().map(|c| c.classes()).filter(|n| *n > 0).unwrap_or_else(of_policy)
     }
 }

@@ -11,8 +11,8 @@ use super::memory::{FEATURES_MAX, Memory, Prediction};
 use super::resident::{Made, Serving};
 use super::sampling::{Row, Sampler};
 
-/// Most windows open at one time: champion, fallback, baseline, the same of the generation before, and late labels.
-const WINDOWS_MAX: usize = 16;
+/// Most windows open at one time: champion, fallback, members, baseline, the same of the generation before, and late labels.
+const WINDOWS_MAX: usize = 40;
 /// Most characters of a failure's text in a report.
 const DETAIL_MAX: usize = 200;
 
@@ -24,18 +24,49 @@ pub(super) struct Key {
     pub(super) probation: bool,
 }
 
-/// One answered request, to be counted.
+/// What one member made of a request, to be counted.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered<'a> {
     pub(super) key: &'a Key,
     pub(super) model: &'a Serving,
     pub(super) made: &'a Made,
-    pub(super) other: Option<(&'a Serving, &'a Made)>,
     pub(super) id: &'a str,
     /// Features of all rows; empty if the first input is not `FP32`.
     pub(super) x: &'a [f32],
     pub(super) rows: usize,
     pub(super) now: Now,
+}
+
+/// Whose answer others are compared with: a release and its class of each row.
+#[derive(Debug, Clone)]
+pub(super) struct Principal {
+    pub(super) release: ReleaseId,
+    pub(super) classes: Vec<Option<u32>>,
+}
+
+impl Answered<'_> {
+    fn scores(&self, row: usize) -> &[f32] {
+        let width = self.made.scores.len() / self.rows.max(1);
+        &self.made.scores[row * width..(row + 1) * width]
+    }
+
+    fn class(&self, row: usize) -> Option<u32> {
+        self.model.class(self.scores(row))
+    }
+
+    fn features(&self, row: usize) -> &[f32] {
+        let columns = self.x.len() / self.rows.max(1);
+        &self.x[row * columns..(row + 1) * columns]
+    }
+
+    fn row_id(&self, row: usize) -> String {
+        if self.rows == 1 { self.id.to_owned() } else { format!("{}.{row}", self.id) }
+    }
+
+    pub(super) fn principal(&self) -> Principal {
+        let classes = (0..self.rows).map(|row| self.class(row)).collect();
+        Principal { release: self.model.release().clone(), classes }
+    }
 }
 
 #[derive(Debug)]
@@ -83,57 +114,81 @@ impl Live {
         }))
     }
 
-    /// Counts an answer row by row, remembers it for its label, and considers it as a sample.
-    pub(super) fn answered(&mut self, done: &Answered<'_>) {
-        let Answered { key, model, made, other, id, x, rows, now } = *done;
-        let width = made.scores.len() / rows.max(1);
-        let columns = x.len() / rows.max(1);
-        let classes = model.classes();
-        for row in 0..rows {
-            let scores = &made.scores[row * width..(row + 1) * width];
-            let features = &x[row * columns..(row + 1) * columns];
-            let class = model.class(scores);
-            let confidence = class.and_then(|c| scores.get(c as usize)).copied().unwrap_or(f32::NAN);
-            let other_class = other.and_then(|(other, made)| {
-                let width = made.scores.len() / rows.max(1);
-                other
-                    .class(&made.scores[row * width..(row + 1) * width])
-                    .map(|class| (other.release(), class))
-            });
-            let same = other_class.zip(class).map(|((release, theirs), ours)| (release, theirs == ours));
-            if let Some(window) = self.window(key, Some(model), classes, now) {
-                let latency_us = made.latency_us() / rows.max(1) as u64;
-                window.observe(&Observation { latency_us, failed: false, class, confidence, features });
-                if let Some((release, same)) = same {
-                    window.pair(release, same);
-                }
-            }
-            if let Some((_, same)) = same {
-                self.watch.paired(same);
-            }
-            let Some(predicted) = class else { continue };
-            let row_id = if rows == 1 { id.to_owned() } else { format!("{id}.{row}") };
-            if let Some(sampler) = &mut self.sampler {
-                sampler.consider(
-                    &Row { id: &row_id, release: model.release(), x: features, predicted, scores },
-                    now,
-                );
-            }
-            let kept = if self.sampler.is_some() && columns <= FEATURES_MAX {
-                features.to_vec()
-            } else {
-                Vec::new()
-            };
-            let other = other_class.map(|(release, class)| (release.clone(), class));
-            self.memory
-                .keep(row_id, Prediction { release: model.release().clone(), predicted, other, x: kept });
+    fn observe(&mut self, done: &Answered<'_>, row: usize, against: Option<(&ReleaseId, u32)>) {
+        let class = done.class(row);
+        let confidence = class.and_then(|c| done.scores(row).get(c as usize)).copied().unwrap_or(f32::NAN);
+        let latency_us = done.made.latency_us() / done.rows.max(1) as u64;
+        let Some(window) = self.window(done.key, Some(done.model), done.model.classes(), done.now) else {
+            return;
+        };
+        let features = done.features(row);
+        window.observe(&Observation { latency_us, failed: false, class, confidence, features });
+        if let (Some((release, theirs)), Some(ours)) = (against, class) {
+            window.pair(release, theirs == ours);
         }
     }
 
-    /// Counts rows that the baseline answered.
-    pub(super) fn constant(&mut self, key: &Key, class: u32, classes: usize, rows: usize, now: Now) {
+    /// Counts an answer row by row, remembers it for its label, and considers it as a sample.
+    pub(super) fn answered(&mut self, done: &Answered<'_>) {
+        for row in 0..done.rows {
+            self.observe(done, row, None);
+            let Some(predicted) = done.class(row) else { continue };
+            let (row_id, release, x) = (done.row_id(row), done.model.release(), done.features(row));
+            if let Some(sampler) = &mut self.sampler {
+                sampler.consider(
+                    &Row { id: &row_id, release, x, predicted, scores: done.scores(row) },
+                    done.now,
+                );
+            }
+            let keep = self.sampler.is_some() && x.len() <= FEATURES_MAX;
+            let kept = if keep { x.to_vec() } else { Vec::new() };
+            let (release, other, fellows) = (release.clone(), None, Vec::new());
+            self.memory.keep(row_id, Prediction { release, predicted, other, fellows, x: kept });
+        }
+    }
+
+    /// Counts what a further member made of a request in that member's own window, beside what the principal made.
+    pub(super) fn fellow(&mut self, done: &Answered<'_>, principal: &Principal) {
+        for (row, theirs) in principal.classes.iter().enumerate().take(done.rows) {
+            self.observe(done, row, theirs.map(|class| (&principal.release, class)));
+            let (Some(class), Some(kept)) = (done.class(row), self.memory.get_mut(&done.row_id(row))) else {
+                continue;
+            };
+            let release = done.model.release();
+            if kept.release == principal.release && kept.fellows.iter().all(|(known, _)| known != release) {
+                kept.fellows.push((release.clone(), class));
+            }
+        }
+    }
+
+    /// Counts in the champion's window what the champion before it made of the same request. `key` and `model` are the
+    /// champion's.
+    pub(super) fn previous(
+        &mut self,
+        key: &Key,
+        model: &Serving,
+        principal: &Principal,
+        done: &Answered<'_>,
+    ) {
+        self.watch.previous(done.made.latency_us());
+        for (row, ours) in principal.classes.iter().enumerate().take(done.rows) {
+            let (Some(ours), Some(theirs)) = (*ours, done.class(row)) else { continue };
+            self.watch.paired(ours == theirs);
+            if let Some(window) = self.window(key, Some(model), model.classes(), done.now) {
+                window.pair(done.model.release(), ours == theirs);
+            }
+            if let Some(kept) = self.memory.get_mut(&done.row_id(row))
+                && kept.release == principal.release
+            {
+                kept.other = Some((done.model.release().clone(), theirs));
+            }
+        }
+    }
+
+    /// Counts rows that the baseline answered with these classes of so many.
+    pub(super) fn constant(&mut self, key: &Key, answered: &[u32], classes: usize, now: Now) {
         if let Some(window) = self.window(key, None, classes, now) {
-            for _ in 0..rows {
+            for &class in answered {
                 window.observe(&Observation {
                     latency_us: 0,
                     failed: false,
@@ -185,26 +240,34 @@ impl Live {
         told.at_ms = now.wall_ms;
     }
 
-    /// Looks at the prediction a label is for, without taking it.
-    pub(super) fn predicted(&self, id: &str) -> Option<&Prediction> {
-        self.memory.get(id)
+    /// Whether the request of this id is remembered, so that a label can be counted.
+    pub(super) fn remembers(&self, id: &str) -> bool {
+        self.memory.get(id).is_some()
     }
 
-    /// Counts a late label in the window of the release that predicted, as `key` says.
-    pub(super) fn label(
+    /// Counts a late label in the windows of all that predicted. `of` gives a release's key, model and classes.
+    pub(super) fn label<'a>(
         &mut self,
         id: &str,
         label: u32,
-        key: &Key,
-        model: Option<&Serving>,
+        of: impl Fn(&ReleaseId) -> (Key, Option<&'a Serving>),
         classes: usize,
         now: Now,
     ) {
         let Some(prediction) = self.memory.take(id) else { return };
-        if let Some(window) = self.window(key, model, classes, now) {
+        let right = prediction.predicted == label;
+        let (key, model) = of(&prediction.release);
+        if let Some(window) = self.window(&key, model, classes, now) {
             window.label(label, prediction.predicted);
             if let Some((other, theirs)) = &prediction.other {
-                window.pair_label(other, prediction.predicted == label, *theirs == label);
+                window.pair_label(other, right, *theirs == label);
+            }
+        }
+        for (fellow, theirs) in &prediction.fellows {
+            let (key, model) = of(fellow);
+            if let Some(window) = self.window(&key, model, classes, now) {
+                window.label(label, *theirs);
+                window.pair_label(&prediction.release, *theirs == label, right);
             }
         }
         if let Some(sampler) = &mut self.sampler

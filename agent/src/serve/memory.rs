@@ -16,6 +16,8 @@ pub(super) struct Prediction {
     pub(super) predicted: u32,
     /// What the previous champion made of the same input.
     pub(super) other: Option<(ReleaseId, u32)>,
+    /// What other members made of it, at most one entry each.
+    pub(super) fellows: Vec<(ReleaseId, u32)>,
     /// The input, kept only where samples may leave the device.
     pub(super) x: Vec<f32>,
 }
@@ -43,6 +45,11 @@ impl Memory {
         }
     }
 
+    /// The prediction of a request that is still remembered, to add to it.
+    pub(super) fn get_mut(&mut self, id: &str) -> Option<&mut Prediction> {
+        self.by_id.get_mut(id).map(|(_, prediction)| prediction)
+    }
+
     pub(super) fn get(&self, id: &str) -> Option<&Prediction> {
         self.by_id.get(id).map(|(_, prediction)| prediction)
     }
@@ -57,7 +64,7 @@ mod tests {
     use super::*;
 
     fn prediction(predicted: u32) -> Prediction {
-        Prediction { release: "m@1".parse().unwrap(), predicted, other: None, x: vec![] }
+        Prediction { release: "m@1".parse().unwrap(), predicted, other: None, fellows: vec![], x: vec![] }
     }
 
     #[test]

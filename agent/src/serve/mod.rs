@@ -1,16 +1,23 @@
 //! Resident models and the answers they give.
 //!
-//! Per task there is a line-up: the champion answers; if it fails the fallback does; if that fails too, the constant
-//! baseline of the task's signed policy. In probation the previous champion stays loaded and answers the same inputs,
-//! for the record only. Changing a line-up is one pointer: a request sees the old one or the new one, never a mixture.
+//! Per task there is a line-up: the champion answers, or several models together as its rule says; if they fail the
+//! fallbacks do; if those fail too, the constant baseline of the task's signed policy. A challenger answers a share of
+//! the requests, a smaller member all of them while the device's context asks for it. In probation the previous line-up
+//! stays loaded. Changing a line-up is one pointer: a request sees the old one or the new one, never a mixture.
+//!
+//! The previous champion and shadows answer the same inputs after the answer was given, for the record only. Each
+//! release is counted in its own window by what it says itself, whatever became of it in an answer of several.
 //!
 //! What is counted per window, remembered for late labels and sampled is bounded; nothing here waits for the network.
-//!
-//! In probation a request costs the time of both models.
 
 mod answer;
 mod asked;
 mod baseline;
+mod beside;
+mod budget;
+mod choose;
+mod combine;
+mod context;
 mod explain;
 mod guard;
 mod lineup;
@@ -22,8 +29,11 @@ mod sampling;
 mod strikes;
 mod tally;
 mod task;
+mod turn;
 mod view;
 
+#[cfg(test)]
+mod lineup_tests;
 #[cfg(test)]
 pub(crate) mod onnx;
 #[cfg(test)]
@@ -36,12 +46,14 @@ use dunlin_protocol::{
     Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
 };
 
-pub use answer::{Answer, AnsweredBy, FeedbackError, InferError};
+pub use answer::{Absence, Answer, AnsweredBy, FeedbackError, InferError};
+pub use context::Reading;
 pub use explain::{
     Budget, EXPLAIN_BUDGET, EXPLAIN_BUDGET_MAX, EXPLAIN_PERMUTATIONS, EXPLAINED_ROWS_MAX, EXPLAINING_MAX,
     Explained,
 };
 pub use guard::Guard;
+pub use lineup::Crew;
 pub use pool::{INLINE_US_MAX, Limits};
 pub use resident::Resident;
 pub use strikes::{ANSWERS_PER_STRIKE, STRIKES_MAX};
@@ -58,7 +70,7 @@ use tokio::sync::{Notify, Semaphore};
 #[derive(Debug)]
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
-    pool: Pool,
+    pool: Arc<Pool>,
     /// Explanations that may still be begun.
     explaining: Semaphore,
     /// Wakes who waits in [`Serving::fallen`].
@@ -70,7 +82,7 @@ impl Serving {
     pub fn new(limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             tasks: RwLock::default(),
-            pool: Pool::new(limits),
+            pool: Arc::new(Pool::new(limits)),
             explaining: Semaphore::new(EXPLAINING_MAX),
             fell: Notify::new(),
         })
@@ -90,7 +102,17 @@ impl Serving {
         generation: u64,
         probation: bool,
     ) {
-        self.task_or_new(task).switch(champion, fallback, generation, probation);
+        self.line_up(task, Crew::new(champion, fallback), generation, probation);
+    }
+
+    /// The same with all that a line-up may have. With `probation` the whole line-up so far stays loaded.
+    pub fn line_up(&self, task: &TaskId, crew: Crew, generation: u64, probation: bool) {
+        self.task_or_new(task).switch(crew, generation, probation);
+    }
+
+    /// Takes a reading of the device, by which the context rules of every task and the budgets of shadows are judged.
+    pub fn surrounded(&self, reading: Reading, now: Now) {
+        self.all().iter().for_each(|task| task.surrounded(reading, now));
     }
 
     /// Ends a task's probation in favour of the champion; the previous one is unloaded.

@@ -167,6 +167,7 @@ pub(crate) fn policy(task: &TaskId) -> TaskPolicy {
         task_type: TaskType::Classification,
         metric: "accuracy".into(),
         baseline_class: 1,
+        baseline_rules: vec![],
         labels: vec!["c0".into(), "c1".into(), "c2".into()],
         retrained: None,
         samples: None,

@@ -45,9 +45,11 @@ pub(super) struct Pool {
 pub(super) enum Worked<T> {
     /// It was done, after waiting so long for a worker.
     Done(T, Duration),
-    /// It took longer than [`Limits::run_max`]. Its thread goes on, but its worker's place is given back: members that
-    /// are late are soon no longer asked, see `strikes`.
+    /// It took longer than [`Limits::run_max`], or than the caller's own limit. Its thread goes on, but its worker's place is
+    /// given back: members that are late are soon no longer asked, see `strikes`.
     Late(Duration),
+    /// The caller's own limit passed before a worker was free.
+    Waited,
     /// Too many wait.
     Refused,
 }
@@ -62,19 +64,28 @@ impl Pool {
         }
     }
 
+    /// Does some work; with a `limit` of its own never on the caller's task, where it could not be left.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         expected_us: u64,
+        limit: Option<Duration>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Worked<T> {
-        if expected_us < INLINE_US_MAX {
+        if limit.is_none() && expected_us < INLINE_US_MAX {
             return Worked::Done(work(), Duration::ZERO);
         }
         let from = Instant::now();
         let Some(place) = Place::take(&self.waiting, self.waiting_max) else { return Worked::Refused };
-        let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else { return Worked::Refused };
+        // A limit of the caller's own holds for the wait too.
+        let Ok(worker) =
+            timeout(limit.unwrap_or(Duration::MAX), Arc::clone(&self.workers).acquire_owned()).await
+        else {
+            return Worked::Waited;
+        };
+        let Ok(worker) = worker else { return Worked::Refused };
         drop(place);
         let queued = from.elapsed();
+        let left = limit.map_or(self.run_max, |limit| limit.saturating_sub(queued).min(self.run_max));
         // The thread holds the worker's place, so that a caller who goes away does not free it.
         let held = Arc::new(Mutex::new(Some(worker)));
         let give_back = |held: &Mutex<Option<OwnedSemaphorePermit>>| {
@@ -86,13 +97,13 @@ impl Pool {
             give_back(&of_thread);
             done
         });
-        match timeout(self.run_max, run).await {
+        match timeout(left, run).await {
             Ok(Ok(done)) => Worked::Done(done, queued),
             // The engine catches the runtime's panics; one that gets here is this program's own.
             Ok(Err(_)) => Worked::Refused,
             Err(_) => {
                 give_back(&held);
-                Worked::Late(self.run_max)
+                Worked::Late(limit.unwrap_or(self.run_max))
             }
         }
     }

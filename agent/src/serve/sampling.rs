@@ -165,7 +165,8 @@ fn cost(x: &[f32]) -> f64 {
     (size_of_val(x) as u64 + OVERHEAD_BYTES) as f64
 }
 
-fn margin(scores: &[f32]) -> f32 {
+/// How far the best score is ahead of the next.
+pub(super) fn margin(scores: &[f32]) -> f32 {
     let (mut first, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
     for &x in scores {
         if x > first {

@@ -9,24 +9,38 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::answer::{Answer, AnsweredBy, FeedbackError, InferError};
 use super::asked::{Asked, run};
 use super::baseline;
+use super::beside::Beside;
+use super::context::{Degrader, Reading};
 use super::guard::{Guard, Watch};
-use super::lineup::LineUp;
-use super::live::{Answered, Key, Live};
+use super::lineup::{Crew, LineUp, Slot};
+use super::live::{Answered, Key, Live, Principal};
 use super::pool::Pool;
-use super::resident::{Made, Resident, Serving, Unable};
+use super::resident::{Made, Serving, Unable};
 use super::sampling::Sampler;
 use super::tally::Spent;
-use super::view::{Member, TaskView};
+use super::turn::Turn;
+use super::view::{Member, MemberRole, TaskView};
 
 #[derive(Debug)]
 pub(super) struct Task {
     task: TaskId,
     lineup: RwLock<Arc<LineUp>>,
     live: Mutex<Live>,
-    answered: [AtomicU64; 4],
+    answered: [AtomicU64; AnsweredBy::ALL.len()],
     failed: AtomicU64,
+    surroundings: Mutex<Surroundings>,
+    /// Whether a context rule holds: asked for every request, so that it needs no lock.
+    degraded: AtomicBool,
+    pub(super) beside: Beside,
     /// Whether `live` names a fallen champion: asked after every request, so that it needs no lock.
     fallen: AtomicBool,
+}
+
+/// Where the device stands, and what that means here.
+#[derive(Debug, Default)]
+struct Surroundings {
+    reading: Reading,
+    degrader: Degrader,
 }
 
 impl Task {
@@ -38,16 +52,23 @@ impl Task {
             live,
             answered: Default::default(),
             failed: AtomicU64::new(0),
+            surroundings: Mutex::default(),
+            degraded: AtomicBool::new(false),
+            beside: Beside::default(),
             fallen: AtomicBool::new(false),
         }
     }
 
-    fn lineup(&self) -> Arc<LineUp> {
+    pub(super) fn lineup(&self) -> Arc<LineUp> {
         self.lineup.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn live(&self) -> MutexGuard<'_, Live> {
+    pub(super) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn surroundings(&self) -> MutexGuard<'_, Surroundings> {
+        self.surroundings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the line-up by what `change` makes of it.
@@ -72,22 +93,27 @@ impl Task {
         }
     }
 
-    pub(super) fn switch(
-        &self,
-        champion: Resident,
-        fallback: Option<Resident>,
-        generation: u64,
-        probation: bool,
-    ) {
+    pub(super) fn switch(&self, crew: Crew, generation: u64, probation: bool) {
+        let slot = Slot::new(crew, generation);
         self.change(|lineup| {
-            let before = lineup.champion.replace(Arc::new(Serving::new(champion)));
-            lineup.previous = before.filter(|_| probation);
-            lineup.fallback = fallback.map(|f| Arc::new(Serving::new(f)));
-            lineup.generation = generation;
+            let before = std::mem::replace(&mut lineup.slot, slot);
+            lineup.previous = Some(before).filter(|slot| probation && slot.champion.is_some());
             lineup.probation = probation;
             lineup.unloaded.clear();
         });
+        self.begin();
+    }
+
+    /// What is counted of a champion, and the context rules, begin anew; rules that are the same go on to hold.
+    fn begin(&self) {
         self.live().watch = Watch::new();
+        let lineup = self.lineup();
+        let rules = &lineup.slot.conduct.context;
+        let mut around = self.surroundings();
+        if !around.degrader.follows(rules) {
+            around.degrader = Degrader::new(rules);
+            self.degraded.store(false, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn commit(&self) {
@@ -100,14 +126,14 @@ impl Task {
     pub(super) fn rollback(&self) -> bool {
         let done = self.change(|lineup| match lineup.previous.take() {
             Some(previous) => {
-                lineup.champion = Some(previous);
+                lineup.slot = previous;
                 lineup.probation = false;
                 true
             }
             None => false,
         });
         if done {
-            self.live().watch = Watch::new();
+            self.begin();
         }
         done
     }
@@ -117,39 +143,73 @@ impl Task {
         self.change(|lineup| {
             let releases: Vec<_> = lineup.members().map(|(_, m)| m.release().clone()).collect();
             lineup.unloaded.extend(releases);
-            (lineup.champion, lineup.fallback, lineup.previous) = (None, None, None);
+            lineup.slot = Slot { generation: lineup.slot.generation, ..Slot::default() };
+            lineup.previous = None;
         });
     }
 
     pub(super) fn guard(&self) -> Option<Guard> {
-        self.lineup().champion.as_ref()?;
+        self.lineup().champion()?;
         Some(self.live().watch.guard())
     }
 
-    /// The member that a request would be given to, and the generation in force: the one it names, else the first of the
-    /// line-up that is asked.
+    /// The member that a request would be given to, and the generation in force: the one it names, else the first that
+    /// answers alone and is still asked.
     pub(super) fn asked(&self, version: Option<&ReleaseId>) -> Result<(Arc<Serving>, u64), InferError> {
         let lineup = self.lineup();
         if !lineup.unloaded.is_empty() {
             return Err(InferError::Unloaded(self.task.clone()));
         }
-        let mut members = lineup.members().map(|(_, member)| member);
         let found = match version {
-            Some(version) => members.find(|m| m.release() == version).ok_or_else(|| {
-                InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() }
-            }),
-            None => members
-                .find(|m| m.strikes.out().is_none())
-                .ok_or_else(|| InferError::NotReady(self.task.clone())),
+            Some(version) => {
+                lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(|| {
+                    InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() }
+                })
+            }
+            None => {
+                let degraded = self.degraded.load(Ordering::Relaxed);
+                let of = |part| lineup.slot.of(part).map(|seat| &seat.model);
+                of(MemberRole::Smaller)
+                    .filter(|_| degraded)
+                    .chain(lineup.champion())
+                    .chain(of(MemberRole::Fallback))
+                    .find(|m| m.strikes.out().is_none())
+                    .ok_or_else(|| InferError::NotReady(self.task.clone()))
+            }
         };
-        found.map(|member| (Arc::clone(member), lineup.generation))
+        found.map(|member| (Arc::clone(member), lineup.slot.generation))
     }
 
-    /// Answers a request: by the member it names, else by the first of the line-up that can. Without `pool` all is done
-    /// on this thread.
+    /// Takes a reading of the device. What follows from it is an event for the next report.
+    pub(super) fn surrounded(&self, reading: Reading, now: Now) {
+        let lineup = self.lineup();
+        let mut around = self.surroundings();
+        around.reading = reading;
+        around.degrader.look(&reading, now.mono_ms);
+        let holds = around.degrader.holds();
+        drop(around);
+        if self.degraded.swap(holds.is_some(), Ordering::Relaxed) == holds.is_some() {
+            return;
+        }
+        let detail = match holds {
+            Some(signals) => format!("a smaller member answers because of {signals}"),
+            None => "the context is good again".to_owned(),
+        };
+        tracing::info!(task = %self.task, detail, "the context has changed");
+        if let Some(champion) = lineup.champion() {
+            self.live().tell(champion.release(), ReasonCode::Degraded, &detail, now);
+        }
+    }
+
+    pub(super) fn reading(&self) -> Reading {
+        self.surroundings().reading
+    }
+
+    /// Answers a request: by the member it names, else as the rule of the line-up says. Without `pool` all is done on
+    /// this thread.
     pub(super) async fn answer(
-        &self,
-        pool: Option<&Pool>,
+        self: &Arc<Self>,
+        pool: Option<&Arc<Pool>>,
         version: Option<&ReleaseId>,
         asked: Asked,
     ) -> Result<Answer, InferError> {
@@ -158,80 +218,80 @@ impl Task {
             return Err(InferError::Unloaded(self.task.clone()));
         }
         let asked = Arc::new(asked);
-        if let Some(version) = version.filter(|v| lineup.champion.as_ref().is_none_or(|c| c.release() != *v))
-        {
-            return self.named(&lineup, pool, version, &asked).await;
+        let runs = pool.map(Arc::as_ref);
+        if let Some(version) = version.filter(|v| lineup.champion().is_none_or(|c| c.release() != *v)) {
+            return self.named(&lineup, runs, version, &asked).await;
         }
-        let champion = lineup.champion.iter().map(|m| (AnsweredBy::Champion, m));
-        let fallback = lineup.fallback.iter().filter(|_| version.is_none());
-        let members = champion.chain(fallback.map(|m| (AnsweredBy::Fallback, m)));
-        let mut failed = None;
-        for (by, model) in members.filter(|(_, m)| m.strikes.out().is_none()) {
-            let key = lineup.key(Some(model.release().clone()));
-            let previous = lineup.previous.as_ref().filter(|_| by == AnsweredBy::Champion);
-            let ran = run(pool, model, previous, &asked).await?;
-            let detail = match ran.made {
-                Ok(made) => {
-                    self.answered(by, &key, model, &made, ran.other.as_ref(), &asked);
-                    return Ok(Answer {
-                        by,
-                        release: Some(model.release().clone()),
-                        generation: lineup.generation,
-                        rows: asked.rows as u64,
-                        queue_ns: ran.queue_ns,
-                        infer_ns: made.latency_ns,
-                        outputs: made.outputs,
-                    });
-                }
-                Err(Unable::Input(problem)) if by == AnsweredBy::Champion => {
-                    return Err(InferError::Input(problem));
-                }
-                Err(Unable::Input(detail) | Unable::Failed(detail)) => detail,
-            };
-            self.failed(by, &key, model, &asked, &detail, ran.spent_ns);
-            failed = Some(detail);
+        let degraded = self.degraded.load(Ordering::Relaxed);
+        let mut turn = Turn::new(self, &lineup, runs, &asked);
+        let answer = match version {
+            Some(_) => turn.by_champion().await?,
+            None => turn.by_rule(degraded).await?,
+        };
+        if let Some(answer) = answer {
+            self.count(answer.by);
+            if let Some(principal) = turn.principal.take() {
+                self.go_beside(pool, &lineup, principal, &asked, degraded).await;
+            }
+            return Ok(answer);
         }
-        match (version, failed) {
+        match version {
             // Who names a version wants that one or none.
-            (Some(_), detail) => Err(InferError::Failed {
+            Some(_) => Err(InferError::Failed {
                 task: self.task.clone(),
-                detail: detail.unwrap_or_else(|| "it has failed too often and is not asked".into()),
+                detail: turn.failed.unwrap_or_else(|| "it has failed too often and is not asked".into()),
             }),
-            (None, _) => self.constant(&lineup, asked.rows, asked.now),
+            None => {
+                let left_out = turn.left_out;
+                Ok(Answer { left_out, ..self.constant(&lineup, &asked)? })
+            }
         }
     }
 
-    /// Counts an answer of the line-up.
-    fn answered(
+    /// Counts what a member of the line-up answered, in comparison with `principal` unless it is the first itself; gives
+    /// back what others are compared with. The champion is who `leads`.
+    pub(super) fn answered(
         &self,
-        by: AnsweredBy,
+        leads: bool,
         key: &Key,
         model: &Serving,
         made: &Made,
-        other: Option<&(Arc<Serving>, Made)>,
+        principal: Option<&Principal>,
         asked: &Asked,
-    ) {
+    ) -> Principal {
         model.strikes.answered();
+        let Asked { id, x, rows, now, .. } = asked;
+        let done = Answered { key, model, made, id, x, rows: *rows, now: *now };
         let mut live = self.live();
-        if by == AnsweredBy::Champion {
+        if leads {
             live.watch.answered(asked.rows as u64, made.latency_us());
         }
-        if let Some((_, made)) = other {
-            live.watch.previous(made.latency_us());
+        match principal {
+            Some(principal) => {
+                live.fellow(&done, principal);
+                principal.clone()
+            }
+            None => {
+                live.answered(&done);
+                done.principal()
+            }
         }
-        let other = other.map(|(other, made)| (other.as_ref(), made));
-        let Asked { id, x, rows, now, .. } = asked;
-        live.answered(&Answered { key, model, made, other, id, x, rows: *rows, now: *now });
-        drop(live);
-        self.count(by);
     }
 
     /// Counts a failure of a member, and takes it out if it is one too many.
-    fn failed(&self, by: AnsweredBy, key: &Key, model: &Serving, asked: &Asked, detail: &str, spent_ns: u64) {
+    pub(super) fn failed(
+        &self,
+        leads: bool,
+        key: &Key,
+        model: &Serving,
+        asked: &Asked,
+        detail: &str,
+        spent_ns: u64,
+    ) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         model.tally().failed(spent_ns);
         let mut live = self.live();
-        if by == AnsweredBy::Champion {
+        if leads {
             live.watch.failed(asked.rows as u64);
         }
         live.failed(key, model, asked.rows, &asked.x, detail, asked.now);
@@ -240,7 +300,7 @@ impl Task {
             let detail = format!("failed too often, at last: {detail}");
             tracing::error!(task = %self.task, release = %model.release(), detail, "a member is taken out");
             live.tell(model.release(), ReasonCode::Quarantined, &detail, asked.now);
-            if by == AnsweredBy::Champion {
+            if leads {
                 live.fallen = Some((model.release().clone(), detail));
                 self.fallen.store(true, Ordering::Relaxed);
             }
@@ -261,7 +321,8 @@ impl Task {
         Some((self.task.clone(), release, detail))
     }
 
-    fn constant(&self, lineup: &LineUp, rows: usize, now: Now) -> Result<Answer, InferError> {
+    fn constant(&self, lineup: &LineUp, asked: &Asked) -> Result<Answer, InferError> {
+        let rows = asked.rows;
         let not_ready = || InferError::NotReady(self.task.clone());
         if rows == 0 || rows > dunlin_engine::ROWS_MAX {
             return Err(InferError::Input(format!(
@@ -271,18 +332,20 @@ impl Task {
         }
         let policy = lineup.policy.as_deref().ok_or_else(not_ready)?;
         let name = lineup
-            .champion
-            .as_ref()
+            .champion()
             .and_then(|c| c.resident.model.outputs().last())
             .map_or("scores", |o| o.name.as_str());
-        let outputs = baseline::answer(policy, name, rows).ok_or_else(not_ready)?;
-        self.live().constant(&lineup.key(None), policy.baseline_class, policy.labels.len(), rows, now);
+        let classes = baseline::classes(policy, rows, &asked.x).ok_or_else(not_ready)?;
+        let outputs = baseline::answer(policy, name, &classes);
+        self.live().constant(&lineup.key(None), &classes, policy.labels.len(), asked.now);
         self.count(AnsweredBy::Baseline);
         Ok(Answer {
             outputs,
             by: AnsweredBy::Baseline,
             release: None,
-            generation: lineup.generation,
+            generation: lineup.slot.generation,
+            voters: Vec::new(),
+            left_out: Vec::new(),
             rows: rows as u64,
             queue_ns: 0,
             infer_ns: 0,
@@ -310,7 +373,9 @@ impl Task {
                 Ok(Answer {
                     by: AnsweredBy::Named,
                     release: Some(version.clone()),
-                    generation: lineup.generation,
+                    generation: lineup.slot.generation,
+                    voters: Vec::new(),
+                    left_out: Vec::new(),
                     rows: asked.rows as u64,
                     queue_ns: ran.queue_ns,
                     infer_ns: made.latency_ns,
@@ -346,12 +411,14 @@ impl Task {
             return Err(FeedbackError::UnknownClass { task: self.task.clone(), class: label });
         }
         let mut live = self.live();
-        let prediction = live
-            .predicted(id)
-            .ok_or_else(|| FeedbackError::UnknownRequest(id.chars().take(100).collect()))?;
-        let release = prediction.release.clone();
-        let model = lineup.members().map(|(_, m)| m).find(|m| *m.release() == release);
-        live.label(id, label, &lineup.key(Some(release)), model.map(Arc::as_ref), classes, now);
+        if !live.remembers(id) {
+            return Err(FeedbackError::UnknownRequest(id.chars().take(100).collect()));
+        }
+        let of = |release: &ReleaseId| {
+            let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == release);
+            (lineup.key(Some(release.clone())), model.map(Arc::as_ref))
+        };
+        live.label(id, label, of, classes, now);
         Ok(())
     }
 
@@ -359,7 +426,7 @@ impl Task {
         let lineup = self.lineup();
         let of =
             |labels: &[String]| labels.iter().position(|l| l == name).and_then(|i| u32::try_from(i).ok());
-        let champion = lineup.champion.as_ref().and_then(|c| of(&c.resident.bundle.signature.labels));
+        let champion = lineup.champion().and_then(|c| of(&c.resident.bundle.signature.labels));
         champion.or_else(|| lineup.policy.as_ref().and_then(|p| of(&p.labels)))
     }
 
@@ -393,9 +460,10 @@ impl Task {
             task: self.task.clone(),
             members,
             unloaded: lineup.unloaded.clone(),
-            generation: lineup.generation,
+            generation: lineup.slot.generation,
             probation: lineup.probation,
-            baseline: lineup.policy.as_ref().is_some_and(|p| baseline::answer(p, "", 1).is_some()),
+            baseline: lineup.policy.as_ref().is_some_and(|p| baseline::classes(p, 1, &[]).is_some()),
+            degraded: self.surroundings().degrader.holds(),
             answered: std::array::from_fn(|i| self.answered[i].load(Ordering::Relaxed)),
             failed: self.failed.load(Ordering::Relaxed),
         }

@@ -1,7 +1,8 @@
 //! What is served, as it is shown.
 
-use dunlin_protocol::{ReleaseId, TaskId, TensorSpec};
+use dunlin_protocol::{ReleaseId, Role, TaskId, TensorSpec};
 
+use super::AnsweredBy;
 use super::tally::Tally;
 
 /// A task's part in the line-up.
@@ -13,6 +14,49 @@ pub enum MemberRole {
     Fallback,
     /// The champion before this one, kept warm in probation.
     Previous,
+    /// Answers a share of the requests.
+    Challenger,
+    /// Answers after the champion, for the record.
+    Shadow,
+    /// Votes, or is heard by the meta-model.
+    Voter,
+    /// Asked when those before it are unsure.
+    Bigger,
+    /// Answers while a context rule holds.
+    Smaller,
+    /// Makes one answer of several.
+    Meta,
+}
+
+impl MemberRole {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Champion => "champion",
+            Self::Fallback => "fallback",
+            Self::Previous => "previous",
+            Self::Challenger => "challenger",
+            Self::Shadow => "shadow",
+            Self::Voter => "voter",
+            Self::Bigger => "bigger",
+            Self::Smaller => "smaller",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+impl From<Role> for MemberRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Fallback => Self::Fallback,
+            Role::Challenger { .. } => Self::Challenger,
+            Role::Shadow { .. } => Self::Shadow,
+            Role::Voter { .. } => Self::Voter,
+            Role::Bigger => Self::Bigger,
+            Role::Smaller => Self::Smaller,
+            Role::Meta => Self::Meta,
+        }
+    }
 }
 
 /// A loaded member of a line-up.
@@ -49,8 +93,10 @@ pub struct TaskView {
     pub probation: bool,
     /// Whether there is a constant to answer with when no model can.
     pub baseline: bool,
-    /// Requests answered since the agent started, by champion, fallback, baseline and named member.
-    pub answered: [u64; 4],
+    /// Why a smaller member answers, if one does because of the device's context.
+    pub degraded: Option<String>,
+    /// Requests answered since the agent started, in the order of [`AnsweredBy::ALL`].
+    pub answered: [u64; AnsweredBy::ALL.len()],
     /// Runs of models that failed since the agent started.
     pub failed: u64,
 }

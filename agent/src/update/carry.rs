@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, TaskId, TaskPolicy};
-use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Record, Slot, Updater};
+use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Pack, Record, Slot, Updater};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -13,7 +13,7 @@ use super::fetch::{Fetcher, chain};
 use super::store::Store;
 use super::twin::Twin;
 use super::{at_disk, load, prove};
-use crate::serve::{Resident, Serving};
+use crate::serve::{Crew, Serving};
 
 /// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
 const FETCHES: usize = 2;
@@ -37,10 +37,9 @@ pub(super) enum Told {
 /// What the serving side was told last.
 #[derive(Debug, Default)]
 struct Live {
-    /// Champion and fallback.
-    line: Option<(Digest, Option<Digest>)>,
-    /// Champion that is kept warm.
-    previous: Option<Digest>,
+    line: Option<Line>,
+    /// The line-up that is kept warm.
+    previous: Option<Line>,
 }
 
 /// Carries out the orders of the machine.
@@ -314,19 +313,18 @@ impl Hands {
             }
             Designation::Line(line) => line,
         };
-        if live.line == Some(digests(&line)) {
+        if live.line.as_ref().is_some_and(|now| now.serves_as(&line)) {
             return Told::Nothing;
         }
-        if live.previous == Some(line.champion.manifest.digest)
-            && line.fallback.is_none()
+        // At once with what is warm; if that is not all of it, then the whole line-up.
+        if let Some(previous) = live.previous.take_if(|warm| warm.champion.manifest == line.champion.manifest)
             && self.serving.rollback(&task)
         {
-            *live = Live { line: Some(digests(&line)), previous: None };
-            return Told::Nothing;
-        }
-        // At once with what is warm, then the whole line-up.
-        if live.previous == Some(line.champion.manifest.digest) && self.serving.rollback(&task) {
-            live.previous = None;
+            let whole = previous.serves_as(&line);
+            live.line = Some(previous);
+            if whole {
+                return Told::Nothing;
+            }
         }
         self.serve(&task, &line, false)
             .await
@@ -352,29 +350,32 @@ impl Hands {
         Ok(())
     }
 
-    fn switch(
-        &mut self,
-        task: &TaskId,
-        line: &Line,
-        (champion, fallback): (Resident, Option<Resident>),
-        trial: bool,
-    ) {
+    fn switch(&mut self, task: &TaskId, line: &Line, crew: Crew, trial: bool) {
         let live = self.live.entry(task.clone()).or_default();
-        let before = live.line.map(|(champion, _)| champion);
-        *live = Live { line: Some(digests(line)), previous: before.filter(|_| trial) };
-        self.serving.switch(task, champion, fallback, line.generation, trial);
+        let before = live.line.take();
+        *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial) };
+        self.serving.line_up(task, crew, line.generation, trial);
     }
 
-    /// Loads a line-up. A fallback that does not load is gone without; the champion decides.
-    async fn residents(&self, line: &Line) -> Result<(Resident, Option<Resident>), String> {
+    /// Loads a line-up. A fallback or member that does not load is gone without; the champion decides.
+    async fn residents(&self, line: &Line) -> Result<Crew, String> {
         let (store, line) = (self.store.clone(), line.clone());
         let load = move || {
             let champion = load::resident(&store, &line.champion)?;
-            let fallback = line.fallback.as_ref().and_then(|pack| {
-                let loaded = load::resident(&store, pack);
-                loaded.inspect_err(|detail| tracing::warn!(release = %pack.release, detail, "a fallback can not be loaded")).ok()
-            });
-            Ok((champion, fallback))
+            let mut loaded = BTreeMap::new();
+            for pack in line.packs().skip(1) {
+                match load::resident(&store, pack) {
+                    Ok(resident) => drop(loaded.insert(pack.release.clone(), resident)),
+                    Err(detail) => {
+                        tracing::warn!(release = %pack.release, detail, "a member can not be loaded");
+                    }
+                }
+            }
+            let line = line.with_members(|pack| loaded.contains_key(&pack.release));
+            let fallback = line.fallback.as_ref().and_then(|pack| loaded.remove(&pack.release));
+            let member = |(member, pack): (_, Pack)| Some((member, loaded.remove(&pack.release)?));
+            let members = line.members.into_iter().filter_map(member).collect();
+            Ok(Crew { champion, fallback, members, conduct: line.conduct })
         };
         tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?
     }
@@ -390,10 +391,6 @@ impl Hands {
         }
         self.recorded = bytes;
     }
-}
-
-fn digests(line: &Line) -> (Digest, Option<Digest>) {
-    (line.champion.manifest.digest, line.fallback.as_ref().map(|pack| pack.manifest.digest))
 }
 
 fn failed(task: TaskId, line: &Line, detail: String) -> Told {

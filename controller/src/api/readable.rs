@@ -93,7 +93,7 @@ impl Readable {
             if let Some(row) = state.store.policy_in_force(&assigned.task).await? {
                 readable.blobs.extend(row.policy.retrained.iter().map(|bounds| bounds.anchor.digest));
             }
-            for release in std::iter::once(&assigned.lineup.champion).chain(&assigned.lineup.fallback) {
+            for release in assigned.lineup.releases() {
                 readable.names.insert(release.target_name());
                 if let Some(row) = state.store.release(release).await? {
                     readable.blobs.extend(row.bundle.blobs().map(|blob| blob.digest));

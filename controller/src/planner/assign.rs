@@ -6,6 +6,7 @@ use dunlin_protocol::{DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, Tas
 use dunlin_rollout::{Progress, Stance, State};
 use dunlin_select::{Candidate, Device, Predicted, Standing, select};
 
+use super::lineup::{Filled, fill};
 use super::progress::Outcomes;
 use super::still::Still;
 use super::{AssignmentRow, Decision, RolloutRow, RolloutStance, TaskDefinition};
@@ -66,6 +67,9 @@ pub(super) fn desire(
     let told = device.assigned.map_or(&[][..], |assigned| &assigned.assignment.tasks);
     let planned = |told: &TaskAssignment| tasks.iter().any(|task| task.definition.task == told.task);
     desired.tasks.extend(told.iter().filter(|told| still.keeps(&told.task, planned(told))).cloned());
+    let need = |release: &ReleaseId| approved.get(release).map_or(0, |approved| approved.hard.ram_bytes);
+    let kept = desired.tasks.iter().flat_map(|told| told.lineup.releases()).map(need);
+    let mut ram = kept.fold(device.row.profile.ram_bytes, |left, need| left.saturating_sub(need));
     for task in tasks.iter().filter(|task| task.definition.covers(&device.row.groups)) {
         let candidates = candidates(device, task, approved);
         let known_bad: BTreeSet<ReleaseId> = candidates
@@ -79,6 +83,7 @@ pub(super) fn desire(
         let about = Device { profile, known_bad: &known_bad, served_ms };
         let selection = select(&about, &candidates, current.as_ref(), &task.definition.selection());
         let before = device.told(&task.definition.task);
+        let mut text = selection.explain();
         if let Some(chosen) = &selection.chosen {
             let rollout = task.rollouts.iter().rev().find(|rollout| {
                 is_trial(rollout, &device.row.id) && rollout.plan.candidates.contains(chosen)
@@ -99,7 +104,15 @@ pub(super) fn desire(
                 .fallback
                 .clone()
                 .filter(|release| release != chosen && approved.contains_key(release));
-            let lineup = LineUp { champion: chosen.clone(), fallback };
+            let Filled { lineup, words } = fill(
+                LineUp::new(chosen.clone(), fallback),
+                &task.definition.lineup,
+                device.row,
+                approved,
+                |release| task.outcomes.is_known_bad(&device.row.id, release),
+                &mut ram,
+            );
+            text.push_str(&words);
             // The same models are not assigned anew because a rule about the change to them is another one now.
             desired.tasks.push(match before.filter(|before| before.lineup == lineup) {
                 Some(before) => before.clone(),
@@ -112,7 +125,7 @@ pub(super) fn desire(
             chosen: selection.chosen.clone(),
             rollouts: stances(task, &device.row.id),
             held: task.definition.holds(&device.row.groups),
-            text: selection.explain(),
+            text,
             selection: serde_json::to_value(&selection).expect("a selection is JSON"),
             made_ms: now_ms,
         });

@@ -8,6 +8,8 @@ use dunlin_protocol::{GroupId, Probation, ReleaseId, TaskId, TaskType};
 use dunlin_select::{Switching, Weights};
 use serde::{Deserialize, Serialize};
 
+use super::Lineup;
+
 /// How a task is retrained by itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -125,6 +127,9 @@ pub struct TaskDefinition {
     /// Answers where the champion can not.
     #[serde(default)]
     pub fallback: Option<ReleaseId>,
+    /// Further models beside the chosen one, and how all of them make one answer.
+    #[serde(default)]
+    pub lineup: Lineup,
     /// How releases are chosen.
     #[serde(default)]
     pub choice: Choice,
@@ -163,6 +168,9 @@ pub enum DefinitionError {
     /// A metric nothing computes.
     #[error("metric {0:?} is not known; this release decides by accuracy")]
     Metric(String),
+    /// The line-up.
+    #[error("the line-up is not sound")]
+    Lineup(#[from] dunlin_protocol::LineUpError),
     /// The rollout policy.
     #[error("the rollout policy is not sound")]
     Rollout(#[from] dunlin_rollout::PolicyError),
@@ -184,6 +192,7 @@ impl TaskDefinition {
         if self.metric != "accuracy" {
             return Err(DefinitionError::Metric(self.metric.clone()));
         }
+        self.lineup.check()?;
         self.rollout.check()?;
         let Some(retraining) = &self.retraining else { return Ok(()) };
         if let Some(cron) = &retraining.triggers.cron {
@@ -265,12 +274,26 @@ mod tests {
             ("[retraining]\nfamilies = []", "families"),
             ("[retraining]\nrows_min = 1", "rows_min"),
             ("[rollout]\nwaves = []", "rollout"),
+            ("[lineup]\nrule = \"hard_vote\"", "line-up"),
         ] {
             let definition: TaskDefinition = toml::from_str(&format!("{MINIMAL}\n{extra}")).unwrap();
             let error = definition.check().unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
         assert!(toml::from_str::<TaskDefinition>(&format!("{MINIMAL}\nlables = []")).is_err());
+    }
+
+    #[test]
+    fn a_line_up_is_written_as_the_guide_shows() {
+        let guide = include_str!("../../../docs/inference.md");
+        let text = guide.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let definition: TaskDefinition = toml::from_str(&format!("{MINIMAL}\n{text}")).unwrap();
+        definition.check().unwrap();
+        assert_eq!(definition.lineup.members.len(), 4);
+        let json = serde_json::to_string(&definition).unwrap();
+        assert_eq!(serde_json::from_str::<TaskDefinition>(&json).unwrap(), definition);
+        let typo = text.replace("limit_us", "limit_ms");
+        assert!(toml::from_str::<TaskDefinition>(&format!("{MINIMAL}\n{typo}")).is_err());
     }
 
     #[test]

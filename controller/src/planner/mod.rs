@@ -8,12 +8,14 @@ use std::time::Duration;
 
 mod assign;
 mod definition;
+mod lineup;
 mod progress;
 mod records;
 mod still;
 mod tick;
 
 pub use definition::{Choice, DefinitionError, Retraining, TaskDefinition};
+pub use lineup::{Lineup, MemberDefinition};
 pub use records::{
     AssignmentRow, Decision, DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow, RolloutStance, TaskRow,
 };

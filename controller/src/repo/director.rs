@@ -259,8 +259,7 @@ impl Director {
 /// The manifests of an assignment, with length and digest as the image repository has them. What is said about
 /// them stays there: it would only be a second copy without authority.
 fn list(state: &State, assignment: &Assignment) -> Result<BTreeMap<String, TargetSpec>, RepoError> {
-    let lineups = assignment.tasks.iter().map(|task| &task.lineup);
-    let releases = lineups.flat_map(|lineup| std::iter::once(&lineup.champion).chain(&lineup.fallback));
+    let releases = assignment.tasks.iter().flat_map(|task| task.lineup.releases());
     let entry = |release: &ReleaseId| {
         let name = release.target_name();
         let info = state.image.target(&name).ok_or_else(|| RepoError::NotApproved(release.clone()))?;

@@ -123,7 +123,7 @@ impl World {
             rss_bytes_max: 0,
             disagree_ppm_max: 0,
         };
-        let lineup = LineUp { champion: champion.clone(), fallback: None };
+        let lineup = LineUp::new(champion.clone(), None);
         let task = TaskAssignment { task: "meter".parse().unwrap(), lineup, probation, deadline_ms: None };
         let assignment =
             Assignment { device: device.clone(), generation, correlation: String::new(), tasks: vec![task] };

@@ -335,6 +335,7 @@ pub(crate) fn policy(anchor: Blob, anchor_score_ppm_min: u32) -> TaskPolicy {
         task_type: TaskType::Classification,
         metric: "accuracy".into(),
         baseline_class: 0,
+        baseline_rules: vec![],
         labels: schema().labels,
         retrained: Some(RetrainedBounds {
             inputs: vec![],

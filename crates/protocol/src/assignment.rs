@@ -3,17 +3,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceId, ReleaseId, TaskId};
-
-/// How a task uses models.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LineUp {
-    /// Answers requests.
-    pub champion: ReleaseId,
-    /// Answers when the champion can not; after it comes the constant baseline of the task's policy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<ReleaseId>,
-}
+use crate::{DeviceId, LineUp, TaskId};
 
 /// How long a release is watched beside the one it replaces, and what ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -187,6 +187,9 @@ pub struct TaskPolicy {
     pub metric: String,
     /// Class that is answered when no model can (classification).
     pub baseline_class: u32,
+    /// Rules that come before that class, the first that holds; agents that do not know of them answer the class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub baseline_rules: Vec<BaselineRule>,
     /// Class names by index; what the baseline's answer is shaped by.
     pub labels: Vec<String>,
     /// Whether and within which bounds retrained models may run; absent means never.
@@ -195,6 +198,32 @@ pub struct TaskPolicy {
     /// Whether samples may leave the device; absent means never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<SamplePolicy>,
+}
+
+/// A class for inputs of which one feature lies in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineRule {
+    /// Index of the feature within a row of the first input.
+    pub feature: u32,
+    /// Least value, millionths; absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_micro: Option<i64>,
+    /// Values from this one on are beyond it, millionths; absent means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below_micro: Option<i64>,
+    /// The class.
+    pub class: u32,
+}
+
+impl BaselineRule {
+    /// Whether a row lies in the range. A value that is no number lies in none.
+    pub fn holds(&self, row: &[f32]) -> bool {
+        let Some(&value) = row.get(self.feature as usize) else { return false };
+        let micro = f64::from(value) * 1e6;
+        !micro.is_nan()
+            && self.from_micro.is_none_or(|from| micro >= from as f64)
+            && self.below_micro.is_none_or(|below| micro < below as f64)
+    }
 }
 
 impl TaskPolicy {

@@ -31,6 +31,7 @@ mod down;
 mod enrol;
 mod envelope;
 mod ids;
+mod lineup;
 mod profile;
 mod reason;
 mod tensor;
@@ -41,10 +42,10 @@ pub mod varint;
 pub mod weaken;
 mod window;
 
-pub use assignment::{Assignment, LineUp, Probation, TaskAssignment};
+pub use assignment::{Assignment, Probation, TaskAssignment};
 pub use bundle::{
-    Blob, Bundle, FeatureMeta, Hard, Lineage, ModelSignature, ReferenceFeature, ReferenceProfile,
-    RetrainedBounds, SamplePolicy, TargetCustom, TargetsCustom, TaskPolicy, TaskType,
+    BaselineRule, Blob, Bundle, FeatureMeta, Hard, Lineage, ModelSignature, ReferenceFeature,
+    ReferenceProfile, RetrainedBounds, SamplePolicy, TargetCustom, TargetsCustom, TaskPolicy, TaskType,
 };
 pub use bytes::Bytes;
 pub use digest::Digest;
@@ -55,6 +56,9 @@ pub use enrol::{
 };
 pub use envelope::{Envelope, EnvelopeError, Header, Kind, SIGN_CONTEXT};
 pub use ids::{ClassName, DeviceId, GroupId, IdError, ModelName, ReleaseId, TaskId};
+pub use lineup::{
+    CONTEXT_MAX, Conduct, ContextRule, LineUp, LineUpError, MEMBERS_MAX, Member, Role, Rule, Signal,
+};
 pub use profile::{Arch, Budgets, DeviceProfile};
 pub use reason::ReasonCode;
 pub use tensor::{DType, GoldenSet, TensorData, TensorSpec};

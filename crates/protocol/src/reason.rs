@@ -81,7 +81,7 @@ reasons! {
     ClockStepped = "clock_stepped",
     /// The record of what was seen is damaged; nothing new is accepted until the device is enrolled anew.
     FloorsDamaged = "floors_damaged",
-    /// Assigned models do not go together: champion and fallback take other inputs, or all need more memory than there is.
+    /// Assigned models do not go together: they take other inputs, or all need more memory than there is.
     LineupConflict = "lineup_conflict",
     /// The release is not built for this architecture.
     ArchMismatch = "arch_mismatch",
@@ -163,6 +163,8 @@ reasons! {
     ModelFailed = "model_failed",
     /// A model failed too often while serving and is not asked any more.
     Quarantined = "quarantined",
+    /// A smaller member answers because of the device's context, or the champion does again.
+    Degraded = "degraded",
     /// Two live sessions with one identity.
     ClonedIdentity = "cloned_identity",
 }

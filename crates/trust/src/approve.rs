@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Assignment, DeviceId, DeviceProfile, Digest, ReasonCode, ReleaseId, TargetCustom, TaskAssignment, TaskId,
-    TaskPolicy,
+    Assignment, DeviceId, DeviceProfile, Digest, LineUp, ReasonCode, ReleaseId, TargetCustom, TaskAssignment,
+    TaskId, TaskPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -40,8 +40,17 @@ pub struct ApprovedTask {
     pub champion: ApprovedRelease,
     /// The release that answers if the champion can not.
     pub fallback: Option<ApprovedRelease>,
+    /// The releases of the further members, in the order of the line-up.
+    pub members: Vec<ApprovedRelease>,
     /// The task's policy, if the image repository holds one.
     pub policy: Option<ApprovedFile>,
+}
+
+impl ApprovedTask {
+    /// Its releases: the champion, the fallback, the members in their order.
+    pub fn releases(&self) -> impl Iterator<Item = &ApprovedRelease> {
+        std::iter::once(&self.champion).chain(&self.fallback).chain(&self.members)
+    }
 }
 
 /// An approved release.
@@ -133,8 +142,8 @@ fn fit_together(tasks: &mut [(TaskId, Result<ApprovedTask, Refusal>)], ram_bytes
     let mut left = ram_bytes;
     for (task, verdict) in tasks {
         let Ok(approved) = verdict.as_ref() else { continue };
-        let releases = [Some(&approved.champion), approved.fallback.as_ref()].into_iter().flatten();
-        let need = releases.fold(0u64, |sum, release| sum.saturating_add(release.custom.hard.ram_bytes));
+        let need =
+            approved.releases().fold(0u64, |sum, release| sum.saturating_add(release.custom.hard.ram_bytes));
         match left.checked_sub(need) {
             Some(rest) => left = rest,
             None => {
@@ -206,17 +215,18 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn task(&self, task: &TaskAssignment) -> Result<ApprovedTask, Refusal> {
+        let LineUp { champion, fallback, members, .. } = &task.lineup;
+        task.lineup.check().map_err(|error| Refusal::new(ReasonCode::LineupConflict, error.to_string()))?;
         let policy = self.policy(&task.task)?;
-        let champion = self.release(&task.lineup.champion, &task.task, policy.as_ref())?;
-        let fallback = match &task.lineup.fallback {
-            Some(release) => {
-                Some(self.release(release, &task.task, policy.as_ref()).map_err(|refusal| {
-                    Refusal::new(refusal.reason, format!("fallback: {}", refusal.detail))
-                })?)
-            }
-            None => None,
+        let champion = self.release(champion, &task.task, policy.as_ref())?;
+        let other = |part: &str, release: &ReleaseId| {
+            let approved = self.release(release, &task.task, policy.as_ref());
+            approved.map_err(|refusal| Refusal::new(refusal.reason, format!("{part}: {}", refusal.detail)))
         };
-        Ok(ApprovedTask { task: task.clone(), champion, fallback, policy })
+        let fallback = fallback.as_ref().map(|release| other("fallback", release)).transpose()?;
+        let members =
+            members.iter().map(|member| other("member", &member.release)).collect::<Result<_, _>>()?;
+        Ok(ApprovedTask { task: task.clone(), champion, fallback, members, policy })
     }
 
     /// What the image repository says of a target. A role that speaks for it and is not here may say anything, so that it

@@ -5,7 +5,7 @@ mod forge;
 
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{DeviceId, ReasonCode};
+use dunlin_protocol::{DeviceId, LineUp, ReasonCode};
 use dunlin_trust::{Approved, Floors, RepoKind, TrustError, Verified, approve};
 use forge::{Forge, custom, now, profile, target};
 use serde_json::{Value, json};
@@ -239,6 +239,11 @@ fn approved_releases_that_need_more_memory_together_than_there_is_are_refused() 
     assert_eq!(verdicts(&world, 6000), [Ok(()), Ok(())]);
     assert_eq!(verdicts(&world, 4000), [Ok(()), Err(ReasonCode::LineupConflict)]);
     assert_eq!(verdicts(&world, 3000), [Err(ReasonCode::LineupConflict), Ok(())]);
+    let lineup = &mut world.director.custom["tasks"][0]["lineup"];
+    lineup["members"] = json!([{ "release": lineup["fallback"], "role": "bigger" }]);
+    lineup["fallback"] = Value::Null;
+    assert_eq!(verdicts(&world, 6000), [Ok(()), Ok(())]);
+    assert_eq!(verdicts(&world, 4000), [Ok(()), Err(ReasonCode::LineupConflict)], "members count too");
 }
 
 #[test]
@@ -250,6 +255,64 @@ fn a_bad_fallback_is_named_as_such() {
         RETRAINED.strip_suffix(".1.json").map(|line| format!("{line}@1")).into();
     let approved = world.judge().unwrap();
     assert!(approved.tasks[0].1.as_ref().unwrap().fallback.as_ref().unwrap().retrained);
+}
+
+#[test]
+fn a_member_is_approved_like_any_release_or_the_task_is_refused() {
+    let mut world = World::new();
+    let voter =
+        |release: &str| json!([{ "release": release, "role": { "voter": { "weight_ppm": 1_000_000 } } }]);
+    world.director.custom["tasks"][0]["lineup"]["members"] = voter("meter@9");
+    world.refuses(ReasonCode::NotApproved);
+    // The director alone can not bring one in, and one of another task is none.
+    world.director.listed.insert("meter.9.json".to_owned(), target(b"manifest 9", Value::Null));
+    world.refuses(ReasonCode::NotApproved);
+    world.director.custom["tasks"][0]["lineup"]["members"] = voter("gate@1");
+    world.refuses(ReasonCode::NotApproved);
+
+    world.director.custom["tasks"][0]["lineup"]["members"] = voter("auto.meter.gbdt@1");
+    let approved = world.judge().unwrap();
+    let task = approved.tasks[0].1.as_ref().unwrap();
+    assert_eq!(task.members.len(), 1);
+    assert!(task.members[0].retrained, "and is bound by the policy like any other");
+    assert_eq!(task.releases().count(), 2);
+}
+
+#[test]
+fn line_ups_read_and_write_as_signed_documents_have_them() {
+    let plain = json!({ "champion": "m@1", "fallback": "base@1" });
+    let member = |release: &str, role: Value| json!({ "release": release, "role": role });
+    let full = json!({
+        "champion": "m@1",
+        "members": [
+            { "release": "v@1", "role": { "voter": { "weight_ppm": 500_000 } }, "limit_us": 5_000 },
+            member("c@1", json!({ "challenger": { "share_ppm": 50_000 } })),
+            member("s@1", json!({ "shadow": { "cpu_ppm": 1, "ram_bytes": 2, "battery_ppm_min": 3 } })),
+            member("t@1", "smaller".into()),
+            member("x@1", "meta".into()),
+        ],
+        "conduct": {
+            "rule": "stack",
+            "context": [{ "signal": "link", "enter": 0, "leave": 1, "dwell_ms": 60_000 }],
+        },
+    });
+    for document in [plain, full] {
+        let lineup: LineUp = serde_json::from_value(document.clone()).unwrap();
+        lineup.check().unwrap();
+        lineup.conduct.check(&lineup.members).unwrap();
+        assert_eq!(serde_json::to_value(&lineup).unwrap(), document, "and nothing is added");
+    }
+}
+
+#[test]
+fn a_line_up_over_its_bounds_is_refused() {
+    let mut world = World::new();
+    let bigger = |release: &str| json!({ "release": release, "role": "bigger" });
+    world.director.custom["tasks"][0]["lineup"]["members"] = json!([bigger("meter@2")]);
+    world.refuses(ReasonCode::LineupConflict);
+    let many: Vec<Value> = (10..20).map(|n| bigger(&format!("meter@{n}"))).collect();
+    world.director.custom["tasks"][0]["lineup"]["members"] = many.into();
+    world.refuses(ReasonCode::LineupConflict);
 }
 
 #[test]

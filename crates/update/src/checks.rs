@@ -3,11 +3,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use dunlin_protocol::{
-    Blob, Budgets, Bundle, Digest, ReasonCode, RetrainedBounds, TargetCustom, TaskId, cbor,
+    Blob, Budgets, Bundle, DType, Digest, Member, ReasonCode, RetrainedBounds, Role, TargetCustom, TaskId,
+    cbor,
 };
 use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained, sha256};
 
-use crate::{Pack, Part, Terms};
+use crate::{Pack, Part, Terms, Work};
 
 /// A refusal and its words.
 pub(crate) type Refused = (ReasonCode, String);
@@ -67,14 +68,46 @@ pub(crate) fn inputs(bundle: &Bundle) -> Digest {
     sha256(&cbor::encode(&ports))
 }
 
-/// Whether a release can stand in for a champion that takes `champion`. A fallback that takes something else would never
-/// answer, and nobody would know before it is needed.
-pub(crate) fn goes_with(champion: Digest, bundle: &Bundle) -> Result<(), Refused> {
-    if inputs(bundle) == champion {
-        return Ok(());
+/// Whether a release goes with the champion, as what it is for asks. A fallback that takes something else would never
+/// answer, and nobody would know before it is needed; what takes part in an answer names the same classes, and a
+/// meta-model takes the scores of all that it hears. The first of the work is the champion itself.
+pub(crate) fn goes_with(work: &mut Work, bundle: &Bundle) -> Result<(), Refused> {
+    let conflict =
+        |what: &str| Err((ReasonCode::LineupConflict, format!("{} does not {what}", bundle.release)));
+    let takes = *work.inputs.get_or_insert_with(|| inputs(bundle));
+    let names = sha256(&cbor::encode(&bundle.signature.labels));
+    let champions = *work.labels.get_or_insert(names);
+    let Some(member) = work.goal.member(work.staged.len()) else {
+        return if inputs(bundle) == takes { Ok(()) } else { conflict("take what the champion takes") };
+    };
+    if names != champions {
+        return conflict("name the classes that the champion names");
     }
-    let detail = format!("{} does not take what the champion takes", bundle.release);
-    Err((ReasonCode::LineupConflict, detail))
+    match member.role {
+        Role::Fallback
+        | Role::Challenger { .. }
+        | Role::Shadow { .. }
+        | Role::Voter { .. }
+        | Role::Bigger
+        | Role::Smaller => {
+            if inputs(bundle) == takes {
+                Ok(())
+            } else {
+                conflict("take what the champion takes")
+            }
+        }
+        Role::Meta => {
+            let is_voter = |(member, _): &&(Member, Part)| matches!(member.role, Role::Voter { .. });
+            let heard = 1 + work.goal.members.iter().filter(is_voter).count();
+            let width = i64::try_from(heard * bundle.signature.labels.len()).unwrap_or(i64::MAX);
+            match bundle.signature.inputs.as_slice() {
+                [port] if port.datatype == DType::Fp32 && port.shape.get(1..) == Some([width].as_slice()) => {
+                    Ok(())
+                }
+                _ => conflict(&format!("take the {width} scores of those it hears")),
+            }
+        }
+    }
 }
 
 /// The limits a release must keep to while it is proved.

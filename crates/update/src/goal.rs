@@ -1,6 +1,7 @@
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use dunlin_protocol::{Digest, Hard, Probation, ReleaseId};
+use dunlin_protocol::{Conduct, Digest, Hard, Member, Probation, ReleaseId};
 use serde::{Deserialize, Serialize};
 
 /// A file that signed metadata names.
@@ -38,6 +39,12 @@ pub struct Goal {
     pub champion: Part,
     /// Answers when the champion can not.
     pub fallback: Option<Part>,
+    /// Further releases, each with what it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<(Member, Part)>,
+    /// How all of them make one answer.
+    #[serde(default, skip_serializing_if = "Conduct::is_plain")]
+    pub conduct: Conduct,
     /// The task's policy, if it has one.
     pub policy: Option<FileRef>,
     /// How the change is watched.
@@ -49,11 +56,41 @@ pub struct Goal {
 impl Goal {
     /// Its releases, the champion first.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        [Some(&self.champion), self.fallback.as_ref()].into_iter().flatten()
+        let members = self.members.iter().map(|(_, part)| part);
+        core::iter::once(&self.champion).chain(&self.fallback).chain(members)
+    }
+
+    /// What the release at this place of [`Goal::parts`] is for, if it is a member.
+    pub(crate) fn member(&self, place: usize) -> Option<&Member> {
+        let lead = 1 + usize::from(self.fallback.is_some());
+        place.checked_sub(lead).and_then(|place| self.members.get(place)).map(|(member, _)| member)
+    }
+
+    /// Lets go of the members that `keep` refuses, and says which they were.
+    pub(crate) fn retain_members(&mut self, keep: impl Fn(&Part) -> bool) -> Vec<ReleaseId> {
+        retain(&mut self.members, &mut self.conduct, keep).into_iter().map(|part| part.release).collect()
     }
 
     /// Digest of the policy, if there is one.
     pub(crate) fn policy_digest(&self) -> Option<Digest> {
         self.policy.as_ref().map(|file| file.sha256)
     }
+}
+
+/// Lets go of the members that `keep` refuses, and of a conduct that needs them; gives back what is gone.
+pub(crate) fn retain<T: Clone>(
+    members: &mut Vec<(Member, T)>,
+    conduct: &mut Conduct,
+    keep: impl Fn(&T) -> bool,
+) -> Vec<T> {
+    let mut gone = Vec::new();
+    members.retain(|(member, of)| {
+        let stays = keep(of);
+        if !stays {
+            conduct.without(member.role);
+            gone.push(of.clone());
+        }
+        stays
+    });
+    gone
 }

@@ -10,8 +10,8 @@ use crate::{Designation, Record, Slot, Step};
 
 /// Format of the journal this build writes.
 pub const JOURNAL_FORMAT: u32 = 1;
-/// Largest journal that is read: some thirty tasks, each with two line-ups and a goal under way.
-pub const JOURNAL_BYTES_MAX: usize = 1 << 20;
+/// Largest journal that is read: some thirty tasks, each with two line-ups and a goal under way, all of them full.
+pub const JOURNAL_BYTES_MAX: usize = 1 << 22;
 /// Releases remembered as bad; a line of models that fails more often than this needs a person, not a list.
 pub const KNOWN_BAD_MAX: usize = 64;
 /// Outcomes that wait for the spool; it takes them within the same turn, so this only bounds a broken spool.

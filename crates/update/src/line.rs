@@ -2,11 +2,12 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use dunlin_protocol::cbor::{self, CborError};
-use dunlin_protocol::{Blob, Digest, ReleaseId, TaskId};
+use dunlin_protocol::{Blob, Conduct, Digest, Member, ReleaseId, Role, TaskId};
 use serde::{Deserialize, Serialize};
 
-use crate::Proof;
+use crate::goal::retain;
 use crate::journal::JOURNAL_BYTES_MAX;
+use crate::{Goal, Proof};
 
 /// A release whose files are known by digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,12 @@ pub struct Line {
     pub champion: Pack,
     /// Answers when the champion can not.
     pub fallback: Option<Pack>,
+    /// Further releases, each with what it is for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<(Member, Pack)>,
+    /// How all of them make one answer.
+    #[serde(default, skip_serializing_if = "Conduct::is_plain")]
+    pub conduct: Conduct,
     /// What the proof of the champion measured.
     pub proof: Proof,
     /// The policy it was proved under: a retrained release was held to the bounds of this one and no other.
@@ -49,7 +56,50 @@ pub struct Line {
 impl Line {
     /// Its releases, the champion first.
     pub fn packs(&self) -> impl Iterator<Item = &Pack> {
-        [Some(&self.champion), self.fallback.as_ref()].into_iter().flatten()
+        let members = self.members.iter().map(|(_, pack)| pack);
+        core::iter::once(&self.champion).chain(&self.fallback).chain(members)
+    }
+
+    /// Whether it serves what the goal names, as the goal says.
+    pub(crate) fn is(&self, goal: &Goal) -> bool {
+        let members = |(member, _): &(Member, Pack)| member.clone();
+        self.packs().map(|pack| pack.manifest.digest).eq(goal.parts().map(|part| part.manifest.sha256))
+            && self.fallback.is_some() == goal.fallback.is_some()
+            && self.members.iter().map(members).eq(goal.members.iter().map(|(member, _)| member.clone()))
+            && self.conduct == goal.conduct
+    }
+
+    /// Whether the same releases serve in the same way.
+    pub fn serves_as(&self, other: &Self) -> bool {
+        let packs = |line: &Self| (line.champion.clone(), line.fallback.clone(), line.members.clone());
+        packs(self) == packs(other) && self.conduct == other.conduct
+    }
+
+    /// Without the members that `keep` refuses.
+    #[must_use]
+    pub fn with_members(mut self, keep: impl Fn(&Pack) -> bool) -> Self {
+        retain(&mut self.members, &mut self.conduct, keep);
+        self
+    }
+
+    /// What serves when the champion may not: the fallbacks, one after the other.
+    pub(crate) fn without_champion(self) -> Option<Self> {
+        let is_fallback = |(member, _): &(Member, Pack)| match member.role {
+            Role::Fallback => true,
+            Role::Challenger { .. }
+            | Role::Shadow { .. }
+            | Role::Voter { .. }
+            | Role::Bigger
+            | Role::Smaller
+            | Role::Meta => false,
+        };
+        let mut members: Vec<_> = self.members.into_iter().filter(is_fallback).collect();
+        let champion = match self.fallback {
+            Some(champion) => champion,
+            None if members.is_empty() => return None,
+            None => members.remove(0).1,
+        };
+        Some(Self { champion, fallback: None, members, conduct: Conduct::default(), ..self })
     }
 
     /// Whether its releases keep to this policy for all that was proved: only retrained ones are bound by it.
@@ -85,14 +135,10 @@ impl Designation {
         match self {
             Self::Baseline => Self::Baseline,
             Self::Line(line) => {
-                let fallback = line.fallback.clone().filter(|pack| keep(pack));
-                if keep(&line.champion) {
-                    Self::Line(Line { fallback, ..line })
-                } else {
-                    fallback.map_or(Self::Baseline, |champion| {
-                        Self::Line(Line { champion, fallback: None, ..line })
-                    })
-                }
+                let mut line = line.with_members(&keep);
+                line.fallback = line.fallback.filter(&keep);
+                let line = if keep(&line.champion) { Some(line) } else { line.without_champion() };
+                line.map_or(Self::Baseline, Self::Line)
             }
         }
     }

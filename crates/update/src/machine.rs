@@ -351,7 +351,7 @@ impl Updater {
         let held = if other_keys { 0 } else { self.journal.generation };
         let again = generation == held;
         let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
-            (Ok(goal), step) => step.goal() == Some(goal),
+            (Ok(goal), step) => step.goal() == Some(goal) || step.goal() == Some(&self.without_bad(goal)),
             (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => {
                 *refused == generation && known == reason
             }
@@ -481,11 +481,14 @@ fn goal(task: ApprovedTask, generation: u64, correlation: &str) -> Goal {
         hard: release.custom.hard,
         retrained: release.retrained,
     };
+    let lineup = task.task.lineup;
     Goal {
         generation,
         correlation: correlation.into(),
         champion: part(task.champion),
         fallback: task.fallback.map(part),
+        members: lineup.members.into_iter().zip(task.members.into_iter().map(part)).collect(),
+        conduct: lineup.conduct,
         policy: task.policy.map(file),
         probation: task.task.probation,
         deadline_ms: task.task.deadline_ms,

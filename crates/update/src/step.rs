@@ -1,6 +1,6 @@
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Blob, Digest, Phase, ReasonCode, RetrainedBounds};
+use dunlin_protocol::{Blob, Digest, Phase, ReasonCode, ReleaseId, RetrainedBounds};
 use serde::{Deserialize, Serialize};
 
 use crate::{FileRef, Goal, Line, Pack, Proof, Strikes};
@@ -21,6 +21,38 @@ pub struct Work {
     /// Digest of what the champion takes, which its fallback must take too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Digest>,
+    /// Digest of the champion's class names, which the members must have too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Digest>,
+}
+
+impl Work {
+    /// Nothing of the goal is here yet.
+    pub(crate) fn new(goal: Goal) -> Self {
+        Self {
+            goal,
+            bounds: None,
+            staged: Vec::new(),
+            proofs: Vec::new(),
+            damaged: 0,
+            inputs: None,
+            labels: None,
+        }
+    }
+
+    /// Goes on without a member. False if the release is none.
+    pub(crate) fn drop_member(&mut self, release: &ReleaseId) -> bool {
+        if self.goal.retain_members(|part| part.release != *release).is_empty() {
+            return false;
+        }
+        if let Some(place) = self.staged.iter().position(|pack| pack.release == *release) {
+            self.staged.remove(place);
+            if place < self.proofs.len() {
+                self.proofs.remove(place);
+            }
+        }
+        true
+    }
 }
 
 /// What is being fetched.

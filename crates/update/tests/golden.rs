@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dunlin_protocol::{Blob, Digest, ReleaseId, TaskId};
+use dunlin_protocol::{Blob, Conduct, Digest, ReleaseId, TaskId};
 use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record, Slot};
 
 fn file(name: &str) -> PathBuf {
@@ -26,6 +26,8 @@ fn record() -> Record {
             generation,
             champion: pack(release, byte),
             fallback: Some(pack("meter-small@1", 40)),
+            members: vec![],
+            conduct: Conduct::default(),
             proof: Proof { latency_us: 120, peak_bytes: 5 << 20, anchor_ppm: 940_000 },
             policy: Some(Digest([9; 32])),
         })

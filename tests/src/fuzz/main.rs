@@ -90,6 +90,8 @@ const TARGETS: [Target; 6] = [
             b"\"lineup\":",
             b"\"champion\":\"meter@2\"",
             b"\"fallback\":",
+            b"\"members\":[{\"release\":\"meter@3\",\"role\":\"bigger\"}]",
+            b"\"conduct\":{\"rule\":{\"cascade\":{\"margin_ppm\":1}}}",
             b"\"tasks\":",
         ],
         seeds: metadata::director_seeds,

@@ -125,14 +125,17 @@ pub(super) async fn model_infer(api: &Api, asked: InferRequest) -> Result<InferR
     let from = Instant::now();
     let chosen = choose(&answer, wanted, true)?;
     let parameter = |choice| Parameter { choice: Some(choice) };
+    let text = |text: String| parameter(ParameterChoice::String(text));
+    let mut parameters: HashMap<String, Parameter> = HashMap::from([
+        ("generation".into(), parameter(ParameterChoice::Uint64(answer.generation))),
+        ("answered_by".into(), text(answer.by.as_str().into())),
+    ]);
+    parameters.extend(answer.notes().map(|(name, value)| (name.into(), text(value))));
     let response = InferResponse {
         model_name: asked.model_name,
         model_version: version(&answer),
         id,
-        parameters: HashMap::from([
-            ("generation".into(), parameter(ParameterChoice::Uint64(answer.generation))),
-            ("answered_by".into(), parameter(ParameterChoice::String(answer.by.as_str().into()))),
-        ]),
+        parameters,
         outputs: chosen
             .iter()
             .map(|(output, _)| OutputTensor {

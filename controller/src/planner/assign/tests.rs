@@ -60,7 +60,7 @@ fn told(champion: &str, made_ms: u64) -> AssignmentRow {
     let definition = definition();
     let task = TaskAssignment {
         task: definition.task,
-        lineup: LineUp { champion: release(champion), fallback: None },
+        lineup: LineUp::new(release(champion), None),
         probation: definition.probation,
         deadline_ms: None,
     };
@@ -108,9 +108,18 @@ fn what_stands_still_stays_as_the_device_was_told() {
 }
 
 fn look(rollouts: Vec<&RolloutRow>, outcomes: Vec<DeviceOutcome>, assigned: &AssignmentRow) -> Desired {
-    let (definition, device) = (definition(), device());
+    look_with(&definition(), rollouts, outcomes, assigned)
+}
+
+fn look_with(
+    definition: &TaskDefinition,
+    rollouts: Vec<&RolloutRow>,
+    outcomes: Vec<DeviceOutcome>,
+    assigned: &AssignmentRow,
+) -> Desired {
+    let device = device();
     let task = TaskView {
-        definition: &definition,
+        definition,
         rollouts,
         progress: BTreeMap::new(),
         outcomes: Outcomes::new(outcomes),
@@ -159,4 +168,78 @@ fn a_trial_is_watched_as_long_as_its_wave_soaks() {
     let task = &desired.tasks[0];
     assert_eq!(task.probation.ms_min, 7_200_000);
     assert_eq!(task.deadline_ms, Some(NOW_MS + 7_200_000 + 1_800_000));
+}
+
+/// With this `[lineup]`, where `old@1` serves.
+fn lined_up(lineup: &str, outcomes: Vec<DeviceOutcome>) -> (LineUp, String) {
+    let text = format!("task = \"meter\"\nlabels = [\"a\", \"b\"]\npool = [\"old@1\"]\n[lineup]\n{lineup}");
+    let definition: TaskDefinition = toml::from_str(&text).unwrap();
+    definition.check().unwrap();
+    let desired = look_with(&definition, vec![], outcomes, &told("old@1", 0));
+    (desired.tasks[0].lineup.clone(), desired.decisions[0].text.clone())
+}
+
+#[test]
+fn a_line_up_is_filled_with_what_the_device_can_run_and_says_what_is_missing() {
+    let lineup = "rule = { cascade = { margin_ppm = 1000 } }
+        members = [
+            { release = \"new@1\", role = \"bigger\", limit_us = 5000 },
+            { release = \"unknown@1\", role = { voter = { weight_ppm = 1 } } },
+            { release = \"try@1\", role = { challenger = { share_ppm = 50000 } } },
+            { release = \"old@1\", role = \"smaller\" },
+        ]
+        context = [{ signal = \"link\", enter = 0, leave = 1, dwell_ms = 0 }]";
+    let (filled, text) = lined_up(lineup, vec![]);
+    let members: Vec<String> = filled.members.iter().map(|member| member.release.to_string()).collect();
+    assert_eq!(
+        (filled.champion.to_string().as_str(), members),
+        ("old@1", vec!["new@1".into(), "try@1".into()])
+    );
+    assert_eq!(filled.members[0].limit_us, Some(5000));
+    assert_eq!(filled.conduct.rule, dunlin_protocol::Rule::Cascade { margin_ppm: 1000 });
+    assert!(text.contains("\nwith bigger new@1") && text.contains("\nwith challenger try@1"), "{text}");
+    assert!(text.contains("\nwithout voter unknown@1: it is not approved"), "{text}");
+    assert!(text.contains("\nwithout smaller old@1: it has another part"), "{text}");
+
+    let failed = DeviceOutcome {
+        phase: Phase::Rejected,
+        reason: ReasonCode::GoldenMismatch,
+        ..committed("new@1", NOW_MS)
+    };
+    let (filled, text) = lined_up(lineup, vec![failed]);
+    assert_eq!(filled.members.len(), 1);
+    assert!(text.contains("\nwithout bigger new@1: it failed there"), "{text}");
+}
+
+#[test]
+fn a_stack_is_whole_or_it_is_the_champion_alone() {
+    let stack = |voter: &str| {
+        lined_up(
+            &format!(
+                "rule = \"stack\"
+                members = [
+                    {{ release = \"new@1\", role = \"meta\" }},
+                    {{ release = \"{voter}\", role = {{ voter = {{ weight_ppm = 1 }} }} }},
+                ]"
+            ),
+            vec![],
+        )
+        .0
+    };
+    assert_eq!(stack("try@1").conduct.rule, dunlin_protocol::Rule::Stack);
+    assert_eq!(stack("unknown@1").conduct.rule, dunlin_protocol::Rule::First);
+}
+
+#[test]
+fn members_that_do_not_fit_into_the_memory_that_is_left_are_left_out() {
+    let mut ram = 2_500;
+    let wanted: super::super::Lineup = toml::from_str(
+        "members = [{ release = \"new@1\", role = \"bigger\" }, { release = \"try@1\", role = \"bigger\" }]",
+    )
+    .unwrap();
+    let approved = BTreeMap::from(["old@1", "new@1", "try@1"].map(|name| (release(name), self::approved(1))));
+    let plain = LineUp::new(release("old@1"), None);
+    let filled = fill(plain, &wanted, &device(), &approved, |_| false, &mut ram);
+    assert_eq!((filled.lineup.members.len(), ram), (1, 500));
+    assert!(filled.words.contains("without bigger try@1: it needs 1000 bytes of memory, 500 are left"));
 }

@@ -1,18 +1,19 @@
 //! The laws of the crate, held against a [`world`].
 #![allow(clippy::wildcard_enum_match_arm, reason = "the world answers some orders and lets the rest pass")]
 
+mod lineups;
 mod world;
 
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Phase, ReasonCode};
+use dunlin_protocol::{Phase, ReasonCode, Role, Rule};
 use dunlin_trust::CountedBy;
 use proptest::prelude::*;
 
 use crate::{CRASHES_MAX, Command, Event, Item, Journal, Observed, Proof, Step, Stop};
-use world::{World, digest, goal, release, task, under};
+use world::{World, digest, goal, release, task, under, with};
 
 #[test]
 fn a_good_release_goes_all_the_way() {
@@ -424,7 +425,13 @@ proptest! {
                     generation += 1;
                     let fallback = (kind % 3 == 0).then_some("base@1");
                     let policy = ["policy", "closed", "strict", "another"][usize::from(kind) / 8 % 4];
-                    let mut goals = vec![("meter", under(policy, goal(generation, names[pick % 4], fallback)))];
+                    let mut meter = under(policy, goal(generation, names[pick % 4], fallback));
+                    if kind % 5 == 0 {
+                        let voter = (names[(pick + 1) % 4], Role::Voter { weight_ppm: 1 });
+                        let rule = if kind % 2 == 0 { Rule::Stack } else { Rule::SoftVote };
+                        meter = with(meter, rule, &[voter, ("meta@1", Role::Meta)]);
+                    }
+                    let mut goals = vec![("meter", meter)];
                     if kind % 2 == 0 {
                         goals.push(("valve", goal(generation, names[usize::from(kind) % 3], None)));
                     }

@@ -7,8 +7,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use dunlin_protocol::{
-    Blob, Budgets, Bundle, DType, Digest, Hard, Lineage, ModelSignature, Now, Phase, Probation, ReasonCode,
-    ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, TensorSpec,
+    Blob, Budgets, Bundle, Conduct, DType, Digest, Hard, Lineage, Member, ModelSignature, Now, Phase,
+    Probation, ReasonCode, ReleaseId, RetrainedBounds, Role, Rule, TaskId, TaskPolicy, TaskType, TensorSpec,
 };
 
 use dunlin_trust::CountedBy;
@@ -47,10 +47,19 @@ pub(super) fn hard() -> Hard {
     }
 }
 
-/// What a release takes: the line `odd` takes twice as much as every other. The batch is the release's own affair.
+/// What a release takes: the line `odd` takes twice as much as every other, and the line `meta` the scores of two in three
+/// classes. The batch is the release's own affair.
 pub(super) fn input(release: &ReleaseId) -> TensorSpec {
-    let width = if release.model.as_str() == "odd" { 8 } else { 4 };
+    let width = match release.model.as_str() {
+        "odd" => 8,
+        "meta" => 6,
+        _ => 4,
+    };
     TensorSpec { name: "x".into(), datatype: DType::Fp32, shape: vec![i64::from(release.version), width] }
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
 }
 
 pub(super) fn bundle(release: &ReleaseId, task: &TaskId) -> Bundle {
@@ -68,7 +77,11 @@ pub(super) fn bundle(release: &ReleaseId, task: &TaskId) -> Bundle {
             inputs: vec![input(release)],
             outputs: vec![],
             features: vec![],
-            labels: vec![],
+            labels: if release.model.as_str() == "foreign" {
+                strings(&["a", "b"])
+            } else {
+                strings(&["a", "b", "c"])
+            },
         },
         hard: hard(),
         latency_us: 10,
@@ -95,6 +108,7 @@ pub(super) fn policy(task: &TaskId) -> TaskPolicy {
         task_type: TaskType::Classification,
         metric: "accuracy".into(),
         baseline_class: 0,
+        baseline_rules: vec![],
         labels: vec![],
         retrained: Some(bounds),
         samples: None,
@@ -140,10 +154,23 @@ pub(super) fn goal(generation: u64, champion: &str, fallback: Option<&str>) -> G
         correlation: alloc::format!("c{generation}"),
         champion: part(&release(champion)),
         fallback: fallback.map(|text| part(&release(text))),
+        members: vec![],
+        conduct: Conduct::default(),
         policy: Some(policy),
         probation,
         deadline_ms: None,
     }
+}
+
+/// A goal with further members.
+pub(super) fn with(goal: Goal, rule: Rule, members: &[(&str, Role)]) -> Goal {
+    let member = |&(text, role): &(&str, Role)| {
+        let release = release(text);
+        let part = part(&release);
+        (Member { release, role, limit_us: None }, part)
+    };
+    let conduct = Conduct { rule, context: vec![] };
+    Goal { members: members.iter().map(member).collect(), conduct, ..goal }
 }
 
 pub(super) fn setup() -> Setup {

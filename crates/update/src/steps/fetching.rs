@@ -1,12 +1,11 @@
 //! From an assignment to files on the disk.
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use dunlin_protocol::{Blob, Bundle, Digest, Now, Phase, ReasonCode, TaskId, TaskPolicy};
 
 use super::not_awaited;
-use crate::checks::{admit, goes_with, inputs};
+use crate::checks::{admit, goes_with};
 use crate::{Command, Designation, Fault, Ignored, Item, Pack, Step, Tries, Updater, WRONG_MAX, Work};
 
 impl Updater {
@@ -32,12 +31,10 @@ impl Updater {
     }
 
     pub(super) fn after_policy(&mut self, task: &TaskId, work: Work, now: Now) {
-        let wanted: Vec<Digest> = work.goal.parts().map(|part| part.manifest.sha256).collect();
         let policy = work.goal.policy_digest();
         let state = self.known(task);
         if let Designation::Line(line) = &mut state.serving {
-            let have: Vec<Digest> = line.packs().map(|pack| pack.manifest.digest).collect();
-            if have == wanted && line.keeps_to(policy) {
+            if line.is(&work.goal) && line.keeps_to(policy) {
                 line.generation = work.goal.generation;
                 self.settle(
                     task,
@@ -122,7 +119,7 @@ impl Updater {
             return Err(not_awaited(task, "this manifest"));
         };
         let admitted = admit(task, &part, bundle, work.bounds.as_ref(), &self.budgets).and_then(|pack| {
-            goes_with(*work.inputs.get_or_insert_with(|| inputs(bundle)), bundle)?;
+            goes_with(&mut work, bundle)?;
             Ok(pack)
         });
         match admitted {
@@ -131,7 +128,11 @@ impl Updater {
             Err((ReasonCode::LineupConflict, detail)) => {
                 self.settle(task, work.goal, Phase::Failed, ReasonCode::LineupConflict, detail, now);
             }
-            Err((reason, detail)) => self.fail(task, work.goal, &part.release, reason, detail, now),
+            Err((reason, detail)) => {
+                if let Some(work) = self.blame(task, work, &part.release, reason, detail, now) {
+                    self.next_part(task, work, now);
+                }
+            }
         }
         Ok(())
     }
@@ -160,7 +161,10 @@ impl Updater {
                     .map_or(&work.goal.champion, |part| part)
                     .release
                     .clone();
-                self.fail(task, work.goal, &release, ReasonCode::ManifestMalformed, detail, now);
+                let reason = ReasonCode::ManifestMalformed;
+                if let Some(work) = self.blame(task, work, &release, reason, detail, now) {
+                    self.next_part(task, work, now);
+                }
                 Ok(())
             }
             Item::Policy(_) | Item::Manifest(_) | Item::Space(_) | Item::Blob { .. } => {

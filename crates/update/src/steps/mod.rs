@@ -10,10 +10,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Digest, Now, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
 
 use crate::checks::terms;
-use crate::{Command, Designation, GUARD_EVERY_MS, Goal, Ignored, Item, Pack, Step, Updater, Work};
+use crate::{Command, Designation, GUARD_EVERY_MS, Goal, Ignored, Item, Pack, Part, Step, Updater, Work};
 
 fn not_awaited(task: &TaskId, what: &'static str) -> Ignored {
     Ignored::NotAwaited { task: task.clone(), what }
@@ -65,9 +65,9 @@ impl Updater {
         self.known(task);
         if let Step::Probation { goal: old, strikes, watched_ms, since_ms, look_ms } = self.step(task).clone()
         {
-            let same =
-                |goal: &Goal| -> Vec<Digest> { goal.parts().map(|part| part.manifest.sha256).collect() };
-            if same(&old) == same(&goal) && old.policy == goal.policy {
+            let line = self.designation(task).line();
+            if line.is_some_and(|line| line.is(&self.without_bad(&goal))) && old.policy == goal.policy {
+                let goal = self.without_bad(&goal);
                 if let Designation::Line(line) = &mut self.known(task).serving {
                     line.generation = goal.generation;
                 }
@@ -90,27 +90,19 @@ impl Updater {
             self.settle(task, goal, Phase::Rejected, ReasonCode::KnownBad, detail, now);
             return;
         }
-        if let Some(bad) =
-            goal.fallback.take_if(|part| self.journal.known_bad.iter().any(|bad| bad.release == part.release))
-        {
-            let (generation, detail) = (
-                goal.generation,
-                format!("fallback {} failed here before; going on without it", bad.release),
-            );
-            self.report_release(
-                task,
-                generation,
-                &goal.correlation,
-                Some(bad.release),
-                Phase::Rejected,
-                ReasonCode::KnownBad,
-                detail,
-                now,
-            );
+        let trimmed = self.without_bad(&goal);
+        let left_out: Vec<ReleaseId> = goal
+            .parts()
+            .map(|part| &part.release)
+            .filter(|release| trimmed.parts().all(|part| part.release != **release))
+            .cloned()
+            .collect();
+        for release in left_out {
+            self.leave_out(task, &goal, &release, ReasonCode::KnownBad, "failed here before", now);
         }
+        goal = trimmed;
         let policy = goal.policy.clone();
-        let work =
-            Work { goal, bounds: None, staged: Vec::new(), proofs: Vec::new(), damaged: 0, inputs: None };
+        let work = Work::new(goal);
         match policy {
             Some(file) => {
                 self.report(task, &work.goal, Phase::Fetching, ReasonCode::Ok, String::new(), now);
@@ -122,6 +114,57 @@ impl Updater {
                 self.after_policy(task, work, now);
             }
         }
+    }
+
+    /// A goal without the fallback and the members that failed here before.
+    pub(crate) fn without_bad(&self, goal: &Goal) -> Goal {
+        let mut goal = goal.clone();
+        let good = |part: &Part| self.bad(&part.release).is_none();
+        goal.fallback = goal.fallback.filter(good);
+        goal.retain_members(good);
+        goal
+    }
+
+    /// Reports that a goal goes on without one of its releases.
+    fn leave_out(
+        &mut self,
+        task: &TaskId,
+        goal: &Goal,
+        release: &ReleaseId,
+        reason: ReasonCode,
+        why: &str,
+        now: Now,
+    ) {
+        let part = match &goal.fallback {
+            Some(part) if part.release == *release => "fallback",
+            Some(_) | None => "member",
+        };
+        let detail = format!("{part} {release} {why}; going on without it");
+        let (generation, correlation) = (goal.generation, goal.correlation.clone());
+        let release = Some(release.clone());
+        self.report_release(task, generation, &correlation, release, Phase::Rejected, reason, detail, now);
+    }
+
+    /// Ends a goal by the fault of `release`, or goes on without it if it is a member; gives back what goes on.
+    pub(crate) fn blame(
+        &mut self,
+        task: &TaskId,
+        mut work: Work,
+        release: &ReleaseId,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) -> Option<Work> {
+        if !work.drop_member(release) {
+            self.fail(task, work.goal, release, reason, detail, now);
+            return None;
+        }
+        self.remember_bad(release, reason);
+        // A retrained one may serve already and be held to a new policy; then it may not go on.
+        let keep = |pack: &Pack| !pack.retrained || pack.release != *release;
+        self.leave(task, keep, reason, "does not keep to the policy", now);
+        self.leave_out(task, &work.goal, release, reason, &detail, now);
+        Some(work)
     }
 
     pub(crate) fn time_passed(&mut self, now: Now) {

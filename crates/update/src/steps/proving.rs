@@ -2,7 +2,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use dunlin_protocol::{Blob, Digest, Now, Phase, ReasonCode, TaskId};
+use dunlin_protocol::{Blob, Digest, Now, Phase, ReasonCode, ReleaseId, TaskId};
 
 use super::not_awaited;
 use crate::checks::{passes, terms};
@@ -63,7 +63,10 @@ impl Updater {
             return;
         };
         let (generation, policy) = (goal.generation, goal.policy_digest());
-        let line = Line { generation, champion, fallback: staged.next(), proof, policy };
+        let fallback = goal.fallback.as_ref().and_then(|_| staged.next());
+        let members = goal.members.iter().map(|(member, _)| member.clone()).zip(staged).collect();
+        let conduct = goal.conduct.clone();
+        let line = Line { generation, champion, fallback, members, conduct, proof, policy };
         self.known(task).step = Step::Switching { goal, line, strikes: Strikes::default() };
         self.go_on(task);
     }
@@ -92,10 +95,24 @@ impl Updater {
             }
             Err((reason, detail)) => {
                 let release = pack.release.clone();
-                self.fail(task, work.goal, &release, reason, detail, now);
+                self.failed_proof(task, work, &release, reason, detail, now);
             }
         }
         Ok(())
+    }
+
+    fn failed_proof(
+        &mut self,
+        task: &TaskId,
+        work: Work,
+        release: &ReleaseId,
+        reason: ReasonCode,
+        detail: String,
+        now: Now,
+    ) {
+        if let Some(work) = self.blame(task, work, release, reason, detail, now) {
+            self.prove_next(task, work, now);
+        }
     }
 
     pub(crate) fn proof_failed(
@@ -114,7 +131,7 @@ impl Updater {
             return Err(not_awaited(task, "this proof"));
         };
         let release = pack.release.clone();
-        self.fail(task, work.goal, &release, reason, detail, now);
+        self.failed_proof(task, work, &release, reason, detail, now);
         Ok(())
     }
 }

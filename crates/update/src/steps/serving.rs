@@ -115,15 +115,14 @@ impl Updater {
         }
     }
 
-    /// Leaves `line`: for the predecessor, else its own fallback, else the baseline.
+    /// Leaves `line`: for the predecessor, else its own fallbacks, else the baseline.
     pub(super) fn retreat(&mut self, task: &TaskId, line: &Line) -> Designation {
         let state = self.known(task);
         let to = match core::mem::replace(&mut state.previous, Designation::Baseline) {
             Designation::Line(previous) => Designation::Line(previous),
-            Designation::Baseline => match line.fallback.clone() {
-                Some(champion) => Designation::Line(Line { champion, fallback: None, ..line.clone() }),
-                None => Designation::Baseline,
-            },
+            Designation::Baseline => {
+                line.clone().without_champion().map_or(Designation::Baseline, Designation::Line)
+            }
         };
         state.serving = to.clone();
         to
@@ -141,13 +140,14 @@ impl Updater {
         let state = self.known(task);
         let previous = core::mem::replace(&mut state.previous, Designation::Baseline).trimmed(&keep);
         let serving = core::mem::replace(&mut state.serving, Designation::Baseline);
-        let old = serving.line().map(|line| line.champion.clone());
+        // The champion, if it is one of them.
+        let left = serving.line().and_then(|line| line.packs().find(|pack| !keep(pack)).cloned());
+        let champion_stays = serving.line().is_some_and(|line| keep(&line.champion));
         let trimmed = serving.clone().trimmed(&keep);
         if trimmed == serving {
             (state.serving, state.previous) = (serving, previous);
             return;
         }
-        let champion_stays = old.as_ref().is_some_and(&keep);
         // What was proved as a whole before comes ahead of what was proved as a stand-in.
         let next = match (champion_stays, previous, trimmed) {
             (true, previous, serving) => {
@@ -161,10 +161,10 @@ impl Updater {
         };
         state.serving = next.clone();
         self.order(Command::RollBack { task: task.clone(), to: next });
-        if let Some(old) = old {
-            let (generation, detail) = (self.journal.generation, format!("{} {why}", old.release));
+        if let Some(left) = left {
+            let (generation, detail) = (self.journal.generation, format!("{} {why}", left.release));
             let phase = Phase::RolledBack;
-            self.report_release(task, generation, "", Some(old.release), phase, reason, detail, now);
+            self.report_release(task, generation, "", Some(left.release), phase, reason, detail, now);
         }
     }
 

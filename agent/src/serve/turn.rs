@@ -1,0 +1,303 @@
+//! One request on its way through the line-up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_engine::of_floats;
+use dunlin_protocol::{ReleaseId, Role, Rule, TensorData};
+use futures_util::future::join_all;
+
+use super::answer::{Absence, Answer, AnsweredBy, InferError};
+use super::asked::{Asked, Ran, run};
+use super::choose::challenger;
+use super::combine::{Ballot, Voice, side_by_side, sure, vote};
+use super::lineup::{LineUp, Seat};
+use super::live::Principal;
+use super::pool::Pool;
+use super::resident::{Made, Serving, Unable};
+use super::task::Task;
+use super::view::MemberRole;
+
+/// The champion's weight in a weighted vote.
+const CHAMPION_PPM: u32 = 1_000_000;
+
+/// What one member answered.
+struct Reply {
+    by: AnsweredBy,
+    model: Arc<Serving>,
+    made: Made,
+    queue_ns: u64,
+    weight: u32,
+}
+
+/// A request, and what has become of it so far.
+pub(super) struct Turn<'a> {
+    pub(super) task: &'a Task,
+    pub(super) lineup: &'a LineUp,
+    pub(super) pool: Option<&'a Pool>,
+    pub(super) asked: &'a Arc<Asked>,
+    /// The first that answered, which the others are compared with.
+    pub(super) principal: Option<Principal>,
+    /// Those that should have had a part and had none.
+    pub(super) left_out: Vec<(ReleaseId, Absence)>,
+    /// Why the last that failed did.
+    pub(super) failed: Option<String>,
+}
+
+impl<'a> Turn<'a> {
+    pub(super) fn new(
+        task: &'a Task,
+        lineup: &'a LineUp,
+        pool: Option<&'a Pool>,
+        asked: &'a Arc<Asked>,
+    ) -> Self {
+        Self { task, lineup, pool, asked, principal: None, left_out: Vec::new(), failed: None }
+    }
+
+    /// Asks the line-up by its rule; `None` if none of its models answered.
+    pub(super) async fn by_rule(&mut self, degraded: bool) -> Result<Option<Answer>, InferError> {
+        let slot = &self.lineup.slot;
+        if degraded {
+            for seat in slot.of(MemberRole::Smaller) {
+                if let Some(reply) = self.seat(AnsweredBy::Smaller, seat).await? {
+                    return Ok(Some(self.one(reply)));
+                }
+            }
+        } else if let Some(seat) = self.challenger()
+            && let Some(reply) = self.seat(AnsweredBy::Challenger, seat).await?
+        {
+            return Ok(Some(self.one(reply)));
+        }
+        // Who is degraded saves what the rule would cost.
+        let rule = if degraded { Rule::First } else { slot.conduct.rule };
+        let answer = match rule {
+            Rule::First => self.champion().await?.map(|reply| self.one(reply)),
+            Rule::Cascade { margin_ppm } => self.cascade(margin_ppm).await?,
+            Rule::HardVote => self.voted(Ballot::Hard).await?,
+            Rule::SoftVote => self.voted(Ballot::Soft).await?,
+            Rule::WeightedVote => self.voted(Ballot::Weighted).await?,
+            Rule::Stack => self.stacked().await?,
+        };
+        if answer.is_some() {
+            return Ok(answer);
+        }
+        for seat in slot.of(MemberRole::Fallback) {
+            if let Some(reply) = self.seat(AnsweredBy::Fallback, seat).await? {
+                return Ok(Some(self.one(reply)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Asks the champion and nobody else.
+    pub(super) async fn by_champion(&mut self) -> Result<Option<Answer>, InferError> {
+        Ok(self.champion().await?.map(|reply| self.one(reply)))
+    }
+
+    fn challenger(&self) -> Option<&'a Seat> {
+        let shares = self.lineup.slot.seats.iter().filter_map(|seat| match seat.role {
+            Role::Challenger { share_ppm } => Some((seat, share_ppm)),
+            Role::Fallback
+            | Role::Shadow { .. }
+            | Role::Voter { .. }
+            | Role::Bigger
+            | Role::Smaller
+            | Role::Meta => None,
+        });
+        let chosen = challenger(&self.asked.id, shares.clone().map(|(_, share)| share))?;
+        shares.map(|(seat, _)| seat).nth(chosen)
+    }
+
+    async fn champion(&mut self) -> Result<Option<Reply>, InferError> {
+        let Some(champion) = self.lineup.champion() else { return Ok(None) };
+        self.ask(AnsweredBy::Champion, champion, None, self.asked).await
+    }
+
+    async fn seat(&mut self, by: AnsweredBy, seat: &Seat) -> Result<Option<Reply>, InferError> {
+        self.ask(by, &seat.model, seat.limit, self.asked).await
+    }
+
+    async fn ask(
+        &mut self,
+        by: AnsweredBy,
+        model: &Arc<Serving>,
+        limit: Option<Duration>,
+        asked: &Arc<Asked>,
+    ) -> Result<Option<Reply>, InferError> {
+        if !self.is_asked(model) {
+            return Ok(None);
+        }
+        let ran = run(self.pool, model, limit, asked).await?;
+        self.take(by, model, CHAMPION_PPM, ran)
+    }
+
+    /// Whether a member is still asked; one that is not is left out.
+    fn is_asked(&mut self, model: &Serving) -> bool {
+        let asked = model.strikes.out().is_none();
+        if !asked {
+            self.left_out.push((model.release().clone(), Absence::Quarantined));
+        }
+        asked
+    }
+
+    /// Takes what came of running a member, and counts it.
+    fn take(
+        &mut self,
+        by: AnsweredBy,
+        model: &Arc<Serving>,
+        weight: u32,
+        ran: Ran,
+    ) -> Result<Option<Reply>, InferError> {
+        let key = self.lineup.key(Some(model.release().clone()));
+        let leads = by == AnsweredBy::Champion;
+        let detail = match ran.made {
+            Ok(made) => {
+                let principal =
+                    self.task.answered(leads, &key, model, &made, self.principal.as_ref(), self.asked);
+                self.principal.get_or_insert(principal);
+                let model = Arc::clone(model);
+                return Ok(Some(Reply { by, model, made, queue_ns: ran.queue_ns, weight }));
+            }
+            // All that are asked take the same: what the first can not read is the caller's fault.
+            Err(Unable::Input(problem)) if self.principal.is_none() && self.failed.is_none() => {
+                return Err(InferError::Input(problem));
+            }
+            Err(Unable::Input(detail) | Unable::Failed(detail)) => detail,
+        };
+        let why = if ran.late { Absence::Late } else { Absence::Failed };
+        self.left_out.push((model.release().clone(), why));
+        if !ran.waited {
+            self.task.failed(leads, &key, model, self.asked, &detail, ran.spent_ns);
+        }
+        self.failed = Some(detail);
+        Ok(None)
+    }
+
+    /// The champion, and each bigger member for as long as those before were not sure.
+    async fn cascade(&mut self, margin_ppm: u32) -> Result<Option<Answer>, InferError> {
+        let mut best = self.champion().await?;
+        for seat in self.lineup.slot.of(MemberRole::Bigger) {
+            if best.as_ref().is_some_and(|reply| sure(&reply.made.scores, self.asked.rows, margin_ppm)) {
+                break;
+            }
+            best = self.seat(AnsweredBy::Bigger, seat).await?.or(best);
+        }
+        Ok(best.map(|reply| self.one(reply)))
+    }
+
+    /// What champion and voters answer, side by side, in this order.
+    async fn voices(&mut self) -> Result<Vec<Reply>, InferError> {
+        let champion = self.lineup.champion().map(|model| (AnsweredBy::Champion, model, None, CHAMPION_PPM));
+        let voters = self.lineup.slot.seats.iter().filter_map(|seat| match seat.role {
+            Role::Voter { weight_ppm } => Some((AnsweredBy::Vote, &seat.model, seat.limit, weight_ppm)),
+            Role::Fallback
+            | Role::Challenger { .. }
+            | Role::Shadow { .. }
+            | Role::Bigger
+            | Role::Smaller
+            | Role::Meta => None,
+        });
+        let mut called = Vec::new();
+        for (by, model, limit, weight) in champion.into_iter().chain(voters) {
+            if self.is_asked(model) {
+                called.push((by, model, limit, weight));
+            }
+        }
+        // What has a limit is begun first: it is handed to a worker, and those without may run on this thread.
+        called.sort_by_key(|(_, _, limit, _)| limit.is_none());
+        let (pool, asked) = (self.pool, self.asked);
+        let mut runs = Vec::new();
+        for (by, model, limit, weight) in called {
+            runs.push(async move { (by, model, weight, run(pool, model, limit, asked).await) });
+        }
+        let mut ran = join_all(runs).await;
+        let order = |model: &Arc<Serving>| self.lineup.members().position(|(_, m)| Arc::ptr_eq(m, model));
+        ran.sort_by_key(|(_, model, _, _)| order(model));
+        let mut replies = Vec::new();
+        for (by, model, weight, ran) in ran {
+            replies.extend(self.take(by, model, weight, ran?)?);
+        }
+        Ok(replies)
+    }
+
+    async fn voted(&mut self, ballot: Ballot) -> Result<Option<Answer>, InferError> {
+        let replies = self.voices().await?;
+        let voices: Vec<Voice<'_>> =
+            replies.iter().map(|r| Voice { scores: &r.made.scores, weight: r.weight }).collect();
+        let scores = vote(ballot, &voices, self.asked.rows);
+        Ok(self.several(AnsweredBy::Vote, replies, |like| of_floats(&like.name, &like.shape, &scores)))
+    }
+
+    /// The meta-model's answer; without all that it was trained to hear, the champion's, or that of who came next.
+    async fn stacked(&mut self) -> Result<Option<Answer>, InferError> {
+        let replies = self.voices().await?;
+        let heard = 1 + self.lineup.slot.of(MemberRole::Voter).count();
+        let Some(meta) = self.lineup.slot.of(MemberRole::Meta).next().filter(|_| replies.len() == heard)
+        else {
+            return Ok(replies.into_iter().next().map(|reply| self.one(reply)));
+        };
+        let rows = self.asked.rows;
+        let scores: Vec<&[f32]> = replies.iter().map(|reply| reply.made.scores.as_slice()).collect();
+        let x = side_by_side(&scores, rows);
+        let name = meta.model.resident.model.inputs().first().map_or("x", |input| input.name.as_str());
+        let inputs = vec![of_floats(name, &[rows as u64, (x.len() / rows.max(1)) as u64], &x)];
+        let asked = Asked { id: self.asked.id.clone(), inputs, rows, x: Vec::new(), now: self.asked.now };
+        match self.ask(AnsweredBy::Stack, &meta.model, meta.limit, &Arc::new(asked)).await? {
+            Some(last) => {
+                let output = last.made.outputs.last().cloned();
+                let (release, ns) = (last.model.release().clone(), last.made.latency_ns);
+                let answer = self.several(AnsweredBy::Stack, replies, |like| {
+                    output.map_or_else(
+                        || like.clone(),
+                        |output| TensorData { name: like.name.clone(), ..output },
+                    )
+                });
+                Ok(answer.map(|answer| Answer {
+                    release: Some(release),
+                    infer_ns: answer.infer_ns.saturating_add(ns),
+                    ..answer
+                }))
+            }
+            None => Ok(replies.into_iter().next().map(|reply| self.one(reply))),
+        }
+    }
+
+    /// The answer of one member.
+    fn one(&mut self, reply: Reply) -> Answer {
+        // A single voter speaks in the champion's place.
+        let by = if reply.by == AnsweredBy::Vote { AnsweredBy::Fallback } else { reply.by };
+        Answer {
+            by,
+            release: Some(reply.model.release().clone()),
+            generation: self.lineup.slot.generation,
+            voters: Vec::new(),
+            left_out: std::mem::take(&mut self.left_out),
+            rows: self.asked.rows as u64,
+            queue_ns: reply.queue_ns,
+            infer_ns: reply.made.latency_ns,
+            outputs: reply.made.outputs,
+        }
+    }
+
+    /// The answer of several, whose last output `make` gives after the first's own.
+    fn several(
+        &mut self,
+        by: AnsweredBy,
+        replies: Vec<Reply>,
+        make: impl FnOnce(&TensorData) -> TensorData,
+    ) -> Option<Answer> {
+        let like = replies.first()?.made.outputs.last()?;
+        let voters: Vec<_> = replies.iter().map(|reply| reply.model.release().clone()).collect();
+        Some(Answer {
+            outputs: vec![make(like)],
+            by,
+            release: voters.first().cloned(),
+            generation: self.lineup.slot.generation,
+            voters,
+            left_out: std::mem::take(&mut self.left_out),
+            rows: self.asked.rows as u64,
+            queue_ns: replies.iter().map(|reply| reply.queue_ns).max().unwrap_or(0),
+            infer_ns: replies.iter().map(|reply| reply.made.latency_ns).max().unwrap_or(0),
+        })
+    }
+}
