@@ -231,12 +231,9 @@ struct Agent {
     sampler: Option<Sampler>,
     report_at: Instant,
     report_every: Duration,
-<<<<<<< ours
     /// Ids of the last commands; the controller gives one again until it has the reply.
     commands: VecDeque<String>,
-=======
     link_up: bool,
->>>>>>> theirs
     /// Records that the disk did not take; tried again with the next ones.
     unspooled: VecDeque<(Kind, Vec<u8>)>,
 }

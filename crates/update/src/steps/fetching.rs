@@ -33,19 +33,14 @@ impl Updater {
     pub(super) fn after_policy(&mut self, task: &TaskId, work: Work, now: Now) {
         let policy = work.goal.policy_digest();
         let state = self.known(task);
-        if let Designation::Line(line) = &mut state.serving {
-            if line.is(&work.goal) && line.keeps_to(policy) {
-                line.generation = work.goal.generation;
-                self.settle(
-                    task,
-                    work.goal,
-                    Phase::Committed,
-                    ReasonCode::Ok,
-                    "serves it already".to_string(),
-                    now,
-                );
-                return;
-            }
+        if let Designation::Line(line) = &mut state.serving
+            && line.is(&work.goal)
+            && line.keeps_to(policy)
+        {
+            line.generation = work.goal.generation;
+            let (ok, detail) = (ReasonCode::Ok, "serves it already".to_string());
+            self.settle(task, work.goal, Phase::Committed, ok, detail, now);
+            return;
         }
         if work.goal.policy.is_none() {
             self.report(task, &work.goal, Phase::Fetching, ReasonCode::Ok, String::new(), now);
