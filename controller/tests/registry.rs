@@ -338,9 +338,13 @@ async fn a_policy_needs_its_anchor_set_and_a_signature() {
     let row = world.registry.policy(body.clone(), "ann").await.unwrap();
     let task: TaskId = "meter".parse().unwrap();
     assert!(world.store.policy_in_force(&task).await.unwrap().is_none());
+    assert!(!world.repos.has_policy(&task).unwrap());
     world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
     assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, row.sha256);
     assert_eq!(world.repos.policy(&task).unwrap().unwrap(), policy(blob));
+    assert!(
+        world.repos.has_policy(&task).unwrap() && !world.repos.has_policy(&"valve".parse().unwrap()).unwrap()
+    );
     assert!(world.registry.pending().await.unwrap().is_empty());
 
     // The next policy takes its place once it is signed, and not before.

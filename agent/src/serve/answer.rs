@@ -56,7 +56,7 @@ impl AnsweredBy {
 /// Why a member that should have had a part in an answer had none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
-    /// It took longer than its limit.
+    /// It took longer than its limit, or found no worker in time.
     Late,
     /// It failed.
     Failed,

@@ -46,22 +46,53 @@ pub(super) struct Ran {
     pub(super) spent_ns: u64,
 }
 
+/// What a run of a member is expected to take, microseconds.
+pub(super) fn expected_us(model: &Serving, asked: &Asked) -> u64 {
+    model.row_us().saturating_mul(asked.rows as u64)
+}
+
 /// Runs a member, within its own limit if it has one.
+///
+/// # Errors
+/// [`InferError::Overloaded`] alone.
 pub(super) async fn run(
     pool: Option<&Pool>,
     model: &Arc<Serving>,
     limit: Option<Duration>,
     asked: &Arc<Asked>,
 ) -> Result<Ran, InferError> {
-    let expected_us = model.row_us().saturating_mul(asked.rows as u64);
-    let (model, asked) = (Arc::clone(model), Arc::clone(asked));
-    let from = Instant::now();
-    let work = move || model.run(&asked.inputs, asked.rows);
+    let (from, work) = (Instant::now(), work(model, asked));
     let worked = match pool {
-        Some(pool) => pool.run(expected_us, limit, work).await,
+        Some(pool) => pool.run(expected_us(model, asked), limit, work).await,
         None => Worked::Done(work(), Duration::ZERO),
     };
-    let spent_ns = nanos(from.elapsed());
+    came(worked, nanos(from.elapsed()))
+}
+
+/// The same, but only if a worker is idle now.
+///
+/// # Errors
+/// [`InferError::Overloaded`] alone.
+pub(super) async fn run_if_idle(
+    pool: Option<&Pool>,
+    model: &Arc<Serving>,
+    limit: Option<Duration>,
+    asked: &Arc<Asked>,
+) -> Result<Ran, InferError> {
+    let (from, work) = (Instant::now(), work(model, asked));
+    let worked = match pool {
+        Some(pool) => pool.run_if_idle(limit, work).await,
+        None => Worked::Done(work(), Duration::ZERO),
+    };
+    came(worked, nanos(from.elapsed()))
+}
+
+fn work(model: &Arc<Serving>, asked: &Arc<Asked>) -> impl FnOnce() -> Result<Made, Unable> + Send + use<> {
+    let (model, asked) = (Arc::clone(model), Arc::clone(asked));
+    move || model.run(&asked.inputs, asked.rows)
+}
+
+fn came(worked: Worked<Result<Made, Unable>>, spent_ns: u64) -> Result<Ran, InferError> {
     Ok(match worked {
         Worked::Done(made, queued) => {
             Ran { made, late: false, waited: false, queue_ns: nanos(queued), spent_ns }
@@ -74,7 +105,7 @@ pub(super) async fn run(
             spent_ns,
         },
         Worked::Waited => Ran {
-            made: Err(Unable::Failed("no worker within its time limit".into())),
+            made: Err(Unable::Failed("no worker within half of its time limit".into())),
             late: true,
             waited: true,
             queue_ns: spent_ns,

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::asked::{Asked, run};
+use super::asked::{Asked, run, run_if_idle};
 use super::lineup::LineUp;
 use super::live::{Answered, Principal};
 use super::pool::Pool;
@@ -37,7 +37,7 @@ impl Drop for Place {
 
 impl Task {
     /// Runs on the inputs of an answered request what is only run for the record: in probation the previous champion,
-    /// and the shadows that their budgets allow. With a pool that happens after the answer.
+    /// and, on idle workers, the shadows that their budgets allow. With a pool that happens after the answer.
     pub(super) async fn go_beside(
         self: &Arc<Self>,
         pool: Option<&Arc<Pool>>,
@@ -102,9 +102,10 @@ impl Task {
             if !allowed || model.strikes.out().is_some() {
                 continue;
             }
-            let Ok(ran) = run(pool, model, seat.limit, asked).await else { continue };
+            // A worker that is not idle is not in its budget either: no answer waits for a shadow.
+            let Ok(ran) = run_if_idle(pool, model, seat.limit, asked).await else { continue };
             if let Some(mut budget) = budget() {
-                budget.spent(ran.spent_ns.saturating_sub(ran.queue_ns));
+                budget.spent(ran.spent_ns);
             }
             let key = lineup.key(Some(model.release().clone()));
             match ran.made {
@@ -112,9 +113,7 @@ impl Task {
                     self.answered(false, &key, model, &made, Some(principal), asked);
                 }
                 Err(Unable::Input(detail) | Unable::Failed(detail)) => {
-                    if !ran.waited {
-                        self.failed(false, &key, model, asked, &detail, ran.spent_ns);
-                    }
+                    self.failed(false, &key, model, asked, &detail, ran.spent_ns);
                 }
             }
         }

@@ -28,7 +28,8 @@ impl Budget {
     /// Whether it may run.
     pub(super) fn allows(&mut self, reading: &Reading, now_ms: u64) -> bool {
         let passed = now_ms.saturating_sub(self.at_ms.unwrap_or(now_ms));
-        self.at_ms = Some(now_ms);
+        // Requests end in another order than they came in: no time is earned twice.
+        self.at_ms = self.at_ms.max(Some(now_ms));
         let most = Self::earned(self.cpu_ppm, BURST_MS);
         self.left = (self.left + Self::earned(self.cpu_ppm, passed)).min(most);
         // A device that can not tell its memory has none to spare for records.
@@ -60,6 +61,19 @@ mod tests {
         }
         let spent_ms = runs * run_ns / 1_000_000;
         assert!((30_000..=30_000 + 1_000).contains(&spent_ms), "{spent_ms} of 600 s at 5 %");
+    }
+
+    #[test]
+    fn time_that_goes_back_is_not_earned_twice() {
+        let mut budget = Budget::new(1_000_000, 0, 0);
+        let mut allows = |ms, spent_ns| {
+            let allowed = budget.allows(&Reading::default(), ms);
+            budget.spent(spent_ns);
+            allowed
+        };
+        assert!(allows(1_000, BURST_MS * 1_000_000), "all that it had");
+        assert!(![1_000, 500, 1_000, 0, 1_000].into_iter().any(|ms| allows(ms, 0)));
+        assert!(allows(1_001, 0));
     }
 
     #[test]

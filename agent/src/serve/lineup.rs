@@ -79,6 +79,23 @@ impl Slot {
         }
     }
 
+    /// What of it is kept warm in probation: champion and fallbacks, as two whole line-ups need twice the memory.
+    pub(super) fn warm(&self) -> Self {
+        let fallback = |seat: &Seat| Seat {
+            model: Arc::clone(&seat.model),
+            role: seat.role,
+            limit: seat.limit,
+            budget: None,
+        };
+        let seats = self.of(MemberRole::Fallback).map(fallback).collect();
+        Self { seats, ..self.clone() }
+    }
+
+    /// All its models, the champion first.
+    pub(super) fn models(&self) -> impl Iterator<Item = &Arc<Serving>> {
+        self.champion.iter().chain(self.seats.iter().map(|seat| &seat.model))
+    }
+
     /// The seats of one part.
     pub(super) fn of(&self, part: MemberRole) -> impl Iterator<Item = &Seat> {
         self.seats.iter().filter(move |seat| MemberRole::from(seat.role) == part)
@@ -89,7 +106,7 @@ impl Slot {
 #[derive(Debug, Clone, Default)]
 pub(super) struct LineUp {
     pub(super) slot: Slot,
-    /// All of the generation before, kept warm in probation.
+    /// Champion and fallbacks of the generation before, kept warm in probation.
     pub(super) previous: Option<Slot>,
     pub(super) policy: Option<Arc<TaskPolicy>>,
     pub(super) probation: bool,

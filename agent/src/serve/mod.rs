@@ -2,8 +2,9 @@
 //!
 //! Per task there is a line-up: the champion answers, or several models together as its rule says; if they fail the
 //! fallbacks do; if those fail too, the constant baseline of the task's signed policy. A challenger answers a share of
-//! the requests, a smaller member all of them while the device's context asks for it. In probation the previous line-up
-//! stays loaded. Changing a line-up is one pointer: a request sees the old one or the new one, never a mixture.
+//! the requests, a smaller member all of them while the device's context asks for it. In probation champion and
+//! fallbacks of the previous line-up stay loaded. Changing a line-up is one pointer: a request sees the old one or the
+//! new one, never a mixture.
 //!
 //! The previous champion and shadows answer the same inputs after the answer was given, for the record only. Each
 //! release is counted in its own window by what it says itself, whatever became of it in an answer of several.
@@ -105,7 +106,7 @@ impl Serving {
         self.line_up(task, Crew::new(champion, fallback), generation, probation);
     }
 
-    /// The same with all that a line-up may have. With `probation` the whole line-up so far stays loaded.
+    /// The same with all that a line-up may have. With `probation` its champion and fallbacks so far stay loaded.
     pub fn line_up(&self, task: &TaskId, crew: Crew, generation: u64, probation: bool) {
         self.task_or_new(task).switch(crew, generation, probation);
     }
@@ -122,7 +123,12 @@ impl Serving {
         }
     }
 
-    /// Ends a task's probation in favour of the previous champion; false if there is none.
+    /// The models that a task has in memory, for line-ups that share them; those that failed too often are left out.
+    pub fn residents(&self, task: &TaskId) -> Vec<Resident> {
+        self.task(task).map(|task| task.residents()).unwrap_or_default()
+    }
+
+    /// Ends a task's probation in favour of the previous champion and its fallbacks; false if there is none.
     pub fn rollback(&self, task: &TaskId) -> bool {
         self.task(task).is_some_and(|task| task.rollback())
     }

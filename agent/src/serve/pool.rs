@@ -48,10 +48,15 @@ pub(super) enum Worked<T> {
     /// It took longer than [`Limits::run_max`], or than the caller's own limit. Its thread goes on, but its worker's place is
     /// given back: members that are late are soon no longer asked, see `strikes`.
     Late(Duration),
-    /// The caller's own limit passed before a worker was free.
+    /// Half of the caller's own limit passed before a worker was free; the work was not begun.
     Waited,
-    /// Too many wait.
+    /// Too many wait, or no worker is idle for what may not wait.
     Refused,
+}
+
+/// Whether work is done on the caller's own task: never with a limit of its own, as it could not be left there.
+pub(super) fn is_inline(expected_us: u64, limit: Option<Duration>) -> bool {
+    limit.is_none() && expected_us < INLINE_US_MAX
 }
 
 impl Pool {
@@ -64,27 +69,58 @@ impl Pool {
         }
     }
 
-    /// Does some work; with a `limit` of its own never on the caller's task, where it could not be left.
+    /// Does some work, within a `limit` of its own if it has one, of which half may go by in the queue.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         expected_us: u64,
         limit: Option<Duration>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Worked<T> {
-        if limit.is_none() && expected_us < INLINE_US_MAX {
+        if is_inline(expected_us, limit) {
             return Worked::Done(work(), Duration::ZERO);
         }
         let from = Instant::now();
         let Some(place) = Place::take(&self.waiting, self.waiting_max) else { return Worked::Refused };
-        // A limit of the caller's own holds for the wait too.
-        let Ok(worker) =
-            timeout(limit.unwrap_or(Duration::MAX), Arc::clone(&self.workers).acquire_owned()).await
-        else {
+        // A limit of the caller's own holds for the wait too. Work that is begun has half of it at least, so that it is
+        // never late by the queue's doing.
+        let patience = limit.map_or(Duration::MAX, |limit| limit / 2);
+        let Ok(worker) = timeout(patience, Arc::clone(&self.workers).acquire_owned()).await else {
             return Worked::Waited;
         };
         let Ok(worker) = worker else { return Worked::Refused };
         drop(place);
         let queued = from.elapsed();
+        if queued > patience {
+            return Worked::Waited;
+        }
+        self.on(worker, queued, limit, work).await
+    }
+
+    /// Does some work if a worker is idle now, and refuses it else: others in the queue would wait for it.
+    pub(super) async fn run_if_idle<T: Send + 'static>(
+        &self,
+        limit: Option<Duration>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Worked<T> {
+        match Arc::clone(&self.workers).try_acquire_owned() {
+            Ok(worker) => self.on(worker, Duration::ZERO, limit, work).await,
+            Err(_) => Worked::Refused,
+        }
+    }
+
+    /// Takes a worker, so that none is idle.
+    #[cfg(test)]
+    pub(super) fn hold(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.workers).try_acquire_owned().expect("a worker is idle")
+    }
+
+    async fn on<T: Send + 'static>(
+        &self,
+        worker: OwnedSemaphorePermit,
+        queued: Duration,
+        limit: Option<Duration>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Worked<T> {
         let left = limit.map_or(self.run_max, |limit| limit.saturating_sub(queued).min(self.run_max));
         // The thread holds the worker's place, so that a caller who goes away does not free it.
         let held = Arc::new(Mutex::new(Some(worker)));
@@ -125,5 +161,47 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    fn one_worker() -> Pool {
+        Pool::new(Limits { workers: 1, ..Limits::default() })
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_most_of_its_limit_is_not_begun() {
+        let pool = one_worker();
+        let held = pool.hold();
+        let limit = Some(Duration::from_millis(20));
+        let begun = Arc::new(AtomicBool::new(false));
+        let of_work = Arc::clone(&begun);
+        let worked = pool.run(0, limit, move || of_work.store(true, Ordering::Relaxed)).await;
+        assert!(matches!(worked, Worked::Waited), "{worked:?}");
+        assert!(!begun.load(Ordering::Relaxed));
+
+        let limit = Some(Duration::from_secs(60));
+        let free = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            drop(held);
+        };
+        let (worked, ()) = tokio::join!(pool.run(0, limit, || ()), free);
+        assert!(matches!(worked, Worked::Done((), queued) if queued > Duration::ZERO), "{worked:?}");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_wait_is_done_by_an_idle_worker_or_not_at_all() {
+        let pool = one_worker();
+        let held = pool.hold();
+        let worked = pool.run_if_idle(None, || ()).await;
+        assert!(matches!(worked, Worked::Refused), "{worked:?}");
+        drop(held);
+        let worked = pool.run_if_idle(None, || ()).await;
+        assert!(matches!(worked, Worked::Done((), queued) if queued.is_zero()), "{worked:?}");
     }
 }

@@ -15,7 +15,7 @@ use super::guard::{Guard, Watch};
 use super::lineup::{Crew, LineUp, Slot};
 use super::live::{Answered, Key, Live, Principal};
 use super::pool::Pool;
-use super::resident::{Made, Serving, Unable};
+use super::resident::{Made, Resident, Serving, Unable};
 use super::sampling::Sampler;
 use super::tally::Spent;
 use super::turn::Turn;
@@ -97,7 +97,7 @@ impl Task {
         let slot = Slot::new(crew, generation);
         self.change(|lineup| {
             let before = std::mem::replace(&mut lineup.slot, slot);
-            lineup.previous = Some(before).filter(|slot| probation && slot.champion.is_some());
+            lineup.previous = (probation && before.champion.is_some()).then(|| before.warm());
             lineup.probation = probation;
             lineup.unloaded.clear();
         });
@@ -146,6 +146,14 @@ impl Task {
             lineup.slot = Slot { generation: lineup.slot.generation, ..Slot::default() };
             lineup.previous = None;
         });
+    }
+
+    /// The models in memory, but for those that failed too often.
+    pub(super) fn residents(&self) -> Vec<Resident> {
+        let lineup = self.lineup();
+        let slots = std::iter::once(&lineup.slot).chain(&lineup.previous);
+        let models = slots.flat_map(Slot::models).filter(|model| model.strikes.out().is_none());
+        models.map(|model| model.resident.clone()).collect()
     }
 
     pub(super) fn guard(&self) -> Option<Guard> {
@@ -234,6 +242,10 @@ impl Task {
                 self.go_beside(pool, &lineup, principal, &asked, degraded).await;
             }
             return Ok(answer);
+        }
+        // A constant in place of a model that is only busy would be a worse answer than to ask again.
+        if !turn.refused.is_empty() {
+            return Err(InferError::Overloaded);
         }
         match version {
             // Who names a version wants that one or none.

@@ -8,12 +8,12 @@ use dunlin_protocol::{ReleaseId, Role, Rule, TensorData};
 use futures_util::future::join_all;
 
 use super::answer::{Absence, Answer, AnsweredBy, InferError};
-use super::asked::{Asked, Ran, run};
+use super::asked::{Asked, Ran, expected_us, run};
 use super::choose::challenger;
 use super::combine::{Ballot, Voice, side_by_side, sure, vote};
 use super::lineup::{LineUp, Seat};
 use super::live::Principal;
-use super::pool::Pool;
+use super::pool::{Pool, is_inline};
 use super::resident::{Made, Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
@@ -42,6 +42,8 @@ pub(super) struct Turn<'a> {
     pub(super) left_out: Vec<(ReleaseId, Absence)>,
     /// Why the last that failed did.
     pub(super) failed: Option<String>,
+    /// Those that too many wait for.
+    pub(super) refused: Vec<AnsweredBy>,
 }
 
 impl<'a> Turn<'a> {
@@ -51,7 +53,16 @@ impl<'a> Turn<'a> {
         pool: Option<&'a Pool>,
         asked: &'a Arc<Asked>,
     ) -> Self {
-        Self { task, lineup, pool, asked, principal: None, left_out: Vec::new(), failed: None }
+        Self {
+            task,
+            lineup,
+            pool,
+            asked,
+            principal: None,
+            left_out: Vec::new(),
+            failed: None,
+            refused: Vec::new(),
+        }
     }
 
     /// Asks the line-up by its rule; `None` if none of its models answered.
@@ -78,7 +89,8 @@ impl<'a> Turn<'a> {
             Rule::WeightedVote => self.voted(Ballot::Weighted).await?,
             Rule::Stack => self.stacked().await?,
         };
-        if answer.is_some() {
+        // Fallbacks are for a champion that can not answer, not for one that too many wait for.
+        if answer.is_some() || self.refused.contains(&AnsweredBy::Champion) {
             return Ok(answer);
         }
         for seat in slot.of(MemberRole::Fallback) {
@@ -127,7 +139,7 @@ impl<'a> Turn<'a> {
         if !self.is_asked(model) {
             return Ok(None);
         }
-        let ran = run(self.pool, model, limit, asked).await?;
+        let ran = run(self.pool, model, limit, asked).await;
         self.take(by, model, CHAMPION_PPM, ran)
     }
 
@@ -146,8 +158,14 @@ impl<'a> Turn<'a> {
         by: AnsweredBy,
         model: &Arc<Serving>,
         weight: u32,
-        ran: Ran,
+        ran: Result<Ran, InferError>,
     ) -> Result<Option<Reply>, InferError> {
+        let Ok(ran) = ran else {
+            // Others may answer, and that it is crowded is no fault of the member.
+            self.refused.push(by);
+            self.left_out.push((model.release().clone(), Absence::Late));
+            return Ok(None);
+        };
         let key = self.lineup.key(Some(model.release().clone()));
         let leads = by == AnsweredBy::Champion;
         let detail = match ran.made {
@@ -158,11 +176,16 @@ impl<'a> Turn<'a> {
                 let model = Arc::clone(model);
                 return Ok(Some(Reply { by, model, made, queue_ns: ran.queue_ns, weight }));
             }
-            // All that are asked take the same: what the first can not read is the caller's fault.
-            Err(Unable::Input(problem)) if self.principal.is_none() && self.failed.is_none() => {
+            // All take the same: what the champion can not read, or the first, is the caller's fault.
+            Err(Unable::Input(problem)) if self.principal.is_none() && (leads || self.failed.is_none()) => {
                 return Err(InferError::Input(problem));
             }
-            Err(Unable::Input(detail) | Unable::Failed(detail)) => detail,
+            // What others could read is not for this one. That is no failure.
+            Err(Unable::Input(_)) => {
+                self.left_out.push((model.release().clone(), Absence::Failed));
+                return Ok(None);
+            }
+            Err(Unable::Failed(detail)) => detail,
         };
         let why = if ran.late { Absence::Late } else { Absence::Failed };
         self.left_out.push((model.release().clone(), why));
@@ -203,9 +226,12 @@ impl<'a> Turn<'a> {
                 called.push((by, model, limit, weight));
             }
         }
-        // What has a limit is begun first: it is handed to a worker, and those without may run on this thread.
-        called.sort_by_key(|(_, _, limit, _)| limit.is_none());
         let (pool, asked) = (self.pool, self.asked);
+        // What needs a worker is begun before what holds this thread: the champion, which is to wait for no voter, then
+        // those with little time.
+        called.sort_by_cached_key(|(by, model, limit, _)| {
+            (is_inline(expected_us(model, asked), *limit), *by != AnsweredBy::Champion, limit.is_none())
+        });
         let mut runs = Vec::new();
         for (by, model, limit, weight) in called {
             runs.push(async move { (by, model, weight, run(pool, model, limit, asked).await) });
@@ -215,13 +241,26 @@ impl<'a> Turn<'a> {
         ran.sort_by_key(|(_, model, _, _)| order(model));
         let mut replies = Vec::new();
         for (by, model, weight, ran) in ran {
-            replies.extend(self.take(by, model, weight, ran?)?);
+            replies.extend(self.take(by, model, weight, ran)?);
         }
         Ok(replies)
     }
 
     async fn voted(&mut self, ballot: Ballot) -> Result<Option<Answer>, InferError> {
-        let replies = self.voices().await?;
+        let mut replies = self.voices().await?;
+        // Scores that do not add up with the first's are not heard.
+        let width = replies.first().map_or(0, |first| first.made.scores.len());
+        replies.retain(|reply| {
+            let heard = reply.made.scores.len() == width;
+            if !heard {
+                self.left_out.push((reply.model.release().clone(), Absence::Failed));
+            }
+            heard
+        });
+        // One voice is no vote: its answer stays whole.
+        if replies.len() < 2 {
+            return Ok(replies.pop().map(|reply| self.one(reply)));
+        }
         let voices: Vec<Voice<'_>> =
             replies.iter().map(|r| Voice { scores: &r.made.scores, weight: r.weight }).collect();
         let scores = vote(ballot, &voices, self.asked.rows);

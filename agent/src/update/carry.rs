@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, TaskId, TaskPolicy};
+use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, Role, TaskId, TaskPolicy};
 use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Pack, Record, Slot, Updater};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
@@ -38,7 +38,7 @@ pub(super) enum Told {
 #[derive(Debug, Default)]
 struct Live {
     line: Option<Line>,
-    /// The line-up that is kept warm.
+    /// What is kept warm of the line-up before.
     previous: Option<Line>,
 }
 
@@ -200,7 +200,7 @@ impl Hands {
                 Designation::Baseline => Told::Nothing,
                 Designation::Line(line) => {
                     if let (true, Designation::Line(previous)) = (trial, previous)
-                        && let Err(detail) = self.serve(&task, &previous, false).await
+                        && let Err(detail) = self.serve(&task, &warm(previous), false).await
                     {
                         tracing::warn!(%task, detail, "the predecessor of a release on probation can not be loaded");
                     }
@@ -210,7 +210,7 @@ impl Hands {
                 }
             },
             Command::SwitchTo { task, line, previous, trial } => {
-                let residents = match self.residents(&line).await {
+                let residents = match self.residents(&task, &line).await {
                     Ok(residents) => residents,
                     Err(detail) => return failed(task, &line, detail),
                 };
@@ -345,7 +345,7 @@ impl Hands {
     }
 
     async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
-        let residents = self.residents(line).await?;
+        let residents = self.residents(task, line).await?;
         self.switch(task, line, residents, trial);
         Ok(())
     }
@@ -353,18 +353,23 @@ impl Hands {
     fn switch(&mut self, task: &TaskId, line: &Line, crew: Crew, trial: bool) {
         let live = self.live.entry(task.clone()).or_default();
         let before = live.line.take();
-        *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial) };
+        *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial).map(warm) };
         self.serving.line_up(task, crew, line.generation, trial);
     }
 
     /// Loads a line-up. A fallback or member that does not load is gone without; the champion decides.
-    async fn residents(&self, line: &Line) -> Result<Crew, String> {
-        let (store, line) = (self.store.clone(), line.clone());
+    async fn residents(&self, task: &TaskId, line: &Line) -> Result<Crew, String> {
+        let (store, line, in_memory) = (self.store.clone(), line.clone(), self.serving.residents(task));
         let load = move || {
-            let champion = load::resident(&store, &line.champion)?;
+            // A release that the task has in memory is shared: each twice would be twice the memory.
+            let resident = |pack: &Pack| {
+                let shared = in_memory.iter().find(|resident| resident.manifest == pack.manifest.digest);
+                shared.cloned().map_or_else(|| load::resident(&store, pack), Ok)
+            };
+            let champion = resident(&line.champion)?;
             let mut loaded = BTreeMap::new();
             for pack in line.packs().skip(1) {
-                match load::resident(&store, pack) {
+                match resident(pack) {
                     Ok(resident) => drop(loaded.insert(pack.release.clone(), resident)),
                     Err(detail) => {
                         tracing::warn!(release = %pack.release, detail, "a member can not be loaded");
@@ -391,6 +396,12 @@ impl Hands {
         }
         self.recorded = bytes;
     }
+}
+
+/// What of a line-up is kept warm in probation: champion and fallbacks.
+fn warm(mut line: Line) -> Line {
+    line.members.retain(|(member, _)| member.role == Role::Fallback);
+    line
 }
 
 fn failed(task: TaskId, line: &Line, detail: String) -> Told {
@@ -438,4 +449,45 @@ fn resident_bytes() -> io::Result<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_protocol::{Conduct, Member, Rule};
+    use dunlin_update::Proof;
+
+    use super::*;
+
+    fn pack(release: &str) -> Pack {
+        let manifest = Blob { digest: Digest([0; 32]), length: 1 };
+        Pack { release: release.parse().unwrap(), manifest, blobs: vec![], retrained: false }
+    }
+
+    fn line(rule: Rule, members: &[(&str, Role)]) -> Line {
+        let member = |&(release, role): &(&str, Role)| {
+            let pack = pack(release);
+            (Member { release: pack.release.clone(), role, limit_us: None }, pack)
+        };
+        Line {
+            generation: 1,
+            champion: pack("m@1"),
+            fallback: Some(pack("f@1")),
+            members: members.iter().map(member).collect(),
+            conduct: Conduct { rule, context: vec![] },
+            proof: Proof::default(),
+            policy: None,
+        }
+    }
+
+    #[test]
+    fn champion_and_fallbacks_are_kept_warm_and_a_roll_back_to_more_is_not_whole() {
+        let fallbacks = line(Rule::First, &[("g@1", Role::Fallback)]);
+        assert!(warm(fallbacks.clone()).serves_as(&fallbacks));
+        let voter = Role::Voter { weight_ppm: 1_000_000 };
+        let voting = line(Rule::SoftVote, &[("v@1", voter), ("g@1", Role::Fallback), ("s@1", Role::Smaller)]);
+        let kept = warm(voting.clone());
+        let names: Vec<_> = kept.packs().map(|pack| pack.release.to_string()).collect();
+        assert_eq!(names, ["m@1", "f@1", "g@1"]);
+        assert!(!kept.serves_as(&voting));
+    }
 }

@@ -6,7 +6,7 @@ use dunlin_protocol::{DeviceId, GroupId, Hard, Installed, LineUp, ReleaseId, Tas
 use dunlin_rollout::{Progress, Stance, State};
 use dunlin_select::{Candidate, Device, Predicted, Standing, select};
 
-use super::lineup::{Filled, fill};
+use super::lineup::{Filled, Place, need};
 use super::progress::Outcomes;
 use super::still::Still;
 use super::{AssignmentRow, Decision, RolloutRow, RolloutStance, TaskDefinition};
@@ -19,6 +19,8 @@ pub(super) struct Approved {
     pub(super) task: TaskId,
     pub(super) hard: Hard,
     pub(super) predicted: Predicted,
+    /// Whether only the controller's own key vouches for it.
+    pub(super) retrained: bool,
 }
 
 /// Everything known of one task.
@@ -31,6 +33,8 @@ pub(super) struct TaskView<'a> {
     pub(super) progress: BTreeMap<&'a str, BTreeMap<DeviceId, Progress>>,
     pub(super) outcomes: Outcomes,
     pub(super) measures: Measures,
+    /// Whether it has a signed policy; without one devices run no retrained release for it.
+    pub(super) policy: bool,
 }
 
 /// Everything known of one device.
@@ -67,9 +71,10 @@ pub(super) fn desire(
     let told = device.assigned.map_or(&[][..], |assigned| &assigned.assignment.tasks);
     let planned = |told: &TaskAssignment| tasks.iter().any(|task| task.definition.task == told.task);
     desired.tasks.extend(told.iter().filter(|told| still.keeps(&told.task, planned(told))).cloned());
-    let need = |release: &ReleaseId| approved.get(release).map_or(0, |approved| approved.hard.ram_bytes);
-    let kept = desired.tasks.iter().flat_map(|told| told.lineup.releases()).map(need);
-    let mut ram = kept.fold(device.row.profile.ram_bytes, |left, need| left.saturating_sub(need));
+    let less = |left: u64, release: &ReleaseId| left.saturating_sub(need(approved, release));
+    let kept = desired.tasks.iter().flat_map(|told| told.lineup.releases());
+    let mut ram = kept.fold(device.row.profile.ram_bytes, less);
+    let mut chosen_for = Vec::new();
     for task in tasks.iter().filter(|task| task.definition.covers(&device.row.groups)) {
         let candidates = candidates(device, task, approved);
         let known_bad: BTreeSet<ReleaseId> = candidates
@@ -82,8 +87,6 @@ pub(super) fn desire(
         let served_ms = current.as_ref().and_then(|release| served_ms(device, task, release, now_ms));
         let about = Device { profile, known_bad: &known_bad, served_ms };
         let selection = select(&about, &candidates, current.as_ref(), &task.definition.selection());
-        let before = device.told(&task.definition.task);
-        let mut text = selection.explain();
         if let Some(chosen) = &selection.chosen {
             let rollout = task.rollouts.iter().rev().find(|rollout| {
                 is_trial(rollout, &device.row.id) && rollout.plan.candidates.contains(chosen)
@@ -104,20 +107,10 @@ pub(super) fn desire(
                 .fallback
                 .clone()
                 .filter(|release| release != chosen && approved.contains_key(release));
-            let Filled { lineup, words } = fill(
-                LineUp::new(chosen.clone(), fallback),
-                &task.definition.lineup,
-                device.row,
-                approved,
-                |release| task.outcomes.is_known_bad(&device.row.id, release),
-                &mut ram,
-            );
-            text.push_str(&words);
-            // The same models are not assigned anew because a rule about the change to them is another one now.
-            desired.tasks.push(match before.filter(|before| before.lineup == lineup) {
-                Some(before) => before.clone(),
-                None => TaskAssignment { task: task.definition.task.clone(), lineup, probation, deadline_ms },
-            });
+            let lineup = LineUp::new(chosen.clone(), fallback);
+            ram = lineup.releases().fold(ram, less);
+            let plain = TaskAssignment { task: task.definition.task.clone(), lineup, probation, deadline_ms };
+            chosen_for.push((task, desired.decisions.len(), plain));
         }
         desired.decisions.push(Decision {
             device: device.row.id.clone(),
@@ -125,9 +118,27 @@ pub(super) fn desire(
             chosen: selection.chosen.clone(),
             rollouts: stances(task, &device.row.id),
             held: task.definition.holds(&device.row.groups),
-            text,
+            members: Vec::new(),
+            text: selection.explain(),
             selection: serde_json::to_value(&selection).expect("a selection is JSON"),
             made_ms: now_ms,
+        });
+    }
+    // Members come once every task has the memory to answer at all, so that none of them takes another task's champion's.
+    for (task, decision, plain) in chosen_for {
+        let place = Place { task, device: device.row, approved };
+        let Filled { lineup, words } = place.fill(plain.lineup, &mut ram);
+        let decision = &mut desired.decisions[decision];
+        for line in &words {
+            decision.text.push('\n');
+            decision.text.push_str(line);
+        }
+        decision.members = words;
+        // The same models are not assigned anew because a rule about the change to them is another one now.
+        let before = device.told(&plain.task).filter(|before| before.lineup == lineup);
+        desired.tasks.push(match before {
+            Some(before) => before.clone(),
+            None => TaskAssignment { lineup, ..plain },
         });
     }
     // In one order, whatever stands still, so that the same tasks make the same assignment.
@@ -247,6 +258,22 @@ fn standing(
             Stance::Open,
             State::Created | State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. },
         ) => Standing::Approved,
+    }
+}
+
+/// Whether the newest rollout of a release was stopped, so that it runs nowhere unless the operator keeps it in the pool.
+pub(super) fn is_stopped(task: &TaskView<'_>, release: &ReleaseId) -> bool {
+    let newest = task.rollouts.iter().rev().find(|rollout| rollout.plan.candidates.contains(release));
+    match newest.map(|rollout| &rollout.plan.state) {
+        Some(State::Stopped { .. }) => !task.definition.pool.contains(release),
+        Some(
+            State::Created
+            | State::Open { .. }
+            | State::Paused { .. }
+            | State::Promoted { .. }
+            | State::Superseded { .. },
+        )
+        | None => false,
     }
 }
 

@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{Conduct, ContextRule, LineUp, LineUpError, Member, ReleaseId, Role, Rule};
+use dunlin_protocol::{
+    Bundle, Conduct, ContextRule, DType, LineUp, LineUpError, Member, ReleaseId, Role, Rule,
+};
 use dunlin_trust::check_hard;
 use serde::{Deserialize, Serialize};
 
-use super::assign::Approved;
+use super::assign::{Approved, TaskView, is_stopped};
 use crate::store::DeviceRow;
 
 /// What an operator says about the models beside champion and fallback.
@@ -52,72 +54,137 @@ impl Lineup {
             limit_us: member.limit_us,
         })
     }
-}
 
-/// A line-up for one device, and in words what else was to be in it.
-pub(super) struct Filled {
-    pub(super) lineup: LineUp,
-    pub(super) words: String,
-}
-
-/// Fills a device's line-up with the members that it can run. A device refuses a task of which it can not run a part, so
-/// those that are not approved, do not fit or failed there are left out. `ram` is what the tasks before leave of the
-/// device's memory, and afterwards what this one leaves.
-pub(super) fn fill(
-    plain: LineUp,
-    wanted: &Lineup,
-    device: &DeviceRow,
-    approved: &BTreeMap<ReleaseId, Approved>,
-    known_bad: impl Fn(&ReleaseId) -> bool,
-    ram: &mut u64,
-) -> Filled {
-    let need = |release: &ReleaseId| approved.get(release).map_or(0, |approved| approved.hard.ram_bytes);
-    let lead: u64 = plain.releases().map(need).sum();
-    *ram = ram.saturating_sub(lead);
-    let mut filled = Filled { lineup: LineUp { conduct: wanted.conduct(), ..plain }, words: String::new() };
-    for member in wanted.members() {
-        let against = against(&member, &filled.lineup, device, approved, &known_bad, *ram);
-        let Member { release, role, .. } = &member;
-        match against {
-            Some(why) => {
-                filled.words.push_str(&format!("\nwithout {} {release}: {why}", word(*role)));
-                filled.lineup.conduct.without(*role);
-            }
-            None => {
-                filled.words.push_str(&format!("\nwith {} {release}", word(*role)));
-                *ram = ram.saturating_sub(need(release));
-                filled.lineup.members.push(member);
+    /// What keeps a member from working beside a champion, by their manifests, to follow "the member". Devices find
+    /// the same (`goes_with` of crates/update), but long after whoever wrote the line-up has left.
+    pub fn conflict(&self, role: Role, member: &Bundle, champion: &Bundle) -> Option<String> {
+        let pool = &champion.release;
+        if member.signature.labels != champion.signature.labels {
+            return Some(format!("names other classes than {pool}"));
+        }
+        match role {
+            Role::Fallback
+            | Role::Challenger { .. }
+            | Role::Shadow { .. }
+            | Role::Voter { .. }
+            | Role::Bigger
+            | Role::Smaller => (inputs(member) != inputs(champion)).then(|| {
+                format!("takes {}, and {pool} takes {}", inputs_text(member), inputs_text(champion))
+            }),
+            Role::Meta => {
+                let voters = self.members.iter().filter(|m| matches!(m.role, Role::Voter { .. })).count();
+                let scores = (1 + voters) * champion.signature.labels.len();
+                let width = i64::try_from(scores).unwrap_or(i64::MAX);
+                let fits = match inputs(member).as_slice() {
+                    [(_, DType::Fp32, shape)] => *shape == [width],
+                    [] | [_, ..] => false,
+                };
+                (!fits).then(|| {
+                    format!(
+                        "takes {}, and {pool} with the voters gives {width} scores in one FP32 input",
+                        inputs_text(member)
+                    )
+                })
             }
         }
     }
-    if filled.lineup.members.is_empty() {
-        filled.lineup.conduct = Conduct::default();
-    }
-    filled
 }
 
-/// What speaks against a member on this device.
-fn against(
-    member: &Member,
-    lineup: &LineUp,
-    device: &DeviceRow,
-    approved: &BTreeMap<ReleaseId, Approved>,
-    known_bad: impl Fn(&ReleaseId) -> bool,
-    ram: u64,
-) -> Option<String> {
-    let release = &member.release;
-    if lineup.releases().any(|taken| taken == release) {
-        return Some("it has another part".into());
+/// What a release takes: names, types and shapes but for the batch, which each release chooses for itself.
+fn inputs(bundle: &Bundle) -> Vec<(&str, DType, &[i64])> {
+    let ports = bundle.signature.inputs.iter();
+    ports.map(|port| (port.name.as_str(), port.datatype, port.shape.get(1..).unwrap_or_default())).collect()
+}
+
+/// The same for people.
+fn inputs_text(bundle: &Bundle) -> String {
+    let port =
+        |(name, datatype, shape): (&str, DType, &[i64])| format!("{name:?} {} {shape:?}", datatype.as_str());
+    inputs(bundle).into_iter().map(port).collect::<Vec<_>>().join(", ")
+}
+
+/// A line-up for one device, and in words who is in it and what else was to be.
+pub(super) struct Filled {
+    pub(super) lineup: LineUp,
+    pub(super) words: Vec<String>,
+}
+
+/// What is known where a line-up is filled.
+pub(super) struct Place<'a> {
+    pub(super) task: &'a TaskView<'a>,
+    pub(super) device: &'a DeviceRow,
+    pub(super) approved: &'a BTreeMap<ReleaseId, Approved>,
+}
+
+impl Place<'_> {
+    /// Fills a line-up with the members that the device can run. It refuses a task of which it can not run a part, so those
+    /// that are not approved, do not fit or failed there are left out, and with them those that no rule asks any more.
+    /// `ram` is what is left of the device's memory, and afterwards what these members leave.
+    pub(super) fn fill(&self, plain: LineUp, ram: &mut u64) -> Filled {
+        let wanted = &self.task.definition.lineup;
+        let mut lineup = LineUp { conduct: wanted.conduct(), ..plain };
+        let (mut verdicts, mut gone) = (Vec::new(), Vec::new());
+        let mut left = *ram;
+        for member in wanted.members() {
+            let against = self.against(&member, &lineup, left);
+            if against.is_some() {
+                gone.push(member.role);
+            } else {
+                left = left.saturating_sub(need(self.approved, &member.release));
+                lineup.members.push(member.clone());
+            }
+            verdicts.push((member, against));
+        }
+        lineup.conduct.fit(&mut lineup.members, |member| member.role, &gone);
+        // Only now it is known who needs memory.
+        let needs = lineup.members.iter().map(|member| need(self.approved, &member.release));
+        *ram = needs.fold(*ram, u64::saturating_sub);
+        let say = |(member, against): (Member, Option<String>)| {
+            let who = format!("{} {}", word(member.role), member.release);
+            match against {
+                Some(why) => format!("without {who}: {why}"),
+                None if lineup.members.contains(&member) => format!("with {who}"),
+                None => format!("without {who}: no rule that is possible here asks it"),
+            }
+        };
+        let words = verdicts.into_iter().map(say).collect();
+        Filled { lineup, words }
     }
-    let Some(approved) = approved.get(release) else { return Some("it is not approved".into()) };
-    if known_bad(release) {
-        return Some("it failed there".into());
+
+    /// What speaks against a member on this device, as the device itself would judge ([`dunlin_trust::approve`]) or as the
+    /// planner knows.
+    fn against(&self, member: &Member, lineup: &LineUp, left: u64) -> Option<String> {
+        let (release, task) = (&member.release, &self.task.definition.task);
+        if lineup.releases().any(|taken| taken == release) {
+            return Some("it has another part".into());
+        }
+        let Some(approved) = self.approved.get(release) else { return Some("it is not approved".into()) };
+        if approved.task != *task {
+            return Some(format!("it is approved for the task {}", approved.task));
+        }
+        if approved.retrained && !release.model.is_retrained_for(task) {
+            return Some("it is a retrained release of another line or task".into());
+        }
+        if approved.retrained && !self.task.policy {
+            return Some("it is retrained, and the task has no signed policy".into());
+        }
+        if is_stopped(self.task, release) {
+            return Some("its rollout was stopped".into());
+        }
+        if self.task.outcomes.is_known_bad(&self.device.id, release) {
+            return Some("it failed there".into());
+        }
+        if let Err(refusal) = check_hard(&approved.hard, &self.device.profile) {
+            return Some(refusal.detail);
+        }
+        let need = approved.hard.ram_bytes;
+        (need > left).then(|| format!("it needs {need} bytes of memory, {left} are left"))
     }
-    if let Err(refusal) = check_hard(&approved.hard, &device.profile) {
-        return Some(refusal.detail);
-    }
-    let need = approved.hard.ram_bytes;
-    (need > ram).then(|| format!("it needs {need} bytes of memory, {ram} are left"))
+}
+
+/// Memory that a release needs; of one that is not approved nothing is known.
+pub(super) fn need(approved: &BTreeMap<ReleaseId, Approved>, release: &ReleaseId) -> u64 {
+    approved.get(release).map_or(0, |approved| approved.hard.ram_bytes)
 }
 
 fn word(role: Role) -> &'static str {

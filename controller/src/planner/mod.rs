@@ -17,7 +17,8 @@ mod tick;
 pub use definition::{Choice, DefinitionError, Retraining, TaskDefinition};
 pub use lineup::{Lineup, MemberDefinition};
 pub use records::{
-    AssignmentRow, Decision, DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow, RolloutStance, TaskRow,
+    AssignmentRow, Decided, Decision, DeviceOutcome, PairedWindow, RolloutOrder, RolloutRow, RolloutStance,
+    TaskRow,
 };
 pub use tick::{PlannerError, tick};
 

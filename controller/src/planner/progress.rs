@@ -91,7 +91,8 @@ fn failed(phase: Phase) -> bool {
     }
 }
 
-/// Whether a failure is of the world around the model, so that it says nothing against the model.
+/// Whether a failure is of the world around the model, so that it says nothing against the model. Devices report what keeps
+/// a line-up from being used for its champion, also where another part is what was withdrawn or does not go with it.
 fn passes(reason: ReasonCode) -> bool {
     [
         ReasonCode::FetchFailed,
@@ -101,6 +102,8 @@ fn passes(reason: ReasonCode) -> bool {
         ReasonCode::ClockUnknown,
         ReasonCode::ClockStepped,
         ReasonCode::MetadataExpired,
+        ReasonCode::LineupConflict,
+        ReasonCode::BelowReleaseFloor,
     ]
     .contains(&reason)
 }
@@ -213,5 +216,18 @@ mod tests {
         assert!(known_bad(Phase::Failed, ReasonCode::GoldenMismatch));
         assert!(!known_bad(Phase::Failed, ReasonCode::FetchFailed));
         assert!(!known_bad(Phase::Committed, ReasonCode::Ok));
+    }
+
+    #[test]
+    fn what_another_part_of_the_line_up_brings_about_says_nothing_against_the_champion() {
+        for (phase, reason) in
+            [(Phase::Failed, ReasonCode::LineupConflict), (Phase::Rejected, ReasonCode::BelowReleaseFloor)]
+        {
+            let ended = vec![outcome(5, phase, reason)];
+            // A rollout that brought it still counts the device as failed.
+            let release = order().release;
+            assert_eq!(progress(&ended), Progress::Failed { release: release.clone(), reason });
+            assert!(!Outcomes::new(ended).is_known_bad(&"cam-1".parse().unwrap(), &release));
+        }
     }
 }

@@ -103,10 +103,35 @@ pub struct Decision {
     pub held: bool,
     /// Every candidate with its scores or with what excludes it.
     pub selection: Value,
-    /// The same for people.
+    /// Who is in the line-up beside champion and fallback, and who was to be and why not: a line for each.
+    #[serde(default)]
+    pub members: Vec<String>,
+    /// Selection and members for people.
     pub text: String,
     /// Unix milliseconds.
     pub made_ms: u64,
+}
+
+/// What was decided last, without the numbers that it stood on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// [`Decision::chosen`].
+    pub chosen: Option<ReleaseId>,
+    /// [`Decision::rollouts`].
+    pub rollouts: Vec<RolloutStance>,
+    /// [`Decision::members`].
+    pub members: Vec<String>,
+    /// Unix milliseconds.
+    pub made_ms: u64,
+}
+
+impl Decided {
+    /// Whether a later decision says the same, if perhaps with fresher numbers.
+    pub fn is_said_by(&self, decision: &Decision) -> bool {
+        self.chosen == decision.chosen
+            && self.rollouts == decision.rollouts
+            && self.members == decision.members
+    }
 }
 
 /// What a rollout means for a device.

@@ -100,6 +100,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
             progress: progress.iter().map(|(rollout, devices)| (rollout.as_str(), devices.clone())).collect(),
             outcomes: outcomes.remove(id).unwrap_or_default(),
             measures,
+            policy: state.repos.has_policy(id)?,
         });
     }
     assign(state, &devices, &installed, (&views, &still), &approved).await
@@ -112,13 +113,14 @@ fn catalogue(
     approvals: Vec<Approval>,
 ) -> BTreeMap<ReleaseId, Approved> {
     let mut approved = BTreeMap::new();
-    for Approval { release, manifest, custom, .. } in approvals {
+    for Approval { release, manifest, custom, retrained, .. } in approvals {
         let predicted = *memory.bundles.entry(manifest).or_insert_with(|| {
             let file = state.repos.target_file(&format!("{manifest}.{}", release.target_name()));
             let bundle = file.ok().flatten().and_then(|bytes| serde_json::from_slice::<Bundle>(&bytes).ok());
             bundle.map_or_else(Predicted::default, |bundle| evidence::predicted(&bundle))
         });
-        approved.insert(release, Approved { task: custom.task, hard: custom.hard, predicted });
+        let (task, hard) = (custom.task, custom.hard);
+        approved.insert(release, Approved { task, hard, predicted, retrained });
     }
     approved
 }
@@ -235,9 +237,9 @@ async fn assign(
     approved: &BTreeMap<ReleaseId, Approved>,
 ) -> Result<(), PlannerError> {
     let assigned = state.store.assignments().await?;
-    let chosen = state.store.decisions_chosen().await?;
+    let decided = state.store.decided().await?;
     let mut alerted = state.store.alerted(UNASSIGNED).await?;
-    let mut decisions = Vec::new();
+    let (mut decisions, mut all) = (Vec::new(), Vec::new());
     for device in devices {
         let before = assigned.get(&device.id);
         if before.is_none() && still.any() {
@@ -249,15 +251,18 @@ async fn assign(
         for decision in std::mem::take(&mut desired.decisions) {
             // What only says the same with fresher numbers is not worth a write at every look.
             let key = (device.id.clone(), decision.task.clone());
-            let fresh = chosen.get(&key).is_some_and(|(release, stances, made_ms)| {
-                *release == decision.chosen
-                    && *stances == decision.rollouts
-                    && decision.made_ms.saturating_sub(*made_ms) < DECISION_MS
+            let fresh = decided.get(&key).is_some_and(|last| {
+                last.is_said_by(&decision) && decision.made_ms.saturating_sub(last.made_ms) < DECISION_MS
             });
             if !fresh {
                 decisions.push(decision);
             }
         }
+        all.push((device, before, desired));
+    }
+    // The reasons are there before any device can do what it is told. Where they can not be kept, it is told all the same.
+    let kept = state.store.decisions_put(&decisions).await;
+    for (device, before, desired) in all {
         let subject = format!("device:{}", device.id);
         match tell(state, device, before, desired).await {
             Ok(()) if alerted.remove(&subject) => {
@@ -273,7 +278,7 @@ async fn assign(
             }
         }
     }
-    state.store.decisions_put(&decisions).await?;
+    kept?;
     Ok(())
 }
 

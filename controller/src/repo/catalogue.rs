@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TargetsCustom, TaskId, TaskPolicy};
-use dunlin_trust::RETRAINED;
+use dunlin_trust::{RETRAINED, speaks_for};
 use serde::Deserialize;
 
 use super::{RepoError, Repos};
@@ -57,6 +57,16 @@ impl Repos {
         let image = self.image()?;
         let custom = image.targets_custom().and_then(|custom| TargetsCustom::deserialize(custom).ok());
         Ok(custom.unwrap_or_default().floors)
+    }
+
+    /// Whether a task has a signed policy in the eyes of devices: not one that the controller's own key or another task's
+    /// role vouches for.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn has_policy(&self, task: &TaskId) -> Result<bool, RepoError> {
+        let info = self.image()?.target(&TaskPolicy::target_name(task));
+        Ok(info.is_some_and(|info| info.role != RETRAINED && speaks_for(&info.role, task)))
     }
 
     /// The content of a task's signed policy, if it is approved and here.

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::row::{id, json, parse, sound};
 use super::{Attempt, Result, Store, StoreError, int, uint};
-use crate::planner::{AssignmentRow, Decision, RolloutStance};
+use crate::planner::{AssignmentRow, Decided, Decision};
 
 pub(super) fn assigned(row: &SqliteRow) -> Result<(DeviceId, AssignmentRow)> {
     let device: String = row.try_get("device")?;
@@ -119,12 +119,12 @@ impl Store {
         tx.commit().await.attempt("committing decisions")
     }
 
-    /// What was decided and when, by device and task, as far as it can be read.
-    pub async fn decisions_chosen(
-        &self,
-    ) -> Result<BTreeMap<(DeviceId, TaskId), (Option<ReleaseId>, Vec<RolloutStance>, u64)>> {
+    /// What was decided last, by device and task, as far as it can be read.
+    pub async fn decided(&self) -> Result<BTreeMap<(DeviceId, TaskId), Decided>> {
+        // Decisions of an earlier version tell no members.
         let rows = sqlx::query(
-            "SELECT device, task, json_extract(body, '$.chosen') AS chosen, json_extract(body, '$.rollouts') AS rollouts, made_ms
+            "SELECT device, task, json_extract(body, '$.chosen') AS chosen, json_extract(body, '$.rollouts') AS rollouts,
+                    COALESCE(json_extract(body, '$.members'), '[]') AS members, made_ms
              FROM decisions WHERE json_valid(body)",
         )
         .fetch_all(self.readers())
@@ -133,12 +133,13 @@ impl Store {
         let read = |row: &SqliteRow| -> Result<_> {
             let (device, task): (String, String) = (row.try_get("device")?, row.try_get("task")?);
             let chosen: Option<String> = row.try_get("chosen")?;
-            let chosen = chosen.map(|text| id("decisions", &device, &text)).transpose()?;
-            let stances = parse("decisions", &device, row.try_get("rollouts")?)?;
-            Ok((
-                (id("decisions", &device, &device)?, id("decisions", &device, &task)?),
-                (chosen, stances, uint(row.try_get("made_ms")?)),
-            ))
+            let decided = Decided {
+                chosen: chosen.map(|text| id("decisions", &device, &text)).transpose()?,
+                rollouts: parse("decisions", &device, row.try_get("rollouts")?)?,
+                members: parse("decisions", &device, row.try_get("members")?)?,
+                made_ms: uint(row.try_get("made_ms")?),
+            };
+            Ok(((id("decisions", &device, &device)?, id("decisions", &device, &task)?), decided))
         };
         Ok(sound(&rows, read).into_iter().collect())
     }
@@ -154,5 +155,34 @@ impl Store {
         .await
         .attempt("reading decisions")?;
         rows.iter().map(decision).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::super::test_store;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_decided_is_read_back_with_the_members() {
+        let (_dir, store) = test_store().await;
+        let decision = Decision {
+            device: "cam-1".parse().unwrap(),
+            task: "meter".parse().unwrap(),
+            chosen: Some("m@1".parse().unwrap()),
+            rollouts: vec![],
+            held: false,
+            members: vec!["without voter v@1: it is not approved".into()],
+            selection: Value::Null,
+            text: String::new(),
+            made_ms: 7,
+        };
+        store.decisions_put(std::slice::from_ref(&decision)).await.unwrap();
+        let decided = store.decided().await.unwrap();
+        let last = &decided[&(decision.device.clone(), decision.task.clone())];
+        assert!(last.is_said_by(&decision) && last.made_ms == 7);
+        assert!(!last.is_said_by(&Decision { members: vec!["with voter v@1".into()], ..decision }));
     }
 }

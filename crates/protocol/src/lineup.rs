@@ -73,6 +73,24 @@ pub enum Role {
     Meta,
 }
 
+impl Role {
+    fn is_voter(self) -> bool {
+        matches!(self, Self::Voter { .. })
+    }
+
+    fn is_meta(self) -> bool {
+        self == Self::Meta
+    }
+
+    fn is_bigger(self) -> bool {
+        self == Self::Bigger
+    }
+
+    fn is_smaller(self) -> bool {
+        self == Self::Smaller
+    }
+}
+
 /// How the models of a line-up make one answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conduct {
@@ -177,6 +195,9 @@ pub enum LineUpError {
     /// More than one meta-model.
     #[error("it has more than one meta-model")]
     Metas,
+    /// A limit that nothing can keep.
+    #[error("{0} has no time to answer: leave the limit out, or give it microseconds")]
+    Limit(ReleaseId),
     /// A context rule that would never end, or end at once.
     #[error("the context rule of {0} must leave at a better value than it enters at")]
     Hysteresis(&'static str),
@@ -194,26 +215,34 @@ impl Conduct {
         *self == Self::default()
     }
 
-    /// What holds once a member of this role is gone. A meta-model hears all that it was trained with, or none.
-    pub fn without(&mut self, role: Role) {
-        match (self.rule, role) {
-            (Rule::Stack, Role::Voter { .. } | Role::Meta) => self.rule = Rule::First,
-            (
-                Rule::First
-                | Rule::Cascade { .. }
-                | Rule::HardVote
-                | Rule::SoftVote
-                | Rule::WeightedVote
-                | Rule::Stack,
-                Role::Fallback
-                | Role::Challenger { .. }
-                | Role::Shadow { .. }
-                | Role::Voter { .. }
-                | Role::Bigger
-                | Role::Smaller
-                | Role::Meta,
-            ) => {}
+    /// Fits this and the members that are left to each other, after members of the roles `gone` went. A meta-model hears all
+    /// that it was trained with, or none; a rule without those it is about gives way to [`Rule::First`]; members that no
+    /// rule asks go too.
+    pub fn fit<M>(&mut self, members: &mut Vec<M>, role: impl Fn(&M) -> Role, gone: &[Role]) {
+        let has = |wanted: fn(Role) -> bool| members.iter().any(|member| wanted(role(member)));
+        let (voters, metas) = (has(Role::is_voter), has(Role::is_meta));
+        let heard = !gone.iter().any(|role| role.is_voter() || role.is_meta());
+        self.rule = match self.rule {
+            Rule::Stack if heard && voters && metas => Rule::Stack,
+            Rule::Cascade { margin_ppm } if has(Role::is_bigger) => Rule::Cascade { margin_ppm },
+            vote @ (Rule::HardVote | Rule::SoftVote | Rule::WeightedVote) if voters => vote,
+            Rule::First
+            | Rule::Stack
+            | Rule::Cascade { .. }
+            | Rule::HardVote
+            | Rule::SoftVote
+            | Rule::WeightedVote => Rule::First,
+        };
+        if !has(Role::is_smaller) {
+            self.context.clear();
         }
+        let rule = self.rule;
+        members.retain(|member| match role(member) {
+            Role::Voter { .. } => !matches!(rule, Rule::First | Rule::Cascade { .. }),
+            Role::Meta => rule == Rule::Stack,
+            Role::Bigger => matches!(rule, Rule::Cascade { .. }),
+            Role::Fallback | Role::Challenger { .. } | Role::Shadow { .. } | Role::Smaller => true,
+        });
     }
 
     /// Whether these members can do as it says.
@@ -239,6 +268,9 @@ impl Conduct {
         }
         let share =
             |m: &Member| if let Role::Challenger { share_ppm } = m.role { share_ppm.into() } else { 0 };
+        if let Some(member) = members.iter().find(|member| member.limit_us == Some(0)) {
+            return Err(LineUpError::Limit(member.release.clone()));
+        }
         if members.iter().map(share).sum::<u64>() > 1_000_000 {
             return Err(LineUpError::Shares);
         }
@@ -299,6 +331,7 @@ fn bounds(members: &[Member], context: &[ContextRule]) -> Result<(), LineUpError
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
     use alloc::vec;
 
     use super::*;
@@ -346,6 +379,11 @@ mod tests {
             (rule(Rule::SoftVote), vec![], LineUpError::Needs("voter")),
             (rule(Rule::Stack), vec![voter()], LineUpError::Needs("meta-model")),
             (rule(Rule::First), vec![half("a@1"), half("b@1")], LineUpError::Shares),
+            (
+                rule(Rule::First),
+                vec![Member { limit_us: Some(0), ..voter() }],
+                LineUpError::Limit("v@1".parse().unwrap()),
+            ),
             (rule(Rule::First), vec![voter(), voter()], LineUpError::Twice("v@1".parse().unwrap())),
             (when(Signal::LoadPpm, 2, 1), vec![], LineUpError::Needs("smaller member")),
             (when(Signal::LoadPpm, 1, 2), vec![small()], LineUpError::Hysteresis("load_ppm")),
@@ -361,11 +399,37 @@ mod tests {
     }
 
     #[test]
-    fn a_meta_model_hears_all_it_was_trained_with_or_none() {
-        let mut conduct = Conduct { rule: Rule::Stack, context: vec![] };
-        conduct.without(Role::Bigger);
-        assert_eq!(conduct.rule, Rule::Stack);
-        conduct.without(Role::Voter { weight_ppm: 1 });
-        assert_eq!(conduct.rule, Rule::First);
+    fn what_is_left_of_a_line_up_fits_together() {
+        let all = || {
+            vec![
+                member("f@1", Role::Fallback),
+                member("v@1", Role::Voter { weight_ppm: 1 }),
+                member("w@1", Role::Voter { weight_ppm: 1 }),
+                member("x@1", Role::Meta),
+                member("b@1", Role::Bigger),
+                member("t@1", Role::Smaller),
+            ]
+        };
+        let rule = ContextRule { signal: Signal::Link, enter: 0, leave: 1, dwell_ms: 0 };
+        let left = |rule_before, gone: &[&str]| {
+            let mut members = all();
+            let (mut conduct, mut roles) = (Conduct { rule: rule_before, context: vec![rule] }, vec![]);
+            members.retain(|member| {
+                let goes = gone.contains(&member.release.to_string().as_str());
+                roles.extend(goes.then_some(member.role));
+                !goes
+            });
+            conduct.fit(&mut members, |member| member.role, &roles);
+            let names: Vec<_> = members.iter().map(|member| member.release.to_string()).collect();
+            (conduct.rule, names.join(" "), conduct.context.len())
+        };
+        let cascade = Rule::Cascade { margin_ppm: 1 };
+        assert_eq!(left(Rule::Stack, &["b@1"]), (Rule::Stack, "f@1 v@1 w@1 x@1 t@1".into(), 1));
+        assert_eq!(left(Rule::Stack, &["w@1"]), (Rule::First, "f@1 t@1".into(), 1));
+        assert_eq!(left(Rule::Stack, &["x@1"]), (Rule::First, "f@1 t@1".into(), 1));
+        assert_eq!(left(Rule::SoftVote, &["v@1"]), (Rule::SoftVote, "f@1 w@1 t@1".into(), 1));
+        assert_eq!(left(Rule::HardVote, &["v@1", "w@1"]), (Rule::First, "f@1 t@1".into(), 1));
+        assert_eq!(left(cascade, &["t@1"]), (cascade, "f@1 b@1".into(), 0));
+        assert_eq!(left(cascade, &["b@1", "f@1"]), (Rule::First, "t@1".into(), 1));
     }
 }

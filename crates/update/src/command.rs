@@ -79,7 +79,8 @@ pub enum Command {
         /// Its limits.
         terms: Terms,
     },
-    /// After a start: serve again what is designated. Answered only if that can not be: `ServeFailed`.
+    /// After a start, or when a line-up on probation goes on without some of its members: serve what is designated.
+    /// Answered only if that can not be: `ServeFailed`.
     Restore {
         /// The task.
         task: TaskId,

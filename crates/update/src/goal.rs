@@ -1,3 +1,4 @@
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -45,6 +46,10 @@ pub struct Goal {
     /// How all of them make one answer.
     #[serde(default, skip_serializing_if = "Conduct::is_plain")]
     pub conduct: Conduct,
+    /// Members that the assignment names and this is without, though nothing is wrong with them beyond it: they do not
+    /// go with the champion, or their files did not come as signed. The next assignment may have them again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub let_go: BTreeSet<ReleaseId>,
     /// The task's policy, if it has one.
     pub policy: Option<FileRef>,
     /// How the change is watched.
@@ -66,7 +71,12 @@ impl Goal {
         place.checked_sub(lead).and_then(|place| self.members.get(place)).map(|(member, _)| member)
     }
 
-    /// Lets go of the members that `keep` refuses, and says which they were.
+    /// Whether a release is one of its members.
+    pub(crate) fn has_member(&self, release: &ReleaseId) -> bool {
+        self.members.iter().any(|(_, part)| part.release == *release)
+    }
+
+    /// Lets go of the members that `keep` refuses, and of what can not be without them; says which were refused.
     pub(crate) fn retain_members(&mut self, keep: impl Fn(&Part) -> bool) -> Vec<ReleaseId> {
         retain(&mut self.members, &mut self.conduct, keep).into_iter().map(|part| part.release).collect()
     }
@@ -77,20 +87,23 @@ impl Goal {
     }
 }
 
-/// Lets go of the members that `keep` refuses, and of a conduct that needs them; gives back what is gone.
+/// Lets go of the members that `keep` refuses, and of what can not be without them; gives back those that were refused.
 pub(crate) fn retain<T: Clone>(
     members: &mut Vec<(Member, T)>,
     conduct: &mut Conduct,
     keep: impl Fn(&T) -> bool,
 ) -> Vec<T> {
-    let mut gone = Vec::new();
+    let (mut gone, mut roles) = (Vec::new(), Vec::new());
     members.retain(|(member, of)| {
         let stays = keep(of);
         if !stays {
-            conduct.without(member.role);
+            roles.push(member.role);
             gone.push(of.clone());
         }
         stays
     });
+    if !gone.is_empty() {
+        conduct.fit(members, |(member, _)| member.role, &roles);
+    }
     gone
 }

@@ -12,9 +12,12 @@
 //! - A fact that does not fit the state is ignored with a reason ([`Ignored`]); nothing panics.
 //! - At every instant each task has a designation: a release that was proved on this device, or the constant
 //!   baseline. A release is left only for one that was proved, or for its predecessor.
+//! - A new champion is watched on probation, which ends by a commit or without that champion. What befalls the rest of its
+//!   line-up neither ends nor skips it.
+//! - By the fault of a member nothing goes but that member and what can not be without it, and it is told of that member.
 //! - Tasks are independent: what happens to one changes no other.
-//! - A process that dies again and again soon after its start leaves every line-up for its predecessor, even one
-//!   that was committed.
+//! - A process that dies again and again soon after its start leaves every line-up, even one that was committed: first its
+//!   members, then all of it for its predecessor.
 //! - What failed here by its own fault is remembered and refused until an operator retargets it.
 //!
 //! Phases: `assigned → fetching → verifying → staged → proving → probation → committed`, and from any of them

@@ -60,6 +60,11 @@ impl Line {
         core::iter::once(&self.champion).chain(&self.fallback).chain(members)
     }
 
+    /// Whether it has this release.
+    pub(crate) fn holds(&self, pack: &Pack) -> bool {
+        self.packs().any(|own| own.manifest == pack.manifest)
+    }
+
     /// Whether it serves what the goal names, as the goal says.
     pub(crate) fn is(&self, goal: &Goal) -> bool {
         let members = |(member, _): &(Member, Pack)| member.clone();
@@ -75,7 +80,7 @@ impl Line {
         packs(self) == packs(other) && self.conduct == other.conduct
     }
 
-    /// Without the members that `keep` refuses.
+    /// Without the members that `keep` refuses, and without what can not be without them.
     #[must_use]
     pub fn with_members(mut self, keep: impl Fn(&Pack) -> bool) -> Self {
         retain(&mut self.members, &mut self.conduct, keep);
@@ -141,6 +146,11 @@ impl Designation {
                 line.map_or(Self::Baseline, Self::Line)
             }
         }
+    }
+
+    /// Whether its champion is that of `line`.
+    pub(crate) fn has_champion_of(&self, line: &Line) -> bool {
+        self.line().is_some_and(|own| own.champion.manifest == line.champion.manifest)
     }
 
     /// The release that answers, unless the baseline does.

@@ -26,6 +26,9 @@ pub const WRONG_MAX: u32 = 3;
 /// Longest detail of an outcome, characters: what a server answered may be part of it, and a report has to fit a message.
 pub const DETAIL_CHARS_MAX: usize = 300;
 
+/// What is said of a release that signers withdrew.
+const WITHDRAWN: &str = "was withdrawn";
+
 /// What a machine needs to know about its device.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
@@ -351,9 +354,15 @@ impl Updater {
         let held = if other_keys { 0 } else { self.journal.generation };
         let again = generation == held;
         let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
-            (Ok(goal), step) => step.goal() == Some(goal) || step.goal() == Some(&self.without_bad(goal)),
+            (Ok(goal), step) => step.goal().is_some_and(|own| own == goal || *own == self.rest_of(goal, own)),
             (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => {
                 *refused == generation && known == reason
+            }
+            // What was withdrawn since was let go when the floors rose. The rest was approved and goes on to its end.
+            (Err((ReasonCode::BelowReleaseFloor, _)), step)
+                if step.under_way().is_some_and(|own| own.generation == generation) =>
+            {
+                true
             }
             (Err(_), _) => false,
         };
@@ -408,11 +417,16 @@ impl Updater {
         let tasks: Vec<TaskId> = self.journal.tasks.keys().cloned().collect();
         for task in tasks {
             let step = self.step(&task);
-            if let Some(goal) =
-                step.under_way().filter(|goal| goal.parts().any(|part| below(&part.release))).cloned()
-            {
+            let on_probation = step.phase() == Phase::Probation;
+            let ends = |goal: &&Goal| {
+                // On probation it is the champion that is tried, and its fallback may go like a member.
+                let fallback = goal.fallback.as_ref().filter(|_| !on_probation);
+                below(&goal.champion.release) || fallback.is_some_and(|part| below(&part.release))
+            };
+            if let Some(goal) = step.under_way().filter(ends).cloned() {
                 self.order(Command::Cancel { task: task.clone() });
-                let detail = format!("{} was withdrawn", goal.champion.release);
+                let gone = goal.parts().find(|part| below(&part.release)).unwrap_or(&goal.champion);
+                let detail = format!("{} {WITHDRAWN}", gone.release);
                 self.known(&task).step = Step::Settled {
                     goal: goal.clone(),
                     phase: Phase::Rejected,
@@ -420,7 +434,9 @@ impl Updater {
                 };
                 self.report(&task, &goal, Phase::Rejected, ReasonCode::BelowReleaseFloor, detail, now);
             }
-            self.leave(&task, keep, ReasonCode::BelowReleaseFloor, "was withdrawn", now);
+            self.leave(&task, keep, ReasonCode::BelowReleaseFloor, WITHDRAWN, now);
+            let stays = |release: &ReleaseId| !below(release);
+            self.go_on_without(&task, &stays, ReasonCode::BelowReleaseFloor, WITHDRAWN, now);
         }
         if !self.orders.is_empty() {
             self.tidy();
@@ -489,6 +505,7 @@ fn goal(task: ApprovedTask, generation: u64, correlation: &str) -> Goal {
         fallback: task.fallback.map(part),
         members: lineup.members.into_iter().zip(task.members.into_iter().map(part)).collect(),
         conduct: lineup.conduct,
+        let_go: BTreeSet::new(),
         policy: task.policy.map(file),
         probation: task.task.probation,
         deadline_ms: task.task.deadline_ms,

@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 use dunlin_protocol::{Blob, Digest, Phase, ReasonCode, ReleaseId, RetrainedBounds};
 use serde::{Deserialize, Serialize};
 
-use crate::{FileRef, Goal, Line, Pack, Proof, Strikes};
+use crate::{FileRef, Goal, Line, Pack, Part, Proof, Strikes};
 
 /// A goal on its way: what of it is already here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,17 +40,27 @@ impl Work {
         }
     }
 
+    /// The release whose files come next.
+    pub(crate) fn awaited(&self) -> Option<&Part> {
+        self.goal.parts().nth(self.staged.len())
+    }
+
     /// Goes on without a member. False if the release is none.
     pub(crate) fn drop_member(&mut self, release: &ReleaseId) -> bool {
-        if self.goal.retain_members(|part| part.release != *release).is_empty() {
+        self.retain_members(|part| part.release != *release)
+    }
+
+    /// Goes on without the members that `keep` refuses, and without what can not be without them. False if it refuses none.
+    pub(crate) fn retain_members(&mut self, keep: impl Fn(&Part) -> bool) -> bool {
+        if self.goal.retain_members(keep).is_empty() {
             return false;
         }
-        if let Some(place) = self.staged.iter().position(|pack| pack.release == *release) {
-            self.staged.remove(place);
-            if place < self.proofs.len() {
-                self.proofs.remove(place);
-            }
-        }
+        // More may be gone than was refused, so what is here is held against what is left of the goal.
+        let goal = &self.goal;
+        let stays = |pack: &Pack| goal.parts().any(|part| part.release == pack.release);
+        let mut places = self.staged.iter().map(stays);
+        self.proofs.retain(|_| places.next() == Some(true));
+        self.staged.retain(stays);
         true
     }
 }

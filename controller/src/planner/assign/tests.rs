@@ -1,8 +1,8 @@
 use dunlin_protocol::{Arch, Budgets, DeviceProfile, Phase, ReasonCode};
-use dunlin_rollout::{Plan, Policy, Previous};
+use dunlin_rollout::{Plan, Policy, Previous, StopReason};
 
 use super::*;
-use crate::planner::{DeviceOutcome, TaskRow};
+use crate::planner::{Decided, DeviceOutcome, TaskRow};
 use crate::store::{DeviceState, Read};
 
 const NOW_MS: u64 = 50_000_000;
@@ -49,7 +49,27 @@ fn approved(accuracy_ppm: u32) -> Approved {
         min_agent: String::new(),
     };
     let predicted = Predicted { accuracy_ppm: Some(accuracy_ppm), rows: 500, latency_us: 100 };
-    Approved { task: "meter".parse().unwrap(), hard, predicted }
+    Approved { task: "meter".parse().unwrap(), hard, predicted, retrained: false }
+}
+
+/// A task without history.
+fn view(definition: &TaskDefinition) -> TaskView<'_> {
+    TaskView {
+        definition,
+        rollouts: vec![],
+        progress: BTreeMap::new(),
+        outcomes: Outcomes::default(),
+        measures: Measures::default(),
+        policy: true,
+    }
+}
+
+/// The task with this `[lineup]` and one release in its pool.
+fn with_lineup(lineup: &str) -> TaskDefinition {
+    let text = format!("task = \"meter\"\nlabels = [\"a\", \"b\"]\npool = [\"old@1\"]\n[lineup]\n{lineup}");
+    let definition: TaskDefinition = toml::from_str(&text).unwrap();
+    definition.check().unwrap();
+    definition
 }
 
 fn definition() -> TaskDefinition {
@@ -118,13 +138,7 @@ fn look_with(
     assigned: &AssignmentRow,
 ) -> Desired {
     let device = device();
-    let task = TaskView {
-        definition,
-        rollouts,
-        progress: BTreeMap::new(),
-        outcomes: Outcomes::new(outcomes),
-        measures: Measures::default(),
-    };
+    let task = TaskView { rollouts, outcomes: Outcomes::new(outcomes), ..view(definition) };
     let approved = [("old@1", 700_000), ("new@1", 990_000), ("try@1", 990_000)]
         .map(|(name, ppm)| (release(name), self::approved(ppm)));
     let view = DeviceView { row: &device, installed: None, assigned: Some(assigned) };
@@ -172,10 +186,7 @@ fn a_trial_is_watched_as_long_as_its_wave_soaks() {
 
 /// With this `[lineup]`, where `old@1` serves.
 fn lined_up(lineup: &str, outcomes: Vec<DeviceOutcome>) -> (LineUp, String) {
-    let text = format!("task = \"meter\"\nlabels = [\"a\", \"b\"]\npool = [\"old@1\"]\n[lineup]\n{lineup}");
-    let definition: TaskDefinition = toml::from_str(&text).unwrap();
-    definition.check().unwrap();
-    let desired = look_with(&definition, vec![], outcomes, &told("old@1", 0));
+    let desired = look_with(&with_lineup(lineup), vec![], outcomes, &told("old@1", 0));
     (desired.tasks[0].lineup.clone(), desired.decisions[0].text.clone())
 }
 
@@ -224,22 +235,126 @@ fn a_stack_is_whole_or_it_is_the_champion_alone() {
             ),
             vec![],
         )
-        .0
     };
-    assert_eq!(stack("try@1").conduct.rule, dunlin_protocol::Rule::Stack);
-    assert_eq!(stack("unknown@1").conduct.rule, dunlin_protocol::Rule::First);
+    let (whole, text) = stack("try@1");
+    assert_eq!((whole.conduct.rule, whole.members.len()), (dunlin_protocol::Rule::Stack, 2));
+    assert!(text.contains("\nwith meta-model new@1\nwith voter try@1"), "{text}");
+    let (alone, text) = stack("unknown@1");
+    assert!(alone.conduct.is_plain() && alone.members.is_empty());
+    assert!(text.contains("\nwithout voter unknown@1: it is not approved"), "{text}");
+    assert!(text.contains("\nwithout meta-model new@1: no rule that is possible here asks it"), "{text}");
+}
+
+/// With so much memory for the members: who is in, what is said of them, and how much is left.
+fn filled(lineup: &str, ram: u64) -> (usize, Vec<String>, u64) {
+    let (definition, device) = (with_lineup(lineup), device());
+    let approved = BTreeMap::from(["old@1", "new@1", "try@1"].map(|name| (release(name), self::approved(1))));
+    let place = Place { task: &view(&definition), device: &device, approved: &approved };
+    let mut left = ram;
+    let Filled { lineup, words } = place.fill(LineUp::new(release("old@1"), None), &mut left);
+    (lineup.members.len(), words, left)
 }
 
 #[test]
 fn members_that_do_not_fit_into_the_memory_that_is_left_are_left_out() {
-    let mut ram = 2_500;
-    let wanted: super::super::Lineup = toml::from_str(
-        "members = [{ release = \"new@1\", role = \"bigger\" }, { release = \"try@1\", role = \"bigger\" }]",
-    )
-    .unwrap();
-    let approved = BTreeMap::from(["old@1", "new@1", "try@1"].map(|name| (release(name), self::approved(1))));
-    let plain = LineUp::new(release("old@1"), None);
-    let filled = fill(plain, &wanted, &device(), &approved, |_| false, &mut ram);
-    assert_eq!((filled.lineup.members.len(), ram), (1, 500));
-    assert!(filled.words.contains("without bigger try@1: it needs 1000 bytes of memory, 500 are left"));
+    let cascade = "rule = { cascade = { margin_ppm = 1 } }
+        members = [{ release = \"new@1\", role = \"bigger\" }, { release = \"try@1\", role = \"bigger\" }]";
+    let (members, words, left) = filled(cascade, 1_500);
+    assert_eq!((members, left), (1, 500));
+    let said = ["with bigger new@1", "without bigger try@1: it needs 1000 bytes of memory, 500 are left"];
+    assert_eq!(words, said);
+}
+
+#[test]
+fn members_that_go_with_their_rule_leave_their_memory_to_others() {
+    let stack = "rule = \"stack\"
+        members = [
+            { release = \"new@1\", role = { voter = { weight_ppm = 1 } } },
+            { release = \"try@1\", role = \"meta\" },
+        ]";
+    let (members, words, left) = filled(stack, 1_500);
+    assert_eq!((members, left), (0, 1_500));
+    assert_eq!(words[0], "without voter new@1: no rule that is possible here asks it");
+    assert!(words[1].starts_with("without meta-model try@1: it needs"), "{words:?}");
+}
+
+#[test]
+fn members_of_one_task_do_not_take_the_memory_of_another_ones_champion() {
+    let meter = with_lineup("members = [{ release = \"new@1\", role = \"fallback\" }]");
+    let valve: TaskDefinition =
+        toml::from_str("task = \"valve\"\nlabels = [\"a\", \"b\"]\npool = [\"turn@1\"]").unwrap();
+    let of_valve = Approved { task: valve.task.clone(), ..approved(700_000) };
+    let approved = BTreeMap::from([
+        (release("old@1"), approved(700_000)),
+        (release("new@1"), approved(700_000)),
+        (release("turn@1"), of_valve),
+    ]);
+    let run = |ram_bytes| {
+        let mut device = device();
+        device.profile.ram_bytes = ram_bytes;
+        let about = DeviceView { row: &device, installed: None, assigned: None };
+        let desired = desire(&about, (&[view(&meter), view(&valve)], &Still::default()), &approved, NOW_MS);
+        let releases = desired.tasks.iter().map(|task| task.lineup.releases().count()).collect::<Vec<_>>();
+        (releases, desired.decisions[0].members.join("; "))
+    };
+    let without = "without fallback new@1: it needs 1000 bytes of memory, 500 are left";
+    assert_eq!(run(2_500), (vec![1, 1], without.to_owned()));
+    assert_eq!(run(3_000), (vec![2, 1], "with fallback new@1".to_owned()));
+}
+
+#[test]
+fn members_that_devices_would_refuse_or_that_were_stopped_are_left_out() {
+    let names = ["turn@1", "auto.valve.mlp@1", "auto.meter.mlp@1", "try@1", "new@1"];
+    let member = |name: &&str| format!("{{ release = {name:?}, role = \"fallback\" }}");
+    let members: Vec<String> = names.iter().map(member).collect();
+    let definition = with_lineup(&format!("members = [{}]", members.join(", ")));
+    let mut approved = BTreeMap::from(names.map(|name| {
+        let retrained = name.starts_with("auto.");
+        (release(name), Approved { retrained, ..self::approved(1) })
+    }));
+    approved.get_mut(&release("turn@1")).unwrap().task = "valve".parse().unwrap();
+    let mut plan = Plan::new("r-1", definition.task.clone(), [release("try@1")], "test");
+    plan.state = State::Stopped { at_ms: 1, reason: StopReason::Operator { by: "ann".into() } };
+    let policy = Policy::default();
+    let row = RolloutRow { plan, policy, created_by: "ann".into(), created_ms: 0, run: None, report: None };
+    let device = device();
+    let words = |definition: &TaskDefinition, policy| {
+        let task = TaskView { rollouts: vec![&row], policy, ..view(definition) };
+        let place = Place { task: &task, device: &device, approved: &approved };
+        let mut ram = u64::MAX;
+        place.fill(LineUp::new(release("old@1"), None), &mut ram).words
+    };
+    let mut said = [
+        "without fallback turn@1: it is approved for the task valve",
+        "without fallback auto.valve.mlp@1: it is a retrained release of another line or task",
+        "without fallback auto.meter.mlp@1: it is retrained, and the task has no signed policy",
+        "without fallback try@1: its rollout was stopped",
+        "with fallback new@1",
+    ];
+    assert_eq!(words(&definition, false), said);
+    said[2] = "with fallback auto.meter.mlp@1";
+    assert_eq!(words(&definition, true), said);
+    // What an operator puts into the pool runs again.
+    let mut again = definition.clone();
+    again.pool.insert(release("try@1"));
+    said[3] = "with fallback try@1";
+    assert_eq!(words(&again, true), said);
+}
+
+#[test]
+fn a_decision_is_told_again_when_only_the_members_change() {
+    let decided = |lineup: &str| {
+        let desired = look_with(&with_lineup(lineup), vec![], vec![], &told("old@1", 0));
+        desired.decisions.into_iter().next().unwrap()
+    };
+    let plain = decided("");
+    let last = Decided {
+        chosen: plain.chosen.clone(),
+        rollouts: plain.rollouts.clone(),
+        members: plain.members.clone(),
+        made_ms: plain.made_ms,
+    };
+    assert!(last.is_said_by(&plain));
+    assert!(!last.is_said_by(&decided("members = [{ release = \"new@1\", role = \"fallback\" }]")));
+    assert!(!last.is_said_by(&decided("members = [{ release = \"unknown@1\", role = \"fallback\" }]")));
 }

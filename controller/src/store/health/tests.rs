@@ -183,8 +183,8 @@ async fn a_damaged_decision_does_not_stop_the_planner_from_reading_the_others() 
         "INSERT INTO decisions VALUES ('cam-2', 'meter', '{\"chosen\":\"m@1\",\"rollouts\":[]}', 1)",
     )
     .await;
-    let chosen = store.decisions_chosen().await.unwrap();
-    assert_eq!(chosen.keys().map(|(device, _)| device.as_str()).collect::<Vec<_>>(), ["cam-2"]);
+    let decided = store.decided().await.unwrap();
+    assert_eq!(decided.keys().map(|(device, _)| device.as_str()).collect::<Vec<_>>(), ["cam-2"]);
 }
 
 #[tokio::test]

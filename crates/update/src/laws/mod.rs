@@ -420,7 +420,10 @@ proptest! {
                 16 => world.restart(Stop::PowerLost),
                 17 => { world.tell(Event::OperatorRollback { task: task(["meter", "valve"][pick % 2]) }); }
                 18 => { world.tell(Event::Retarget { release: release(names[pick % 5]) }); }
-                19 => { world.tell(Event::FloorsRaised([("m".parse().unwrap(), u32::from(kind % 4))].into())); }
+                19 => {
+                    let model = ["m", "base", "meta"][pick % 3];
+                    world.tell(Event::FloorsRaised([(model.parse().unwrap(), u32::from(kind % 4))].into()));
+                }
                 20 | 21 => {
                     generation += 1;
                     let fallback = (kind % 3 == 0).then_some("base@1");

@@ -13,6 +13,7 @@ use dunlin_protocol::{
 
 use dunlin_trust::CountedBy;
 
+use crate::machine::Verdict;
 use crate::{
     Command, Designation, Event, Fault, FileRef, Goal, Journal, Observed, Part, Proof, Setup, Stop, Updater,
 };
@@ -47,12 +48,13 @@ pub(super) fn hard() -> Hard {
     }
 }
 
-/// What a release takes: the line `odd` takes twice as much as every other, and the line `meta` the scores of two in three
-/// classes. The batch is the release's own affair.
+/// What a release takes: the line `odd` takes twice as much as every other, the line `meta` the scores of two in three
+/// classes, and the line `jury` those of three. The batch is the release's own affair.
 pub(super) fn input(release: &ReleaseId) -> TensorSpec {
     let width = match release.model.as_str() {
         "odd" => 8,
         "meta" => 6,
+        "jury" => 9,
         _ => 4,
     };
     TensorSpec { name: "x".into(), datatype: DType::Fp32, shape: vec![i64::from(release.version), width] }
@@ -156,6 +158,7 @@ pub(super) fn goal(generation: u64, champion: &str, fallback: Option<&str>) -> G
         fallback: fallback.map(|text| part(&release(text))),
         members: vec![],
         conduct: Conduct::default(),
+        let_go: BTreeSet::new(),
         policy: Some(policy),
         probation,
         deadline_ms: None,
@@ -214,6 +217,7 @@ impl World {
 
     /// Tells a fact and drains the orders, as the laws ask for.
     pub(super) fn tell(&mut self, event: Event) -> bool {
+        let on_trial = self.on_trial();
         let taken = self.updater.handle(event, self.now).is_ok();
         let mut after_persist = Vec::new();
         while let Some(command) = self.updater.poll_command() {
@@ -230,6 +234,7 @@ impl World {
             }
         }
         self.cut(&after_persist);
+        self.ends_fairly(&on_trial, &after_persist);
         for command in after_persist {
             if let Command::DropBlobs { keep } = &command {
                 self.keeps(keep);
@@ -276,6 +281,29 @@ impl World {
             let line = self.updater.designation(task).line();
             let files = line.into_iter().flat_map(|line| line.packs()).flat_map(|pack| pack.files());
             assert!(files.chain(self.updater.step(task).files()).all(|file| keep.contains(&file.digest)));
+        }
+    }
+
+    /// Champions on probation.
+    fn on_trial(&self) -> Vec<(TaskId, ReleaseId)> {
+        let on_trial = |task: &TaskId| {
+            let champion = self.updater.designation(task).release()?.clone();
+            (self.updater.step(task).phase() == Phase::Probation).then(|| (task.clone(), champion))
+        };
+        self.updater.tasks().filter_map(on_trial).collect()
+    }
+
+    /// A probation ends by an order to commit, or without its champion.
+    fn ends_fairly(&self, on_trial: &[(TaskId, ReleaseId)], given: &[Command]) {
+        for (task, champion) in on_trial {
+            let commits = |command: &Command| matches!(command, Command::Commit { task: of } if of == task);
+            assert!(
+                self.updater.step(task).phase() == Phase::Probation
+                    || given.iter().any(commits)
+                    || self.updater.designation(task).release() != Some(champion),
+                "{champion} stays without the end of its probation: {:?}",
+                self.updater.step(task)
+            );
         }
     }
 
@@ -393,7 +421,10 @@ impl World {
                 proof: Proof { latency_us: 101, peak_bytes: 5, anchor_ppm: 0 },
             },
             Command::SwitchTo { task, line, .. } => {
-                Event::ServeFailed { task, release: line.champion.release, detail: String::new() }
+                // Whatever can not be loaded is told, also of what a shell would go without.
+                let pack = if kind.is_multiple_of(3) { line.packs().last() } else { None };
+                let release = pack.unwrap_or(&line.champion).release.clone();
+                Event::ServeFailed { task, release, detail: String::new() }
             }
             Command::Restore { task, serving: Designation::Line(line), .. } => {
                 Event::ServeFailed { task, release: line.champion.release, detail: String::new() }
@@ -416,8 +447,14 @@ impl World {
     }
 
     pub(super) fn assign(&mut self, generation: u64, goals: Vec<(&str, Goal)>) -> bool {
-        let verdicts = goals.into_iter().map(|(name, goal)| (task(name), Ok(goal))).collect();
+        self.judged(generation, goals.into_iter().map(|(name, goal)| (task(name), Ok(goal))).collect())
+    }
+
+    /// An assignment of which some tasks may have been refused.
+    pub(super) fn judged(&mut self, generation: u64, verdicts: Vec<(TaskId, Verdict)>) -> bool {
+        let on_trial = self.on_trial();
         let result = self.updater.assign(generation, self.counted_by, "c", verdicts, self.now);
+        self.ends_fairly(&on_trial, &[]);
         // The rest of `handle`, which only takes verified assignments.
         let taken = result.is_ok();
         let _ = self.tell(Event::TimePassed);

@@ -6,7 +6,7 @@ use dunlin_protocol::{Blob, Bundle, Digest, Now, Phase, ReasonCode, TaskId, Task
 
 use super::not_awaited;
 use crate::checks::{admit, goes_with};
-use crate::{Command, Designation, Fault, Ignored, Item, Pack, Step, Tries, Updater, WRONG_MAX, Work};
+use crate::{Command, Designation, Fault, Goal, Ignored, Item, Pack, Step, Tries, Updater, WRONG_MAX, Work};
 
 impl Updater {
     pub(super) fn fetch(&mut self, task: &TaskId, work: Work, item: Item) {
@@ -31,15 +31,7 @@ impl Updater {
     }
 
     pub(super) fn after_policy(&mut self, task: &TaskId, work: Work, now: Now) {
-        let policy = work.goal.policy_digest();
-        let state = self.known(task);
-        if let Designation::Line(line) = &mut state.serving
-            && line.is(&work.goal)
-            && line.keeps_to(policy)
-        {
-            line.generation = work.goal.generation;
-            let (ok, detail) = (ReasonCode::Ok, "serves it already".to_string());
-            self.settle(task, work.goal, Phase::Committed, ok, detail, now);
+        if self.settle_if_served(task, &work.goal, now) {
             return;
         }
         if work.goal.policy.is_none() {
@@ -48,9 +40,23 @@ impl Updater {
         self.next_part(task, work, now);
     }
 
+    /// Settles a goal that is served already; false if it is not. No champion serves here that a probation was cut short
+    /// for: what ends one without a commit takes the champion out, see [`Updater::retreat`].
+    pub(super) fn settle_if_served(&mut self, task: &TaskId, goal: &Goal, now: Now) -> bool {
+        let policy = goal.policy_digest();
+        match &mut self.known(task).serving {
+            Designation::Line(line) if line.is(goal) && line.keeps_to(policy) => {
+                line.generation = goal.generation;
+            }
+            Designation::Line(_) | Designation::Baseline => return false,
+        }
+        let (ok, detail) = (ReasonCode::Ok, "serves it already".to_string());
+        self.settle(task, goal.clone(), Phase::Committed, ok, detail, now);
+        true
+    }
+
     pub(super) fn next_part(&mut self, task: &TaskId, work: Work, now: Now) {
-        let next = work.goal.parts().nth(work.staged.len()).map(|part| part.manifest.clone());
-        match next {
+        match work.awaited().map(|part| part.manifest.clone()) {
             Some(file) => self.fetch(task, work, Item::Manifest(file)),
             None => {
                 self.report(task, &work.goal, Phase::Verifying, ReasonCode::Ok, String::new(), now);
@@ -105,11 +111,7 @@ impl Updater {
         else {
             return Err(not_awaited(task, "a manifest"));
         };
-        let part = work
-            .goal
-            .parts()
-            .nth(work.staged.len())
-            .filter(|part| part.manifest == wanted && wanted.sha256 == file);
+        let part = work.awaited().filter(|part| part.manifest == wanted && wanted.sha256 == file);
         let Some(part) = part.cloned() else {
             return Err(not_awaited(task, "this manifest"));
         };
@@ -121,7 +123,7 @@ impl Updater {
             Ok(pack) => self.fetch(task, work, Item::Space(pack)),
             // Each of them may be sound; they are only not to be used together.
             Err((ReasonCode::LineupConflict, detail)) => {
-                self.settle(task, work.goal, Phase::Failed, ReasonCode::LineupConflict, detail, now);
+                self.forgo(task, work, &part.release, ReasonCode::LineupConflict, detail, now);
             }
             Err((reason, detail)) => {
                 if let Some(work) = self.blame(task, work, &part.release, reason, detail, now) {
@@ -149,13 +151,7 @@ impl Updater {
                 Ok(())
             }
             Item::Manifest(wanted) if wanted.sha256 == file => {
-                let release = work
-                    .goal
-                    .parts()
-                    .nth(work.staged.len())
-                    .map_or(&work.goal.champion, |part| part)
-                    .release
-                    .clone();
+                let release = work.awaited().unwrap_or(&work.goal.champion).release.clone();
                 let reason = ReasonCode::ManifestMalformed;
                 if let Some(work) = self.blame(task, work, &release, reason, detail, now) {
                     self.next_part(task, work, now);
@@ -230,7 +226,8 @@ impl Updater {
             Fault::Wrong { reason, detail } => {
                 tries.wrong += 1;
                 if tries.wrong >= WRONG_MAX {
-                    self.settle(task, work.goal, Phase::Failed, reason, detail, now);
+                    let release = work.awaited().unwrap_or(&work.goal.champion).release.clone();
+                    self.forgo(task, work, &release, reason, detail, now);
                 } else {
                     self.defer(task, work, item, tries, reason, detail, None, now);
                 }

@@ -1,5 +1,6 @@
 //! What each fact does to the step of its task.
 mod fetching;
+mod members;
 mod operator;
 mod proving;
 mod serving;
@@ -53,7 +54,7 @@ impl Updater {
             }
             Step::Switching { line, .. } => {
                 let previous = self.designation(task).clone();
-                let trial = previous.line().is_none_or(|old| old.champion.manifest != line.champion.manifest);
+                let trial = !previous.has_champion_of(line);
                 Command::SwitchTo { task: id, line: line.clone(), previous, trial }
             }
         };
@@ -66,8 +67,9 @@ impl Updater {
         if let Step::Probation { goal: old, strikes, watched_ms, since_ms, look_ms } = self.step(task).clone()
         {
             let line = self.designation(task).line();
-            if line.is_some_and(|line| line.is(&self.without_bad(&goal))) && old.policy == goal.policy {
-                let goal = self.without_bad(&goal);
+            let rest = self.rest_of(&goal, &old);
+            if line.is_some_and(|line| line.is(&rest)) && old.policy == goal.policy {
+                let goal = rest;
                 if let Designation::Line(line) = &mut self.known(task).serving {
                     line.generation = goal.generation;
                 }
@@ -90,17 +92,13 @@ impl Updater {
             self.settle(task, goal, Phase::Rejected, ReasonCode::KnownBad, detail, now);
             return;
         }
-        let trimmed = self.without_bad(&goal);
-        let left_out: Vec<ReleaseId> = goal
-            .parts()
-            .map(|part| &part.release)
-            .filter(|release| trimmed.parts().all(|part| part.release != **release))
-            .cloned()
-            .collect();
+        // What only goes with those that failed did not fail.
+        let is_bad = |release: &ReleaseId| self.bad(release).is_some();
+        let left_out: Vec<ReleaseId> = goal.parts().map(|part| part.release.clone()).filter(is_bad).collect();
         for release in left_out {
             self.leave_out(task, &goal, &release, ReasonCode::KnownBad, "failed here before", now);
         }
-        goal = trimmed;
+        goal = self.without_bad(&goal);
         let policy = goal.policy.clone();
         let work = Work::new(goal);
         match policy {
@@ -145,7 +143,8 @@ impl Updater {
         self.report_release(task, generation, &correlation, release, Phase::Rejected, reason, detail, now);
     }
 
-    /// Ends a goal by the fault of `release`, or goes on without it if it is a member; gives back what goes on.
+    /// Ends a goal by the fault of `release`, or goes on without it if it is a member; gives back what goes on, unless what is
+    /// left of it serves already.
     pub(crate) fn blame(
         &mut self,
         task: &TaskId,
@@ -164,7 +163,7 @@ impl Updater {
         let keep = |pack: &Pack| !pack.retrained || pack.release != *release;
         self.leave(task, keep, reason, "does not keep to the policy", now);
         self.leave_out(task, &work.goal, release, reason, &detail, now);
-        Some(work)
+        (!self.settle_if_served(task, &work.goal, now)).then_some(work)
     }
 
     pub(crate) fn time_passed(&mut self, now: Now) {

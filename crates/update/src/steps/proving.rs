@@ -41,7 +41,7 @@ impl Updater {
     }
 
     /// Proves the next release, or switches when all are. The proof of a release that serves already stands.
-    fn prove_next(&mut self, task: &TaskId, work: Work, now: Now) {
+    pub(super) fn prove_next(&mut self, task: &TaskId, work: Work, now: Now) {
         let mut work = work;
         if let (Some(pack), Some(line)) = (work.staged.get(work.proofs.len()), self.designation(task).line())
             && pack.manifest == line.champion.manifest

@@ -1,6 +1,7 @@
 //! The switch, the probation after it, and the way back.
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
 
@@ -20,7 +21,7 @@ impl Updater {
         let Step::Switching { goal, line, .. } = state.step.clone() else {
             return Err(not_awaited(task, "a switch"));
         };
-        let trial = state.serving.line().is_none_or(|old| old.champion.manifest != line.champion.manifest);
+        let trial = !state.serving.has_champion_of(&line);
         let old = core::mem::replace(&mut state.serving, Designation::Line(line));
         state.crashes = 0;
         if trial {
@@ -49,7 +50,15 @@ impl Updater {
         let state = self.state(task)?;
         match state.step.clone() {
             Step::Switching { goal, line, .. } if line.packs().any(|pack| pack.release == *release) => {
-                self.fail(task, goal, release, ReasonCode::ModelFailed, detail, now);
+                if goal.has_member(release) {
+                    let at_fault = core::slice::from_ref(release);
+                    self.switch_without(task, at_fault, ReasonCode::ModelFailed, &detail, now);
+                } else if line.champion.release == *release && state.serving.has_champion_of(&line) {
+                    // It serves; it only can not be loaded together with what is new.
+                    self.settle(task, goal, Phase::Failed, ReasonCode::LineupConflict, detail, now);
+                } else {
+                    self.fail(task, goal, release, ReasonCode::ModelFailed, detail, now);
+                }
                 Ok(())
             }
             Step::Probation { goal, .. } if state.serving.release() == Some(release) => {
@@ -128,7 +137,8 @@ impl Updater {
         to
     }
 
-    /// Leaves the releases that `keep` refuses, wherever they are held. `why` is said of the one that served.
+    /// Leaves the releases that `keep` refuses, wherever they are held. `why` is said of those that served. A champion that
+    /// stays is on probation as before, if it was.
     pub(crate) fn leave(
         &mut self,
         task: &TaskId,
@@ -140,8 +150,8 @@ impl Updater {
         let state = self.known(task);
         let previous = core::mem::replace(&mut state.previous, Designation::Baseline).trimmed(&keep);
         let serving = core::mem::replace(&mut state.serving, Designation::Baseline);
-        // The champion, if it is one of them.
-        let left = serving.line().and_then(|line| line.packs().find(|pack| !keep(pack)).cloned());
+        let served = serving.line().into_iter().flat_map(Line::packs);
+        let left: Vec<Pack> = served.filter(|pack| !keep(pack)).cloned().collect();
         let champion_stays = serving.line().is_some_and(|line| keep(&line.champion));
         let trimmed = serving.clone().trimmed(&keep);
         if trimmed == serving {
@@ -160,8 +170,14 @@ impl Updater {
             (false, Designation::Baseline, serving) => serving,
         };
         state.serving = next.clone();
-        self.order(Command::RollBack { task: task.clone(), to: next });
-        if let Some(left) = left {
+        let command = if champion_stays && state.step.phase() == Phase::Probation {
+            let (task, previous) = (task.clone(), state.previous.clone());
+            Command::Restore { task, serving: next, previous, trial: true }
+        } else {
+            Command::RollBack { task: task.clone(), to: next }
+        };
+        self.order(command);
+        for left in left {
             let (generation, detail) = (self.journal.generation, format!("{} {why}", left.release));
             let phase = Phase::RolledBack;
             self.report_release(task, generation, "", Some(left.release), phase, reason, detail, now);

@@ -2,9 +2,9 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Now, Phase, ReasonCode, TaskId};
+use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
 
-use crate::{CALM_MS, CRASHES_MAX, Command, Step, Stop, Updater};
+use crate::{CALM_MS, CRASHES_MAX, Command, Pack, Step, Stop, Updater};
 
 /// What is reported of a crash loop.
 const DETAIL: &str = "the agent or the board went down again and again";
@@ -61,11 +61,26 @@ impl Updater {
                     .get(work.proofs.len())
                     .map_or(&work.goal.champion.release, |pack| &pack.release)
                     .clone();
-                self.fail(task, work.goal, &release, ReasonCode::ProofCrashed, detail, now);
+                if let Some(work) = self.blame(task, work, &release, ReasonCode::ProofCrashed, detail, now) {
+                    self.prove_next(task, work, now);
+                }
             }
-            Step::Switching { goal, .. } => {
-                let release = goal.champion.release.clone();
-                self.fail(task, goal, &release, ReasonCode::CrashLoop, detail, now);
+            Step::Switching { goal, line, .. } => {
+                let before = self.designation(task);
+                if !before.has_champion_of(&line) {
+                    let release = goal.champion.release.clone();
+                    self.fail(task, goal, &release, ReasonCode::CrashLoop, detail, now);
+                    return;
+                }
+                // The champion serves without it, so it is what comes new.
+                let served = |pack: &Pack| before.line().is_some_and(|old| old.holds(pack));
+                let new = line.packs().filter(|pack| !served(pack));
+                let new: Vec<ReleaseId> = new.map(|pack| pack.release.clone()).collect();
+                if new.is_empty() {
+                    self.settle(task, goal, Phase::Failed, ReasonCode::LineupConflict, detail, now);
+                } else {
+                    self.switch_without(task, &new, ReasonCode::CrashLoop, DETAIL, now);
+                }
             }
             Step::Probation { goal, .. } => self.roll_back(task, goal, ReasonCode::CrashLoop, detail, now),
             Step::Idle
@@ -83,8 +98,14 @@ impl Updater {
         let state = self.known(task);
         let Some(line) = state.serving.line().filter(|_| stop == Stop::Crashed).cloned() else { return };
         state.crashes += 1;
-        if state.crashes >= CRASHES_MAX {
+        if state.crashes < CRASHES_MAX {
+            return;
+        }
+        // The champion was on probation, its members may have come later: they go first.
+        if line.members.is_empty() {
             self.abandon(task, &line, ReasonCode::CrashLoop, DETAIL.to_string(), now);
+        } else {
+            self.leave_members(task, &line, ReasonCode::CrashLoop, DETAIL, now);
         }
     }
 }
