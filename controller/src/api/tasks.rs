@@ -148,6 +148,7 @@ mod tests {
             },
             hard: Hard {
                 arch: Default::default(),
+                classes: Default::default(),
                 ops: Default::default(),
                 bundle_bytes: 1,
                 ram_bytes: 1,
