@@ -101,7 +101,7 @@ impl Updater {
         Ok(())
     }
 
-    fn failed_proof(
+    pub(super) fn failed_proof(
         &mut self,
         task: &TaskId,
         work: Work,

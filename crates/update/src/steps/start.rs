@@ -61,9 +61,7 @@ impl Updater {
                     .get(work.proofs.len())
                     .map_or(&work.goal.champion.release, |pack| &pack.release)
                     .clone();
-                if let Some(work) = self.blame(task, work, &release, ReasonCode::ProofCrashed, detail, now) {
-                    self.prove_next(task, work, now);
-                }
+                self.failed_proof(task, work, &release, ReasonCode::ProofCrashed, detail, now);
             }
             Step::Switching { goal, line, .. } => {
                 let before = self.designation(task);
