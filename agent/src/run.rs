@@ -414,7 +414,12 @@ impl Agent {
         if all.is_empty() {
             return;
         }
-        if let Err(error) = self.append(all.clone()).await {
+        let appended = self.append(all.clone()).await;
+        if appended.is_ok() {
+            let windows = all.iter().filter(|(kind, _)| *kind == Kind::Window);
+            windows.for_each(|(_, body)| self.reporter.window(body));
+        }
+        if let Err(error) = appended {
             tracing::error!(%error, records = all.len(), "could not keep records");
             let reason = match &error {
                 SpoolError::DiskFull(_) => ReasonCode::DiskFull,

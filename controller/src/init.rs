@@ -105,10 +105,11 @@ pub async fn init(data: &Path, options: &Options) -> Result<String, InitError> {
         expires_ms: None,
         revoked_ms: None,
     };
-    store.token_add(&row, &token).await?;
-    crate::audit::Audit::open(store.clone(), data, &Identity::open(data)?)?
-        .record("init", "controller.init", serde_json::Value::Null, serde_json::json!({ "token": row.id }))
-        .await?;
+    let audit = crate::audit::Audit::open(store.clone(), data, &Identity::open(data)?)?;
+    let mut change = audit.begin().await?;
+    Store::token_add(change.tx(), &row, &token).await?;
+    let after = serde_json::json!({ "token": row.id });
+    change.commit("init", "controller.init", serde_json::Value::Null, after).await?;
     store.close().await;
     Ok(token)
 }

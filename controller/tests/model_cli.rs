@@ -15,6 +15,9 @@ use dunlin_learn::{Config, fit};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "model_cli/rows.rs"]
+mod rows;
+
 const DUNLIN: &str = env!("CARGO_BIN_EXE_dunlin");
 
 /// A daemon that ends with its handle.
@@ -40,7 +43,8 @@ impl Daemon {
         let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
         let token = init::init(&data, &options).await.unwrap();
         let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
-        let options = keys::CeremonyOptions { threshold: 1, n: 1, now_ms: clock::wall_ms() };
+        let options =
+            keys::CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: clock::wall_ms() };
         keys::ceremony(&folder.path().join("safe"), &online, options).unwrap();
         Repos::open(&data).unwrap().import(&folder.path().join("safe/public"), clock::wall_ms()).unwrap();
         let mut command = Command::new(DUNLIN);

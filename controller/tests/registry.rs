@@ -33,8 +33,12 @@ impl World {
         let data = folder.path().join("data");
         let online = keys::create_online(&data).unwrap();
         let now_ms = clock::wall_ms();
-        keys::ceremony(&folder.path().join("safe"), &online, CeremonyOptions { threshold: 1, n: 1, now_ms })
-            .unwrap();
+        keys::ceremony(
+            &folder.path().join("safe"),
+            &online,
+            CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms },
+        )
+        .unwrap();
         let repos = Arc::new(Repos::open(&data).unwrap());
         repos.import(&folder.path().join("safe/public"), now_ms).unwrap();
         let store = Store::open(&data.join("test.db")).await.unwrap();
@@ -120,6 +124,7 @@ fn push(l2: f64) -> Push {
         labels: vec!["a".into(), "b".into(), "c".into()],
         metrics: Default::default(),
         licence: "MIT".into(),
+        classes: Default::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dunlin_controller::identity::Issued;
 use dunlin_controller::serve::Controller;
-use dunlin_controller::store::{Claim, NewDevice};
+use dunlin_controller::store::{Claim, NewDevice, Store};
 use dunlin_controller::{clock, repo::Repos};
 use dunlin_controller::{init, keys};
 use dunlin_protocol::{Check, DeviceProfile, Digest, Now, cbor};
@@ -58,7 +58,9 @@ async fn enrol(controller: &Controller, device: &str) {
     }))
     .unwrap();
     let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile });
-    store.claim_add(&claim, &Digest([1; 32])).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
+    tx.commit().await.unwrap();
     store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
 }
 
@@ -70,7 +72,7 @@ async fn a_check_over_http_is_small_and_verifies() {
     let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
     let token = init::init(&data, &options).await.unwrap();
     let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
-    let ceremony = keys::CeremonyOptions { threshold: 1, n: 1, now_ms: clock::wall_ms() };
+    let ceremony = keys::CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: clock::wall_ms() };
     keys::ceremony(&folder.path().join("safe"), &online, ceremony).unwrap();
     Repos::open(&data).unwrap().import(&folder.path().join("safe/public"), clock::wall_ms()).unwrap();
     let controller = Controller::start(&data).await.unwrap();

@@ -1,4 +1,5 @@
 //! What passes between a device and the controller inside TLS, byte for byte.
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -91,7 +92,7 @@ impl Line {
 
     /// What a device that holds `held` gets to know, and at what cost.
     fn ask(&mut self, device: &str, held: Versions) -> Result<(Check, usize)> {
-        let path = check_path(&device.parse()?, held.image, held.director);
+        let path = check_path(&device.parse()?, held.image, held.director, &BTreeMap::new());
         let (content, bytes) = self.get(&path)?;
         Ok((cbor::decode(&content, ANSWER_BYTES_MAX)?, bytes))
     }

@@ -85,6 +85,7 @@ fn report(full: bool) -> Report {
         indicators: if full { vec![indicator] } else { vec![] },
         profile: full.then_some(profile),
         windows_closed: 9,
+        windows_digest: full.then_some(WindowsDigest { n: 2, sha256: dunlin_protocol::Digest([7; 32]) }),
     }
 }
 

@@ -1,12 +1,18 @@
 use std::collections::{BTreeMap, VecDeque};
 
-use dunlin_protocol::{DeviceProfile, Indicator, Installed, Outcome, ReasonCode, Report, TaskId};
+use dunlin_protocol::{
+    DeviceProfile, Digest, Indicator, Installed, Outcome, ReasonCode, Report, TaskId, WindowsDigest,
+};
+use dunlin_trust::sha256;
 use dunlin_update::DETAIL_CHARS_MAX;
 
 /// Outcomes in one report; a report then stays far below the largest payload.
 const OUTCOMES_PER_REPORT: usize = 64;
 /// Outcomes that wait while the disk takes none; beyond it the oldest go, and that is an indicator itself.
 const OUTCOMES_MAX: usize = 512;
+/// What a digest of windows begins with.
+const NO_WINDOWS: WindowsDigest = WindowsDigest { n: 0, sha256: Digest([0; 32]) };
+
 /// Collects what the next report says.
 #[derive(Debug)]
 pub(super) struct Reporter {
@@ -17,12 +23,15 @@ pub(super) struct Reporter {
     indicators: BTreeMap<ReasonCode, Indicator>,
     profile: DeviceProfile,
     profile_due: bool,
+    /// Windows spooled since the last report.
+    windows: WindowsDigest,
 }
 
 impl Reporter {
     pub(super) fn new(profile: DeviceProfile) -> Self {
         let (installed, outcomes, indicators) = Default::default();
-        Self { generation: 0, installed, outcomes, indicators, profile, profile_due: true }
+        let windows = NO_WINDOWS;
+        Self { generation: 0, installed, outcomes, indicators, profile, profile_due: true, windows }
     }
 
     pub(super) fn outcome(&mut self, mut outcome: Outcome) {
@@ -55,6 +64,12 @@ impl Reporter {
     pub(super) fn installed(&mut self, generation: u64, installed: BTreeMap<TaskId, Installed>) {
         self.generation = generation;
         self.installed = installed;
+    }
+
+    /// A window went to the spool.
+    pub(super) fn window(&mut self, body: &[u8]) {
+        self.windows.n += 1;
+        self.windows.sha256 = sha256(&[&self.windows.sha256.0[..], body].concat());
     }
 
     /// The next report carries the profile.
@@ -90,6 +105,7 @@ impl Reporter {
         if let Some(first) = reports.first_mut() {
             first.indicators = self.indicators.values().cloned().collect();
             first.profile = self.profile_due.then(|| self.profile.clone());
+            first.windows_digest = (self.windows.n > 0).then_some(self.windows);
         }
         reports
     }
@@ -99,6 +115,7 @@ impl Reporter {
         self.outcomes.clear();
         self.indicators.clear();
         self.profile_due = false;
+        self.windows = NO_WINDOWS;
     }
 }
 
@@ -135,6 +152,21 @@ mod tests {
 
     fn indicator(detail: &str) -> Indicator {
         Indicator { reason: ReasonCode::EnvelopeReplayed, detail: detail.into(), count: 1, at_ms: None }
+    }
+
+    #[test]
+    fn the_first_report_carries_the_digest_of_the_windows_since_the_one_before() {
+        let mut reporter = reporter();
+        assert_eq!(reporter.reports(0)[0].windows_digest, None);
+        reporter.window(b"one");
+        reporter.window(b"two");
+        let first = sha256(&[&[0; 32][..], b"one"].concat());
+        let both = WindowsDigest { n: 2, sha256: sha256(&[&first.0[..], b"two"].concat()) };
+        for _ in 0..2 {
+            assert_eq!(reporter.reports(2)[0].windows_digest, Some(both));
+        }
+        reporter.kept();
+        assert_eq!(reporter.reports(2)[0].windows_digest, None);
     }
 
     #[test]

@@ -139,6 +139,7 @@ pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize
         },
         hard: Hard {
             arch: Default::default(),
+            classes: Default::default(),
             ops: model.ops(),
             bundle_bytes: 1,
             ram_bytes: 1,

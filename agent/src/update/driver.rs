@@ -36,7 +36,7 @@ const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
 /// this device. A controller that made a mistake looks the same.
-const SUSPICIOUS: [ReasonCode; 15] = [
+const SUSPICIOUS: [ReasonCode; 16] = [
     ReasonCode::NotApproved,
     ReasonCode::TargetMismatch,
     ReasonCode::BelowReleaseFloor,
@@ -45,6 +45,7 @@ const SUSPICIOUS: [ReasonCode; 15] = [
     ReasonCode::AnchorScore,
     ReasonCode::LineupConflict,
     ReasonCode::ArchMismatch,
+    ReasonCode::ClassMismatch,
     ReasonCode::OpsMissing,
     ReasonCode::RamExceeded,
     ReasonCode::SizeExceeded,
@@ -470,12 +471,12 @@ impl Driver {
 
     fn check(&mut self) {
         self.check_at = Instant::now() + self.config.check;
-        let (device, versions) = {
+        let (device, (image, director), roles) = {
             let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            (trusted.device().clone(), trusted.versions())
+            (trusted.device().clone(), trusted.versions(), trusted.role_versions())
         };
         let fetcher = self.fetcher.clone();
-        self.checking.spawn(async move { fetcher.check(&device, versions.0, versions.1).await });
+        self.checking.spawn(async move { fetcher.check(&device, image, director, &roles).await });
     }
 
     async fn checked(&mut self, answer: Result<Check, FetchError>) {

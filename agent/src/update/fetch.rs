@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -19,7 +20,7 @@ pub const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
 /// Largest answer to a check: whole metadata of both repositories at a large catalogue.
 const CHECK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest device id that a check names: with it, a check that finds nothing new fits into a kibibyte.
-const SENT_ID_CHARS_MAX: usize = 16;
+const SENT_ID_CHARS_MAX: usize = 8;
 /// Time for TCP and TLS on a poor radio link.
 const CONNECT: Duration = Duration::from_secs(20);
 
@@ -215,7 +216,7 @@ impl Fetcher {
         }
     }
 
-    /// A check with the versions this device holds.
+    /// A check with the versions this device holds, also of the roles of single tasks.
     ///
     /// # Errors
     /// There is no answer, or none that can be read. Whether it may be believed is not judged here.
@@ -224,8 +225,9 @@ impl Fetcher {
         device: &DeviceId,
         image: RepoVersions,
         director: RepoVersions,
+        roles: &BTreeMap<String, u64>,
     ) -> Result<Check, FetchError> {
-        let url = format!("{}{}", self.base, check_path(device, image, director));
+        let url = format!("{}{}", self.base, check_path(device, image, director, roles));
         let mut response = self.get(&url, None).await?;
         success(&url, &response)?;
         let (mut bytes, mut meter) = (Vec::new(), Meter::new(self.pace));
@@ -312,11 +314,17 @@ impl Fetcher {
 }
 
 /// What is asked for by a device that holds these versions. A long id is left to its certificate, which names it anyway.
-pub fn check_path(device: &DeviceId, image: RepoVersions, director: RepoVersions) -> String {
+pub fn check_path(
+    device: &DeviceId,
+    image: RepoVersions,
+    director: RepoVersions,
+    roles: &BTreeMap<String, u64>,
+) -> String {
     let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
     let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
     let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
-    let held = format!("i={image}&o={root}.{timestamp}.{snapshot}.{targets}");
+    let roles: Vec<String> = roles.iter().map(|(role, version)| format!("{role}:{version}")).collect();
+    let held = format!("i={image}&o={root}.{timestamp}.{snapshot}.{targets}&r={}", roles.join(","));
     if device.as_str().len() <= SENT_ID_CHARS_MAX {
         format!("/v1/check?d={device}&{held}")
     } else {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +134,8 @@ impl Trusted {
             TrustedRepo::restore(kind, &stored, floor)
                 .map_err(|source| TrustedError::Trust { dir: dir.to_path_buf(), source })
         };
-        let image = take(RepoKind::Image, image.body, image_root, &floors.image)?;
+        let image =
+            take(RepoKind::Image, image.body, image_root, &floors.image)?.with_role_floors(&floors.roles);
         let director = take(RepoKind::Director, director.body, director_root, &floors.director)?;
         let mut trusted = Self {
             dir: dir.to_path_buf(),
@@ -223,6 +225,11 @@ impl Trusted {
         (self.image.versions(), self.director.versions())
     }
 
+    /// Versions held of the roles of single tasks.
+    pub fn role_versions(&self) -> BTreeMap<String, u64> {
+        self.image.role_versions()
+    }
+
     /// The floors.
     pub fn floors(&self) -> &Floors {
         &self.floors
@@ -243,7 +250,8 @@ impl Trusted {
         }
         // Caches first: above a floor they are welcome, below one they would be dropped.
         let io = |source| TrustedError::Io { dir: self.dir.clone(), source };
-        if image.versions() != self.image.versions() {
+        let held = |repo: &TrustedRepo| (repo.versions(), repo.role_versions());
+        if held(&image) != held(&self.image) {
             self.image_cache.save(&Cache::encode(self.pins[0], &image)).map_err(io)?;
         }
         if director.versions() != self.director.versions() {
@@ -254,6 +262,7 @@ impl Trusted {
         let raised = Floors {
             image: self.image.floors(),
             director: self.director.floors(),
+            roles: self.image.role_floors().clone(),
             wall_ms,
             ..self.floors.clone()
         };

@@ -113,7 +113,7 @@ async fn batch(
     state.store.batch_add(&row, &sha256(secret.as_bytes()), &new.list).await?;
     let list = serde_json::to_vec(&new.list).expect("a list of ids is JSON");
     let after = json!({ "batch": row, "expected": new.list.len(), "list_sha256": sha256(&list) });
-    state.audit.record(&caller.name, "batch.create", Value::Null, after).await?;
+    state.audit.record(&caller.signed(), "batch.create", Value::Null, after).await?;
     Ok(Json(MadeClaim { id: row.id, token: token.to_string(), expires_ms: row.expires_ms }))
 }
 
@@ -126,7 +126,7 @@ async fn end_batch(
     let now_ms = clock::wall_ms();
     let before = state.store.batch_end(&id, now_ms).await?;
     let after = json!({ "id": id, "expires_ms": before.expires_ms.min(now_ms) });
-    state.audit.record(&caller.name, "batch.end", json!(before), after).await?;
+    state.audit.record(&caller.signed(), "batch.end", json!(before), after).await?;
     Ok(Json(json!({ "ended": id })))
 }
 
@@ -169,7 +169,7 @@ async fn decided_by(
     what: &str,
     (before, after): (Admission, Admission),
 ) -> ApiResult<Json<Admission>> {
-    state.audit.record(&caller.name, what, json!(before), json!(after)).await?;
+    state.audit.record(&caller.signed(), what, json!(before), json!(after)).await?;
     Ok(Json(after))
 }
 

@@ -59,13 +59,20 @@ impl FromStr for Scope {
 /// An operator, known by a token. As an extractor it refuses requests without a valid one.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Name of the token; what the audit log calls them.
+    /// Id of the token.
+    pub id: String,
+    /// Its name.
     pub name: String,
     /// What the token allows.
     pub scopes: BTreeSet<Scope>,
 }
 
 impl Caller {
+    /// What the audit log calls them: a name may be given to several tokens, one after the other.
+    pub fn signed(&self) -> String {
+        format!("{} ({})", self.name, self.id)
+    }
+
     /// Refuses the request if the token does not allow `scope`.
     pub fn require(&self, scope: Scope) -> ApiResult<()> {
         self.require_any(&[scope])

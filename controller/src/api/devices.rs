@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::auth::Caller;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
-use crate::store::{BootRow, CertificateRow, DeviceRow, DeviceState, GapRow, Happening, RefusedRow};
+use crate::store::{BootRow, CertificateRow, DeviceRow, DeviceState, GapRow, Happening, RefusedRow, Store};
 
 /// Boots shown of one device.
 const BOOTS_SHOWN: u64 = 10;
@@ -139,12 +139,12 @@ async fn set_groups(
     Json(groups): Json<BTreeSet<GroupId>>,
 ) -> ApiResult<Json<BTreeSet<GroupId>>> {
     let id: DeviceId = parse(&id)?;
+    let mut change = state.audit.begin().await?;
     let before = state.store.device(&id).await?.groups;
-    state.store.device_set_groups(&id, &groups, clock::wall_ms()).await?;
-    state
-        .audit
-        .record(
-            &caller.name,
+    Store::device_set_groups(change.tx(), &id, &groups, clock::wall_ms()).await?;
+    change
+        .commit(
+            &caller.signed(),
             "device.groups",
             json!({ "device": id, "groups": before }),
             json!({ "device": id, "groups": groups }),
@@ -162,21 +162,15 @@ async fn set_state(
     Json(new): Json<NewState>,
 ) -> ApiResult<Json<NewState>> {
     let id: DeviceId = parse(&id)?;
-    let before = state.store.device_set_state(&id, new.state).await?;
+    let mut change = state.audit.begin().await?;
+    let before = Store::device_set_state(change.tx(), &id, new.state).await?;
+    let after = json!({ "device": id, "state": new.state });
+    change.commit(&caller.signed(), "device.state", json!({ "device": id, "state": before }), after).await?;
     match new.state {
         DeviceState::Active => state.broker.let_in(&id),
         DeviceState::Retired | DeviceState::Revoked => state.broker.shut_out(&id).await,
     }
     state.wake.lists.notify_one();
-    state
-        .audit
-        .record(
-            &caller.name,
-            "device.state",
-            json!({ "device": id, "state": before }),
-            json!({ "device": id, "state": new.state }),
-        )
-        .await?;
     state.wake.planner.notify_one();
     Ok(Json(new))
 }
@@ -207,7 +201,7 @@ async fn command(
     state
         .audit
         .record(
-            &caller.name,
+            &caller.signed(),
             "device.command",
             Value::Null,
             json!({ "device": id, "command": command, "id": sent }),
@@ -240,8 +234,9 @@ async fn add_group(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
     let id: GroupId = parse(&id)?;
-    state.store.group_add(&id, clock::wall_ms()).await?;
-    state.audit.record(&caller.name, "group.create", Value::Null, json!({ "group": id })).await?;
+    let mut change = state.audit.begin().await?;
+    Store::group_add(change.tx(), &id, clock::wall_ms()).await?;
+    change.commit(&caller.signed(), "group.create", Value::Null, json!({ "group": id })).await?;
     Ok(Json(json!({ "group": id })))
 }
 
@@ -252,10 +247,11 @@ async fn remove_group(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
     let id: GroupId = parse(&id)?;
+    let mut change = state.audit.begin().await?;
     let members = state.store.groups().await?.remove(id.as_str()).unwrap_or_default();
-    state.store.group_remove(&id).await?;
+    Store::group_remove(change.tx(), &id).await?;
     let before = json!({ "group": id, "devices": members });
-    state.audit.record(&caller.name, "group.remove", before, Value::Null).await?;
+    change.commit(&caller.signed(), "group.remove", before, Value::Null).await?;
     state.wake.planner.notify_one();
     Ok(Json(json!({ "removed": id })))
 }

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::identity::{CONTROLLER, IdentityError, Issued};
 use crate::init::{secret, short_id};
 use crate::repo::RepoError;
-use crate::store::{Claim, NewDevice, key_id};
+use crate::store::{Claim, NewDevice, Store, key_id};
 
 /// Validity of a claim unless the operator says otherwise.
 pub(super) const CLAIM_S: u64 = 24 * 3600;
@@ -104,8 +104,9 @@ async fn claim(
         used_ms: None,
         used_by: None,
     };
-    state.store.claim_add(&row, &sha256(secret.as_bytes())).await?;
-    state.audit.record(&caller.name, "claim.create", Value::Null, json!(row)).await?;
+    let mut change = state.audit.begin().await?;
+    Store::claim_add(change.tx(), &row, &sha256(secret.as_bytes())).await?;
+    change.commit(&caller.signed(), "claim.create", Value::Null, json!(row)).await?;
     Ok(Json(MadeClaim { id: row.id, token: token.to_string(), expires_ms: row.expires_ms }))
 }
 

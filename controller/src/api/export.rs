@@ -52,6 +52,6 @@ async fn export(
     let (repos, devices, days) = (state.repos.clone(), request.devices.clone(), request.days);
     let signed = move || repos.export(&devices.into_iter().collect::<Vec<_>>(), days, clock::wall_ms());
     let checks = tokio::task::spawn_blocking(signed).await.map_err(ApiError::internal)??;
-    state.audit.record(&caller.name, "export", Value::Null, json!(request)).await?;
+    state.audit.record(&caller.signed(), "export", Value::Null, json!(request)).await?;
     Ok(Json(checks.into_iter().map(|(device, check)| (device, Bytes(cbor::encode(&check)))).collect()))
 }

@@ -1,5 +1,5 @@
 //! Models: pushing, listing, aliases, approval, and the blobs that devices fetch.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -9,8 +9,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use dunlin_engine::prove::ProveError;
 use dunlin_protocol::{
-    Blob, Bundle, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType,
+    Blob, Bundle, ClassName, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy,
+    TaskType,
 };
+use dunlin_trust::metadata::{Kind, Targets};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,7 +32,7 @@ use crate::store::{ReleaseRow, ReleaseState};
 /// Largest body of a push: base64 of the largest model with its samples.
 const PUSH_BYTES_MAX: usize = BLOB_BYTES_MAX / 3 * 4 + (64 << 20);
 /// Largest targets file: what devices accept.
-const TARGETS_BYTES_MAX: usize = 4 << 20;
+const TARGETS_BYTES_MAX: usize = Targets::BYTES_MAX;
 /// Longest alias.
 const ALIAS_MAX: usize = 64;
 
@@ -123,6 +125,10 @@ pub struct PushBody {
     /// SPDX licence expression.
     #[serde(default)]
     pub licence: String,
+    /// Hardware classes it is for; none means any.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub classes: BTreeSet<ClassName>,
 }
 
 /// A release.
@@ -224,12 +230,13 @@ async fn push(
         labels: body.labels,
         metrics: body.metrics,
         licence: body.licence,
+        classes: body.classes,
     };
     let view = ReleaseView::from(state.registry.push(push, &caller.name).await?);
     state
         .audit
         .record(
-            &caller.name,
+            &caller.signed(),
             "model.push",
             Value::Null,
             json!({ "release": view.release, "manifest": view.manifest }),
@@ -292,7 +299,7 @@ async fn set_alias(
     state.store.alias_set(&release, &alias, crate::clock::wall_ms()).await?;
     state
         .audit
-        .record(&caller.name, "model.alias", json!(before), json!({ "alias": alias, "release": release }))
+        .record(&caller.signed(), "model.alias", json!(before), json!({ "alias": alias, "release": release }))
         .await?;
     Ok(Json(json!({ "alias": alias, "release": release })))
 }
@@ -302,25 +309,55 @@ async fn pending(State(state): State<AppState>) -> ApiResult<Json<Vec<Addition>>
     Ok(Json(state.registry.pending().await?))
 }
 
-#[utoipa::path(get, path = "/v1/approvals/current", tag = "models", responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = [u8])))]
-async fn current_targets(State(state): State<AppState>) -> ApiResult<Response> {
-    Ok(([(CONTENT_TYPE, "application/json")], state.registry.current_targets()?).into_response())
+/// Whose file is meant.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Signers {
+    /// The own signers of this task; without it, those of the top-level targets.
+    task: Option<String>,
 }
 
-#[utoipa::path(post, path = "/v1/approvals", tag = "models", request_body(content = [u8], description = "targets signed offline"),
+impl Signers {
+    fn task(&self) -> ApiResult<Option<TaskId>> {
+        self.task.as_deref().map(id).transpose()
+    }
+}
+
+#[utoipa::path(get, path = "/v1/approvals/current", tag = "models", params(Signers), responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = [u8])))]
+async fn current_targets(
+    State(state): State<AppState>,
+    Query(signers): Query<Signers>,
+) -> ApiResult<Response> {
+    let file = match signers.task()? {
+        Some(task) => state.registry.current_role(&task)?,
+        None => state.registry.current_targets()?,
+    };
+    Ok(([(CONTENT_TYPE, "application/json")], file).into_response())
+}
+
+#[utoipa::path(post, path = "/v1/approvals", tag = "models", params(Signers), request_body(content = [u8], description = "targets signed offline"),
     responses((status = 200, body = Vec<Changed>), (status = 400, description = "a device would refuse the file")))]
 async fn approve(
     State(state): State<AppState>,
     caller: Caller,
+    Query(signers): Query<Signers>,
     body: Bytes,
 ) -> ApiResult<Json<Vec<Changed>>> {
-    let sha256 = dunlin_trust::sha256(&body);
-    let changed = state.registry.approve(body.to_vec()).await?;
+    let (sha256, task) = (dunlin_trust::sha256(&body), signers.task()?);
+    let changed = match task.clone() {
+        Some(task) => state.registry.approve_task(task, body.to_vec()).await?,
+        None => state.registry.approve(body.to_vec()).await?,
+    };
     let changed: Vec<Changed> =
         changed.into_iter().map(|(release, state)| Changed { release, state }).collect();
     state
         .audit
-        .record(&caller.name, "model.approve", Value::Null, json!({ "targets": sha256, "changed": changed }))
+        .record(
+            &caller.signed(),
+            "model.approve",
+            Value::Null,
+            json!({ "targets": sha256, "task": task, "changed": changed }),
+        )
         .await?;
     state.wake.planner.notify_one();
     Ok(Json(changed))
@@ -333,7 +370,7 @@ async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) 
     state
         .audit
         .record(
-            &caller.name,
+            &caller.signed(),
             "policy.upload",
             Value::Null,
             json!({ "task": row.policy.task, "sha256": row.sha256 }),
@@ -352,7 +389,7 @@ async fn policy(State(state): State<AppState>, Path(task): Path<String>) -> ApiR
     responses((status = 201, description = "digest and length", body = Object)))]
 async fn put_blob(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
     let blob: Blob = state.registry.blobs().put(body.to_vec()).await?;
-    state.audit.record(&caller.name, "blob.upload", Value::Null, json!(blob)).await?;
+    state.audit.record(&caller.signed(), "blob.upload", Value::Null, json!(blob)).await?;
     Ok((StatusCode::CREATED, Json(blob)).into_response())
 }
 

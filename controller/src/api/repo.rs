@@ -2,6 +2,7 @@
 //!
 //! Image metadata is public, as Uptane has it: all of it is signed, and anyone may verify it. A device's
 //! director metadata and the contents of targets are for that device and for operators.
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use axum::body::Bytes;
@@ -36,7 +37,9 @@ impl From<RepoError> for ApiError {
             | RepoError::Generation { .. }
             | RepoError::Immutable(_) => Self::conflict(error.to_string()),
             RepoError::NotApproved(_) => Self::conflict(error.to_string()).hint("see `dunlin model approve`"),
-            RepoError::Name(_) => Self::bad_request(error.to_string()),
+            RepoError::Name(_) | RepoError::NotDelegated(_) | RepoError::RoleMissing(_) => {
+                Self::bad_request(error.to_string())
+            }
             RepoError::Trust { attempted, source } => {
                 Self::bad_request(format!("could not {attempted}: {source}"))
                     .hint("a device would refuse it for the same reason")
@@ -59,6 +62,9 @@ struct CheckQuery {
     i: String,
     /// Versions it holds of its director repository: `root.timestamp.snapshot.targets`.
     o: String,
+    /// Versions it holds of the roles of single tasks: `task-meter:3,task-gate:1`. It then gets those of its own tasks
+    /// alone; without it, all of them.
+    r: Option<String>,
 }
 
 /// Reads versions joined by dots; what is left out counts as not held.
@@ -77,6 +83,12 @@ fn versions(text: &str) -> ApiResult<RepoVersions> {
         retrained: next()?,
     };
     if parts.next().is_some() { Err(bad()) } else { Ok(versions) }
+}
+
+/// Reads versions by role. What can not be read counts as not held.
+fn role_versions(text: &str) -> BTreeMap<String, u64> {
+    let held = text.split(',').filter_map(|held| held.split_once(':'));
+    held.filter_map(|(role, version)| Some((role.to_owned(), version.parse().ok()?))).collect()
 }
 
 fn device_id(text: &str) -> ApiResult<DeviceId> {
@@ -108,8 +120,11 @@ async fn check(
     };
     reader.may_read_of(&state, &device).await?;
     let (image, director) = (versions(&query.i)?, versions(&query.o)?);
-    let check =
-        on_files(&state, move |repos| repos.check(&device, image, director, clock::wall_ms())).await?;
+    let roles = query.r.as_deref().map(role_versions);
+    let check = on_files(&state, move |repos| {
+        repos.check(&device, image, director, roles.as_ref(), clock::wall_ms())
+    })
+    .await?;
     Ok(([(CONTENT_TYPE, "application/cbor")], cbor::encode(&check)).into_response())
 }
 
@@ -167,6 +182,8 @@ mod tests {
         let held = versions("1.22.3.4.5").unwrap();
         assert_eq!(held, RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 });
         assert_eq!(versions("1.0.0.0").unwrap(), RepoVersions { root: 1, ..RepoVersions::default() });
+        let held = role_versions("task-meter:3,task-gate:x,,task-pump:12");
+        assert_eq!(held, BTreeMap::from([("task-meter".to_owned(), 3), ("task-pump".to_owned(), 12)]));
         for bad in ["", "a", "1.2.3.4.5.6", "-1.0.0.0", "1..2"] {
             assert!(versions(bad).is_err(), "{bad}");
         }

@@ -15,6 +15,7 @@ use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::init::short_id;
 use crate::planner::RolloutRow;
+use crate::store::{Store, StoreError};
 
 /// A rollout to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -107,7 +108,7 @@ async fn create(
         }
     }
     let plan = Plan::new(&format!("r-{}", short_id()), new.task, new.releases, &new.cause);
-    start(&state, &plan, &policy, &caller.name, None).await?;
+    start(&state, &plan, &policy, (&caller.name, &caller.signed()), None).await?;
     Ok(Json(state.store.rollout(&plan.rollout).await?))
 }
 
@@ -116,22 +117,24 @@ pub(crate) async fn start(
     state: &AppState,
     plan: &Plan,
     policy: &Policy,
-    by: &str,
+    (by, signed): (&str, &str),
     run: Option<&str>,
-) -> Result<bool, crate::store::StoreError> {
-    if !state.store.rollout_add(plan, policy, by, run, clock::wall_ms()).await? {
+) -> Result<bool, StoreError> {
+    let mut change = state.audit.begin().await?;
+    if !Store::rollout_add(change.tx(), plan, policy, by, run, clock::wall_ms()).await? {
         return Ok(false);
     }
     for old in state.store.rollouts().await? {
         if old.plan.task == plan.task && old.plan.rollout != plan.rollout && !old.plan.state.is_final() {
             let order = Order::Supersede { by: plan.rollout.clone() };
-            if let Err(error) = state.store.rollout_order(&old.plan.rollout, &order, clock::now()).await? {
+            let given = state.store.rollout_order(change.tx(), &old.plan.rollout, &order, clock::now());
+            if let Err(error) = given.await? {
                 tracing::debug!(%error, rollout = old.plan.rollout, "it ended by itself");
             }
         }
     }
     let after = json!({ "rollout": plan.rollout, "task": plan.task, "releases": plan.candidates, "cause": plan.cause });
-    state.audit.record(by, "rollout.create", serde_json::Value::Null, after).await?;
+    change.commit(signed, "rollout.create", serde_json::Value::Null, after).await?;
     state.wake.planner.notify_one();
     Ok(true)
 }
@@ -154,13 +157,14 @@ async fn order(
     };
     // A releaser may do whatever an operator may to a rollout.
     caller.require(scope).or_else(|refusal| caller.require(Scope::Releaser).map_err(|_| refusal))?;
-    let given = state.store.rollout_order(&id, &order, clock::now()).await?;
+    let mut change = state.audit.begin().await?;
+    let given = state.store.rollout_order(change.tx(), &id, &order, clock::now()).await?;
     let row = given.map_err(|error| match error {
         OrderError::Ended(_) | OrderError::Unfit { .. } => ApiError::conflict(error.to_string()),
         OrderError::Clock => ApiError::internal(error),
     })?;
     let before = json!({ "rollout": id, "state": row.plan.state.name(), "generation": row.plan.generation });
-    state.audit.record(&caller.name, "rollout.order", before, json!(command)).await?;
+    change.commit(&caller.signed(), "rollout.order", before, json!(command)).await?;
     state.wake.planner.notify_one();
     Ok(Json(state.store.rollout(&id).await?))
 }

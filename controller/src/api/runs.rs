@@ -70,7 +70,10 @@ async fn create(
     Json(new): Json<NewRun>,
 ) -> ApiResult<Json<RunRow>> {
     let id = training::ask(&state, &new.task, &caller.name, new.repeat.as_deref()).await?;
-    state.audit.record(&caller.name, "run.create", Value::Null, json!({ "run": id, "request": new })).await?;
+    state
+        .audit
+        .record(&caller.signed(), "run.create", Value::Null, json!({ "run": id, "request": new }))
+        .await?;
     Ok(Json(state.store.run(&id).await?))
 }
 
@@ -86,6 +89,6 @@ async fn order(
         RunOrder::Cancel => training::cancel(&state, &id, &caller.name).await?,
         RunOrder::Restart => training::restart(&state, &id, &caller.name).await?,
     }
-    state.audit.record(&caller.name, "run.order", json!({ "run": id }), json!(order)).await?;
+    state.audit.record(&caller.signed(), "run.order", json!({ "run": id }), json!(order)).await?;
     Ok(Json(state.store.run(&id).await?))
 }

@@ -50,7 +50,7 @@ async fn put(
     lines_up(&state.store, &definition).await?;
     let owner = if definition.owner.is_empty() { caller.name.clone() } else { definition.owner.clone() };
     let before = state.store.task_put(&definition, &owner, clock::wall_ms()).await?;
-    state.audit.record(&caller.name, "task.put", json!(before), json!(definition)).await?;
+    state.audit.record(&caller.signed(), "task.put", json!(before), json!(definition)).await?;
     state.wake.planner.notify_one();
     state.wake.training.notify_one();
     Ok(Json(state.store.task(&task).await?))
@@ -148,6 +148,7 @@ mod tests {
             },
             hard: Hard {
                 arch: Default::default(),
+                classes: Default::default(),
                 ops: Default::default(),
                 bundle_bytes: 1,
                 ram_bytes: 1,

@@ -11,9 +11,10 @@ use utoipa_axum::routes;
 
 use super::auth::{Caller, Scope};
 use super::{ApiError, ApiResult, AppState};
+use crate::audit::ACTORS;
 use crate::clock;
 use crate::init::{secret, short_id};
-use crate::store::TokenRow;
+use crate::store::{Store, TokenRow};
 
 /// Longest name: it stands in every row of the audit log.
 const NAME_MAX: usize = 64;
@@ -58,6 +59,12 @@ async fn create(
     if new.name.is_empty() || new.name.len() > NAME_MAX || new.name.chars().any(char::is_control) {
         return Err(ApiError::bad_request(format!("a token's name has 1 to {NAME_MAX} characters")));
     }
+    // What devices and claims do is logged under their names.
+    let of_others = ["device ", "claim ", "batch "].iter().any(|prefix| new.name.starts_with(prefix));
+    if of_others || ACTORS.contains(&new.name.as_str()) {
+        return Err(ApiError::bad_request(format!("{:?} is what the audit log calls another", new.name))
+            .hint("name the token after its holder"));
+    }
     if new.scopes.is_empty() {
         return Err(ApiError::bad_request("a token without a scope is of no use")
             .hint("give at least --scope viewer"));
@@ -72,8 +79,9 @@ async fn create(
         revoked_ms: None,
     };
     let token = secret();
-    state.store.token_add(&row, &token).await?;
-    state.audit.record(&caller.name, "token.create", Value::Null, json!(row)).await?;
+    let mut change = state.audit.begin().await?;
+    Store::token_add(change.tx(), &row, &token).await?;
+    change.commit(&caller.signed(), "token.create", Value::Null, json!(row)).await?;
     Ok(Json(MadeToken { id: row.id, token }))
 }
 
@@ -84,8 +92,9 @@ async fn revoke(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
     let now_ms = clock::wall_ms();
-    let before = state.store.token_revoke(&id, now_ms).await?;
+    let mut change = state.audit.begin().await?;
+    let before = Store::token_revoke(change.tx(), &id, now_ms).await?;
     let after = json!({ "id": id, "revoked_ms": now_ms });
-    state.audit.record(&caller.name, "token.revoke", json!(before), after).await?;
+    change.commit(&caller.signed(), "token.revoke", json!(before), after).await?;
     Ok(Json(json!({ "revoked": id })))
 }

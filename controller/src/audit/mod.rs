@@ -8,7 +8,8 @@ use dunlin_protocol::Digest;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Mutex;
+use sqlx::{Sqlite, SqliteConnection, Transaction};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use utoipa::ToSchema;
 
 mod head;
@@ -18,7 +19,10 @@ pub use head::{HEAD_FILE, Head, read as read_head};
 
 use crate::clock;
 use crate::identity::{Identity, IdentityError};
-use crate::store::{self, Store};
+use crate::store::{self, Attempt, Store};
+
+/// Names of the parts of the controller that act by themselves. No token is called so.
+pub const ACTORS: [&str; 5] = ["planner", "trainer", "init", "dunlin key", "controller"];
 
 /// What the first row's hash is chained to.
 pub const GENESIS: Digest = Digest([0; 32]);
@@ -30,7 +34,7 @@ pub struct Entry {
     pub no: u64,
     /// Unix milliseconds.
     pub at_ms: u64,
-    /// Name of the token, or of the part of the controller that acted.
+    /// Name of the token with its id, or of the part of the controller that acted.
     pub who: String,
     /// What was done, as `noun.verb`.
     pub what: String,
@@ -129,15 +133,19 @@ impl Audit {
         Ok(Self { store, keeper: Arc::new(Mutex::new(Keeper::open(data, identity)?)) })
     }
 
-    /// Appends a row and moves the head. `before` and `after` hold what is needed to understand the change, no secrets.
+    /// Begins a change that is committed together with its row.
+    ///
+    /// # Errors
+    /// The database does not take one now.
+    pub async fn begin(&self) -> store::Result<Change> {
+        let keeper = Arc::clone(&self.keeper).lock_owned().await;
+        Ok(Change { tx: self.store.begin().await?, keeper })
+    }
+
+    /// Appends a row of a change that is in no database, or in another transaction, and moves the head. `before` and `after`
+    /// hold what is needed to understand the change, no secrets.
     pub async fn record(&self, who: &str, what: &str, before: Value, after: Value) -> store::Result<u64> {
-        // Held over both, so that heads are written in the order of their rows.
-        let keeper = self.keeper.lock().await;
-        let (before, after) = (before.to_string(), after.to_string());
-        let entry = self.store.audit_append(clock::wall_ms(), who, what, &before, &after).await?;
-        tracing::info!(target: "audit", no = entry.no, hash = %entry.hash, who, what, "audit");
-        keeper.keep(&entry);
-        Ok(entry.no)
+        self.begin().await?.commit(who, what, before, after).await
     }
 
     /// The head as it is now, signed; none before the first row.
@@ -162,5 +170,34 @@ impl Audit {
             keeper.keep(entry);
         }
         Ok(broken)
+    }
+}
+
+/// A change of the fleet and its row in the log, in one transaction: neither is there without the other. Dropped, it never
+/// happened.
+#[derive(Debug)]
+pub struct Change {
+    tx: Transaction<'static, Sqlite>,
+    // Held over both, so that heads are written in the order of their rows.
+    keeper: OwnedMutexGuard<Keeper>,
+}
+
+impl Change {
+    /// Where the change is written. No other write gets through until it is committed or dropped.
+    pub fn tx(&mut self) -> &mut SqliteConnection {
+        &mut self.tx
+    }
+
+    /// Appends the row, commits both and moves the head; the row's number.
+    ///
+    /// # Errors
+    /// The database does not take it; then nothing has changed.
+    pub async fn commit(mut self, who: &str, what: &str, before: Value, after: Value) -> store::Result<u64> {
+        let (before, after) = (before.to_string(), after.to_string());
+        let entry = store::audit_append(&mut self.tx, clock::wall_ms(), who, what, &before, &after).await?;
+        self.tx.commit().await.attempt("committing a change with its row of the audit log")?;
+        tracing::info!(target: "audit", no = entry.no, hash = %entry.hash, who, what, "audit");
+        self.keeper.keep(&entry);
+        Ok(entry.no)
     }
 }

@@ -69,6 +69,7 @@ fn bundle(model: &Model) -> Bundle {
         },
         hard: Hard {
             arch: Default::default(),
+            classes: Default::default(),
             ops: model.ops(),
             bundle_bytes: 1,
             ram_bytes: 1,

@@ -10,14 +10,13 @@ use dunlin_engine::Rewrite;
 use dunlin_engine::prove::{Examined, ProveError};
 use dunlin_learn::data::Table;
 use dunlin_learn::job::{Feature, Schema};
-use dunlin_protocol::{Blob, FeatureMeta, ModelName, ReleaseId, TaskId, TaskType};
+use dunlin_protocol::{Blob, ClassName, FeatureMeta, ModelName, ReleaseId, TargetCustom, TaskId, TaskType};
 use serde_json::{Value, json};
 
-use super::key::Unlock;
+use super::key::{self, Unlock};
 use super::{ApiClient, Exit, Output};
 use crate::api::models::{AliasBody, Changed, PushBody, ReleaseView};
-use crate::clock;
-use crate::keys::{self, Addition, Keyring, OfflineRole, Request};
+use crate::keys::{self, Addition, Request};
 use crate::registry::{self, anchor_set};
 use crate::store::ReleaseState;
 
@@ -55,6 +54,9 @@ pub enum ModelCommand {
     Approve {
         /// `name@version`; none means everything that waits, policies included.
         releases: Vec<ReleaseId>,
+        /// Approve for this hardware class alone; may be given several times. Without it, for what the manifest says.
+        #[arg(long = "class", value_name = "CLASS")]
+        classes: Vec<ClassName>,
         /// With which keys.
         #[command(flatten)]
         signing: Signing,
@@ -63,6 +65,9 @@ pub enum ModelCommand {
     Publish {
         /// The signed targets file.
         file: PathBuf,
+        /// It is the file of this task's own signers.
+        #[arg(long)]
+        task: Option<TaskId>,
     },
     /// Withdraw a release and all older ones of its line, for ever: raises the release floor.
     Withdraw {
@@ -113,7 +118,10 @@ pub enum PolicyCommand {
 /// Where the offline keys are.
 #[derive(Debug, Args)]
 pub struct Signing {
-    /// Folder with the `image-targets*.pem` keys of the ceremony.
+    /// Sign for this task alone, with the keys of its own signers (`dunlin key delegate`).
+    #[arg(long)]
+    task: Option<TaskId>,
+    /// Folder with the `image-targets*.pem` keys of the ceremony, or with the task's keys.
     #[arg(long)]
     keys: PathBuf,
     /// What opens them.
@@ -170,6 +178,9 @@ pub struct PushArgs {
     /// SPDX licence expression.
     #[arg(long, default_value = "")]
     licence: String,
+    /// A hardware class it is for; may be given several times, none means any.
+    #[arg(long = "class", value_name = "CLASS")]
+    classes: Vec<ClassName>,
     /// The model answers with numbers rather than classes.
     #[arg(long)]
     regression: bool,
@@ -224,6 +235,7 @@ impl PushArgs {
             labels: self.labels,
             metrics: accuracy.into_iter().chain(n).collect::<BTreeMap<_, _>>(),
             licence: self.licence,
+            classes: self.classes.into_iter().collect(),
         };
         let path = format!("/v1/models/{}/releases", self.name);
         let view: ReleaseView = client.post(&path, &body).await?;
@@ -263,22 +275,35 @@ impl AnchorArgs {
 impl Signing {
     /// Signs the published targets with `request` carried out, and publishes them.
     async fn sign(&self, client: &ApiClient, out: &Output, request: &Request) -> Result<Exit> {
-        let current = client.download("/v1/approvals/current").await?;
-        let passphrase = self.unlock.of(&self.keys, OfflineRole::ImageTargets)?;
-        let keys = Keyring::new(&self.keys, passphrase.as_ref());
-        let signed = keys::sign_targets(&current, request, keys, clock::wall_ms())?;
+        let task = self.task.as_ref();
+        let current = client.download(&approvals("/current", task)).await?;
+        let signed = key::sign(task, &current, request, &self.keys, &self.unlock)?;
         if let Some(path) = &self.out {
             std::fs::write(path, &signed).with_context(|| format!("could not write {}", path.display()))?;
             out.show(&json!({ "file": path }), |_| format!("signed targets are in {}", path.display()))?;
             return Ok(Exit::Ok);
         }
-        publish(client, out, signed).await
+        publish(client, out, signed, task).await
     }
 }
 
+/// Where the targets are, or the file of a task's own signers.
+fn approvals(below: &str, task: Option<&TaskId>) -> String {
+    let query = task.map(|task| format!("?task={task}")).unwrap_or_default();
+    format!("/v1/approvals{below}{query}")
+}
+
+/// Tasks that have signers of their own, by what the published targets say.
+async fn delegated(client: &ApiClient) -> Result<Vec<TaskId>> {
+    let targets = dunlin_trust::write::signed_value(&client.download("/v1/approvals/current").await?)?;
+    let roles = targets["delegations"]["roles"].as_array().into_iter().flatten();
+    let tasks = roles.filter_map(|role| dunlin_trust::task_of(role["name"].as_str()?)?.parse().ok());
+    Ok(tasks.collect())
+}
+
 /// Hands signed targets to the controller, which judges them as a device would.
-async fn publish(client: &ApiClient, out: &Output, signed: Vec<u8>) -> Result<Exit> {
-    let changed: Vec<Changed> = client.upload("/v1/approvals", signed).await?;
+async fn publish(client: &ApiClient, out: &Output, signed: Vec<u8>, task: Option<&TaskId>) -> Result<Exit> {
+    let changed: Vec<Changed> = client.upload(&approvals("", task), signed).await?;
     let rows: Vec<Vec<String>> =
         changed.iter().map(|one| vec![one.release.to_string(), one.state.to_string()]).collect();
     out.table(&changed, &["release", "state"], &rows)?;
@@ -289,6 +314,7 @@ async fn approve(
     client: &ApiClient,
     out: &Output,
     releases: &[ReleaseId],
+    classes: &[ClassName],
     signing: &Signing,
 ) -> Result<Exit> {
     let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
@@ -298,8 +324,16 @@ async fn approve(
     {
         bail!("{} does not wait for approval; see `dunlin model pending`", releases[missing]);
     }
-    let add: Vec<Addition> =
-        pending.into_iter().filter(|addition| names.is_empty() || names.contains(&addition.name)).collect();
+    // What waits for others is left to them, unless it is asked for by name.
+    let others = if signing.task.is_none() { delegated(client).await? } else { vec![] };
+    let is_ours = |addition: &Addition| match &signing.task {
+        Some(task) => keys::is_of(task, &addition.name, &addition.custom),
+        None => !others.iter().any(|task| keys::is_of(task, &addition.name, &addition.custom)),
+    };
+    let is_meant = |addition: &Addition| {
+        if names.is_empty() { is_ours(addition) } else { names.contains(&addition.name) }
+    };
+    let mut add: Vec<Addition> = pending.into_iter().filter(is_meant).collect();
     if add.is_empty() {
         out.note("nothing waits for approval");
         return Ok(Exit::Ok);
@@ -308,10 +342,26 @@ async fn approve(
     for addition in &add {
         check(client, addition).await?;
     }
+    add.iter_mut().try_for_each(|addition| narrow(addition, classes))?;
     for addition in &add {
         out.note(&format!("signing {} ({} bytes, {})", addition.name, addition.length, addition.sha256));
     }
     signing.sign(client, out, &Request { add, ..Request::default() }).await
+}
+
+/// Approves a release for fewer hardware classes than its manifest names.
+fn narrow(addition: &mut Addition, classes: &[ClassName]) -> Result<()> {
+    if classes.is_empty() || ReleaseId::from_target_name(&addition.name).is_none() {
+        return Ok(());
+    }
+    let mut custom: TargetCustom = serde_json::from_value(addition.custom.clone())?;
+    let manifest = custom.hard.clone();
+    custom.hard.classes = classes.iter().cloned().collect();
+    if !custom.hard.approves(&manifest) {
+        bail!("{} is made for other hardware classes than these", addition.name);
+    }
+    addition.custom = serde_json::to_value(custom)?;
+    Ok(())
 }
 
 /// Fetches what a target stands for and compares it with its description.
@@ -323,7 +373,7 @@ async fn check(client: &ApiClient, addition: &Addition) -> Result<()> {
     if ReleaseId::from_target_name(&addition.name).is_some() {
         let bundle: dunlin_protocol::Bundle =
             serde_json::from_slice(&content).with_context(|| format!("{} is no manifest", addition.name))?;
-        let custom: dunlin_protocol::TargetCustom = serde_json::from_value(addition.custom.clone())?;
+        let custom: TargetCustom = serde_json::from_value(addition.custom.clone())?;
         if bundle.release.target_name() != addition.name
             || custom.task != bundle.task
             || custom.hard != bundle.hard
@@ -346,7 +396,7 @@ impl ModelCommand {
                 out.show(&view, |view| serde_json::to_string_pretty(view).unwrap_or_default())?;
                 Ok(Exit::Ok)
             }
-            Self::Publish { file } => publish(client, out, read(&file)?).await,
+            Self::Publish { file, task } => publish(client, out, read(&file)?, task.as_ref()).await,
             Self::Pending => {
                 let pending: Vec<Addition> = client.get("/v1/approvals/pending").await?;
                 let rows: Vec<Vec<String>> = pending
@@ -356,7 +406,9 @@ impl ModelCommand {
                 out.table(&pending, &["target", "bytes", "sha256"], &rows)?;
                 Ok(Exit::Ok)
             }
-            Self::Approve { releases, signing } => approve(client, out, &releases, &signing).await,
+            Self::Approve { releases, classes, signing } => {
+                approve(client, out, &releases, &classes, &signing).await
+            }
             Self::Withdraw { release, signing } => {
                 let floors = BTreeMap::from([(release.model.clone(), release.version.saturating_add(1))]);
                 signing.sign(client, out, &Request { floors, ..Request::default() }).await

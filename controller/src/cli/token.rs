@@ -17,9 +17,9 @@ pub enum TokenCommand {
         /// viewer, operator, releaser or admin; may be repeated.
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
-        /// Days it is valid; until revoked if not given.
-        #[arg(long)]
-        days: Option<u64>,
+        /// Days it is valid; 0 means until revoked.
+        #[arg(long, default_value_t = 365)]
+        days: u64,
     },
     /// List tokens, without their secrets.
     List,
@@ -35,7 +35,7 @@ impl TokenCommand {
     pub async fn run(self, client: &ApiClient, out: &Output) -> Result<Exit> {
         match self {
             Self::Create { name, scopes, days } => {
-                let valid_s = days.map(|days| days.saturating_mul(86_400));
+                let valid_s = (days > 0).then(|| days.saturating_mul(86_400));
                 let made: MadeToken = client
                     .post("/v1/tokens", &NewToken { name, scopes: scopes.into_iter().collect(), valid_s })
                     .await?;

@@ -61,6 +61,11 @@ impl Seen {
         seq <= self.upto || self.ahead.iter().any(|&(first, last)| (first..=last).contains(&seq))
     }
 
+    /// Whether a number is the highest that is accounted for.
+    pub fn is_last(&self, seq: u64) -> bool {
+        seq == self.ahead.last().map_or(self.upto, |&(_, last)| last)
+    }
+
     /// Accounts for a range; returns how many of its numbers were not yet.
     pub fn insert(&mut self, first: u64, last: u64) -> Result<u64, TooManyHoles> {
         let Some(next) = self.upto.checked_add(1) else { return Ok(0) };
@@ -109,6 +114,8 @@ mod tests {
             n = n * 5 % 97;
             total += seen.insert(n, n).unwrap();
             assert!(seen.contains(n));
+            let is_last = |m| seen.contains(m) && (m + 1..=97).all(|l| !seen.contains(l));
+            assert!((1..=97).all(|m| seen.is_last(m) == is_last(m)));
             if step % 7 == 0 {
                 let again = Seen::restore(seen.upto(), &seen.ahead(), 10_000).unwrap();
                 assert_eq!(again, seen);

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use dunlin_protocol::{
-    BootId, Bytes, Confusion, Counts, DeviceProfile, Gap, Header, Installed, Kind, Outcome, Phase, Report,
-    SCHEMA, Sample, SampleKind, Samples, Status, Window, cbor,
+    BootId, Bytes, Confusion, Counts, DeviceProfile, Digest, Gap, Header, Installed, Kind, Outcome, Phase,
+    Report, SCHEMA, Sample, SampleKind, Samples, Status, Window, WindowsDigest, cbor,
 };
 use dunlin_trust::{EcdsaP256Signer, Signer, envelope};
 use serde::Serialize;
@@ -24,6 +24,12 @@ fn profile() -> DeviceProfile {
     .unwrap()
 }
 
+async fn add_claim(store: &Store, claim: &Claim, secret: &str) {
+    let mut tx = store.begin().await.unwrap();
+    Store::claim_add(&mut tx, claim, &dunlin_trust::sha256(secret.as_bytes())).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 async fn device(store: &Store, id: &str) -> Device {
     let signer = EcdsaP256Signer::from_pkcs8(&EcdsaP256Signer::generate_pkcs8().unwrap()).unwrap();
     let id: DeviceId = id.parse().unwrap();
@@ -37,7 +43,7 @@ async fn device(store: &Store, id: &str) -> Device {
         used_ms: None,
         used_by: None,
     };
-    store.claim_add(&claim, &dunlin_trust::sha256(id.as_str().as_bytes())).await.unwrap();
+    add_claim(store, &claim, id.as_str()).await;
     let issued = Issued {
         pem: String::new(),
         spki: signer.public().to_vec(),
@@ -240,7 +246,9 @@ async fn bad_messages_are_refused_by_name_and_the_good_ones_pass() {
     reasons.sort();
     expected.sort();
     assert_eq!(reasons, expected);
-    store.device_set_state(&b.id, crate::store::DeviceState::Revoked).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    Store::device_set_state(&mut tx, &b.id, crate::store::DeviceState::Revoked).await.unwrap();
+    tx.commit().await.unwrap();
     let late = Message {
         topic: "dunlin/v1/d/b/up/telemetry".into(),
         payload: b.payload(Kind::Window, 1, 1, &window(1)).into(),
@@ -291,6 +299,74 @@ async fn two_agents_with_one_key_raise_an_alert() {
         }
     }
     assert_eq!(clones(&store).await, 2);
+}
+
+fn report(generation: u64) -> Report {
+    Report { generation, ..Report::default() }
+}
+
+async fn set_back(store: &Store) -> usize {
+    store.alerts(true, 10).await.unwrap().iter().filter(|alert| alert.kind == "state_restored").count()
+}
+
+#[tokio::test]
+async fn a_device_that_goes_on_from_an_older_copy_of_its_state_raises_an_alert() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let up = |boot, epoch| d.record(Kind::Status, boot, epoch, &status(true, epoch));
+    let say = |boot, seq, generation| d.record(Kind::Report, boot, seq, &report(generation));
+    store_batch(&store, vec![up(1, 1), say(1, 1, 4), say(1, 3, 5)]).await.unwrap();
+    // Late is not lower: within a boot, and what an earlier boot had spooled.
+    store_batch(&store, vec![say(1, 2, 4)]).await.unwrap();
+    store_batch(&store, vec![up(2, 2), say(2, 1, 6), say(1, 4, 5), say(2, 2, 6)]).await.unwrap();
+    // A boot of which no session is known: it may be of before.
+    store_batch(&store, vec![say(3, 1, 2)]).await.unwrap();
+    assert_eq!(set_back(&store).await, 0);
+    store_batch(&store, vec![up(4, 3), say(4, 1, 5)]).await.unwrap();
+    assert_eq!(set_back(&store).await, 1);
+    assert_eq!(store.device(&d.id).await.unwrap().generation, 6, "the highest stays known");
+}
+
+#[tokio::test]
+async fn a_number_that_is_counted_twice_for_other_records_raises_an_alert() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    for n in [5, 5] {
+        store_batch(&store, vec![d.record(Kind::Window, 1, 1, &window(n))]).await.unwrap();
+    }
+    assert_eq!(set_back(&store).await, 0, "sent again");
+    store_batch(&store, vec![d.record(Kind::Window, 1, 1, &window(6))]).await.unwrap();
+    assert_eq!(set_back(&store).await, 1);
+}
+
+#[tokio::test]
+async fn windows_that_are_not_those_the_device_closed_raise_an_alert() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let digest = |windows: &[u64]| {
+        let bodies = windows.iter().map(|n| cbor::encode(&window(*n)));
+        let chain = |so_far: Digest, body: Vec<u8>| dunlin_trust::sha256(&[&so_far.0[..], &body].concat());
+        WindowsDigest { n: windows.len() as u64, sha256: bodies.fold(Digest([0; 32]), chain) }
+    };
+    let closed = |windows_closed, windows: &[u64]| Report {
+        windows_closed,
+        windows_digest: Some(digest(windows)),
+        ..Report::default()
+    };
+    let one = |seq, n| d.record(Kind::Window, 1, seq, &window(n));
+    let say = |seq, report: &Report| d.record(Kind::Report, 1, seq, report);
+    let mismatches = || async {
+        let alerts = store.alerts(true, 10).await.unwrap();
+        alerts.iter().filter(|alert| alert.kind == "telemetry_mismatch").count()
+    };
+    store_batch(&store, vec![one(1, 7), one(2, 8), say(3, &closed(2, &[7, 8]))]).await.unwrap();
+    store_batch(&store, vec![one(4, 9), say(5, &closed(3, &[9]))]).await.unwrap();
+    // One is on its way still: nothing can be said.
+    store_batch(&store, vec![say(7, &closed(4, &[1]))]).await.unwrap();
+    store_batch(&store, vec![one(6, 1)]).await.unwrap();
+    assert_eq!(mismatches().await, 0);
+    store_batch(&store, vec![one(8, 2), say(9, &closed(5, &[3]))]).await.unwrap();
+    assert_eq!(mismatches().await, 1);
 }
 
 #[tokio::test]
@@ -400,7 +476,7 @@ async fn a_device_enrolled_anew_counts_its_generations_anew() {
         used_ms: None,
         used_by: None,
     };
-    store.claim_add(&claim, &dunlin_trust::sha256(b"again")).await.unwrap();
+    add_claim(&store, &claim, "again").await;
     let issued = Issued {
         pem: String::new(),
         spki: signer.public().to_vec(),

@@ -27,8 +27,10 @@ pub(super) const IMAGE_TARGETS: &str = "image-targets";
 /// How many keys each offline role has, and how many of them sign.
 #[derive(Debug, Clone, Copy)]
 pub struct CeremonyOptions {
-    /// Keys that must sign.
+    /// Keys that must sign the image targets.
     pub threshold: u32,
+    /// Keys that must sign a root.
+    pub root_threshold: u32,
     /// Keys that are made.
     pub n: u32,
     /// The present, Unix milliseconds; what the files' lives count from.
@@ -73,8 +75,9 @@ fn hold(
     options: CeremonyOptions,
     passphrase: Option<&Passphrase>,
 ) -> Result<Ceremony, KeyError> {
-    let CeremonyOptions { threshold, n, now_ms } = options;
-    if threshold == 0 || threshold > n || n > KEYS_MAX {
+    let CeremonyOptions { threshold, root_threshold, n, now_ms } = options;
+    let makes_no_sense = |threshold: &u32| *threshold == 0 || *threshold > n || n > KEYS_MAX;
+    if let Some(threshold) = [threshold, root_threshold].into_iter().find(makes_no_sense) {
         return Err(KeyError::Threshold { threshold, n, max: KEYS_MAX });
     }
     let private = out.join("private");
@@ -85,18 +88,18 @@ fn hold(
     let (image_root, director_root, image_targets) =
         (make(IMAGE_ROOT)?, make(DIRECTOR_ROOT)?, make(IMAGE_TARGETS)?);
 
-    let offline = |signers: &[Ed25519Signer]| RoleSpec {
+    let offline = |signers: &[Ed25519Signer], threshold| RoleSpec {
         keys: signers.iter().map(|s| s.key().clone()).collect(),
         threshold,
     };
     let image = RootSpec {
-        root: offline(&image_root),
+        root: offline(&image_root, root_threshold),
         timestamp: one(online, OnlineRole::ImageTimestamp),
         snapshot: one(online, OnlineRole::ImageSnapshot),
-        targets: offline(&image_targets),
+        targets: offline(&image_targets, threshold),
     };
     let director = RootSpec {
-        root: offline(&director_root),
+        root: offline(&director_root, root_threshold),
         timestamp: one(online, OnlineRole::DirectorTimestamp),
         snapshot: one(online, OnlineRole::DirectorSnapshot),
         targets: one(online, OnlineRole::DirectorTargets),

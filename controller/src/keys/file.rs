@@ -34,7 +34,7 @@ impl<'a> Keyring<'a> {
     ///
     /// # Errors
     /// There is none, or one does not open.
-    pub fn signers(&self, prefix: &'static str) -> Result<Vec<Ed25519Signer>, KeyError> {
+    pub fn signers(&self, prefix: &str) -> Result<Vec<Ed25519Signer>, KeyError> {
         files(self.folder, prefix)?.iter().map(|path| load(path, self.passphrase)).collect()
     }
 }
@@ -110,7 +110,7 @@ pub fn is_sealed(path: &Path) -> Result<bool, KeyError> {
 ///
 /// # Errors
 /// The folder or a key file can not be read.
-pub fn any_sealed(folder: &Path, prefix: &'static str) -> Result<bool, KeyError> {
+pub fn any_sealed(folder: &Path, prefix: &str) -> Result<bool, KeyError> {
     Ok(files(folder, prefix)?
         .iter()
         .map(|path| is_sealed(path))
@@ -144,7 +144,7 @@ fn read(path: &Path, passphrase: Option<&Passphrase>) -> Result<SecretDocument, 
 }
 
 /// Every key file in a folder whose name begins with `prefix`, by name.
-fn files(folder: &Path, prefix: &'static str) -> Result<Vec<PathBuf>, KeyError> {
+fn files(folder: &Path, prefix: &str) -> Result<Vec<PathBuf>, KeyError> {
     let mut paths: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(folder).map_err(KeyError::file("list", folder))? {
         let path = entry.map_err(KeyError::file("list", folder))?.path();
@@ -155,7 +155,7 @@ fn files(folder: &Path, prefix: &'static str) -> Result<Vec<PathBuf>, KeyError> 
     }
     paths.sort();
     if paths.is_empty() {
-        return Err(KeyError::NoneFound { folder: folder.to_owned(), prefix });
+        return Err(KeyError::NoneFound { folder: folder.to_owned(), prefix: prefix.to_owned() });
     }
     Ok(paths)
 }

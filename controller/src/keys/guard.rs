@@ -3,8 +3,8 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
-use dunlin_trust::metadata::{RoleKeys, Root};
-use dunlin_trust::{Ed25519Signer, Signed, Signer};
+use dunlin_trust::metadata::{RoleKeys, Root, Targets};
+use dunlin_trust::{Ed25519Signer, Key, Signed, Signer, task_of};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -17,9 +17,10 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 /// Depth to which folders are followed, so that a circle of links ends.
 const DEPTH_MAX: usize = 12;
 
-/// Refuses a data folder in which a private key of either root, or of the image targets, can be read. Keys are
-/// compared with what every stored root names, whatever their files are called. An encrypted key can not be compared, and
-/// the controller has none of its own, so any is refused. A key in another form than PKCS#8 is not recognised.
+/// Refuses a data folder in which a private key of either root, of the image targets, or of a task's signers can be read.
+/// Keys are compared with what every stored root and targets file names, whatever their files are called. An encrypted key
+/// can not be compared, and the controller has none of its own, so any is refused. A key in another form than PKCS#8 is not
+/// recognised.
 ///
 /// # Errors
 /// Such a key was found, or the roots can not be read.
@@ -29,7 +30,14 @@ pub fn guard(data: &Path) -> Result<(), KeyError> {
         let folder = data.join("repo").join(repo);
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if !path.to_string_lossy().ends_with(".root.json") {
+            let name = path.to_string_lossy();
+            if name.ends_with(".targets.json") && with_targets {
+                let bytes = fs::read(&path).map_err(KeyError::file("read", &path))?;
+                let file = Signed::<Targets>::parse("targets", &bytes)
+                    .map_err(KeyError::trust("read stored targets"))?;
+                named.extend(task_keys(file.unverified()).map(|key| (key, "a task's signers")));
+            }
+            if !name.ends_with(".root.json") {
                 continue;
             }
             let bytes = fs::read(&path).map_err(KeyError::file("read", &path))?;
@@ -46,8 +54,19 @@ pub fn guard(data: &Path) -> Result<(), KeyError> {
 }
 
 fn publics<'a>(root: &'a Root, role: &'a RoleKeys) -> impl Iterator<Item = String> + 'a {
-    let keys = role.keyids.iter().filter_map(|id| root.keys.get(id));
-    keys.filter_map(|key| key.declared().pointer("/keyval/public")?.as_str().map(str::to_ascii_lowercase))
+    role.keyids.iter().filter_map(|id| root.keys.get(id)).filter_map(public)
+}
+
+fn task_keys(targets: &Targets) -> impl Iterator<Item = String> + '_ {
+    let delegations = targets.delegations.iter();
+    delegations.flat_map(|delegations| {
+        let roles = delegations.roles.iter().filter(|role| task_of(&role.name).is_some());
+        roles.flat_map(|role| &role.keyids).filter_map(|id| delegations.keys.get(id)).filter_map(public)
+    })
+}
+
+fn public(key: &Key) -> Option<String> {
+    key.declared().pointer("/keyval/public")?.as_str().map(str::to_ascii_lowercase)
 }
 
 fn search(folder: &Path, named: &[(String, &'static str)], depth: usize) -> Result<(), KeyError> {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use dunlin_trust::TrustError;
 
 mod ceremony;
+mod delegate;
 mod file;
 mod guard;
 mod offline;
@@ -18,6 +19,7 @@ mod roots;
 
 pub use ceremony::sealed_ceremony;
 pub use ceremony::{Ceremony, CeremonyOptions, ceremony};
+pub use delegate::{Delegated, Delegation, delegate, is_of, sign_task, task_prefix};
 pub use file::{Keyring, any_sealed, is_sealed, load, reseal, write_new};
 pub use guard::guard;
 pub use offline::{Addition, Request, cosign, sign_targets, sign_targets_with};
@@ -118,7 +120,7 @@ pub enum KeyError {
         /// The folder.
         folder: PathBuf,
         /// What the names begin with.
-        prefix: &'static str,
+        prefix: String,
     },
     /// What is to be signed does not fit what is there.
     #[error("can not sign: {0}")]

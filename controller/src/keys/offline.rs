@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ceremony::{IMAGE_TARGETS, refs, sign};
+use super::delegate::drop_unused_delegation_keys;
 use super::{KeyError, Keyring, TARGETS_LIFE_MS};
 
 /// A target to be listed.
@@ -98,7 +99,8 @@ pub fn sign_targets_with(
             KeyError::Request("the file does not delegate to the retrained role".to_owned())
         })?;
         role["keyids"] = json!([key.id()]);
-        next["delegations"]["keys"] = json!({ key.id(): key.declared() });
+        next["delegations"]["keys"][key.id()] = key.declared().clone();
+        drop_unused_delegation_keys(&mut next);
     }
     sign(&next, signers)
 }
@@ -139,13 +141,13 @@ fn raise_floors(next: &mut Value, floors: &BTreeMap<ModelName, u32>) -> Result<(
 }
 
 /// Adds the signatures of the keys in a folder to a file that others signed before: `prefix` of the key files
-/// chooses the role (`image-targets`, `image-root`, `director-root`).
+/// chooses the role (`image-targets`, `image-root`, `director-root`, or [`super::task_prefix`]).
 ///
 /// # Errors
 /// No key is there, or the file is no metadata.
 pub fn cosign<'a>(
     signed_file: &[u8],
-    prefix: &'static str,
+    prefix: &str,
     keys: impl Into<Keyring<'a>>,
 ) -> Result<Vec<u8>, KeyError> {
     let signers = keys.into().signers(prefix)?;

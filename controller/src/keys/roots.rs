@@ -106,18 +106,27 @@ pub fn change_role(
     now_ms: u64,
 ) -> Result<Vec<u8>, KeyError> {
     let mut next = next_root(current, now_ms)?;
-    let entry = &mut next["roles"][role.within()];
+    change_keys(&mut next["roles"][role.within()], change)?;
+    for key in &change.add {
+        next["keys"][key.id()] = key.declared().clone();
+    }
+    drop_unused_root_keys(&mut next);
+    sign(&next, signers)
+}
+
+/// Changes keys and threshold of a role, wherever it is named.
+pub(super) fn change_keys(entry: &mut Value, change: &RoleChange) -> Result<(), KeyError> {
     let mut ids: Vec<String> = serde_json::from_value(entry["keyids"].take())
-        .map_err(|_| KeyError::Request("the root names no keys for this role".to_owned()))?;
+        .map_err(|_| KeyError::Request("the file names no keys for this role".to_owned()))?;
     for id in &change.drop {
         let at = ids.iter().position(|known| known == id);
         let at =
-            at.ok_or_else(|| KeyError::Request(format!("the root does not name key {id} for this role")))?;
+            at.ok_or_else(|| KeyError::Request(format!("the file does not name key {id} for this role")))?;
         ids.remove(at);
     }
     for key in &change.add {
         if ids.contains(&key.id()) {
-            return Err(KeyError::Request(format!("the root names key {} already", key.id())));
+            return Err(KeyError::Request(format!("the file names key {} already", key.id())));
         }
         ids.push(key.id());
     }
@@ -126,12 +135,9 @@ pub fn change_role(
     if threshold == 0 || threshold > n || n > KEYS_MAX {
         return Err(KeyError::Threshold { threshold, n, max: KEYS_MAX });
     }
-    *entry = json!({ "keyids": ids, "threshold": threshold });
-    for key in &change.add {
-        next["keys"][key.id()] = key.declared().clone();
-    }
-    drop_unused_keys(&mut next);
-    sign(&next, signers)
+    entry["keyids"] = json!(ids);
+    entry["threshold"] = threshold.into();
+    Ok(())
 }
 
 /// What keeps clients from following from one root to the next; `None` if they do.
@@ -179,7 +185,7 @@ pub fn renew_root<'a>(
         next["keys"][&id] = key.declared().clone();
         next["roles"][name] = json!({ "keyids": [id], "threshold": 1 });
     }
-    drop_unused_keys(&mut next);
+    drop_unused_root_keys(&mut next);
     sign(&next, &refs(&keys.into().signers(role.prefix())?))
 }
 
@@ -191,12 +197,16 @@ fn next_root(current: &[u8], now_ms: u64) -> Result<Value, KeyError> {
     write::renew(&signed, version + 1, now_ms.saturating_add(ROOT_LIFE_MS)).map_err(&failed)
 }
 
+fn drop_unused_root_keys(root: &mut Value) {
+    let roles = root["roles"].clone();
+    drop_unused_keys(&mut root["keys"], roles.as_object().into_iter().flat_map(|roles| roles.values()));
+}
+
 /// Keys that no role names any more only make the file longer.
-fn drop_unused_keys(root: &mut Value) {
-    let roles = root["roles"].as_object().into_iter().flat_map(|roles| roles.values());
+pub(super) fn drop_unused_keys<'a>(keys: &mut Value, roles: impl Iterator<Item = &'a Value>) {
     let named: Vec<Value> =
         roles.flat_map(|role| role["keyids"].as_array().cloned().unwrap_or_default()).collect();
-    if let Some(keys) = root["keys"].as_object_mut() {
+    if let Some(keys) = keys.as_object_mut() {
         keys.retain(|id, _| named.iter().any(|named| named == id));
     }
 }

@@ -293,7 +293,7 @@ async fn tell(
     desired: Desired,
 ) -> Result<(), PlannerError> {
     let assignment = match before {
-        Some(before) if before.assignment.tasks == desired.tasks => {
+        Some(before) if before.assignment.tasks == desired.tasks && is_of_class(before, device) => {
             if before.published {
                 return Ok(());
             }
@@ -308,13 +308,23 @@ async fn tell(
             let generation = published.max(stored).max(device.generation).saturating_add(1);
             let correlation =
                 desired.orders.keys().next().cloned().unwrap_or_else(|| format!("g{generation}"));
-            let assignment =
-                Assignment { device: device.id.clone(), generation, correlation, tasks: desired.tasks };
+            let assignment = Assignment {
+                device: device.id.clone(),
+                class: Some(device.profile.class.clone()),
+                generation,
+                correlation,
+                tasks: desired.tasks,
+            };
             state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
             assignment
         }
     };
     publish(state, &assignment).await
+}
+
+/// Whether an assignment is for the hardware class that a device says it is of.
+fn is_of_class(before: &AssignmentRow, device: &DeviceRow) -> bool {
+    before.assignment.class.as_ref().is_none_or(|class| *class == device.profile.class)
 }
 
 /// A decision that only says the same with fresher numbers is written this often, milliseconds.

@@ -1,7 +1,6 @@
 //! Approval: what waits for offline signatures, and what published targets have put in force.
-use std::collections::BTreeMap;
-
-use dunlin_protocol::{Digest, ReleaseId, TargetCustom, TaskPolicy};
+use dunlin_protocol::{ReleaseId, TargetCustom, TaskId, TaskPolicy};
+use dunlin_trust::task_role;
 use serde_json::Value;
 
 use super::{Registry, RegistryError};
@@ -63,19 +62,27 @@ impl Registry {
         self.follow_targets(now_ms).await
     }
 
+    /// The same with the file of a task's own role.
+    ///
+    /// # Errors
+    /// As in [`Registry::approve`], or nothing delegates to the role.
+    pub async fn approve_task(
+        &self,
+        task: TaskId,
+        file: Vec<u8>,
+    ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+        let now_ms = clock::wall_ms();
+        self.on_repos(move |repos| repos.publish_task(&task, &file, now_ms)).await?;
+        self.follow_targets(now_ms).await
+    }
+
     /// Brings releases and policies in line with the published targets; also at the start, in case the process
     /// was cut between publishing and here.
     ///
     /// # Errors
     /// There is no repository yet, or the database can not be written.
     pub async fn follow_targets(&self, now_ms: u64) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
-        let image = self.repos.image()?;
-        let names = image.target_names();
-        let targets: BTreeMap<String, Digest> = names
-            .into_iter()
-            .filter_map(|name| Some((name.to_string(), image.target(name)?.sha256)))
-            .collect();
-        let listed = Listed { targets, floors: self.repos.release_floors()? };
+        let listed = Listed { targets: self.repos.vouched()?, floors: self.repos.release_floors()? };
         Ok(self.store.registry_listed(&listed, now_ms).await?)
     }
 
@@ -122,5 +129,20 @@ impl Registry {
             .targets
             .map(|bytes| bytes.0)
             .ok_or_else(|| RegistryError::Refused("no targets are published yet".into()))
+    }
+
+    /// The same of a task's own role.
+    ///
+    /// # Errors
+    /// There is none, or it is expired.
+    pub fn current_role(&self, task: &TaskId) -> Result<Vec<u8>, RegistryError> {
+        let held = self.repos.image()?.stored().delegated.remove(&task_role(task));
+        let none = || {
+            let text = format!(
+                "{task} has no signers of its own, or their file is expired; see `dunlin key delegate`"
+            );
+            RegistryError::Refused(text)
+        };
+        held.map(|bytes| bytes.0).ok_or_else(none)
     }
 }

@@ -1,11 +1,11 @@
 //! From proven parts to an immutable release.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_engine::Inspection;
 use dunlin_engine::prove::Proof;
 use dunlin_protocol::{
-    Blob, Bundle, Digest, FeatureMeta, GoldenSet, Hard, Lineage, ModelName, ModelSignature, ReferenceProfile,
-    ReleaseId, TaskId, TaskType, cbor,
+    Blob, Bundle, ClassName, Digest, FeatureMeta, GoldenSet, Hard, Lineage, ModelName, ModelSignature,
+    ReferenceProfile, ReleaseId, TaskId, TaskType, cbor,
 };
 
 use super::{Registry, RegistryError};
@@ -34,6 +34,8 @@ pub(super) struct Parts {
     pub(super) metrics: BTreeMap<String, i64>,
     pub(super) lineage: Lineage,
     pub(super) licence: String,
+    /// Hardware classes it is for; none means any.
+    pub(super) classes: BTreeSet<ClassName>,
 }
 
 impl Registry {
@@ -50,6 +52,7 @@ impl Registry {
             [Some(model), Some(golden), profile].into_iter().flatten().map(|blob: Blob| blob.length).sum();
         let hard = Hard {
             arch: Default::default(),
+            classes: parts.classes,
             ops: parts.inspection.ops,
             bundle_bytes,
             ram_bytes: (RAM_BASE + RAM_FACTOR * length).min(parts.proof.peak_bytes.max(RAM_BASE)),

@@ -1,12 +1,12 @@
 //! Models that people bring.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_engine::prove::Examined;
 use dunlin_engine::{Inspection, Model, Rewrite, golden};
 use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
-    Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType,
-    TensorData, TensorSpec,
+    Bytes, ClassName, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId,
+    TaskType, TensorData, TensorSpec,
 };
 
 use super::intake::Parts;
@@ -46,6 +46,8 @@ pub struct Push {
     pub metrics: BTreeMap<String, i64>,
     /// SPDX licence expression.
     pub licence: String,
+    /// Hardware classes it is for; none means any.
+    pub classes: BTreeSet<ClassName>,
 }
 
 impl Registry {
@@ -91,6 +93,7 @@ impl Registry {
                 seed: 0,
             },
             licence: push.licence,
+            classes: push.classes,
         };
         self.release(parts, who).await
     }

@@ -320,6 +320,7 @@ impl Registry {
                 seed: examined.job.seed,
             },
             licence: String::new(),
+            classes: Default::default(),
         };
         self.release(parts, &format!("run {run}")).await
     }

@@ -1,9 +1,8 @@
 //! What is approved, for those who plan.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TargetsCustom, TaskId, TaskPolicy};
-use dunlin_trust::{RETRAINED, speaks_for};
-use serde::Deserialize;
+use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TaskId, TaskPolicy};
+use dunlin_trust::{RETRAINED, TargetInfo, TrustedRepo, speaks_for, task_of};
 
 use super::{RepoError, Repos};
 
@@ -32,7 +31,7 @@ impl Repos {
         let floors = self.release_floors()?;
         let approval = |name: &str| {
             let release = ReleaseId::from_target_name(name)?;
-            let info = image.target(name)?;
+            let info = vouched(&image, name)?;
             let custom = serde_json::from_value(info.custom).ok()?;
             let above = floors.get(&release.model).is_none_or(|floor| release.version >= *floor);
             let retrained = info.role == RETRAINED;
@@ -54,9 +53,19 @@ impl Repos {
     /// # Errors
     /// There is no repository yet.
     pub fn release_floors(&self) -> Result<BTreeMap<ModelName, u32>, RepoError> {
+        self.image()?.release_floors().map_err(RepoError::trust("read the release floors"))
+    }
+
+    /// Every target that counts, by name.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn vouched(&self) -> Result<BTreeMap<String, Digest>, RepoError> {
         let image = self.image()?;
-        let custom = image.targets_custom().and_then(|custom| TargetsCustom::deserialize(custom).ok());
-        Ok(custom.unwrap_or_default().floors)
+        let names = image.target_names();
+        let targets =
+            names.into_iter().filter_map(|name| Some((name.to_owned(), vouched(&image, name)?.sha256)));
+        Ok(targets.collect())
     }
 
     /// Whether a task has a signed policy in the eyes of devices: not one that the controller's own key or another task's
@@ -75,8 +84,22 @@ impl Repos {
     /// There is no repository yet, or the file can not be read.
     pub fn policy(&self, task: &TaskId) -> Result<Option<TaskPolicy>, RepoError> {
         let name = TaskPolicy::target_name(task);
-        let Some(info) = self.image()?.target(&name) else { return Ok(None) };
+        let Some(info) = vouched(&self.image()?, &name) else { return Ok(None) };
         let content = self.target_file(&format!("{}.{name}", info.sha256))?;
         Ok(content.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
+}
+
+/// A target, unless only the role of another task lists it.
+fn vouched(image: &TrustedRepo, name: &str) -> Option<TargetInfo> {
+    let info = image.target(name)?;
+    if task_of(&info.role).is_none() {
+        return Some(info);
+    }
+    let task: TaskId = if ReleaseId::from_target_name(name).is_some() {
+        serde_json::from_value::<TargetCustom>(info.custom.clone()).ok()?.task
+    } else {
+        name.strip_prefix("policy.")?.strip_suffix(".json")?.parse().ok()?
+    };
+    speaks_for(&info.role, &task).then_some(info)
 }

@@ -104,6 +104,7 @@ impl Repos {
             None => {
                 let empty = Assignment {
                     device: device.clone(),
+                    class: None,
                     generation: 0,
                     correlation: String::new(),
                     tasks: vec![],
@@ -167,6 +168,11 @@ impl Repos {
         let failed = RepoError::trust("publish an assignment");
         let folder = self.director_folder(device);
         let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let now_or_held = |files: &[(PathBuf, Vec<u8>)], name: String| {
+            let path = folder.join(name);
+            let fresh = files.iter().find(|(new, _)| *new == path).map(|(_, bytes)| bytes.clone());
+            fresh.map_or_else(|| disk::need(&path), Ok)
+        };
         if let Some(value) = targets {
             last.targets += 1;
             let path = folder.join(format!("{}.targets.json", last.targets));
@@ -176,7 +182,9 @@ impl Repos {
             last.snapshot += 1;
             let roles = BTreeMap::from([("targets".to_owned(), last.targets)]);
             let expires_ms = now_ms.saturating_add(SNAPSHOT_LIFE_MS);
-            let value = write::snapshot(last.snapshot, expires_ms, &roles).map_err(&failed)?;
+            let mut value = write::snapshot(last.snapshot, expires_ms, &roles).map_err(&failed)?;
+            let named = now_or_held(&files, format!("{}.targets.json", last.targets))?;
+            write::pin_length(&mut value, "targets", &named);
             let path = folder.join(format!("{}.snapshot.json", last.snapshot));
             files.push((path, self.sign(OnlineRole::DirectorSnapshot, &value)?));
         }
@@ -186,11 +194,7 @@ impl Repos {
         let value = write::timestamp(last.timestamp, expires_ms, last.snapshot).map_err(&failed)?;
         files.push((folder.join("timestamp.json"), self.sign(OnlineRole::DirectorTimestamp, &value)?));
 
-        let whole = |name: String| -> Result<Bytes, RepoError> {
-            let path = folder.join(name);
-            let fresh = files.iter().find(|(new, _)| *new == path).map(|(_, bytes)| bytes.clone());
-            fresh.map_or_else(|| disk::need(&path), Ok).map(Bytes)
-        };
+        let whole = |name: String| now_or_held(&files, name).map(Bytes);
         let check = RepoFiles {
             roots: vec![],
             timestamp: whole("timestamp.json".to_owned())?,
@@ -251,7 +255,7 @@ impl Director {
         is_due(self.expires.timestamp, TIMESTAMP_LIFE_MS, now_ms)
     }
 
-    fn assignment(&self) -> Option<Assignment> {
+    pub(super) fn assignment(&self) -> Option<Assignment> {
         Assignment::deserialize(&self.custom).ok()
     }
 }

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 
 use dunlin_protocol::{Bytes, Check, DeviceId, RepoFiles};
 use dunlin_trust::write;
+use serde_json::Value;
 
 use super::files::after;
-use super::{RepoError, Repos};
+use super::{Changes, RepoError, Repos};
 use crate::keys::{DAY_MS, OnlineRole};
 
 /// Longest life of carried metadata: what a thief of the medium can hold a device back for without its noticing, and well
@@ -45,14 +46,11 @@ impl Repos {
         let mut carried = (*state).clone();
         carried.last.snapshot += 1;
         carried.last.timestamp += 1;
-        let roles = BTreeMap::from([
-            ("targets".to_owned(), carried.last.targets),
-            (dunlin_trust::RETRAINED.to_owned(), carried.last.retrained),
-        ]);
         let pair = self.carried(
             [OnlineRole::ImageSnapshot, OnlineRole::ImageTimestamp],
             [carried.last.snapshot, carried.last.timestamp],
-            &roles,
+            &carried.listed(),
+            |listed| state.pin_lengths(listed),
             expires_ms,
         )?;
         // The published ones go above the carried ones before these leave the house.
@@ -61,7 +59,8 @@ impl Repos {
             &super::image::retrained_listed(&state)?,
             now_ms,
         )?;
-        self.commit_image(&carried, None, Some(retrained), now_ms)?;
+        let changes = Changes { retrained: Some(retrained), ..Changes::default() };
+        self.commit_image(&carried, changes, now_ms)?;
         let served = &state.served;
         Ok(RepoFiles {
             roots: after(&state.image_roots, 1),
@@ -89,6 +88,7 @@ impl Repos {
             [OnlineRole::DirectorSnapshot, OnlineRole::DirectorTimestamp],
             [last.snapshot, last.timestamp],
             &roles,
+            |listed| write::pin_length(listed, "targets", &held.targets),
             expires_ms,
         )?;
         self.commit_director(&state, device, last, None, true, now_ms)?;
@@ -107,12 +107,15 @@ impl Repos {
         signers: [OnlineRole; 2],
         [snapshot, timestamp]: [u64; 2],
         roles: &BTreeMap<String, u64>,
+        pin: impl Fn(&mut Value),
         expires_ms: u64,
     ) -> Result<(Bytes, Bytes), RepoError> {
         let failed = RepoError::trust("sign metadata to be carried");
         let [by_snapshot, by_timestamp] = signers;
-        let listed = write::snapshot(snapshot, expires_ms, roles).map_err(&failed)?;
+        let mut listed = write::snapshot(snapshot, expires_ms, roles).map_err(&failed)?;
+        pin(&mut listed);
+        let listed = self.sign(by_snapshot, &listed)?;
         let current = write::timestamp(timestamp, expires_ms, snapshot).map_err(&failed)?;
-        Ok((Bytes(self.sign(by_snapshot, &listed)?), Bytes(self.sign(by_timestamp, &current)?)))
+        Ok((Bytes(listed), Bytes(self.sign(by_timestamp, &current)?)))
     }
 }

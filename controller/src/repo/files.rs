@@ -1,6 +1,8 @@
 //! The read side: the composite check and the static layout.
+use std::collections::BTreeMap;
+
 use dunlin_protocol::{Bytes, Check, DeviceId, Digest, RepoFiles, RepoVersions};
-use dunlin_trust::{RETRAINED, ROOTS_MAX, sha256};
+use dunlin_trust::{RETRAINED, ROOTS_MAX, sha256, task_of};
 
 use super::{RepoError, Repos, disk};
 
@@ -8,7 +10,8 @@ use super::{RepoError, Repos, disk};
 const NAME_MAX: usize = 200;
 
 impl Repos {
-    /// What is new to a device that holds these versions; both timestamps in any case.
+    /// What is new to a device that holds these versions; both timestamps in any case. Of the roles of single tasks it gets
+    /// those of the tasks it is assigned; all of them if it does not say which it holds, as agents before them.
     ///
     /// # Errors
     /// There is no repository yet, or a file is damaged.
@@ -17,15 +20,25 @@ impl Repos {
         device: &DeviceId,
         image: RepoVersions,
         director: RepoVersions,
+        roles: Option<&BTreeMap<String, u64>>,
         now_ms: u64,
     ) -> Result<Check, RepoError> {
         self.refresh(now_ms)?;
+        let held = self.fresh_director(device, now_ms)?;
+        let tasks = held.assignment().map(|assignment| assignment.tasks).unwrap_or_default();
         let state = self.state()?;
         let (served, last) = (&state.served, state.last);
         // After a key rotation versions may start low again, so "other" counts, not "higher".
         let differs =
             |held: u64, last: u64, file: &Option<Bytes>| file.as_ref().filter(|_| held != last).cloned();
-        let delegated = served.delegated.iter().filter(|_| image.retrained != last.retrained);
+        let wanted = |role: &str| match (task_of(role), roles) {
+            (None, _) => image.retrained != last.retrained,
+            (Some(_), None) => true,
+            (Some(own), Some(roles)) => {
+                roles.get(role) != state.roles.get(role) && tasks.iter().any(|task| task.task.as_str() == own)
+            }
+        };
+        let delegated = served.delegated.iter().filter(|(role, _)| wanted(role));
         let image_files = RepoFiles {
             roots: after(&state.image_roots, image.root),
             timestamp: served.timestamp.clone().unwrap_or_default(),
@@ -33,7 +46,6 @@ impl Repos {
             targets: differs(image.targets, last.targets, &served.targets),
             delegated: delegated.map(|(name, bytes)| (name.clone(), bytes.clone())).collect(),
         };
-        let held = self.fresh_director(device, now_ms)?;
         let director_files = RepoFiles {
             roots: after(&state.director_roots, director.root),
             timestamp: Bytes(held.timestamp),
@@ -49,11 +61,14 @@ impl Repos {
     /// # Errors
     /// It can not be read.
     pub fn image_file(&self, name: &str, now_ms: u64) -> Result<Option<Vec<u8>>, RepoError> {
-        if !is_metadata_name(name, &["root", "snapshot", "targets", RETRAINED]) {
-            return Ok(None);
-        }
         if name == "timestamp.json" {
             self.refresh(now_ms)?;
+        }
+        let state = self.state().ok();
+        let own = state.iter().flat_map(|state| state.roles.keys()).map(String::as_str);
+        let roles: Vec<&str> = ["root", "snapshot", "targets", RETRAINED].into_iter().chain(own).collect();
+        if !is_metadata_name(name, &roles) {
+            return Ok(None);
         }
         disk::read(&self.image_folder().join(name))
     }

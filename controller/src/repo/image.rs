@@ -2,10 +2,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use dunlin_protocol::{Bytes, Now, ReleaseId, RepoFiles, RepoVersions};
+use dunlin_protocol::{Bytes, Now, ReleaseId, RepoFiles, RepoVersions, TargetsCustom, TaskId};
 use dunlin_trust::metadata::{Snapshot, Targets, Timestamp};
 use dunlin_trust::write::{self, TargetSpec};
-use dunlin_trust::{RETRAINED, Signed, Signer};
+use dunlin_trust::{RETRAINED, Signed, Signer, TrustError, task_role};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
@@ -13,6 +14,40 @@ use super::{
     is_due, parse, targets_head,
 };
 use crate::keys::{Addition, OnlineRole};
+
+/// Files of the image repository that are new, besides snapshot and timestamp.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) targets: Option<Vec<u8>>,
+    pub(super) retrained: Option<Vec<u8>>,
+    /// Of single tasks, by name of the role.
+    pub(super) roles: BTreeMap<String, Vec<u8>>,
+}
+
+impl Changes {
+    fn is_none(&self) -> bool {
+        self.targets.is_none() && self.retrained.is_none() && self.roles.is_empty()
+    }
+}
+
+impl State {
+    /// What a snapshot lists.
+    pub(super) fn listed(&self) -> BTreeMap<String, u64> {
+        let mut roles = self.roles.clone();
+        roles.insert("targets".to_owned(), self.last.targets);
+        roles.insert(RETRAINED.to_owned(), self.last.retrained);
+        roles
+    }
+
+    /// Pins the lengths of the files that are served, in a snapshot that lists them.
+    pub(super) fn pin_lengths(&self, snapshot: &mut Value) {
+        let targets = self.served.targets.iter().map(|bytes| ("targets", bytes));
+        let delegated = self.served.delegated.iter().map(|(role, bytes)| (role.as_str(), bytes));
+        targets
+            .chain(delegated)
+            .for_each(|(role, bytes)| write::pin_length(snapshot, role, bytes.as_slice()));
+    }
+}
 
 impl Repos {
     /// Publishes new top-level targets, signed offline.
@@ -22,20 +57,38 @@ impl Repos {
     pub fn publish_targets(&self, bytes: &[u8], now_ms: u64) -> Result<RepoVersions, RepoError> {
         let _publishing = self.publishing();
         let state = self.state()?;
-        let failed = RepoError::trust("publish the targets file");
-        let next = Signed::<Targets>::parse("targets", bytes).map_err(&failed)?;
-        if next.head().version <= state.last.targets {
-            let (got, floor) = (next.head().version, state.last.targets + 1);
-            return Err(failed(dunlin_trust::TrustError::Rollback {
-                role: "targets".to_owned(),
-                got,
-                floor,
-            }));
-        }
+        rises("targets", bytes, state.last.targets)?;
         // The delegation may name another key, so the delegated role is signed anew with it.
         let retrained = self.sign_retrained(state.last.retrained + 1, &retrained_listed(&state)?, now_ms)?;
-        self.commit_image(&state, Some(bytes.to_vec()), Some(retrained), now_ms)?;
+        let targets = Some(bytes.to_vec());
+        let changes = Changes { targets, retrained: Some(retrained), ..Changes::default() };
+        self.commit_image(&state, changes, now_ms)?;
         Ok(self.state()?.last)
+    }
+
+    /// Publishes a new file of a task's own role, signed offline by the holders of its keys.
+    ///
+    /// # Errors
+    /// A device would refuse the file, nothing delegates to it, or it speaks of what its delegation does not cover.
+    pub fn publish_task(&self, task: &TaskId, bytes: &[u8], now_ms: u64) -> Result<(), RepoError> {
+        let _publishing = self.publishing();
+        let state = self.state()?;
+        let role = task_role(task);
+        let file = rises(&role, bytes, state.roles.get(&role).copied().unwrap_or(0))?;
+        let changes = Changes { roles: BTreeMap::from([(role, bytes.to_vec())]), ..Changes::default() };
+        let (next, files) = self.build_image(&state, changes, now_ms)?;
+        let listed = &file.unverified().targets;
+        if let Some(name) = listed.keys().find(|name| next.image.target(name).is_none()) {
+            return Err(RepoError::Name(name.clone()));
+        }
+        let own = TargetsCustom::deserialize(&file.unverified().custom).unwrap_or_default().floors;
+        let floors = next.image.release_floors().map_err(RepoError::trust("read the release floors"))?;
+        if let Some((model, _)) =
+            own.iter().find(|(model, floor)| floors.get(*model).is_none_or(|kept| kept < *floor))
+        {
+            return Err(RepoError::Name(model.to_string()));
+        }
+        self.write_image(next, &files)
     }
 
     /// Lists retrained releases, signed by the controller's own key.
@@ -59,7 +112,8 @@ impl Repos {
             }
         }
         let retrained = self.sign_retrained(state.last.retrained + 1, &listed, now_ms)?;
-        self.commit_image(&state, None, Some(retrained), now_ms)?;
+        let changes = Changes { retrained: Some(retrained), ..Changes::default() };
+        self.commit_image(&state, changes, now_ms)?;
         Ok(self.state()?.last)
     }
 
@@ -86,7 +140,7 @@ impl Repos {
             } else {
                 None
             };
-            self.commit_image(&state, None, retrained, now_ms)?;
+            self.commit_image(&state, Changes { retrained, ..Changes::default() }, now_ms)?;
         }
         Ok(self.state()?.due_ms)
     }
@@ -125,14 +179,8 @@ impl Repos {
 
     /// Makes snapshot and timestamp for what changed, lets the verifier judge all of it, and writes it. The
     /// caller holds the publishing lock.
-    pub(super) fn commit_image(
-        &self,
-        state: &State,
-        targets: Option<Vec<u8>>,
-        retrained: Option<Vec<u8>>,
-        now_ms: u64,
-    ) -> Result<(), RepoError> {
-        let (next, files) = self.build_image(state, targets, retrained, now_ms)?;
+    pub(super) fn commit_image(&self, state: &State, changes: Changes, now_ms: u64) -> Result<(), RepoError> {
+        let (next, files) = self.build_image(state, changes, now_ms)?;
         self.write_image(next, &files)
     }
 
@@ -140,40 +188,55 @@ impl Repos {
     pub(super) fn build_image(
         &self,
         state: &State,
-        targets: Option<Vec<u8>>,
-        retrained: Option<Vec<u8>>,
+        changes: Changes,
         now_ms: u64,
     ) -> Result<(State, RepoFiles), RepoError> {
         let failed = RepoError::trust("publish the image repository");
         let folder = self.image_folder();
-        let mut last = state.last;
-        last.timestamp += 1;
+        let mut next = state.clone();
+        next.last.timestamp += 1;
         let snapshot_due = Lives::of(state)?.snapshot.is_none_or(|ms| is_due(ms, SNAPSHOT_LIFE_MS, now_ms));
-        let snapshot = if targets.is_some() || retrained.is_some() || snapshot_due {
-            last.snapshot += 1;
-            if let Some(bytes) = &targets {
-                last.targets = targets_head(&folder, bytes)?.0;
+        let snapshot = if !changes.is_none() || snapshot_due {
+            next.last.snapshot += 1;
+            if let Some(bytes) = &changes.targets {
+                next.last.targets = targets_head(&folder, bytes)?.0;
             }
-            if let Some(bytes) = &retrained {
-                last.retrained = targets_head(&folder, bytes)?.0;
+            if let Some(bytes) = &changes.retrained {
+                next.last.retrained = targets_head(&folder, bytes)?.0;
             }
-            let roles = BTreeMap::from([
-                ("targets".to_owned(), last.targets),
-                (RETRAINED.to_owned(), last.retrained),
-            ]);
+            for (role, bytes) in &changes.roles {
+                next.roles.insert(role.clone(), targets_head(&folder, bytes)?.0);
+            }
             let expires_ms = now_ms.saturating_add(SNAPSHOT_LIFE_MS);
-            let value = write::snapshot(last.snapshot, expires_ms, &roles).map_err(&failed)?;
+            let mut value =
+                write::snapshot(next.last.snapshot, expires_ms, &next.listed()).map_err(&failed)?;
+            let fresh = changes.retrained.iter().map(|bytes| (RETRAINED, bytes));
+            let fresh = fresh.chain(changes.targets.iter().map(|bytes| ("targets", bytes)));
+            let fresh = fresh.chain(changes.roles.iter().map(|(role, bytes)| (role.as_str(), bytes)));
+            state.pin_lengths(&mut value);
+            fresh.for_each(|(role, bytes)| write::pin_length(&mut value, role, bytes));
             Some(Bytes(self.sign(OnlineRole::ImageSnapshot, &value)?))
         } else {
             None
         };
-        let value = write::timestamp(last.timestamp, now_ms.saturating_add(TIMESTAMP_LIFE_MS), last.snapshot);
-        let timestamp = Bytes(self.sign(OnlineRole::ImageTimestamp, &value.map_err(&failed)?)?);
-        let delegated = retrained.map(|bytes| (RETRAINED.to_owned(), Bytes(bytes))).into_iter().collect();
-        let files = RepoFiles { roots: vec![], timestamp, snapshot, targets: targets.map(Bytes), delegated };
-        let mut next = State { last, ..state.clone() };
+        let expires_ms = now_ms.saturating_add(TIMESTAMP_LIFE_MS);
+        let value = write::timestamp(next.last.timestamp, expires_ms, next.last.snapshot).map_err(&failed)?;
+        let timestamp = Bytes(self.sign(OnlineRole::ImageTimestamp, &value)?);
+        let retrained = changes.retrained.map(|bytes| (RETRAINED.to_owned(), bytes));
+        let delegated = changes.roles.into_iter().chain(retrained);
+        let delegated = delegated.map(|(role, bytes)| (role, Bytes(bytes))).collect();
+        let targets = changes.targets.map(Bytes);
+        let files = RepoFiles { roots: vec![], timestamp, snapshot, targets, delegated };
         next.image.update(&files, Now { mono_ms: 0, wall_ms: Some(now_ms) }).map_err(failed)?;
         next.last.root = next.image.versions().root;
+        // A client that is sent to a role which the snapshot does not list finds nothing of what it covers.
+        if let Some(role) = next.image.task_roles().find(|role| !next.roles.contains_key(*role)) {
+            return Err(RepoError::RoleMissing(role.to_owned()));
+        }
+        let held = next.image.stored().delegated;
+        if let Some(role) = files.delegated.keys().find(|role| !held.contains_key(*role)) {
+            return Err(RepoError::NotDelegated(role.clone()));
+        }
         next.served = next.image.stored();
         next.due_ms = due_ms(&next)?;
         Ok((next, files))
@@ -186,22 +249,31 @@ impl Repos {
         if let Some(bytes) = &files.targets {
             disk::write_atomic(&folder.join(format!("{}.targets.json", last.targets)), bytes.as_slice())?;
         }
-        if let Some(bytes) = files.delegated.get(RETRAINED) {
-            disk::write_atomic(
-                &folder.join(format!("{}.{RETRAINED}.json", last.retrained)),
-                bytes.as_slice(),
-            )?;
+        for (role, bytes) in &files.delegated {
+            let version = next.roles.get(role).copied().unwrap_or(last.retrained);
+            disk::write_atomic(&folder.join(format!("{version}.{role}.json")), bytes.as_slice())?;
         }
         if let Some(bytes) = &files.snapshot {
             disk::write_atomic(&folder.join(format!("{}.snapshot.json", last.snapshot)), bytes.as_slice())?;
         }
         disk::write_atomic(&folder.join("timestamp.json"), files.timestamp.as_slice())?;
-        // Releases of the targets stay: they are the record of what was approved.
+        // What was signed offline stays: it is the record of what was approved.
         disk::prune(&folder, "snapshot", last.snapshot);
         disk::prune(&folder, RETRAINED, last.retrained);
         self.set(next);
         Ok(())
     }
+}
+
+/// Reads a file that was signed offline and is to follow on version `last` of its role.
+pub(super) fn rises(role: &str, bytes: &[u8], last: u64) -> Result<Signed<Targets>, RepoError> {
+    let failed = RepoError::trust("publish what was signed offline");
+    let file = Signed::<Targets>::parse(role, bytes).map_err(&failed)?;
+    let (got, floor) = (file.head().version, last + 1);
+    if got < floor {
+        return Err(failed(TrustError::Rollback { role: role.to_owned(), got, floor }));
+    }
+    Ok(file)
 }
 
 /// Expiries of what the controller signs, Unix milliseconds; `None` where nothing is trusted.

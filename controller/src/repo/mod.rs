@@ -3,17 +3,19 @@
 //! What is published is first verified by the same code that devices run. Every file is written whole before
 //! the timestamp that leads to it. Functions here block on files; call them off the async threads.
 //!
-//! Layout under `DATA/repo`: `image/{N.root,N.targets,N.retrained,N.snapshot,timestamp}.json`,
+//! Layout under `DATA/repo`: `image/{N.root,N.targets,N.retrained,N.task-*,N.snapshot,timestamp}.json`,
 //! `director/N.root.json`, `director/{device}/{N.targets,N.snapshot,timestamp}.json`, and the contents of
 //! targets as `targets/{sha256}.{name}`.
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use dunlin_protocol::{Bytes, DeviceId, Digest, ReleaseId, RepoVersions};
+use dunlin_protocol::{Bytes, DeviceId, Digest, ReleaseId, RepoVersions, TaskId};
 use dunlin_trust::metadata::{Kind, Root, Snapshot, Targets, Timestamp};
 use dunlin_trust::{
-    Ed25519Signer, RETRAINED, RepoKind, Signed, Signer, StoredFiles, TrustError, TrustedRepo, pin,
+    Ed25519Signer, RETRAINED, RepoKind, Signed, Signer, StoredFiles, TrustError, TrustedRepo, pin, task_of,
+    task_role,
 };
 
 use crate::keys::{DAY_MS, KeyError, OnlineRole, OnlineSigners};
@@ -24,6 +26,8 @@ mod disk;
 mod export;
 mod files;
 mod image;
+
+use image::Changes;
 
 pub use catalogue::Approval;
 pub use export::EXPORT_DAYS_MAX;
@@ -96,6 +100,12 @@ pub enum RepoError {
     /// A target name that its role may not list, or that is no file name.
     #[error("{0:?} is no name for this target")]
     Name(String),
+    /// A delegation whose file is not there.
+    #[error("the targets delegate to {0} for the first time; publish its file together with them")]
+    RoleMissing(String),
+    /// A role of a task that nobody would ask for.
+    #[error("nothing of {0} would be believed: the targets do not delegate to it, or its file is expired")]
+    NotDelegated(String),
     /// A release is listed with other content.
     #[error("{0} is listed with other content; a release never changes")]
     Immutable(String),
@@ -116,6 +126,8 @@ pub struct Offline {
     pub director_root: Option<Vec<u8>>,
     /// The next top-level targets of the image repository.
     pub targets: Option<Vec<u8>>,
+    /// The next file of the role of each of these tasks.
+    pub tasks: BTreeMap<TaskId, Vec<u8>>,
 }
 
 /// Both repositories.
@@ -136,6 +148,9 @@ struct State {
     served: StoredFiles,
     /// Versions given out last; they go on counting where a key rotation resets what is trusted.
     last: RepoVersions,
+    /// The same of the roles of single tasks, by name. One that the targets do not delegate to any more stays: clients do
+    /// not let a snapshot forget a file.
+    roles: BTreeMap<String, u64>,
     image_roots: Vec<Bytes>,
     director: TrustedRepo,
     director_roots: Vec<Bytes>,
@@ -181,13 +196,15 @@ impl Repos {
             image,
             served: StoredFiles::default(),
             last: RepoVersions::default(),
+            roles: BTreeMap::new(),
             image_roots: vec![Bytes(image_root.clone())],
             director,
             director_roots: vec![Bytes(director_root.clone())],
             due_ms: 0,
         };
         let retrained = self.sign_retrained(1, &[], now_ms)?;
-        let (next, files) = self.build_image(&state, Some(targets), Some(retrained), now_ms)?;
+        let changes = Changes { targets: Some(targets), retrained: Some(retrained), ..Changes::default() };
+        let (next, files) = self.build_image(&state, changes, now_ms)?;
         // The timestamp of the image repository is written last of all: its presence means "set up".
         disk::write_atomic(&self.folder.join("director/1.root.json"), &director_root)?;
         disk::write_atomic(&self.image_folder().join("1.root.json"), &image_root)?;
@@ -217,19 +234,29 @@ impl Repos {
         };
         let targets = disk::need(&folder.join(format!("{}.targets.json", last.targets)))?;
         let retrained = disk::need(&folder.join(format!("{}.{RETRAINED}.json", last.retrained)))?;
+        let mut roles = BTreeMap::new();
+        let mut delegated = BTreeMap::from([(RETRAINED.to_owned(), Bytes(retrained))]);
+        for (name, meta) in &listed.unverified().meta {
+            if let Some(role) = name.strip_suffix(".json").filter(|role| task_of(role).is_some()) {
+                roles.insert(role.to_owned(), meta.version);
+                let file = disk::need(&folder.join(format!("{}.{name}", meta.version)))?;
+                delegated.insert(role.to_owned(), Bytes(file));
+            }
+        }
         let stored = StoredFiles {
             root: image_roots.last().cloned().unwrap_or_default(),
             timestamp: Some(Bytes(timestamp)),
             snapshot: Some(Bytes(snapshot)),
             targets: Some(Bytes(targets)),
-            delegated: [(RETRAINED.to_owned(), Bytes(retrained))].into(),
+            delegated,
         };
         follow(RepoKind::Image, &image_roots).map_err(&failed)?;
         let image =
             TrustedRepo::restore(RepoKind::Image, &stored, &RepoVersions::default()).map_err(&failed)?;
         let director = follow(RepoKind::Director, &director_roots).map_err(&failed)?;
         let served = image.stored();
-        let mut state = State { image, served, last, image_roots, director, director_roots, due_ms: 0 };
+        let mut state =
+            State { image, served, last, roles, image_roots, director, director_roots, due_ms: 0 };
         state.due_ms = image::due_ms(&state)?;
         Ok(state)
     }
@@ -277,7 +304,14 @@ impl Repos {
         repos.check_signers(state.image.root(), state.director.root())?;
         let retrained = repos.sign_retrained(state.last.retrained + 1, &listed, now_ms)?;
         let targets = offline.targets.clone().or_else(|| state.served.targets.clone().map(|bytes| bytes.0));
-        let (next, files) = repos.build_image(&state, targets, Some(retrained), now_ms)?;
+        let mut roles = BTreeMap::new();
+        for (task, bytes) in &offline.tasks {
+            let role = task_role(task);
+            image::rises(&role, bytes, state.roles.get(&role).copied().unwrap_or(0))?;
+            roles.insert(role, bytes.clone());
+        }
+        let changes = Changes { targets, retrained: Some(retrained), roles };
+        let (next, files) = repos.build_image(&state, changes, now_ms)?;
         if let Some(root) = &offline.image_root {
             disk::write_atomic(
                 &repos.image_folder().join(format!("{}.root.json", next.image_roots.len())),

@@ -1,6 +1,6 @@
 use dunlin_protocol::Digest;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::audit::{self, Entry, Head};
@@ -51,49 +51,6 @@ impl Store {
         })
     }
 
-    /// Appends a row to the audit log and returns it.
-    pub async fn audit_append(
-        &self,
-        at_ms: u64,
-        who: &str,
-        what: &str,
-        before: &str,
-        after: &str,
-    ) -> Result<Entry> {
-        let mut tx = self.begin().await?;
-        let last =
-            sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1").fetch_optional(&mut *tx).await?;
-        let (no, previous) = match last.as_ref().map(entry).transpose()? {
-            Some(last) => (last.no, last.hash),
-            None => (0, audit::GENESIS),
-        };
-        let mut row = Entry {
-            no: no + 1,
-            at_ms,
-            who: who.into(),
-            what: what.into(),
-            before: before.into(),
-            after: after.into(),
-            hash: audit::GENESIS,
-        };
-        row.hash = row.chained(&previous);
-        sqlx::query(
-            "INSERT INTO audit (no, at_ms, who, what, before, after, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(int(row.no))
-        .bind(int(at_ms))
-        .bind(who)
-        .bind(what)
-        .bind(before)
-        .bind(after)
-        .bind(row.hash.0.as_slice())
-        .execute(&mut *tx)
-        .await
-        .attempt("appending to the audit log")?;
-        tx.commit().await.attempt("committing a row of the audit log")?;
-        Ok(row)
-    }
-
     /// Rows after number `after`, oldest first.
     pub async fn audit_entries(&self, after: u64, limit: u64) -> Result<Vec<Entry>> {
         let rows = sqlx::query("SELECT * FROM audit WHERE no > ? ORDER BY no LIMIT ?")
@@ -121,6 +78,44 @@ impl Store {
     }
 }
 
+/// Appends a row to the audit log and returns it.
+pub(crate) async fn audit_append(
+    tx: &mut SqliteConnection,
+    at_ms: u64,
+    who: &str,
+    what: &str,
+    before: &str,
+    after: &str,
+) -> Result<Entry> {
+    let last = sqlx::query("SELECT * FROM audit ORDER BY no DESC LIMIT 1").fetch_optional(&mut *tx).await?;
+    let (no, previous) = match last.as_ref().map(entry).transpose()? {
+        Some(last) => (last.no, last.hash),
+        None => (0, audit::GENESIS),
+    };
+    let mut row = Entry {
+        no: no + 1,
+        at_ms,
+        who: who.into(),
+        what: what.into(),
+        before: before.into(),
+        after: after.into(),
+        hash: audit::GENESIS,
+    };
+    row.hash = row.chained(&previous);
+    sqlx::query("INSERT INTO audit (no, at_ms, who, what, before, after, hash) VALUES (?, ?, ?, ?, ?, ?, ?)")
+        .bind(int(row.no))
+        .bind(int(at_ms))
+        .bind(who)
+        .bind(what)
+        .bind(before)
+        .bind(after)
+        .bind(row.hash.0.as_slice())
+        .execute(tx)
+        .await
+        .attempt("appending to the audit log")?;
+    Ok(row)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +125,9 @@ mod tests {
     async fn three_rows() -> (tempfile::TempDir, Store) {
         let (dir, store) = test_store().await;
         for after in ["1", "2", "3"] {
-            store.audit_append(7, "alice", "thing.set", "null", after).await.unwrap();
+            let mut tx = store.begin().await.unwrap();
+            audit_append(&mut tx, 7, "alice", "thing.set", "null", after).await.unwrap();
+            tx.commit().await.unwrap();
         }
         (dir, store)
     }

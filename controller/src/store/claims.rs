@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::{DeviceId, Digest, GroupId};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::devices::{NewDevice, corrupt, put_device};
@@ -56,7 +56,7 @@ pub(super) fn claim(row: &SqliteRow) -> Result<Claim> {
 
 impl Store {
     /// Stores a claim by the hash of its secret.
-    pub async fn claim_add(&self, claim: &Claim, secret_hash: &Digest) -> Result<()> {
+    pub async fn claim_add(tx: &mut SqliteConnection, claim: &Claim, secret_hash: &Digest) -> Result<()> {
         sqlx::query("INSERT INTO claims (id, secret_hash, device, groups, created_by, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?)")
             .bind(&claim.id)
             .bind(secret_hash.0.as_slice())
@@ -65,7 +65,7 @@ impl Store {
             .bind(&claim.created_by)
             .bind(int(claim.created_ms))
             .bind(int(claim.expires_ms))
-            .execute(self.writer())
+            .execute(tx)
             .await
             .attempt("storing a claim")?;
         Ok(())

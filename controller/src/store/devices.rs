@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dunlin_protocol::{DeviceId, DeviceProfile, Digest, GroupId, Installed, Phase, TaskId};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row};
+use sqlx::{QueryBuilder, Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::certificates::put_certificate;
@@ -181,10 +181,13 @@ impl Store {
         Ok(keys)
     }
 
-    /// Retires, revokes or reinstates a device; returns the state before.
-    pub async fn device_set_state(&self, id: &DeviceId, state: DeviceState) -> Result<DeviceState> {
-        // One transaction: between a look and a change somebody else may revoke it.
-        let mut tx = self.begin().await?;
+    /// Retires, revokes or reinstates a device; returns the state before. The look and the change are in one transaction:
+    /// between them somebody else may revoke it.
+    pub async fn device_set_state(
+        tx: &mut SqliteConnection,
+        id: &DeviceId,
+        state: DeviceState,
+    ) -> Result<DeviceState> {
         let before: Option<String> = sqlx::query_scalar("SELECT state FROM devices WHERE id = ?")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
@@ -202,23 +205,20 @@ impl Store {
         sqlx::query("UPDATE devices SET state = ?1, online = online AND ?1 = 'active' WHERE id = ?2")
             .bind(state.as_str())
             .bind(id.as_str())
-            .execute(&mut *tx)
+            .execute(tx)
             .await
             .attempt("changing the state of a device")?;
-        tx.commit().await.attempt("committing the state of a device")?;
         Ok(before)
     }
 
     /// Makes the groups of a device exactly these; groups come to be when first named.
     pub async fn device_set_groups(
-        &self,
+        tx: &mut SqliteConnection,
         id: &DeviceId,
         groups: &BTreeSet<GroupId>,
         now_ms: u64,
     ) -> Result<()> {
-        let mut tx = self.begin().await?;
-        set_groups(&mut tx, id, groups, now_ms).await?;
-        tx.commit().await.attempt("committing the groups of a device")
+        set_groups(tx, id, groups, now_ms).await
     }
 
     /// Every group with its devices.
@@ -236,19 +236,18 @@ impl Store {
     }
 
     /// Makes an empty group.
-    pub async fn group_add(&self, id: &GroupId, now_ms: u64) -> Result<()> {
+    pub async fn group_add(tx: &mut SqliteConnection, id: &GroupId, now_ms: u64) -> Result<()> {
         sqlx::query("INSERT INTO groups (id, created_ms) VALUES (?, ?) ON CONFLICT DO NOTHING")
             .bind(id.as_str())
             .bind(int(now_ms))
-            .execute(self.writer())
+            .execute(tx)
             .await
             .attempt("making a group")?;
         Ok(())
     }
 
     /// Removes a group and nothing else.
-    pub async fn group_remove(&self, id: &GroupId) -> Result<()> {
-        let mut tx = self.begin().await?;
+    pub async fn group_remove(tx: &mut SqliteConnection, id: &GroupId) -> Result<()> {
         sqlx::query("DELETE FROM device_groups WHERE grp = ?")
             .bind(id.as_str())
             .execute(&mut *tx)
@@ -256,13 +255,13 @@ impl Store {
             .attempt("emptying a group")?;
         let gone = sqlx::query("DELETE FROM groups WHERE id = ?")
             .bind(id.as_str())
-            .execute(&mut *tx)
+            .execute(tx)
             .await
             .attempt("removing a group")?;
         if gone.rows_affected() == 0 {
             return Err(StoreError::NotFound { what: "group", key: id.to_string() });
         }
-        tx.commit().await.attempt("committing the removal of a group")
+        Ok(())
     }
 
     /// What a device runs, by task.

@@ -35,6 +35,7 @@ mod tokens;
 
 pub use admissions::{Admission, AdmissionState, Batch, Expected};
 pub use alerts::Alert;
+pub(crate) use audit::audit_append;
 pub use boots::{BootRow, GapRow};
 pub use certificates::CertificateRow;
 pub use claims::Claim;

@@ -1,15 +1,34 @@
 //! What devices report of their updates, and what they run.
-use dunlin_protocol::{DeviceId, Report};
+use dunlin_protocol::{DeviceId, Digest, Report};
+use dunlin_trust::sha256;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
+use super::alerts::raise;
 use super::{Attempt, Result, Store, int, phase_text, uint};
 use crate::ingest::Record;
 
 /// How far a device's generation may lie above the last assignment in the database, which may be an older copy. More was
 /// counted by stolen keys, or is a lie.
 const GENERATION_AHEAD_MAX: u64 = 1 << 20;
+
+/// Alert: a device goes on from an older copy of its state.
+const STATE_RESTORED: &str = "state_restored";
+
+/// Alert: what is stored of a device is not what it signed for.
+const TELEMETRY_MISMATCH: &str = "telemetry_mismatch";
+/// Windows of one digest that are compared: those of a device that reports every minute are a handful.
+const WINDOWS_COMPARED_MAX: u64 = 10_000;
+
+/// Where a report stands among what its device said.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    /// Its boot.
+    pub(super) boot: i64,
+    /// Whether no later record of that boot is here.
+    pub(super) is_last: bool,
+}
 
 /// A step of an update, a refusal or a fault, as a device reported it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -60,7 +79,12 @@ impl Store {
 }
 
 /// Stores a report: outcomes, indicators, the profile, and what runs now.
-pub(super) async fn store_report(tx: &mut SqliteConnection, record: &Record, report: &Report) -> Result<()> {
+pub(super) async fn store_report(
+    tx: &mut SqliteConnection,
+    record: &Record,
+    report: &Report,
+    order: Order,
+) -> Result<()> {
     let (device, at_ms) = (record.device(), int(record.received_ms()));
     for outcome in &report.outcomes {
         sqlx::query(
@@ -118,6 +142,11 @@ pub(super) async fn store_report(tx: &mut SqliteConnection, record: &Record, rep
             .await
             .attempt("noting the generation of a device")?;
         if current.rows_affected() == 0 {
+            // An agent that has not taken up its journal yet says 0.
+            if report.generation > 0 && order.is_last && is_latest_boot(tx, record, order.boot).await? {
+                let what = format!("it is at generation {} and was further", report.generation);
+                restored(tx, record, &what).await?;
+            }
             return Ok(());
         }
     }
@@ -141,5 +170,88 @@ pub(super) async fn store_report(tx: &mut SqliteConnection, record: &Record, rep
             .await
             .attempt("storing what a device runs")?;
     }
+    Ok(())
+}
+
+/// Whether no boot of the device had a session after this one, and this one had one.
+async fn is_latest_boot(tx: &mut SqliteConnection, record: &Record, boot: i64) -> Result<bool> {
+    let latest: Option<i64> = sqlx::query_scalar(
+        "SELECT no FROM boots WHERE device = ? AND epoch > 0 ORDER BY epoch DESC, no DESC LIMIT 1",
+    )
+    .bind(record.device().as_str())
+    .fetch_optional(tx)
+    .await
+    .attempt("looking up the latest boot of a device")?;
+    Ok(latest == Some(boot))
+}
+
+/// Compares a window that came again with what was stored under its number: a machine that was set back with its memory
+/// counts the same numbers for other records.
+pub(super) async fn same_window(
+    tx: &mut SqliteConnection,
+    boot: i64,
+    record: &Record,
+    bytes: &[u8],
+) -> Result<()> {
+    let stored: Option<Vec<u8>> =
+        sqlx::query_scalar("SELECT body FROM windows WHERE boot_no = ? AND seq = ?")
+            .bind(boot)
+            .bind(int(record.seq()))
+            .fetch_optional(&mut *tx)
+            .await
+            .attempt("looking up a window that came again")?;
+    if stored.is_some_and(|stored| stored != bytes) {
+        restored(tx, record, &format!("record {} came again with another content", record.seq())).await?;
+    }
+    Ok(())
+}
+
+/// Compares the windows since the report before with those that the device counted into its digest, if every window of the
+/// boot is here and none has gone with its time.
+pub(super) async fn compare_windows(
+    tx: &mut SqliteConnection,
+    boot: i64,
+    record: &Record,
+    report: &Report,
+) -> Result<()> {
+    let Some(digest) = report.windows_digest.filter(|digest| digest.n <= WINDOWS_COMPARED_MAX) else {
+        return Ok(());
+    };
+    let stored: i64 = sqlx::query_scalar("SELECT windows_stored FROM boots WHERE no = ?")
+        .bind(boot)
+        .fetch_one(&mut *tx)
+        .await
+        .attempt("counting the windows of a boot")?;
+    let bodies: Vec<Vec<u8>> = sqlx::query_scalar(
+        "SELECT body FROM windows WHERE boot_no = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+    )
+    .bind(boot)
+    .bind(int(record.seq()))
+    .bind(int(digest.n))
+    .fetch_all(&mut *tx)
+    .await
+    .attempt("reading the windows of a digest")?;
+    if uint(stored) != report.windows_closed || bodies.len() as u64 != digest.n {
+        return Ok(());
+    }
+    let chain = |so_far: Digest, body: &Vec<u8>| sha256(&[&so_far.0[..], body].concat());
+    if bodies.iter().rev().fold(Digest([0; 32]), chain) != digest.sha256 {
+        let device = record.device();
+        tracing::error!(%device, "the windows that are stored are not those that the device closed");
+        let detail = format!("the windows stored of {device} are not those that it closed");
+        let facts = serde_json::json!({ "boot": record.boot(), "report": record.seq(), "windows": digest.n });
+        let subject = format!("device:{device}");
+        raise(tx, TELEMETRY_MISMATCH, &subject, &detail, &facts, record.received_ms()).await?;
+    }
+    Ok(())
+}
+
+async fn restored(tx: &mut SqliteConnection, record: &Record, what: &str) -> Result<()> {
+    let device = record.device();
+    tracing::warn!(%device, what, "a device goes on from an older copy of its state");
+    let detail =
+        format!("{device} goes on from an older copy of its state: {what}; find out who restored it");
+    let facts = serde_json::json!({ "boot": record.boot(), "record": record.seq() });
+    raise(tx, STATE_RESTORED, &format!("device:{device}"), &detail, &facts, record.received_ms()).await?;
     Ok(())
 }

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 
 use dunlin_protocol::{DeviceId, Now, ReasonCode, ReleaseId, TaskId};
 use dunlin_rollout::{Order, OrderError, Plan, Policy, Report};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use super::row::{Read, id, json, parse, read_all, sound};
 use super::{Attempt, Result, Store, StoreError, int, phase_of, uint};
@@ -70,23 +70,19 @@ fn outcome(row: &SqliteRow) -> Result<DeviceOutcome> {
     })
 }
 
-/// Times an order is given anew because the planner moved the rollout first; its looks are much further apart.
-const ORDER_TRIES: u32 = 5;
-
 /// Every rollout with its newest plan, also those that lack it.
 pub(super) const ROLLOUTS: &str = "SELECT r.*, p.body AS body FROM rollouts r LEFT JOIN plans p ON p.rollout = r.id AND p.generation = r.generation";
 
 impl Store {
     /// Stores a new rollout; one that a run made before is left as it is. Returns whether it is new.
     pub async fn rollout_add(
-        &self,
+        tx: &mut SqliteConnection,
         plan: &Plan,
         policy: &Policy,
         by: &str,
         run: Option<&str>,
         now_ms: u64,
     ) -> Result<bool> {
-        let mut tx = self.begin().await?;
         let added = sqlx::query(
             "INSERT INTO rollouts (id, task, policy, cause, created_by, created_ms, run, generation, state, updated_ms)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?6) ON CONFLICT DO NOTHING",
@@ -106,58 +102,36 @@ impl Store {
         if added.rows_affected() == 0 {
             return Ok(false);
         }
-        plan_insert(&mut tx, plan, now_ms).await?;
-        tx.commit().await.attempt("committing a rollout")?;
+        plan_insert(tx, plan, now_ms).await?;
         Ok(true)
     }
 
     /// Stores the next plan of a rollout. It is refused if the rollout has moved on from the plan's parent.
     pub async fn plan_add(&self, plan: &Plan, now_ms: u64) -> Result<()> {
         let mut tx = self.begin().await?;
-        let moved = sqlx::query(
-            "UPDATE rollouts SET generation = ?, state = ?, updated_ms = ? WHERE id = ? AND generation = ?",
-        )
-        .bind(int(plan.generation))
-        .bind(plan.state.name())
-        .bind(int(now_ms))
-        .bind(&plan.rollout)
-        .bind(plan.parent.map(int))
-        .execute(&mut *tx)
-        .await
-        .attempt("moving a rollout on")?;
-        if moved.rows_affected() == 0 {
-            return Err(StoreError::Conflict(format!(
-                "rollout {} has moved on in the meantime; look again",
-                plan.rollout
-            )));
-        }
-        plan_insert(&mut tx, plan, now_ms).await?;
+        move_on(&mut tx, plan, now_ms).await?;
         tx.commit().await.attempt("committing a plan")
     }
 
-    /// Gives an order to a rollout as it stands, whatever the planner does to it meanwhile; returns how it stood.
+    /// Gives an order to a rollout as it stands; returns how it stood. The planner does not move it meanwhile, because the
+    /// transaction is the only one that writes.
     ///
     /// # Errors
     /// The outer one is of the database. The inner one says that such a rollout can not be told so.
     pub async fn rollout_order(
         &self,
+        tx: &mut SqliteConnection,
         rollout: &str,
         order: &Order,
         now: Now,
     ) -> Result<std::result::Result<RolloutRow, OrderError>> {
-        let mut tries = 1;
-        loop {
-            let row = self.rollout(rollout).await?;
-            let next = match row.plan.order(order.clone(), now) {
-                Ok(next) => next,
-                Err(error) => return Ok(Err(error)),
-            };
-            match self.plan_add(&next, now.wall_ms.unwrap_or_default()).await {
-                Ok(()) => return Ok(Ok(row)),
-                Err(StoreError::Conflict(_)) if tries < ORDER_TRIES => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
+        let row = self.rollout(rollout).await?;
+        let next = match row.plan.order(order.clone(), now) {
+            Ok(next) => next,
+            Err(error) => return Ok(Err(error)),
+        };
+        move_on(tx, &next, now.wall_ms.unwrap_or_default()).await?;
+        Ok(Ok(row))
     }
 
     /// Keeps the last report of a rollout.
@@ -291,6 +265,28 @@ impl Store {
         };
         Ok((sound(&rows, read), last))
     }
+}
+
+/// Stores the next plan of a rollout that has not moved on from the plan's parent.
+async fn move_on(tx: &mut SqliteConnection, plan: &Plan, now_ms: u64) -> Result<()> {
+    let moved = sqlx::query(
+        "UPDATE rollouts SET generation = ?, state = ?, updated_ms = ? WHERE id = ? AND generation = ?",
+    )
+    .bind(int(plan.generation))
+    .bind(plan.state.name())
+    .bind(int(now_ms))
+    .bind(&plan.rollout)
+    .bind(plan.parent.map(int))
+    .execute(&mut *tx)
+    .await
+    .attempt("moving a rollout on")?;
+    if moved.rows_affected() == 0 {
+        return Err(StoreError::Conflict(format!(
+            "rollout {} has moved on in the meantime; look again",
+            plan.rollout
+        )));
+    }
+    plan_insert(tx, plan, now_ms).await
 }
 
 async fn plan_insert(tx: &mut sqlx::SqliteConnection, plan: &Plan, now_ms: u64) -> Result<()> {

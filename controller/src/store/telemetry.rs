@@ -2,13 +2,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_protocol::weaken::{self, Defence};
-use dunlin_protocol::{AckRange, DeviceId, Gap, TaskId, Window};
+use dunlin_protocol::{AckRange, DeviceId, Gap, Report, TaskId, Window};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use super::boots::{Boots, boot, close_boots, status_changed};
 use super::commands::store_reply;
-use super::reports::store_report;
+use super::reports::{Order, compare_windows, same_window, store_report};
 use super::{Attempt, Result, Store, StoreError, int, uint};
 use crate::ingest::Record;
 use crate::ingest::record::Body;
@@ -56,6 +56,7 @@ impl Store {
         let mut boots = Boots::new();
         let mut windows: Vec<(i64, &Record, &Window, &[u8])> = Vec::with_capacity(records.len());
         let mut heard: BTreeMap<&DeviceId, u64> = BTreeMap::new();
+        let mut digests: Vec<(i64, &Record, &Report)> = Vec::new();
         let mut tx = self.begin().await?;
         for record in records {
             let (device, at_ms) = (record.device(), record.received_ms());
@@ -74,6 +75,9 @@ impl Store {
             if home.seen.contains(record.seq()) && !weaken::off(Defence::Once) {
                 out.duplicates += 1;
                 home.repeated += 1;
+                if let Body::Window(_, bytes) = &record.body {
+                    same_window(&mut tx, home.no, record, bytes).await?;
+                }
                 continue;
             }
             if home.seen.insert(record.seq(), record.seq()).is_err() {
@@ -91,7 +95,9 @@ impl Store {
                 }
                 Body::Report(report) => {
                     home.closed = home.closed.max(report.windows_closed);
-                    store_report(&mut tx, record, report).await?;
+                    let order = Order { boot: home.no, is_last: home.seen.is_last(record.seq()) };
+                    store_report(&mut tx, record, report, order).await?;
+                    digests.push((home.no, record, report));
                     out.news = true;
                 }
                 Body::Samples(samples) => {
@@ -116,6 +122,9 @@ impl Store {
         }
         insert_windows(&mut tx, &windows).await?;
         close_boots(&mut tx, &boots).await?;
+        for (boot, record, report) in digests {
+            compare_windows(&mut tx, boot, record, report).await?;
+        }
         touch(&mut tx, &heard).await?;
         tx.commit().await.attempt("committing a batch of records")?;
         for ((device, id), boot) in boots {

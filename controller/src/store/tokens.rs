@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::Digest;
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::row::sound;
@@ -54,7 +54,7 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRow> {
 
 impl Store {
     /// Stores a token by the hash of its secret. Secrets are 256 random bits, so a plain hash is enough.
-    pub async fn token_add(&self, row: &TokenRow, secret: &str) -> Result<()> {
+    pub async fn token_add(tx: &mut SqliteConnection, row: &TokenRow, secret: &str) -> Result<()> {
         let scopes: Vec<&str> = row.scopes.iter().map(|scope| scope.as_str()).collect();
         sqlx::query(
             "INSERT INTO tokens (id, name, hash, scopes, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?)",
@@ -65,7 +65,7 @@ impl Store {
         .bind(scopes.join(","))
         .bind(int(row.created_ms))
         .bind(row.expires_ms.map(int))
-        .execute(self.writer())
+        .execute(tx)
         .await
         .attempt("storing a token")?;
         Ok(())
@@ -83,7 +83,7 @@ impl Store {
         .attempt("looking a token up")?;
         let Some(row) = row else { return Ok(None) };
         let scopes = scopes(row.try_get("id")?, row.try_get("scopes")?)?;
-        Ok(Some(Caller { name: row.try_get("name")?, scopes }))
+        Ok(Some(Caller { id: row.try_get("id")?, name: row.try_get("name")?, scopes }))
     }
 
     /// Every token that can be read, oldest first.
@@ -92,10 +92,9 @@ impl Store {
         Ok(sound(&rows, token))
     }
 
-    /// Revokes a token and returns what it was. The last administrator's stays: nobody could make another.
-    pub async fn token_revoke(&self, id: &str, now_ms: u64) -> Result<TokenRow> {
-        // One transaction: two administrators who revoke each other's must not both succeed.
-        let mut tx = self.begin().await?;
+    /// Revokes a token and returns what it was. The last administrator's stays: nobody could make another. The look and the
+    /// change are in one transaction, so that two administrators who revoke each other's do not both succeed.
+    pub async fn token_revoke(tx: &mut SqliteConnection, id: &str, now_ms: u64) -> Result<TokenRow> {
         let rows = sqlx::query(ALL).fetch_all(&mut *tx).await.attempt("listing tokens")?;
         let tokens = sound(&rows, token);
         let valid = |row: &&TokenRow| {
@@ -112,10 +111,9 @@ impl Store {
         let done = sqlx::query("UPDATE tokens SET revoked_ms = ? WHERE id = ? AND revoked_ms IS NULL")
             .bind(int(now_ms))
             .bind(id)
-            .execute(&mut *tx)
+            .execute(tx)
             .await
             .attempt("revoking a token")?;
-        tx.commit().await.attempt("committing the end of a token")?;
         match before {
             Some(before) if done.rows_affected() > 0 => Ok(before),
             Some(_) | None => Err(StoreError::NotFound { what: "valid token", key: id.to_owned() }),
@@ -139,23 +137,36 @@ mod tests {
         }
     }
 
+    async fn add(store: &Store, row: &TokenRow, secret: &str) {
+        let mut tx = store.begin().await.unwrap();
+        Store::token_add(&mut tx, row, secret).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn revoke(store: &Store, id: &str, now_ms: u64) -> Result<TokenRow> {
+        let mut tx = store.begin().await.unwrap();
+        let before = Store::token_revoke(&mut tx, id, now_ms).await?;
+        tx.commit().await.unwrap();
+        Ok(before)
+    }
+
     #[tokio::test]
     async fn a_token_counts_until_it_expires_or_is_revoked() {
         let (_dir, store) = test_store().await;
-        store.token_add(&row("a", Some(100)), "secret-a").await.unwrap();
-        store.token_add(&row("b", None), "secret-b").await.unwrap();
+        add(&store, &row("a", Some(100)), "secret-a").await;
+        add(&store, &row("b", None), "secret-b").await;
         assert_eq!(store.caller("secret-a", 99).await.unwrap().unwrap().name, "a");
         assert!(store.caller("secret-a", 100).await.unwrap().is_none());
         assert!(store.caller("secret-x", 1).await.unwrap().is_none());
-        store.token_revoke("b", 5).await.unwrap();
+        revoke(&store, "b", 5).await.unwrap();
         assert!(store.caller("secret-b", 6).await.unwrap().is_none());
-        assert!(store.token_revoke("b", 7).await.is_err());
+        assert!(revoke(&store, "b", 7).await.is_err());
     }
 
     #[tokio::test]
     async fn a_damaged_row_is_an_error_that_names_it() {
         let (_dir, store) = test_store().await;
-        store.token_add(&row("a", None), "secret-a").await.unwrap();
+        add(&store, &row("a", None), "secret-a").await;
         sqlx::query("UPDATE tokens SET scopes = 'emperor'").execute(store.writer()).await.unwrap();
         let error = store.caller("secret-a", 1).await.unwrap_err();
         assert!(matches!(&error, StoreError::Corrupt { table: "tokens", row, .. } if row == "a"), "{error}");

@@ -163,7 +163,7 @@ impl Context {
                     &self.state,
                     &plan,
                     &self.run.definition.rollout,
-                    "trainer",
+                    ("trainer", "trainer"),
                     Some(&self.run.id),
                 )
                 .await?;

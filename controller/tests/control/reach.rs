@@ -125,8 +125,13 @@ impl World {
         };
         let lineup = LineUp::new(champion.clone(), None);
         let task = TaskAssignment { task: "meter".parse().unwrap(), lineup, probation, deadline_ms: None };
-        let assignment =
-            Assignment { device: device.clone(), generation, correlation: String::new(), tasks: vec![task] };
+        let assignment = Assignment {
+            device: device.clone(),
+            class: None,
+            generation,
+            correlation: String::new(),
+            tasks: vec![task],
+        };
         let store = &self.controller.state.store;
         store.assignment_put(&assignment, &BTreeMap::new(), clock::wall_ms()).await.unwrap();
     }

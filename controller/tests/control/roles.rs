@@ -118,7 +118,7 @@ async fn a_token_ends_by_time_and_by_word_and_the_last_administrator_stays() {
 async fn what_changes_the_fleet_is_in_the_log_with_who_what_before_and_after() {
     let world = world().await;
     world.enrolled("a").await;
-    let (_, alice) = world.token("alice", &[Scope::Operator, Scope::Releaser], None).await;
+    let (id, alice) = world.token("alice", &[Scope::Operator, Scope::Releaser], None).await;
     let steps = [
         (Method::PUT, "/v1/groups/north", Value::Null, "group.create"),
         (Method::PUT, "/v1/devices/a/groups", json!(["north"]), "device.groups"),
@@ -137,7 +137,7 @@ async fn what_changes_the_fleet_is_in_the_log_with_who_what_before_and_after() {
         let rows = world.get("/v1/audit").await.1;
         let new = &rows.as_array().unwrap()[before..];
         assert_eq!(new.len(), 1, "{what}");
-        assert_eq!((&new[0]["who"], &new[0]["what"]), (&json!("alice"), &json!(what)));
+        assert_eq!((&new[0]["who"], &new[0]["what"]), (&json!(format!("alice ({id})")), &json!(what)));
         assert!(new[0]["before"] != new[0]["after"], "{}", new[0]);
     }
     let rows = world.get("/v1/audit").await.1;
@@ -145,6 +145,17 @@ async fn what_changes_the_fleet_is_in_the_log_with_who_what_before_and_after() {
     assert!(removed["before"].as_str().unwrap().contains("\"a\""), "who was in the group: {removed}");
     let names: BTreeSet<_> = rows.as_array().unwrap().iter().map(|row| row["no"].as_u64().unwrap()).collect();
     assert_eq!(names.len() as u64, *names.last().unwrap(), "numbers without holes");
+    world.controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_not_called_like_a_part_of_the_controller_or_a_device() {
+    let world = world().await;
+    for name in ["planner", "trainer", "init", "dunlin key", "controller", "device a", "claim x", "batch x"] {
+        let (status, answer) = world.post("/v1/tokens", json!({ "name": name, "scopes": ["viewer"] })).await;
+        assert_eq!(status, 400, "{name}: {answer}");
+    }
+    assert_eq!(world.get("/v1/tokens").await.1.as_array().unwrap().len(), 1);
     world.controller.stop().await;
 }
 

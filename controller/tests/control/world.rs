@@ -41,7 +41,7 @@ pub(crate) fn hold_ceremony(dir: &Path, data: &Path) {
     keys::ceremony(
         &dir.join("offline"),
         &online,
-        CeremonyOptions { threshold: 1, n: 1, now_ms: clock::wall_ms() },
+        CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: clock::wall_ms() },
     )
     .unwrap();
     Repos::open(data).unwrap().import(&dir.join("offline/public"), clock::wall_ms()).unwrap();

@@ -91,7 +91,8 @@ impl World {
         let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
         let safe = folder.path().join("safe");
         let now_ms = clock::wall_ms();
-        keys::ceremony(&safe, &online, CeremonyOptions { threshold: 1, n: 1, now_ms }).unwrap();
+        keys::ceremony(&safe, &online, CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms })
+            .unwrap();
         let repos = Arc::new(Repos::open(&data).unwrap());
         repos.import(&safe.join("public"), now_ms).unwrap();
         let store = Store::open(&data.join("dunlin.db")).await.unwrap();
@@ -112,6 +113,7 @@ impl World {
                 labels: schema().labels,
                 metrics: BTreeMap::from([("accuracy_ppm".to_owned(), 900_000), ("n".to_owned(), 400)]),
                 licence: "MIT".into(),
+                classes: Default::default(),
             };
             registry.push(push, "ann").await.unwrap();
         }
@@ -161,7 +163,9 @@ impl World {
             ops: ops(),
             agent: "0.1.0".into(),
         };
-        self.store.claim_add(&claim, &hash).await.unwrap();
+        let mut tx = self.store.begin().await.unwrap();
+        Store::claim_add(&mut tx, &claim, &hash).await.unwrap();
+        tx.commit().await.unwrap();
         let issued = Issued {
             pem: String::new(),
             spki: vec![i as u8; 4],

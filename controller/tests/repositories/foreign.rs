@@ -15,11 +15,12 @@ use dunlin_controller::identity::Issued;
 use dunlin_controller::keys::{self, Keyring, OfflineRole, OnlineRole, Request, RoleChange};
 use dunlin_controller::repo::{Offline, Repos};
 use dunlin_controller::serve::Controller;
-use dunlin_controller::store::{Claim, NewDevice};
+use dunlin_controller::store::{Claim, NewDevice, Store};
 use dunlin_controller::{clock, init};
 use dunlin_protocol::Digest;
 use dunlin_trust::{RepoKind, Signer};
 
+use super::delegation::{delegate, task, team};
 use super::world::{World, assignment, data, offline, profile};
 
 /// Longest run of a client; it asks for some ten small files on loopback.
@@ -206,6 +207,22 @@ fn foreign_clients_follow_downloads_delegations_rotations_and_thresholds() {
         client.gets("meter.3.json", b"three");
     }
 
+    // A task gets signers of its own, who list one more release; what was listed before is found where it went.
+    let five = Request { add: vec![world.release("meter.5.json", b"five")], ..Request::default() };
+    let delegated = delegate(&world, &fresh, 2, 1, vec![], now_ms);
+    world.publish(&delegated, now_ms).unwrap();
+    let role = world.repos.image().unwrap().stored().delegated.remove("task-meter").unwrap();
+    let signed = keys::sign_task(&task(), role.as_slice(), &five, &team(&world), now_ms).unwrap();
+    world.repos.publish_task(&task(), &signed, now_ms).unwrap();
+    world.repos.publish_assignment(&assignment(DEVICE, 3, "meter@5"), now_ms).unwrap();
+    for (repo, client) in &clients {
+        client.gets("meter.5.json", b"five");
+        if *repo == RepoKind::Image {
+            client.gets("meter.3.json", b"three");
+            client.gets("auto.meter.gbdt.1.json", b"retrained");
+        }
+    }
+
     // After a break-in every online role of both repositories gets another key, which the offline ones name.
     let held_keys = data(&world.folder).join("keys");
     fs::rename(&held_keys, world.folder.path().join("old-keys")).unwrap();
@@ -215,10 +232,11 @@ fn foreign_clients_follow_downloads_delegations_rotations_and_thresholds() {
     let retrained_key = Some(online.of(OnlineRole::Retrained).declared().clone());
     let request = Request { retrained_key, ..Request::default() };
     let targets = keys::sign_targets(&current_targets(&world), &request, &fresh, now_ms).unwrap();
-    world.publish(&Offline { image_root, director_root, targets: Some(targets) }, now_ms).unwrap();
-    world.repos.publish_assignment(&assignment(DEVICE, 3, "meter@3"), now_ms).unwrap();
+    let renewed = Offline { image_root, director_root, targets: Some(targets), ..Offline::default() };
+    world.publish(&renewed, now_ms).unwrap();
+    world.repos.publish_assignment(&assignment(DEVICE, 4, "meter@5"), now_ms).unwrap();
     for (repo, client) in &clients {
-        client.gets("meter.3.json", b"three");
+        client.gets("meter.5.json", b"five");
         let held: serde_json::Value =
             serde_json::from_slice(&fs::read(client.folder.join("metadata/timestamp.json")).unwrap())
                 .unwrap();
@@ -240,7 +258,7 @@ fn foreign_clients_follow_downloads_delegations_rotations_and_thresholds() {
         refuse.insert(format!("{bent:?}"));
         for (repo, client) in &clients {
             let refuses = refuse.contains(&format!("{repo:?}"));
-            assert_eq!(client.fetch(&["meter.3.json"]).is_err(), refuses, "{:?} of {repo:?}", client.kind);
+            assert_eq!(client.fetch(&["meter.5.json"]).is_err(), refuses, "{:?} of {repo:?}", client.kind);
         }
     }
 }
@@ -263,7 +281,8 @@ async fn foreign_clients_read_what_a_running_controller_serves() {
     let token = init::init(&data, &options).await.unwrap();
     let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
     let safe = folder.path().join("safe");
-    keys::ceremony(&safe, &online, keys::CeremonyOptions { threshold: 1, n: 1, now_ms }).unwrap();
+    let options = keys::CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms };
+    keys::ceremony(&safe, &online, options).unwrap();
     let repos = Repos::open(&data).unwrap();
     repos.import(&safe.join("public"), now_ms).unwrap();
     let world = World { folder, repos };
@@ -306,7 +325,9 @@ async fn enrol(controller: &Controller, device: &str) {
     let issued =
         Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
     let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile() });
-    store.claim_add(&claim, &Digest([1; 32])).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
+    tx.commit().await.unwrap();
     store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
 }
 

@@ -1,6 +1,7 @@
 //! From ceremony to device, on real files.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod delegation;
 mod export;
 mod foreign;
 mod publishing;

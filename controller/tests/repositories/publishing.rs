@@ -134,7 +134,7 @@ fn files_are_signed_anew_before_they_expire_and_only_then() {
     let files = |folder: &str| fs::read_dir(data(&world.folder).join(folder)).unwrap().count();
     assert!(files("repo/director/pole-1") < 40 && files("repo/image") < 40, "old files pile up");
     // What is signed offline does expire, and then says so.
-    let late = world.repos.check(&device.id, image, director, START_MS + 366 * DAY_MS);
+    let late = world.repos.check(&device.id, image, director, None, START_MS + 366 * DAY_MS);
     assert!(matches!(late, Err(RepoError::Trust { source: TrustError::Expired { .. }, .. })));
 }
 

@@ -30,7 +30,7 @@ fn online_keys_can_be_replaced() {
     let [image_root, director_root] = roots.map(Some);
     let half = Offline { image_root: image_root.clone(), ..Offline::default() };
     assert!(Repos::publish_offline(&data(&world.folder), &half, START_MS).is_err());
-    let whole = Offline { image_root, director_root, targets: Some(targets) };
+    let whole = Offline { image_root, director_root, targets: Some(targets), ..Offline::default() };
     Repos::publish_offline(&data(&world.folder), &whole, START_MS).unwrap();
     world.reopen();
     assert_eq!(world.repos.approvals().unwrap().len(), 1);

@@ -119,8 +119,8 @@ fn a_ceremony_for_another_controller_is_refused() {
 fn thresholds_without_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let online = keys::create_online(folder.path()).unwrap();
-    for (threshold, n) in [(0, 1), (3, 2), (1, 17)] {
-        let options = CeremonyOptions { threshold, n, now_ms: START_MS };
+    for (threshold, root_threshold, n) in [(0, 1, 1), (1, 0, 1), (3, 1, 2), (1, 3, 2), (1, 1, 17)] {
+        let options = CeremonyOptions { threshold, root_threshold, n, now_ms: START_MS };
         assert!(matches!(
             keys::ceremony(&folder.path().join("o"), &online, options),
             Err(KeyError::Threshold { .. })
@@ -156,8 +156,10 @@ fn signers_are_kept_from_mistakes() {
 fn a_sealed_ceremony_leaves_no_key_in_clear() {
     let folder = tempfile::tempdir().unwrap();
     let online = keys::create_online(&data(&folder)).unwrap();
-    let (safe, options) =
-        (folder.path().join("safe"), CeremonyOptions { threshold: 1, n: 1, now_ms: START_MS });
+    let (safe, options) = (
+        folder.path().join("safe"),
+        CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: START_MS },
+    );
     let passphrase = Passphrase::new("correct horse battery\n".to_owned());
     let short = keys::sealed_ceremony(
         &safe,
@@ -219,7 +221,7 @@ fn a_key_in_clear_can_be_sealed_later() {
 fn a_second_ceremony_does_not_mix_with_the_first() {
     let world = World::new();
     let online = keys::OnlineKeys::read(&data(&world.folder).join("keys/online.json")).unwrap();
-    let options = CeremonyOptions { threshold: 1, n: 1, now_ms: START_MS };
+    let options = CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: START_MS };
     let before = fs::read(world.folder.path().join("safe/public/image/1.root.json")).unwrap();
     assert!(keys::ceremony(&world.folder.path().join("safe"), &online, options).is_err());
     assert_eq!(fs::read(world.folder.path().join("safe/public/image/1.root.json")).unwrap(), before);

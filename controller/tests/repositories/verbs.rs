@@ -3,7 +3,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dunlin_controller::keys;
+use dunlin_controller::store::Store;
+use dunlin_controller::{init, keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -107,4 +108,64 @@ fn two_people_with_passphrases_approve_rotate_and_revoke() {
     let alone = desk.key("sign --current last.json --keys holder-1 --out never.json").unwrap_err();
     assert!(alone.contains("passphrase"), "{alone}");
     assert!(!desk.path("never.json").exists());
+}
+
+#[test]
+fn a_task_gets_signers_of_its_own() {
+    let desk = Desk { folder: tempfile::tempdir().unwrap() };
+    keys::create_online(&desk.path("data")).unwrap();
+    desk.key("ceremony --plain --online data/keys/online.json --out kit").unwrap();
+    let made = fs::read_dir(desk.path("kit/private")).unwrap().count();
+    assert_eq!(made, 9, "three keys each of both roots and the targets");
+    desk.key("import --data data --from kit/public").unwrap();
+    let delegate = "delegate --task meter --keys kit/private --task-keys team";
+    let first = format!(
+        "{delegate} --current data/repo/image/1.targets.json --new 2 --plain --line dial --out t.json --task-out m.json"
+    );
+    let made = desk.key(&first).unwrap();
+    assert_eq!((&made["targets"]["version"], &made["task"]["version"]), (&json!(2), &json!(1)));
+    let alone = desk.key("publish --data data --targets t.json").unwrap_err();
+    assert!(alone.contains("together"), "{alone}");
+    desk.key("publish --data data --targets t.json --task meter=m.json").unwrap();
+
+    // The team raises a floor; another person of it signs the same file.
+    fs::write(desk.path("request.json"), json!({ "floors": { "dial": 2 } }).to_string()).unwrap();
+    let current = "--current data/repo/image/1.task-meter.json";
+    desk.key(&format!("sign --task meter {current} --request request.json --keys team --out m.json"))
+        .unwrap();
+    let signed = desk.key("cosign --file m.json --task meter --keys team").unwrap();
+    assert_eq!(signed["signed_by"].as_array().unwrap().len(), 2);
+    desk.key("publish --data data --task meter=m.json").unwrap();
+    assert!(desk.key(&format!("sign --task gate {current} --keys team --out never.json")).is_err());
+
+    // One of its keys is taken away, and two must sign from then on: there is one left.
+    let id = desk.key("show team/task-meter.key-1.pem").unwrap()["id"].as_str().unwrap().to_owned();
+    let next = format!(
+        "{delegate} --current t.json --current-task m.json --revoke {id} --out t2.json --task-out m2.json"
+    );
+    assert!(desk.key(&format!("{next} --threshold 2")).unwrap_err().contains("threshold of 2 of 1"));
+    desk.key(&next).unwrap();
+    let published = desk.key("publish --data data --targets t2.json --task meter=m2.json").unwrap();
+    assert_eq!(published["targets"], 3);
+}
+
+#[tokio::test]
+async fn what_is_done_beside_a_controller_is_in_its_audit_log() {
+    let desk = Desk { folder: tempfile::tempdir().unwrap() };
+    let any = "127.0.0.1:0".parse().ok();
+    let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
+    init::init(&desk.path("data"), &options).await.unwrap();
+    desk.key("ceremony --plain --online data/keys/online.json --out kit --keys 1 --threshold 1").unwrap();
+    desk.key("import --data data --from kit/public").unwrap();
+    desk.key("sign --current kit/public/image/1.targets.json --keys kit/private --out t.json").unwrap();
+    desk.key("publish --data data --targets t.json").unwrap();
+    let store = Store::open(&desk.path("data").join(init::DATABASE)).await.unwrap();
+    let rows = store.audit_entries(0, 10).await.unwrap();
+    let rows: Vec<_> = rows.iter().map(|row| (row.who.as_str(), row.what.as_str())).collect();
+    let expected = [("init", "controller.init"), ("dunlin key", "key.import"), ("dunlin key", "key.publish")];
+    assert_eq!(rows, expected);
+    assert!(store.audit_verify().await.unwrap().is_ok());
+    let last = store.audit_last().await.unwrap().unwrap();
+    let digest = dunlin_trust::pin(&fs::read(desk.path("t.json")).unwrap()).to_string();
+    assert!(last.after.contains(&digest), "{last:?}");
 }

@@ -32,7 +32,7 @@ impl World {
     pub(crate) fn at(now_ms: u64, threshold: u32, n: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let online = keys::create_online(&data(&folder)).unwrap();
-        let options = CeremonyOptions { threshold, n, now_ms };
+        let options = CeremonyOptions { threshold, root_threshold: threshold, n, now_ms };
         let made = keys::ceremony(&folder.path().join("safe"), &online, options).unwrap();
         let repos = Repos::open(&data(&folder)).unwrap();
         repos.import(&folder.path().join("safe/public"), now_ms).unwrap();
@@ -140,7 +140,8 @@ impl Device {
     }
 
     pub(crate) fn ask(&self, world: &World, now_ms: u64) -> Check {
-        world.repos.check(&self.id, self.image.versions(), self.director.versions(), now_ms).unwrap()
+        let (image, director) = (self.image.versions(), self.director.versions());
+        world.repos.check(&self.id, image, director, Some(&self.image.role_versions()), now_ms).unwrap()
     }
 
     pub(crate) fn check(&mut self, world: &World, now_ms: u64) -> Result<Verified<Approved>, TrustError> {

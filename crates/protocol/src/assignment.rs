@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceId, LineUp, TaskId};
+use crate::{ClassName, DeviceId, LineUp, TaskId};
 
 /// How long a release is watched beside the one it replaces, and what ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub struct TaskAssignment {
 pub struct Assignment {
     /// The device it is meant for; named even if `tasks` is empty.
     pub device: DeviceId,
+    /// The hardware class it was chosen for; absent in assignments of controllers before this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<ClassName>,
     /// Strictly rising per device.
     pub generation: u64,
     /// Echoed in every report about it.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Arch, Counts, Digest, ModelName, ReleaseId, TaskId, TensorSpec};
+use crate::{Arch, ClassName, Counts, Digest, ModelName, ReleaseId, TaskId, TensorSpec};
 
 /// The kind of inference a task asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Hard {
     /// Architectures; empty means any.
     #[serde(default)]
     pub arch: BTreeSet<Arch>,
+    /// Hardware classes it is approved for; empty means any.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub classes: BTreeSet<ClassName>,
     /// Operators the graph needs.
     pub ops: BTreeSet<String>,
     /// Bytes of all blobs together.
@@ -66,6 +69,17 @@ pub struct Hard {
     /// Oldest agent release that runs it, empty means any.
     #[serde(default)]
     pub min_agent: String,
+}
+
+impl Hard {
+    /// Whether these are the constraints of a manifest, as its signers put their names to them: the same, or for fewer
+    /// hardware classes.
+    pub fn approves(&self, manifest: &Self) -> bool {
+        let fewer = !self.classes.is_empty()
+            && (manifest.classes.is_empty() || self.classes.is_subset(&manifest.classes));
+        let alike = Self { classes: manifest.classes.clone(), ..self.clone() } == *manifest;
+        alike && (fewer || self.classes == manifest.classes)
+    }
 }
 
 /// How a release came to be.

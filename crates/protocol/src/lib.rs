@@ -64,7 +64,10 @@ pub use reason::ReasonCode;
 pub use tensor::{DType, GoldenSet, TensorData, TensorSpec};
 pub use time::{BootId, Now};
 pub use topic::{Down, Topic, Up};
-pub use up::{Gap, Indicator, Installed, Outcome, Phase, Reply, Report, Sample, SampleKind, Samples, Status};
+pub use up::{
+    Gap, Indicator, Installed, Outcome, Phase, Reply, Report, Sample, SampleKind, Samples, Status,
+    WindowsDigest,
+};
 pub use window::{Confusion, Counts, PairCounts, ResourceUse, Sketch, Window};
 
 /// Version of the message schemas in this crate; carried by every envelope.

@@ -85,6 +85,8 @@ reasons! {
     LineupConflict = "lineup_conflict",
     /// The release is not built for this architecture.
     ArchMismatch = "arch_mismatch",
+    /// The release is not approved for this hardware class, or the assignment is for another one.
+    ClassMismatch = "class_mismatch",
     /// The release needs operators this agent does not run.
     OpsMissing = "ops_missing",
     /// The release needs more memory than the budget.

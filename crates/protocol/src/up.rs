@@ -108,6 +108,16 @@ pub struct Installed {
     pub proof_bytes: Option<u64>,
 }
 
+/// Windows that were closed since the report before, so that a controller's copy of them can be compared with what the
+/// device counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowsDigest {
+    /// How many.
+    pub n: u64,
+    /// Beginning with 32 zero bytes, the SHA-256 of the digest so far and the next window's body, in their order.
+    pub sha256: Digest,
+}
+
 /// Body of `up/report`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -127,6 +137,9 @@ pub struct Report {
     pub profile: Option<DeviceProfile>,
     /// Windows closed and spooled in this boot, so that the controller can prove that it holds them all.
     pub windows_closed: u64,
+    /// Those since the last report; absent if there were none, and in reports of agents before this field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows_digest: Option<WindowsDigest>,
 }
 
 /// Why a sample was chosen.

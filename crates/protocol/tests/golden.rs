@@ -105,6 +105,7 @@ fn report() -> Report {
         indicators: vec![indicator],
         profile: Some(profile),
         windows_closed: 9,
+        windows_digest: None,
     }
 }
 

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use dunlin_monitor::rate::Z95;
-use dunlin_protocol::{Arch, ReasonCode, TaskType};
+use dunlin_protocol::{Arch, ClassName, ReasonCode, TaskType};
 use serde::Serialize;
 
 use crate::score::{LatencySource, latency};
@@ -19,6 +19,8 @@ pub enum Constraint {
     TaskType { needs: TaskType, has: TaskType },
     /// Not built for the architecture.
     Arch { device: Arch },
+    /// Not approved for the hardware class.
+    Class { device: ClassName },
     /// Operators the agent does not run.
     Ops { missing: BTreeSet<String> },
     /// The agent is too old.
@@ -50,6 +52,7 @@ impl Constraint {
     pub fn code(&self) -> Option<ReasonCode> {
         match self {
             Self::Arch { .. } => Some(ReasonCode::ArchMismatch),
+            Self::Class { .. } => Some(ReasonCode::ClassMismatch),
             Self::Ops { .. } => Some(ReasonCode::OpsMissing),
             Self::Agent { .. } => Some(ReasonCode::AgentTooOld),
             Self::Ram { .. } => Some(ReasonCode::RamExceeded),
@@ -68,6 +71,7 @@ impl fmt::Display for Constraint {
         match self {
             Self::TaskType { needs, has } => write!(f, "it is made for {has:?}, the task is {needs:?}"),
             Self::Arch { device } => write!(f, "it is not built for {device:?}"),
+            Self::Class { device } => write!(f, "it is not approved for {device}"),
             Self::Ops { missing } => {
                 f.write_str("the agent does not run")?;
                 missing.iter().try_for_each(|op| write!(f, " {op}"))
@@ -126,6 +130,10 @@ pub(crate) fn constraints(device: &Device<'_>, candidate: &Candidate, policy: &P
     check(
         !hard.arch.is_empty() && !hard.arch.contains(&profile.arch),
         Constraint::Arch { device: profile.arch },
+    );
+    check(
+        !hard.classes.is_empty() && !hard.classes.contains(&profile.class),
+        Constraint::Class { device: profile.class.clone() },
     );
     let missing: BTreeSet<String> = hard.ops.difference(&profile.ops).cloned().collect();
     check(!missing.is_empty(), Constraint::Ops { missing });

@@ -24,7 +24,7 @@
 //! };
 //! let candidate = |release: &str, accuracy_ppm, bundle_bytes| Candidate {
 //!     release: release.parse().unwrap(), task_type: TaskType::Classification, standing: Standing::Approved,
-//!     hard: Hard { arch: Default::default(), ops: Default::default(), bundle_bytes, ram_bytes: 1 << 20, min_agent: String::new() },
+//!     hard: Hard { arch: Default::default(), classes: Default::default(), ops: Default::default(), bundle_bytes, ram_bytes: 1 << 20, min_agent: String::new() },
 //!     evidence: Evidence { predicted: Predicted { accuracy_ppm: Some(accuracy_ppm), rows: 500, latency_us: 300 }, ..Evidence::default() },
 //! };
 //! let candidates = [candidate("small@1", 900_000, 1 << 15), candidate("huge@1", 990_000, 1 << 30)];

@@ -34,6 +34,7 @@ fn candidate(release: &str, accuracy_ppm: u32, bundle_bytes: u64, latency_us: u6
         standing: Standing::Approved,
         hard: Hard {
             arch: BTreeSet::new(),
+            classes: Default::default(),
             ops: BTreeSet::new(),
             bundle_bytes,
             ram_bytes: bundle_bytes * 3,

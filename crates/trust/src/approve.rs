@@ -103,6 +103,9 @@ pub fn approve(
     if assignment.device != *device && !weaken::off(Defence::AssignedDevice) {
         return Err(TrustError::WrongDevice { device: device.clone(), named: assignment.device });
     }
+    if let Some(named) = assignment.class.clone().filter(|named| *named != profile.class) {
+        return Err(TrustError::WrongClass { class: profile.class.clone(), named });
+    }
     let content = content(director, custom)?;
     let counted_by = counted_by(director, floors)?;
     // Generations that other keys counted say nothing.

@@ -27,6 +27,11 @@ pub fn check_hard(hard: &Hard, profile: &DeviceProfile) -> Result<(), Refusal> {
         let detail = format!("built for {:?}, this is {:?}", hard.arch, profile.arch);
         return Err(Refusal::new(ReasonCode::ArchMismatch, detail));
     }
+    if !hard.classes.is_empty() && !hard.classes.contains(&profile.class) {
+        let classes: Vec<&str> = hard.classes.iter().map(|class| class.as_str()).collect();
+        let detail = format!("approved for {}, this is {}", classes.join(", "), profile.class);
+        return Err(Refusal::new(ReasonCode::ClassMismatch, detail));
+    }
     let missing: Vec<&str> = hard.ops.difference(&profile.ops).map(String::as_str).collect();
     if !missing.is_empty() {
         return Err(Refusal::new(
@@ -78,7 +83,7 @@ pub fn check_bundle(approved: &ApprovedRelease, task: &TaskId, bundle: &Bundle) 
     if bundle.release != approved.release || bundle.task != *task {
         return refuse("the manifest is of another release or task");
     }
-    if bundle.hard != approved.custom.hard {
+    if !approved.custom.hard.approves(&bundle.hard) {
         return refuse("the manifest's constraints are not those of the signed metadata");
     }
     let total = bundle.blobs().try_fold(0u64, |sum, blob| sum.checked_add(blob.length));

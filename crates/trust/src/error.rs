@@ -1,4 +1,4 @@
-use dunlin_protocol::{DeviceId, EnvelopeError, ReasonCode};
+use dunlin_protocol::{ClassName, DeviceId, EnvelopeError, ReasonCode};
 
 /// Why something was not trusted, or could not be signed.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,14 @@ pub enum TrustError {
         /// The device that is named.
         named: DeviceId,
     },
+    /// An assignment that was made for another hardware class.
+    #[error("the assignment is for the hardware class {named}, this device is of {class}")]
+    WrongClass {
+        /// The class of the device that judges.
+        class: ClassName,
+        /// The class that is named.
+        named: ClassName,
+    },
     /// An assignment that is not newer than the last, yet another one.
     #[error("the assignment has generation {got}; {floor} was already accepted")]
     Generation {
@@ -165,6 +173,7 @@ impl TrustError {
             Self::RootChain { .. } => ReasonCode::RootChain,
             Self::ClockUnknown => ReasonCode::ClockUnknown,
             Self::WrongDevice { .. } => ReasonCode::WrongDevice,
+            Self::WrongClass { .. } => ReasonCode::ClassMismatch,
             Self::Generation { .. } => ReasonCode::GenerationRollback,
             Self::EnvelopeShape(EnvelopeError::Schema(_)) => ReasonCode::SchemaUnknown,
             Self::EnvelopeShape(EnvelopeError::Shape(_)) | Self::EnvelopeForm(_) => {

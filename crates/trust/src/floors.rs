@@ -163,6 +163,18 @@ mod tests {
     }
 
     #[test]
+    fn a_record_without_floors_of_task_roles_reads_as_before() {
+        let old = cbor::encode(&floors(4));
+        assert!(
+            !old.windows(5).any(|bytes| bytes == b"roles"),
+            "an older agent is given what it does not know"
+        );
+        assert_eq!(cbor::decode::<Floors>(&old, BODY_BYTES_MAX).unwrap(), floors(4));
+        let new = Floors { roles: BTreeMap::from([("task-meter".to_owned(), 7)]), ..floors(4) };
+        assert_eq!(decode(&encode(&new, 1)), Some((1, new)));
+    }
+
+    #[test]
     fn nothing_at_all_is_fresh_and_only_that() {
         assert_eq!(recover(None, None).unwrap(), Recovery::Fresh);
         for (a, b) in [(Some(&b""[..]), None), (None, Some(&b"DUNFLR1\n"[..])), (Some(b""), Some(b""))] {

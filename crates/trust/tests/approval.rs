@@ -205,19 +205,54 @@ fn installing_raises_no_release_floor() {
 #[test]
 fn hard_constraints_are_judged_before_anything_is_fetched() {
     let cases = [
-        ("/hard/arch", json!(["x86_64"]), ReasonCode::ArchMismatch),
-        ("/hard/ops", json!(["ai.onnx/Gemm", "ai.onnx/Loop"]), ReasonCode::OpsMissing),
-        ("/hard/ram_bytes", json!(2001), ReasonCode::RamExceeded),
-        ("/hard/bundle_bytes", json!(1001), ReasonCode::SizeExceeded),
-        ("/hard/min_agent", json!("0.2.0"), ReasonCode::AgentTooOld),
+        ("classes", json!(["jetson"]), ReasonCode::ClassMismatch),
+        ("arch", json!(["x86_64"]), ReasonCode::ArchMismatch),
+        ("ops", json!(["ai.onnx/Gemm", "ai.onnx/Loop"]), ReasonCode::OpsMissing),
+        ("ram_bytes", json!(2001), ReasonCode::RamExceeded),
+        ("bundle_bytes", json!(1001), ReasonCode::SizeExceeded),
+        ("min_agent", json!("0.2.0"), ReasonCode::AgentTooOld),
     ];
     for (path, value, reason) in cases {
         let mut world = World::new();
         let mut bent = custom("meter");
-        *bent.pointer_mut(path).unwrap() = value;
+        bent["hard"][path] = value;
         world.image.listed.insert(MANIFEST.to_owned(), target(b"manifest 2", bent));
         world.refuses(reason);
     }
+}
+
+#[test]
+fn an_assignment_and_a_release_are_for_the_hardware_class_they_name() {
+    let mut world = World::new();
+    let mut bent = custom("meter");
+    bent["hard"]["classes"] = json!(["jetson", "pi"]);
+    world.image.listed.insert(MANIFEST.to_owned(), target(b"manifest 2", bent));
+    let mut named = assignment(2, &[("meter", "meter@2")]);
+    named["class"] = "pi".into();
+    assert!(world.assign(named.clone()).unwrap().tasks[0].1.is_ok());
+    named["class"] = "jetson".into();
+    assert_eq!(world.assign(named).unwrap_err().reason(), ReasonCode::ClassMismatch);
+}
+
+#[test]
+fn signers_may_approve_a_manifest_for_fewer_classes_and_not_for_more() {
+    let classes = |names: &[&str]| dunlin_protocol::Hard {
+        classes: names.iter().map(|name| name.parse().unwrap()).collect(),
+        ..forge::hard()
+    };
+    for (signed, manifest, approves) in [
+        (&[][..], &[][..], true),
+        (&["pi"], &[], true),
+        (&["pi"], &["pi"], true),
+        (&["pi"], &["pi", "jetson"], true),
+        (&["pi", "jetson"], &["pi"], false),
+        (&[], &["pi"], false),
+        (&["jetson"], &["pi"], false),
+    ] {
+        assert_eq!(classes(signed).approves(&classes(manifest)), approves, "{signed:?} {manifest:?}");
+    }
+    let other = dunlin_protocol::Hard { ram_bytes: 1, ..classes(&["pi"]) };
+    assert!(!other.approves(&classes(&[])));
 }
 
 /// Each of them fits, and the budget for one model is kept: what a thief of the director keys would assign to bring a

@@ -230,6 +230,7 @@ fn resident(onnx: &[u8], rows: &[f32], width: usize) -> Result<Resident> {
         },
         hard: Hard {
             arch: Default::default(),
+            classes: Default::default(),
             ops: model.ops(),
             bundle_bytes: 0,
             ram_bytes: 0,

@@ -66,7 +66,9 @@ pub(crate) async fn database(folder: &Path, devices: &[Device]) -> Result<Store>
             used_ms: None,
             used_by: None,
         };
-        store.claim_add(&claim, &dunlin_trust::sha256(id.as_bytes())).await?;
+        let mut tx = store.begin().await?;
+        Store::claim_add(&mut tx, &claim, &dunlin_trust::sha256(id.as_bytes())).await?;
+        tx.commit().await?;
         let issued = Issued {
             pem: String::new(),
             spki: device.signer.public().to_vec(),

@@ -7,7 +7,7 @@ use dunlin_protocol::{
     Counts, Desired, DeviceId, DeviceProfile, Digest, Down, Envelope, Gap, GroupId, Header, Indicator,
     Installed, Kind, ModelName, Outcome, PAYLOAD_BYTES_MAX, PairCounts, Phase, ReasonCode, ReleaseId, Reply,
     RepoFiles, RepoVersions, Report, ResourceUse, SCHEMA, Sample, SampleKind, Samples, Sketch, Status,
-    TargetCustom, TaskId, TaskPolicy, Topic, Up, Window, cbor,
+    TargetCustom, TaskId, TaskPolicy, Topic, Up, Window, WindowsDigest, cbor,
 };
 use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained};
 use serde::Serialize;
@@ -166,6 +166,7 @@ fn report() -> Report {
         outcomes: vec![outcome],
         indicators: vec![Indicator { reason, detail, count: 1, at_ms: None }],
         profile: Some(profile),
+        windows_digest: Some(WindowsDigest { n: 1, sha256: Digest([3; 32]) }),
         ..Report::default()
     }
 }

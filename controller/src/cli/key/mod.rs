@@ -1,21 +1,29 @@
 //! `dunlin key`: keys and offline signatures. Works on files, without a controller and without a network.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use dunlin_protocol::TaskId;
 use dunlin_trust::metadata::{Kind, Root, Snapshot, Targets, Timestamp};
 use dunlin_trust::{RepoKind, Signed, Signer, pin, write};
 use serde_json::{Value, json};
 
 use super::{Exit, Output};
+use crate::audit::Audit;
 use crate::clock;
+use crate::identity::Identity;
+use crate::init::DATABASE;
 use crate::keys::{self, CeremonyOptions, Keyring, OfflineRole, OnlineKeys, OnlineRole, Request};
 use crate::repo::{Offline, Repos};
+use crate::store::Store;
 
+mod delegate;
 mod passphrase;
 mod roots;
 
+pub use delegate::Delegate;
 pub use passphrase::{Seal, Unlock};
 pub use roots::{RenewRoot, Revoke, Rotate};
 
@@ -36,6 +44,8 @@ pub enum KeyCommand {
     Rotate(Rotate),
     /// Make the next root without some keys of an offline role.
     Revoke(Revoke),
+    /// Give a task signers of its own, or change their keys.
+    Delegate(Delegate),
     /// Put a key file under a passphrase, or under another one.
     Seal(Seal),
     /// Publish what was signed offline, in the data folder of a controller that is not running.
@@ -54,11 +64,14 @@ pub struct Ceremony {
     #[arg(long)]
     out: PathBuf,
     /// Keys made for each offline role.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     keys: u32,
-    /// Of these, how many must sign.
-    #[arg(long, default_value_t = 1)]
+    /// Of these, how many must sign: approvals, and roots if it is not said otherwise.
+    #[arg(long, default_value_t = 2)]
     threshold: u32,
+    /// How many must sign a root.
+    #[arg(long)]
+    root_threshold: Option<u32>,
     /// Leave the keys unencrypted: for media that are encrypted themselves.
     #[arg(long, conflicts_with = "passphrase_file")]
     plain: bool,
@@ -81,16 +94,19 @@ pub struct Import {
 /// `dunlin key sign`.
 #[derive(Debug, Args)]
 pub struct Sign {
-    /// The targets file that is published now.
+    /// The targets file that is published now, or that of the task's role.
     #[arg(long)]
     current: PathBuf,
+    /// Sign for this task alone, with the keys of its own signers.
+    #[arg(long, conflicts_with = "online")]
+    task: Option<TaskId>,
     /// What to change, JSON; without it only the expiry is renewed.
     #[arg(long)]
     request: Option<PathBuf>,
     /// New online keys, `online.json`, of which the key of the retrained role is taken over.
     #[arg(long)]
     online: Option<PathBuf>,
-    /// Folder with `image-targets*.pem`.
+    /// Folder with `image-targets*.pem`, or with the task's keys.
     #[arg(long)]
     keys: PathBuf,
     /// What opens them.
@@ -126,8 +142,11 @@ pub struct Cosign {
     #[arg(long)]
     file: PathBuf,
     /// Whose keys sign.
+    #[arg(long, required_unless_present = "task", conflicts_with = "task")]
+    role: Option<Role>,
+    /// The keys of this task's own signers do.
     #[arg(long)]
-    role: Role,
+    task: Option<TaskId>,
     /// Folder with the keys.
     #[arg(long)]
     keys: PathBuf,
@@ -151,6 +170,14 @@ pub struct Publish {
     /// The next targets of the image repository.
     #[arg(long)]
     targets: Option<PathBuf>,
+    /// The next file of a task's own signers; may be given several times.
+    #[arg(long = "task", value_name = "TASK=FILE", value_parser = of_task)]
+    tasks: Vec<(TaskId, PathBuf)>,
+}
+
+fn of_task(text: &str) -> Result<(TaskId, PathBuf)> {
+    let (task, file) = text.split_once('=').context("write it TASK=FILE")?;
+    Ok((task.parse()?, file.into()))
 }
 
 /// `dunlin key show`.
@@ -174,6 +201,7 @@ impl KeyCommand {
             Self::RenewRoot(verb) => verb.run(out),
             Self::Rotate(verb) => verb.run(out),
             Self::Revoke(verb) => verb.run(out),
+            Self::Delegate(verb) => verb.run(out),
             Self::Seal(verb) => verb.run(out),
             Self::Publish(verb) => verb.run(out),
             Self::Show(verb) => verb.run(out),
@@ -184,7 +212,12 @@ impl KeyCommand {
 impl Ceremony {
     fn run(self, out: &Output) -> Result<Exit> {
         let online = OnlineKeys::read(&self.online)?;
-        let options = CeremonyOptions { threshold: self.threshold, n: self.keys, now_ms: clock::wall_ms() };
+        let options = CeremonyOptions {
+            threshold: self.threshold,
+            root_threshold: self.root_threshold.unwrap_or(self.threshold),
+            n: self.keys,
+            now_ms: clock::wall_ms(),
+        };
         let made = if self.plain {
             keys::ceremony(&self.out, &online, options)?
         } else {
@@ -211,6 +244,7 @@ impl Import {
         repos.import(&self.from, clock::wall_ms())?;
         keys::guard(&self.data)?;
         let value = json!({ "image_root": repos.pin(RepoKind::Image)?, "director_root": repos.pin(RepoKind::Director)? });
+        log(&self.data, out, "key.import", Value::Null, value.clone())?;
         out.show(&value, |value| {
             format!("imported; pins: image {}, director {}", value["image_root"], value["director_root"])
         })?;
@@ -230,13 +264,32 @@ impl Sign {
             request.retrained_key =
                 Some(OnlineKeys::read(path)?.of(OnlineRole::Retrained).declared().clone());
         }
-        let passphrase = self.unlock.of(&self.keys, OfflineRole::ImageTargets)?;
-        let keys = Keyring::new(&self.keys, passphrase.as_ref());
-        let signed = keys::sign_targets(&current, &request, keys, clock::wall_ms())?;
+        let signed = sign(self.task.as_ref(), &current, &request, &self.keys, &self.unlock)?;
         put(&self.out, &signed)?;
         out.show(&describe(&signed)?, |_| summary(&request, &self.out))?;
         Ok(Exit::Ok)
     }
+}
+
+/// What the key files of the targets' signers begin with, or those of a task's own.
+fn prefix(task: Option<&TaskId>) -> String {
+    task.map_or_else(|| OfflineRole::ImageTargets.prefix().to_owned(), keys::task_prefix)
+}
+
+/// Signs the next targets, or the next file of a task's own signers.
+pub fn sign(
+    task: Option<&TaskId>,
+    current: &[u8],
+    request: &Request,
+    folder: &Path,
+    unlock: &Unlock,
+) -> Result<Vec<u8>> {
+    let passphrase = unlock.of(folder, &prefix(task))?;
+    let keys = Keyring::new(folder, passphrase.as_ref());
+    Ok(match task {
+        Some(task) => keys::sign_task(task, current, request, keys, clock::wall_ms())?,
+        None => keys::sign_targets(current, request, keys, clock::wall_ms())?,
+    })
 }
 
 /// What the signers put their names to, in words.
@@ -250,10 +303,13 @@ fn summary(request: &Request, path: &Path) -> String {
 
 impl Cosign {
     fn run(self, out: &Output) -> Result<Exit> {
-        let role = OfflineRole::from(self.role);
-        let passphrase = self.unlock.of(&self.keys, role)?;
+        let prefix = match self.role {
+            Some(role) => OfflineRole::from(role).prefix().to_owned(),
+            None => prefix(self.task.as_ref()),
+        };
+        let passphrase = self.unlock.of(&self.keys, &prefix)?;
         let keys = Keyring::new(&self.keys, passphrase.as_ref());
-        let signed = keys::cosign(&read(&self.file)?, role.prefix(), keys)?;
+        let signed = keys::cosign(&read(&self.file)?, &prefix, keys)?;
         put(&self.file, &signed)?;
         out.show(&describe(&signed)?, |_| format!("signed    {}", self.file.display()))?;
         Ok(Exit::Ok)
@@ -267,9 +323,26 @@ impl Publish {
             image_root: file(&self.image_root)?,
             director_root: file(&self.director_root)?,
             targets: file(&self.targets)?,
+            tasks: self
+                .tasks
+                .iter()
+                .map(|(task, path)| Ok((task.clone(), read(path)?)))
+                .collect::<Result<_>>()?,
         };
+        let before =
+            Repos::open(&self.data).and_then(|repos| repos.image()).map(|image| image.versions()).ok();
         Repos::publish_offline(&self.data, &offline, clock::wall_ms())?;
         let versions = Repos::open(&self.data)?.image()?.versions();
+        let digest = |file: &Option<Vec<u8>>| file.as_deref().map(pin);
+        let tasks: BTreeMap<_, _> = offline.tasks.iter().map(|(task, file)| (task, pin(file))).collect();
+        let after = json!({
+            "versions": versions,
+            "image_root": digest(&offline.image_root),
+            "director_root": digest(&offline.director_root),
+            "targets": digest(&offline.targets),
+            "tasks": tasks,
+        });
+        log(&self.data, out, "key.publish", json!(before), after)?;
         out.show(&versions, |versions| {
             format!("published; image root {}, targets {}", versions.root, versions.targets)
         })?;
@@ -290,6 +363,22 @@ impl Show {
         out.text(&serde_json::to_string_pretty(&value)?)?;
         Ok(Exit::Ok)
     }
+}
+
+/// Notes in the audit log what was changed in the data folder of a controller that is not running.
+fn log(data: &Path, out: &Output, what: &str, before: Value, after: Value) -> Result<()> {
+    let path = data.join(DATABASE);
+    if !path.is_file() {
+        out.note("there is no database in the data folder, so nothing goes to an audit log");
+        return Ok(());
+    }
+    let identity = Identity::open(data)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let store = Store::open(&path).await?;
+        Audit::open(store.clone(), data, &identity)?.record("dunlin key", what, before, after).await?;
+        store.close().await;
+        Ok(())
+    })
 }
 
 /// What a metadata file says about itself; nothing of it is verified.

@@ -9,7 +9,7 @@ use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::super::{Exit, Output};
-use crate::keys::{self, OfflineRole, Passphrase};
+use crate::keys::{self, Passphrase};
 
 /// Environment variable with the passphrase.
 const VARIABLE: &str = "DUNLIN_KEY_PASSPHRASE";
@@ -23,13 +23,11 @@ pub struct Unlock {
 }
 
 impl Unlock {
-    /// The passphrase for a role's keys in a folder, if any of them needs one.
-    pub fn of(&self, folder: &Path, role: OfflineRole) -> Result<Option<Passphrase>> {
-        if keys::any_sealed(folder, role.prefix())? {
-            self.given_or(|| {
-                ask(&format!("passphrase of the {} keys in {}: ", role.prefix(), folder.display()))
-            })
-            .map(Some)
+    /// The passphrase for the keys in a folder whose file names begin with `prefix`, if any of them needs one.
+    pub fn of(&self, folder: &Path, prefix: &str) -> Result<Option<Passphrase>> {
+        if keys::any_sealed(folder, prefix)? {
+            self.given_or(|| ask(&format!("passphrase of the {prefix} keys in {}: ", folder.display())))
+                .map(Some)
         } else {
             Ok(None)
         }

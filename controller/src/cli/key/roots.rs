@@ -54,7 +54,7 @@ impl RenewRoot {
     pub(super) fn run(self, out: &Output) -> Result<Exit> {
         let online = self.online.as_deref().map(OnlineKeys::read).transpose()?;
         let kind = RepoKind::from(self.repo);
-        let passphrase = self.unlock.of(&self.keys, root_of(kind))?;
+        let passphrase = self.unlock.of(&self.keys, root_of(kind).prefix())?;
         let keys = Keyring::new(&self.keys, passphrase.as_ref());
         let current = read(&self.current)?;
         let next = keys::renew_root(kind, &current, online.as_ref(), keys, clock::wall_ms())?;
@@ -90,7 +90,7 @@ impl Change {
     fn sign(&self, out: &Output, change: &RoleChange, fresh: &[Ed25519Signer]) -> Result<Exit> {
         let role = OfflineRole::from(self.role);
         let present = root_of(role.repo());
-        let passphrase = self.unlock.of(&self.keys, present)?;
+        let passphrase = self.unlock.of(&self.keys, present.prefix())?;
         let signers = Keyring::new(&self.keys, passphrase.as_ref()).signers(present.prefix())?;
         let fresh = if role == present { fresh } else { &[] };
         let signers: Vec<&dyn Signer> =

@@ -43,6 +43,7 @@ fn device() -> DeviceRow {
 fn approved(accuracy_ppm: u32) -> Approved {
     let hard = Hard {
         arch: BTreeSet::new(),
+        classes: Default::default(),
         ops: BTreeSet::new(),
         bundle_bytes: 1000,
         ram_bytes: 1000,
@@ -86,6 +87,7 @@ fn told(champion: &str, made_ms: u64) -> AssignmentRow {
     };
     let assignment = dunlin_protocol::Assignment {
         device: device().id,
+        class: None,
         generation: 1,
         correlation: String::new(),
         tasks: vec![task],

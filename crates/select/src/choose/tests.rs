@@ -26,6 +26,7 @@ fn candidate(release: &str, accuracy_ppm: u32) -> Candidate {
         standing: Standing::Approved,
         hard: Hard {
             arch: BTreeSet::new(),
+            classes: Default::default(),
             ops: ["ai.onnx/Gemm".to_string()].into(),
             bundle_bytes: 1 << 16,
             ram_bytes: 1 << 20,
@@ -73,6 +74,9 @@ fn every_limit_has_its_constraint() {
     };
     assert_eq!(of(&|_| {}), []);
     assert_eq!(of(&|c| c.hard.arch = [Arch::X86_64].into()), [Constraint::Arch { device: Arch::Aarch64 }]);
+    let device = "rpi-4".parse().unwrap();
+    assert_eq!(of(&|c| c.hard.classes = ["jetson".parse().unwrap()].into()), [Constraint::Class { device }]);
+    assert_eq!(of(&|c| c.hard.classes = ["jetson", "rpi-4"].map(|class| class.parse().unwrap()).into()), []);
     let missing = ["ai.onnx/Conv".to_string()].into();
     assert_eq!(of(&|c| c.hard.ops = ["ai.onnx/Conv".to_string()].into()), [Constraint::Ops { missing }]);
     assert_eq!(of(&|c| c.hard.ram_bytes = 1 << 25), [Constraint::Ram { bytes: 1 << 25, budget: 1 << 24 }]);

@@ -183,6 +183,7 @@ pub(crate) fn target(content: &[u8], custom: Value) -> TargetSpec {
 pub(crate) fn hard() -> Hard {
     Hard {
         arch: [Arch::Aarch64].into(),
+        classes: Default::default(),
         ops: ["ai.onnx/Gemm".to_owned()].into(),
         bundle_bytes: 1000,
         ram_bytes: 2000,

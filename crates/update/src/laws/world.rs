@@ -41,6 +41,7 @@ pub(super) fn digest(of: &str) -> Digest {
 pub(super) fn hard() -> Hard {
     Hard {
         arch: BTreeSet::new(),
+        classes: Default::default(),
         ops: BTreeSet::new(),
         bundle_bytes: 300,
         ram_bytes: 10,
