@@ -11,7 +11,7 @@ use dunlin_update::Fault;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
-use super::at_disk;
+use super::aside::aside;
 use super::store::{Store, StoreError};
 use crate::identity::{Identity, IdentityError};
 
@@ -84,6 +84,9 @@ pub enum FetchError {
         /// What is wrong.
         problem: String,
     },
+    /// No thread for it.
+    #[error("starting a transfer")]
+    Thread(#[source] std::io::Error),
     /// The store refused what came.
     #[error("storing what was fetched")]
     Store(#[from] StoreError),
@@ -96,7 +99,9 @@ impl FetchError {
             Self::Slow { .. } => ReasonCode::SlowRetrieval,
             Self::Endless { .. } => ReasonCode::MetadataTooLarge,
             Self::Status { status: 404 | 410, .. } => ReasonCode::FileMissing,
-            Self::Link { .. } | Self::Status { .. } | Self::Answer { .. } => ReasonCode::FetchFailed,
+            Self::Link { .. } | Self::Status { .. } | Self::Answer { .. } | Self::Thread(_) => {
+                ReasonCode::FetchFailed
+            }
             Self::Store(error) => match error {
                 StoreError::Io { .. } if error.is_full() => ReasonCode::DiskFull,
                 StoreError::Io { .. } | StoreError::Short { .. } => ReasonCode::FetchFailed,
@@ -110,7 +115,7 @@ impl FetchError {
     pub fn fault(&self) -> Fault {
         let (reason, detail) = (self.reason(), chain(self));
         let passes = match self {
-            Self::Link { .. } | Self::Slow { .. } => true,
+            Self::Link { .. } | Self::Slow { .. } | Self::Thread(_) => true,
             // What is gone or was never there may still be on its way to this mirror; but not for ever.
             Self::Status { status, .. } => !matches!(status, 404 | 410),
             Self::Endless { .. } | Self::Answer { .. } => false,
@@ -131,6 +136,7 @@ impl FetchError {
             | Self::Slow { .. }
             | Self::Endless { .. }
             | Self::Answer { .. }
+            | Self::Thread(_)
             | Self::Store(_) => None,
         }
     }
@@ -140,7 +146,7 @@ impl FetchError {
     pub fn is_suspicious(&self) -> bool {
         match self {
             Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
-            Self::Link { .. } | Self::Status { .. } | Self::Store(_) => false,
+            Self::Link { .. } | Self::Status { .. } | Self::Thread(_) | Self::Store(_) => false,
         }
     }
 }
@@ -160,7 +166,10 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// Fetches from one controller.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
+    /// For checks, over a connection that is kept.
     client: reqwest::Client,
+    /// For files: a connection ends with the thread that it was made on.
+    files: reqwest::Client,
     base: String,
     pace: Pace,
     /// A medium that files are looked for on first; shared by every copy of this fetcher.
@@ -173,11 +182,14 @@ impl Fetcher {
     /// # Errors
     /// The identity's keys or certificates are not usable for TLS.
     pub fn pinned(identity: &Identity) -> Result<Self, IdentityError> {
-        let builder = reqwest::Client::builder().tls_backend_preconfigured(identity.tls()?).https_only(true);
-        let client =
-            build(builder, PACE).map_err(|e| IdentityError::Tls(rustls::Error::General(chain(&e))))?;
+        // Both with the same sessions, so that a connection for one more file costs no exchange of certificates.
+        let tls = identity.tls()?;
+        let builder = || reqwest::Client::builder().tls_backend_preconfigured(tls.clone()).https_only(true);
+        let failed = |e: reqwest::Error| IdentityError::Tls(rustls::Error::General(chain(&e)));
+        let client = build(builder(), PACE).map_err(failed)?;
+        let files = build(builder().pool_max_idle_per_host(0), PACE).map_err(failed)?;
         let base = identity.enrolment.url.trim_end_matches('/').to_owned();
-        Ok(Self { client, base, pace: PACE, medium: Arc::default() })
+        Ok(Self { client, files, base, pace: PACE, medium: Arc::default() })
     }
 
     /// Looks for files on a medium from now on, before it asks the controller: `blobs/{sha256}` in this folder.
@@ -200,20 +212,14 @@ impl Fetcher {
     }
 
     /// Takes a file from the medium, if it is there. One that is not what was signed is as good as none.
-    async fn take_from_medium(&self, store: &Store, blob: &Blob) -> bool {
+    fn take_from_medium(&self, store: &Store, blob: &Blob) -> bool {
         let folder = self.medium.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(folder) = folder else { return false };
         let path = folder.join("blobs").join(blob.digest.to_string());
-        let (store, blob) = (store.clone(), *blob);
-        let copied = tokio::task::spawn_blocking(move || copy_from_medium(&path, &store, &blob)).await;
-        match copied {
-            Ok(Ok(copied)) => copied,
-            Ok(Err(error)) => {
-                tracing::warn!(error = %chain(&error), "a file on the medium is not usable");
-                false
-            }
-            Err(_) => false,
-        }
+        copy_from_medium(&path, store, blob).unwrap_or_else(|error| {
+            tracing::warn!(error = %chain(&error), "a file on the medium is not usable");
+            false
+        })
     }
 
     /// A check with the versions this device holds, also of the roles of single tasks.
@@ -228,7 +234,7 @@ impl Fetcher {
         roles: &BTreeMap<String, u64>,
     ) -> Result<Check, FetchError> {
         let url = format!("{}{}", self.base, check_path(device, image, director, roles));
-        let mut response = self.get(&url, None).await?;
+        let mut response = get(&self.client, &url, None).await?;
         success(&url, &response)?;
         let (mut bytes, mut meter) = (Vec::new(), Meter::new(self.pace));
         while let Some(chunk) = next(&url, &mut response, &mut meter).await? {
@@ -252,7 +258,7 @@ impl Fetcher {
                 problem: format!("it is signed to be longer than {MANIFEST_BYTES_MAX} bytes"),
             });
         }
-        self.stream(store, &url, blob).await
+        self.file(store, url, blob).await
     }
 
     /// Fetches a blob into the store, from where it has it.
@@ -261,17 +267,25 @@ impl Fetcher {
     /// It did not come, or not all of it, or is not what was signed. What came is resumed the next time.
     pub async fn blob(&self, store: &Store, blob: &Blob) -> Result<(), FetchError> {
         let url = format!("{}/v1/blobs/{}", self.base, blob.digest);
-        self.stream(store, &url, blob).await
+        self.file(store, url, blob).await
     }
 
-    async fn stream(&self, store: &Store, url: &str, blob: &Blob) -> Result<(), FetchError> {
-        if store.holds(blob) || self.take_from_medium(store, blob).await {
+    async fn file(&self, store: &Store, url: String, blob: &Blob) -> Result<(), FetchError> {
+        let (fetcher, store, blob) = (self.clone(), store.clone(), *blob);
+        let transfer = async move { fetcher.transfer(&store, &url, &blob).await };
+        aside(transfer).await.map_err(FetchError::Thread)?
+    }
+
+    /// Blocks on the disk.
+    async fn transfer(&self, store: &Store, url: &str, blob: &Blob) -> Result<(), FetchError> {
+        if store.holds(blob) || self.take_from_medium(store, blob) {
             return Ok(());
         }
-        let mut partial = at_disk(|| store.resume(blob))?;
+        let mut partial = store.resume(blob)?;
         tracing::info!(digest = %blob.digest, from = partial.offset(), length = blob.length, "downloading");
         if partial.offset() < blob.length || blob.length == 0 {
-            let mut response = self.get(url, Some(partial.offset()).filter(|offset| *offset > 0)).await?;
+            let from = Some(partial.offset()).filter(|offset| *offset > 0);
+            let mut response = get(&self.files, url, from).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT => {
                     let got = response
@@ -298,19 +312,19 @@ impl Fetcher {
             }
             let mut meter = Meter::new(self.pace);
             while let Some(chunk) = next(url, &mut response, &mut meter).await? {
-                at_disk(|| partial.write(&chunk))?;
+                partial.write(&chunk)?;
             }
         }
-        Ok(at_disk(|| partial.finish())?)
+        Ok(partial.finish()?)
     }
+}
 
-    async fn get(&self, url: &str, offset: Option<u64>) -> Result<Response, FetchError> {
-        let mut request = self.client.get(url);
-        if let Some(offset) = offset {
-            request = request.header(RANGE, format!("bytes={offset}-"));
-        }
-        request.send().await.map_err(|source| broken(url, source))
+async fn get(client: &reqwest::Client, url: &str, offset: Option<u64>) -> Result<Response, FetchError> {
+    let mut request = client.get(url);
+    if let Some(offset) = offset {
+        request = request.header(RANGE, format!("bytes={offset}-"));
     }
+    request.send().await.map_err(|source| broken(url, source))
 }
 
 /// What is asked for by a device that holds these versions. A long id is left to its certificate, which names it anyway.

@@ -5,6 +5,7 @@
 //! verified state and the floors; [`Fetcher`], downloads that resume; and proofs in a child process.
 
 mod anew;
+mod aside;
 mod carry;
 mod driver;
 mod fetch;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use dunlin_protocol::{
-    Bundle, Conduct, ContextRule, DType, LineUp, LineUpError, Member, ReleaseId, Role, Rule,
+    Bundle, Conduct, ContextRule, DType, LineUp, LineUpError, Member, ModelSignature, ReleaseId, Role, Rule,
 };
 use dunlin_trust::check_hard;
 use serde::{Deserialize, Serialize};
@@ -58,49 +58,31 @@ impl Lineup {
     /// What keeps a member from working beside a champion, by their manifests, to follow "the member". Devices find
     /// the same (`goes_with` of crates/update), but long after whoever wrote the line-up has left.
     pub fn conflict(&self, role: Role, member: &Bundle, champion: &Bundle) -> Option<String> {
-        let pool = &champion.release;
-        if member.signature.labels != champion.signature.labels {
+        let (pool, [of_member, of_champion]) = (&champion.release, [&member.signature, &champion.signature]);
+        if of_member.labels != of_champion.labels {
             return Some(format!("names other classes than {pool}"));
         }
-        match role {
-            Role::Fallback
-            | Role::Challenger { .. }
-            | Role::Shadow { .. }
-            | Role::Voter { .. }
-            | Role::Bigger
-            | Role::Smaller => (inputs(member) != inputs(champion)).then(|| {
-                format!("takes {}, and {pool} takes {}", inputs_text(member), inputs_text(champion))
-            }),
-            Role::Meta => {
-                let voters = self.members.iter().filter(|m| matches!(m.role, Role::Voter { .. })).count();
-                let scores = (1 + voters) * champion.signature.labels.len();
-                let width = i64::try_from(scores).unwrap_or(i64::MAX);
-                let fits = match inputs(member).as_slice() {
-                    [(_, DType::Fp32, shape)] => *shape == [width],
-                    [] | [_, ..] => false,
-                };
-                (!fits).then(|| {
-                    format!(
-                        "takes {}, and {pool} with the voters gives {width} scores in one FP32 input",
-                        inputs_text(member)
-                    )
-                })
+        let heard = 1 + self.members.iter().filter(|member| member.role.is_voter()).count();
+        match role.is_meta() {
+            true if of_member.takes_scores(heard) => None,
+            true => Some(format!(
+                "takes {}, and {pool} with the voters gives {} scores in one FP32 input",
+                takes_text(of_member),
+                heard * of_champion.labels.len()
+            )),
+            false if of_member.takes().eq(of_champion.takes()) => None,
+            false => {
+                Some(format!("takes {}, and {pool} takes {}", takes_text(of_member), takes_text(of_champion)))
             }
         }
     }
 }
 
-/// What a release takes: names, types and shapes but for the batch, which each release chooses for itself.
-fn inputs(bundle: &Bundle) -> Vec<(&str, DType, &[i64])> {
-    let ports = bundle.signature.inputs.iter();
-    ports.map(|port| (port.name.as_str(), port.datatype, port.shape.get(1..).unwrap_or_default())).collect()
-}
-
-/// The same for people.
-fn inputs_text(bundle: &Bundle) -> String {
+/// What a release takes, for people.
+fn takes_text(signature: &ModelSignature) -> String {
     let port =
         |(name, datatype, shape): (&str, DType, &[i64])| format!("{name:?} {} {shape:?}", datatype.as_str());
-    inputs(bundle).into_iter().map(port).collect::<Vec<_>>().join(", ")
+    signature.takes().map(port).collect::<Vec<_>>().join(", ")
 }
 
 /// A line-up for one device, and in words who is in it and what else was to be.

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Arch, ClassName, Counts, Digest, ModelName, ReleaseId, TaskId, TensorSpec};
+use crate::{Arch, ClassName, Counts, DType, Digest, ModelName, ReleaseId, TaskId, TensorSpec};
 
 /// The kind of inference a task asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,6 +48,21 @@ pub struct ModelSignature {
     /// Class names by index (classification).
     #[serde(default)]
     pub labels: Vec<String>,
+}
+
+impl ModelSignature {
+    /// What it takes: names, types and shapes but for the batch, which each release chooses for itself.
+    pub fn takes(&self) -> impl Iterator<Item = (&str, DType, &[i64])> {
+        let ports = self.inputs.iter();
+        ports.map(|spec| (spec.name.as_str(), spec.datatype, spec.shape.get(1..).unwrap_or_default()))
+    }
+
+    /// Whether it takes what the meta-model of a line-up is given: from each of `heard` models the scores of every class, in
+    /// one `FP32` input.
+    pub fn takes_scores(&self, heard: usize) -> bool {
+        let width = i64::try_from(heard * self.labels.len()).unwrap_or(i64::MAX);
+        matches!(self.inputs.as_slice(), [spec] if spec.datatype == DType::Fp32 && spec.shape.get(1..) == Some(&[width]))
+    }
 }
 
 /// Hard constraints of a release. They are part of offline-signed metadata, so that a device can refuse

@@ -74,19 +74,23 @@ pub enum Role {
 }
 
 impl Role {
-    fn is_voter(self) -> bool {
+    /// Whether it votes, or is heard by a meta-model.
+    pub fn is_voter(self) -> bool {
         matches!(self, Self::Voter { .. })
     }
 
-    fn is_meta(self) -> bool {
+    /// Whether it is given scores instead of the request's inputs.
+    pub fn is_meta(self) -> bool {
         self == Self::Meta
     }
 
-    fn is_bigger(self) -> bool {
+    /// Whether it is a step of a cascade.
+    pub fn is_bigger(self) -> bool {
         self == Self::Bigger
     }
 
-    fn is_smaller(self) -> bool {
+    /// Whether it stands in for the champion while a context rule holds.
+    pub fn is_smaller(self) -> bool {
         self == Self::Smaller
     }
 }
@@ -250,16 +254,15 @@ impl Conduct {
     /// # Errors
     /// The first thing that can not work.
     pub fn check(&self, members: &[Member]) -> Result<(), LineUpError> {
-        let has = |wanted: fn(&Role) -> bool| members.iter().filter(|m| wanted(&m.role)).count();
-        let voters = has(|role| matches!(role, Role::Voter { .. }));
-        let metas = has(|role| matches!(role, Role::Meta));
+        let has = |wanted: fn(Role) -> bool| members.iter().filter(|m| wanted(m.role)).count();
+        let (voters, metas) = (has(Role::is_voter), has(Role::is_meta));
         let needs = |n: usize, what| if n > 0 { Ok(()) } else { Err(LineUpError::Needs(what)) };
         if metas > 1 {
             return Err(LineUpError::Metas);
         }
         match self.rule {
             Rule::First => {}
-            Rule::Cascade { .. } => needs(has(|role| matches!(role, Role::Bigger)), "bigger member")?,
+            Rule::Cascade { .. } => needs(has(Role::is_bigger), "bigger member")?,
             Rule::HardVote | Rule::SoftVote | Rule::WeightedVote => needs(voters, "voter")?,
             Rule::Stack => {
                 needs(voters, "voter")?;
@@ -275,7 +278,7 @@ impl Conduct {
             return Err(LineUpError::Shares);
         }
         if !self.context.is_empty() {
-            needs(has(|role| matches!(role, Role::Smaller)), "smaller member")?;
+            needs(has(Role::is_smaller), "smaller member")?;
         }
         let unsound = |rule: &&ContextRule| match rule.signal.low_is_bad() {
             true => rule.leave <= rule.enter,

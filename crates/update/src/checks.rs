@@ -3,8 +3,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use dunlin_protocol::{
-    Blob, Budgets, Bundle, DType, Digest, Member, ReasonCode, RetrainedBounds, Role, TargetCustom, TaskId,
-    cbor,
+    Blob, Budgets, Bundle, Digest, ReasonCode, RetrainedBounds, TargetCustom, TaskId, cbor,
 };
 use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained, sha256};
 
@@ -57,15 +56,9 @@ pub(crate) fn admit(
     Ok(Pack { release: part.release.clone(), manifest, blobs, retrained: part.retrained })
 }
 
-/// Digest of what a release takes: names, types and shapes but for the batch, which each release chooses for itself.
+/// Digest of what a release takes.
 pub(crate) fn inputs(bundle: &Bundle) -> Digest {
-    let ports: Vec<_> = bundle
-        .signature
-        .inputs
-        .iter()
-        .map(|port| (&port.name, port.datatype, port.shape.get(1..).unwrap_or_default()))
-        .collect();
-    sha256(&cbor::encode(&ports))
+    sha256(&cbor::encode(&bundle.signature.takes().collect::<Vec<_>>()))
 }
 
 /// Whether a release goes with the champion, as what it is for asks. A fallback that takes something else would never
@@ -83,30 +76,12 @@ pub(crate) fn goes_with(work: &mut Work, bundle: &Bundle) -> Result<(), Refused>
     if names != champions {
         return conflict("name the classes that the champion names");
     }
-    match member.role {
-        Role::Fallback
-        | Role::Challenger { .. }
-        | Role::Shadow { .. }
-        | Role::Voter { .. }
-        | Role::Bigger
-        | Role::Smaller => {
-            if inputs(bundle) == takes {
-                Ok(())
-            } else {
-                conflict("take what the champion takes")
-            }
-        }
-        Role::Meta => {
-            let is_voter = |(member, _): &&(Member, Part)| matches!(member.role, Role::Voter { .. });
-            let heard = 1 + work.goal.members.iter().filter(is_voter).count();
-            let width = i64::try_from(heard * bundle.signature.labels.len()).unwrap_or(i64::MAX);
-            match bundle.signature.inputs.as_slice() {
-                [port] if port.datatype == DType::Fp32 && port.shape.get(1..) == Some([width].as_slice()) => {
-                    Ok(())
-                }
-                _ => conflict(&format!("take the {width} scores of those it hears")),
-            }
-        }
+    let heard = 1 + work.goal.members.iter().filter(|(member, _)| member.role.is_voter()).count();
+    match member.role.is_meta() {
+        true if bundle.signature.takes_scores(heard) => Ok(()),
+        true => conflict(&format!("take the scores of the {heard} it hears")),
+        false if inputs(bundle) == takes => Ok(()),
+        false => conflict("take what the champion takes"),
     }
 }
 

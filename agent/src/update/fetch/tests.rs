@@ -23,8 +23,9 @@ impl Fetcher {
             .with_safe_default_protocol_versions()
             .unwrap();
         let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
-        let client = build(reqwest::Client::builder().tls_backend_preconfigured(tls), BRISK).unwrap();
-        Self { client, base, pace: BRISK, medium: Arc::default() }
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).pool_max_idle_per_host(0);
+        let client = build(builder, BRISK).unwrap();
+        Self { files: client.clone(), client, base, pace: BRISK, medium: Arc::default() }
     }
 }
 
