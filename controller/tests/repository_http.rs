@@ -2,17 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_controller::clock;
 use dunlin_controller::identity::Issued;
+use dunlin_controller::repo::{Offline, RepoError, Repos};
 use dunlin_controller::serve::Controller;
 use dunlin_controller::store::{Claim, NewDevice, Store};
-use dunlin_controller::{clock, repo::Repos};
 use dunlin_controller::{init, keys};
 use dunlin_protocol::{Check, DeviceProfile, Digest, Now, cbor};
-use dunlin_trust::{RepoKind, TrustedRepo, update_both};
+use dunlin_trust::{RepoKind, TrustError, TrustedRepo, update_both};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -118,4 +120,46 @@ async fn a_check_over_http_is_small_and_verifies() {
     }
     assert!(!data.join("repo/director/pole-9").exists(), "nothing is made for a device that is not there");
     controller.stop().await;
+    a_copy_of_the_data_folder_approves_nothing(&data, &folder.path().join("forged"));
+}
+
+/// With every private key that any file of the data folder holds, under the name of any role.
+fn a_copy_of_the_data_folder_approves_nothing(data: &Path, forged: &Path) {
+    std::fs::create_dir(forged).unwrap();
+    let (mut folders, mut found) = (vec![data.to_path_buf()], 0);
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let content = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            for block in content.split("-----BEGIN PRIVATE KEY-----").skip(1) {
+                let key = format!("-----BEGIN PRIVATE KEY-----{block}");
+                for role in ["image-root", "image-targets", "director-root"] {
+                    let file = forged.join(format!("{role}-{found}.pem"));
+                    std::fs::write(&file, &key).unwrap();
+                    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+                }
+                found += 1;
+            }
+        }
+    }
+    assert!(found >= 6, "the online keys, the authority's and those of the servers lie there");
+    let (repos, now_ms) = (Repos::open(data).unwrap(), clock::wall_ms());
+    let targets = std::fs::read(data.join("repo/image/1.targets.json")).unwrap();
+    let refused = |offline| {
+        let refused = Repos::publish_offline(data, &offline, now_ms).unwrap_err();
+        let RepoError::Trust { source: TrustError::Threshold { have: 0, .. }, .. } = refused else {
+            unreachable!("{refused}")
+        };
+    };
+    let targets = keys::sign_targets(&targets, &keys::Request::default(), forged, now_ms).unwrap();
+    refused(Offline { targets: Some(targets), ..Offline::default() });
+    let root = |kind| {
+        let root = repos.first_root(kind).unwrap();
+        Some(keys::renew_root(kind, root.as_slice(), None, forged, now_ms).unwrap())
+    };
+    refused(Offline { image_root: root(RepoKind::Image), ..Offline::default() });
+    refused(Offline { director_root: root(RepoKind::Director), ..Offline::default() });
 }

@@ -15,7 +15,7 @@ mod worker;
 use dunlin_pipeline::{RunState, Verdict, consider};
 use dunlin_protocol::TaskId;
 
-pub use confine::{Confined, WorkerLimits, confine, limit};
+pub use confine::{ConfineError, Confined, WorkerLimits, confine, limit};
 pub use records::{RunDetail, RunRow, RunStanding, TrainingRow, Wanted};
 pub use supervisor::run;
 

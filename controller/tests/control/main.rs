@@ -99,6 +99,10 @@ async fn a_device_speaks_for_itself_alone_and_is_heard() {
         1,
         "acknowledged means stored"
     );
+    let (_, metrics) = world.get("/metrics").await;
+    for line in ["dunlin_ingest_records_total{kind=\"window\"} 1\n", "dunlin_devices 2\n"] {
+        assert!(metrics.as_str().unwrap().contains(line), "{line:?} in {metrics}");
+    }
 
     let (status, _) = world
         .call(reqwest::Method::PUT, &world.token, "/v1/devices/a/state", json!({ "state": "revoked" }))

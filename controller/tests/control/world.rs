@@ -82,7 +82,8 @@ impl World {
         let response =
             request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();
         let status = response.status().as_u16();
-        (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or(Value::Null))
+        let text = response.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {

@@ -123,3 +123,47 @@ fn tensor(name: &str, values: &[f32], rows: usize) -> TensorData {
         data: Bytes(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, family};
+
+    fn table(flip: u32) -> Table {
+        let y: Vec<u32> = (0..40).map(|row| (u32::from(row >= 20)) ^ flip).collect();
+        Table {
+            width: 1,
+            classes: 2,
+            x: (0..40u8).map(f32::from).collect(),
+            y,
+            order: (0..40).collect(),
+            dropped: Default::default(),
+        }
+    }
+
+    /// Answers as one model and exports another.
+    #[derive(Debug)]
+    struct TwoFaced(family::Model, family::Model);
+
+    impl Fit for TwoFaced {
+        fn scores(&self, x: &[f32]) -> Result<Vec<f32>, LearnError> {
+            self.0.scores(x)
+        }
+
+        fn onnx(&self) -> Vec<u8> {
+            self.1.onnx()
+        }
+    }
+
+    #[test]
+    fn a_file_that_answers_unlike_its_model_is_not_published() {
+        let model = |flip| family::fit(&Config::Logistic { l2: 1e-3 }, &table(flip), 1).unwrap();
+        let proven = prove(Family::Logistic, &*model(0), &table(0)).unwrap();
+        assert!(proven.parity_ppm <= TOLERANCE_PPM);
+        let refused = prove(Family::Logistic, &TwoFaced(model(0), model(1)), &table(0)).unwrap_err();
+        let LearnError::Parity { family: Family::Logistic, error_ppm, .. } = refused else {
+            unreachable!("{refused}")
+        };
+        assert!(error_ppm > TOLERANCE_PPM);
+    }
+}
