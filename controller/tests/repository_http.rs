@@ -140,12 +140,16 @@ fn a_copy_of_the_data_folder_approves_nothing(data: &Path, forged: &Path) {
                     let file = forged.join(format!("{role}-{found}.pem"));
                     std::fs::write(&file, &key).unwrap();
                     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+                    // Those of TLS are of another kind, and no root may name such.
+                    if keys::load(&file, None).is_err() {
+                        std::fs::remove_file(&file).unwrap();
+                    }
                 }
                 found += 1;
             }
         }
     }
-    assert!(found >= 6, "the online keys, the authority's and those of the servers lie there");
+    assert!(std::fs::read_dir(forged).unwrap().next().is_some(), "the online keys lie there");
     let (repos, now_ms) = (Repos::open(data).unwrap(), clock::wall_ms());
     let targets = std::fs::read(data.join("repo/image/1.targets.json")).unwrap();
     let refused = |offline| {

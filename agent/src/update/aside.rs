@@ -58,11 +58,12 @@ mod tests {
         let (begun, has_begun) = oneshot::channel();
         let job = tokio::spawn(aside(async move {
             let _held = held;
-            drop(begun.send(()));
+            assert!(begun.send(()).is_ok());
             std::future::pending::<()>().await;
         }));
         has_begun.await.unwrap();
         job.abort();
+        assert!(job.await.is_err());
         assert_eq!(ended.recv_timeout(Duration::from_secs(60)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
