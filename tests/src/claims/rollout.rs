@@ -9,6 +9,7 @@ use sqlx::{Row, SqlitePool};
 use super::attacks::serving;
 use super::fleet::HELD;
 use super::{Claim, holds};
+use crate::agent::Agent;
 use crate::controller::Controller;
 use crate::process::wait_for;
 
@@ -242,6 +243,19 @@ pub async fn returned(
         Ok((!ran.is_empty() && back.len() == ran.len()).then(|| back.join(", ")))
     })
     .await
+}
+
+/// How many of these devices serve which release, by class of hardware.
+pub fn by_class<'a>(
+    agents: impl IntoIterator<Item = &'a Agent>,
+    serving: &BTreeMap<String, String>,
+) -> BTreeMap<&'a str, BTreeMap<String, usize>> {
+    let mut by_class: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
+    for agent in agents {
+        let release = serving.get(&agent.id).cloned().unwrap_or_default();
+        *by_class.entry(&agent.class).or_default().entry(release).or_default() += 1;
+    }
+    by_class
 }
 
 /// The release that most devices of a class run is not the same one for every class.

@@ -1,5 +1,5 @@
 //! Act 1: an operator sets the controller up, trains and signs the first models, and the fleet enrols.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -153,11 +153,7 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
     })
     .await?;
     let installed = claims::serving(&database).await?;
-    let mut by_class: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
-    for agent in &world.agents {
-        let release = &installed[&agent.id];
-        *by_class.entry(&agent.class).or_default().entry(release.clone()).or_default() += 1;
-    }
+    let by_class = claims::by_class(&world.agents, &installed);
     let rows: Vec<Vec<String>> = by_class
         .iter()
         .map(|(class, releases)| {
@@ -170,7 +166,10 @@ async fn settle(world: &mut World, report: &mut Report) -> Result<()> {
         "every device enrolled with its own key and serves a signed model",
         claims::own_key_and_signed_model(&world.controller, &database, n).await,
     );
-    report.check("hardware makes the right choice differ: most devices of one class run another model than those of another", claims::choice_differs(&by_class));
+    report.check(
+        "hardware makes the right choice differ for most devices of a class",
+        claims::choice_differs(&by_class),
+    );
     steal_director(world, &world.agents[0].id.parse()?)?;
     for class in CLASSES {
         let device =
