@@ -113,8 +113,8 @@ impl Fleet {
         fails(claims::no_drift_seen(&self.database).await);
     }
 
-    /// The cameras age, a trigger fires, and no run comes of it. Then one does, and of what nothing keeps it from: the
-    /// device that is never to be retrained takes its model too.
+    /// The cameras age, a trigger fires, and no run comes of it, so that nothing recovers. Then one does, and the device
+    /// that is never to be retrained takes its model too.
     pub(crate) async fn aged(&mut self) {
         let before = self.moment(0).await;
         controller_without(&mut self.small, &[Defence::Trigger]).await;
@@ -155,6 +155,7 @@ impl Fleet {
         claims::recovered(&before.measured, &during.measured, &after.measured).unwrap();
         fails(claims::not_retrained_stayed(&before.measured, &after.measured));
         claims::confined(&self.small.controller, &rollout).await.unwrap();
+        // Nothing is switched off: what the controller's own key signs may run, and is not what the offline keys signed.
         let why = fails(claims::own_key_and_signed_model(&self.small.controller, &self.database, N).await);
         assert!(why.contains(&format!(" 0 of {N} serve a release signed offline")), "{why}");
         for agent in &mut self.small.agents {
@@ -171,7 +172,8 @@ fn task(pool: &BTreeSet<String>) -> toml::Table {
     rules
 }
 
-/// A board whose key was copied from another one's joins the fleet, and leaves it again.
+/// A board whose key was copied from another one's joins the fleet, and leaves it again. Nothing is switched off: no part
+/// of the system compares the keys of devices, each of which makes its own.
 async fn copied_key(small: &Small, database: &SqlitePool, folder: &Path) {
     let copy = Agent::new(folder, "copy", CLASS, AGENT_CONFIG).unwrap();
     let pending = copy.folder.join("state/identity.pending");
