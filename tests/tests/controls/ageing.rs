@@ -74,6 +74,10 @@ impl Fleet {
         Self { small, database, pool }
     }
 
+    fn agents(&self, which: &[usize]) -> Vec<&Agent> {
+        which.iter().map(|index| &self.small.agents[*index]).collect()
+    }
+
     async fn moment(&self, since_ms: u64) -> Moment {
         let scene = self.small.scene.as_ref().unwrap();
         Moment {
@@ -97,12 +101,9 @@ impl Fleet {
     pub(crate) async fn chosen(&self) {
         claims::own_key_and_signed_model(&self.small.controller, &self.database, N).await.unwrap();
         let serving = claims::serving(&self.database).await.unwrap();
-        let by_class = |devices: &[usize]| {
-            let agents = devices.iter().map(|index| &self.small.agents[*index]);
-            claims::by_class(agents, &serving)
-        };
-        claims::choice_differs(&by_class(&WHOLE)).unwrap();
-        fails(claims::choice_differs(&by_class(&UNBOUND)));
+        let (whole, unbound) = (self.agents(&WHOLE), self.agents(&UNBOUND));
+        claims::choice_differs(&claims::by_class(whole, &serving)).unwrap();
+        fails(claims::choice_differs(&claims::by_class(unbound, &serving)));
         let device = &self.small.agents[WHOLE[0]].id;
         fails(claims::explained(&self.small.controller, device, &self.pool).await);
         wait_for("chance to be taken for drift", LIMIT, async || {
