@@ -69,8 +69,10 @@ impl Agent {
 
     /// Runs a verb of the agent's command line.
     pub async fn run(&self, args: &[&str]) -> Result<String> {
-        let mut command = Command::new(program("dunlin-agent")?);
+        let name = if self.weak.is_some() { "dunlin-agent-weak" } else { "dunlin-agent" };
+        let mut command = Command::new(program(name)?);
         command.arg("--config").arg(self.config()).args(args).envs([dunlin_engine::tie()]).kill_on_drop(true);
+        command.envs(self.weak.iter().map(|off| (VARIABLE, off)));
         let output = tokio::time::timeout(START_LIMIT, command.output())
             .await
             .context("the agent's verb did not end")??;

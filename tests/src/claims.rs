@@ -23,8 +23,8 @@ pub use learning::{
     started_by_itself, total,
 };
 pub use rollout::{
-    Canary, canary, choice_differs, in_waves, only_the_canary_ran, promoted, returned, stopped, taken_up,
-    told_to_pipelines,
+    Canary, by_class, canary, choice_differs, in_waves, only_the_canary_ran, promoted, reached_all_by_itself,
+    returned, stopped, taken_up, told_to_pipelines, went_on,
 };
 pub use samples::{labelled, learnt_from_devices};
 

@@ -22,21 +22,26 @@ const WAVES: [(u32, u32); 3] = [(10_000, 10_000), (250_000, 10_000), (1_000_000,
 pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
     let labels: Vec<String> = (0..DIGITS).map(|digit| format!("\"{digit}\"")).collect();
     let pool: Vec<String> = pool.iter().map(|release| format!("{release:?}")).collect();
-    // With a schedule nothing else retrains; without one, drift does.
-    let triggers = match cron {
-        Some(cron) => format!("cron = {cron:?}\ncooldown_ms = 10000\n"),
-        None => "drift_ppm_min = 300000\ncooldown_ms = 600000\n".to_owned(),
-    };
     format!(
         "task = \"{TASK}\"\nlabels = [{}]\nheld = [\"held\"]\npool = [{}]\n\n\
          [choice]\njudged_ms = 120000\n[choice.switching]\ndwell_ms = 10000\n\n\
          [probation]\nms_min = 4000\nrequests_min = 100\nerror_ppm_max = 10000\nlatency_percent_max = 300\nrss_bytes_max = 0\ndisagree_ppm_max = 1000000\n\n\
-         [retraining]\nseed = 1\ntrials = 6\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n[retraining.triggers]\n{triggers}\n\
+         [retraining]\nseed = 1\ntrials = 6\nexclude = [\"held\"]\njudged_ms = 15000\nage_ms_max = 30000\nsplit = {{ policy = \"time_ordered\", holdout_percent = 25 }}\n{}\n\
          [rollout]\n{}",
         labels.join(", "),
         pool.join(", "),
+        triggers(cron),
         rollout_rules("rollout.", &WAVES),
     )
+}
+
+/// When the task is retrained: with a schedule by nothing else, without one by drift.
+pub fn triggers(cron: Option<&str>) -> String {
+    let triggers = match cron {
+        Some(cron) => format!("cron = {cron:?}\ncooldown_ms = 10000\n"),
+        None => "drift_ppm_min = 300000\ncooldown_ms = 600000\n".to_owned(),
+    };
+    format!("[retraining.triggers]\n{triggers}")
 }
 
 /// Those of a rollout that opens to all devices after its canary.
@@ -153,8 +158,8 @@ pub async fn push_file(
     Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
 }
 
-/// The offline-signed policy: samples may leave, retrained models may run within bounds.
-pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) -> Result<()> {
+/// Signs the policy offline: samples may leave, retrained models may run within bounds. Returns what was signed.
+pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) -> Result<Value> {
     let rows = anchor;
     let data: Vec<u8> = rows.iter().flat_map(|image| image.pixels).flat_map(f32::to_le_bytes).collect();
     let anchor = GoldenSet {
@@ -212,8 +217,8 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
     let keys = controller.keys.join("private").display().to_string();
     controller
         .json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys])
-        .await
-        .map(drop)
+        .await?;
+    Ok(policy)
 }
 
 #[cfg(test)]

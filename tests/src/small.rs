@@ -32,6 +32,8 @@ pub struct Small {
     pub agents: Vec<Agent>,
     /// Images.
     pub pools: Pools,
+    /// Those of the devices that are never retrained, told apart where accuracy is measured.
+    pub held: Vec<usize>,
     /// What the applications see, once they run.
     pub scene: Option<Arc<Scene>>,
     traffic: JoinSet<()>,
@@ -55,7 +57,8 @@ impl Small {
             .enumerate()
             .map(|(i, class)| Agent::new(folder, &format!("pole-{i}"), class, config))
             .collect::<Result<_>>()?;
-        Ok(Self { controller, agents, pools: Pools::new(17), scene: None, traffic: JoinSet::new() })
+        let (held, traffic) = (Vec::new(), JoinSet::new());
+        Ok(Self { controller, agents, pools: Pools::new(17), held, scene: None, traffic })
     }
 
     /// Enrols and starts every device.
@@ -90,10 +93,10 @@ impl Small {
 
     /// Applications on every device begin to ask and to label.
     pub fn ask(&mut self) -> Result<()> {
-        let cameras = self.agents.iter().map(|agent| Camera {
+        let cameras = self.agents.iter().enumerate().map(|(index, agent)| Camera {
             id: agent.id.clone(),
             class: agent.class.clone(),
-            held: false,
+            held: self.held.contains(&index),
             api: Mutex::new(agent.api),
         });
         let scene = Scene::new(cameras.collect(), NEW);

@@ -35,7 +35,7 @@ pub(crate) struct Options {
 const FEATURES: &str = "dunlin-tests/weaken,dunlin-agent/weaken,dunlin-controller/weaken";
 /// The negative controls, which have a stage of their own.
 const CONTROLS: &str = "e2e_controls";
-const CONTROL: &str = "without_its_defence_a_claim_does_not_hold";
+const CONTROL: &str = "without_its_defence_a_claim_";
 
 /// Always the whole workspace with the same features: another selection would rebuild what is built.
 fn workspace(verb: &str, more: &[&str]) -> Command {

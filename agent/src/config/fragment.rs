@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Arch, Budgets};
 use serde::Deserialize;
 
@@ -11,6 +12,10 @@ use super::{
     ConfigError, MqttAuth, MqttSettings, Settings, SpoolSettings, TelemetrySettings, UpdateSettings,
 };
 use crate::device;
+
+/// The largest budgets that make sense: a TiB, and an hour for one row.
+const BUDGETS_MAX: Budgets =
+    Budgets { model_bytes_max: 1 << 40, model_ram_bytes_max: 1 << 40, latency_us_max: 3_600_000_000 };
 
 /// A key's value with the file it came from, so that a late complaint still names the right file.
 #[derive(Debug, Clone)]
@@ -209,21 +214,22 @@ impl Fragment {
                 &self.budgets.model_bytes_max,
                 "device.budgets.model_bytes_max",
                 1024,
-                1 << 40,
+                BUDGETS_MAX.model_bytes_max,
             )?,
             model_ram_bytes_max: within(
                 &self.budgets.model_ram_bytes_max,
                 "device.budgets.model_ram_bytes_max",
                 1024,
-                1 << 40,
+                BUDGETS_MAX.model_ram_bytes_max,
             )?,
             latency_us_max: within(
                 &self.budgets.latency_us_max,
                 "device.budgets.latency_us_max",
                 1,
-                3_600_000_000,
+                BUDGETS_MAX.latency_us_max,
             )?,
         };
+        let budgets = if weaken::off(Defence::Budgets) { BUDGETS_MAX } else { budgets };
         let cores = self.device.cores.as_ref().map(|v| v.value);
         let ram_bytes = self.device.ram_bytes.as_ref().map(|v| v.value);
         let profile = device::profile(class_name, cores, ram_bytes, budgets);

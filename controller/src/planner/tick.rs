@@ -254,7 +254,7 @@ async fn assign(
             let fresh = decided.get(&key).is_some_and(|last| {
                 last.is_said_by(&decision) && decision.made_ms.saturating_sub(last.made_ms) < DECISION_MS
             });
-            if !fresh {
+            if !fresh && !weaken::off(Defence::Explain) {
                 decisions.push(decision);
             }
         }

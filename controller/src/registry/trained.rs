@@ -9,9 +9,10 @@ use dunlin_learn::data::Table;
 use dunlin_learn::job::{CANDIDATES_DIR, Job, RESULT_FILE, Schema};
 use dunlin_learn::result::{Candidate, GOLDEN_FILE, MODEL_FILE, PROFILE_FILE, RunResult};
 use dunlin_learn::split;
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Blob, Bytes, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, ReleaseId,
-    TaskId, TensorData, cbor,
+    Blob, Bytes, DType, Digest, FeatureMeta, GoldenSet, IdError, Lineage, ModelName, ReferenceProfile,
+    ReleaseId, TaskId, TensorData, cbor,
 };
 
 use super::intake::Parts;
@@ -276,7 +277,12 @@ impl Registry {
         let one = found
             .ok_or_else(|| RegistryError::Refused(format!("the run {run} has no candidate {candidate}")))?;
         let task = examined.job.task.clone();
-        let model = ModelName::retrained(&task, one.candidate.family.as_str())
+        // Devices run what the controller's own key vouches for in the lines of its task alone.
+        let line: TaskId = match weaken::off(Defence::Confine) {
+            true => "foreign".parse().map_err(|error: IdError| RegistryError::Refused(error.to_string()))?,
+            false => task.clone(),
+        };
+        let model = ModelName::retrained(&line, one.candidate.family.as_str())
             .map_err(|error| RegistryError::Refused(error.to_string()))?;
         // A repeated step of a run finds what it made before.
         let digest = dunlin_trust::sha256(&one.onnx);

@@ -12,6 +12,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{ReferenceFeature, ReferenceProfile};
 use serde::{Deserialize, Serialize};
 
@@ -163,8 +164,9 @@ pub fn judge(
     }
     adjust(&mut features);
     for feature in &mut features {
-        feature.drifted =
+        let beyond_chance =
             feature.ks_p_adjusted <= limits.false_discovery && feature.ks.value > limits.distance_min;
+        feature.drifted = beyond_chance || weaken::off(Defence::DriftEffect);
     }
     let drifted = features.iter().filter(|feature| feature.drifted).count();
     let share = if features.is_empty() { 0.0 } else { drifted as f64 / features.len() as f64 };

@@ -244,6 +244,7 @@ pub fn consider(triggers: &Triggers, facts: &Facts, operator: Option<&str>, now_
         Outcome::Fired(cause) => Some(cause.clone()),
         Outcome::Quiet(_) => None,
     });
+    let fired = fired.filter(|_| operator.is_some() || !weaken::off(Defence::Trigger));
     let verdict = match fired {
         None => Verdict::Quiet,
         Some(cause) => match hold(triggers, facts, operator.is_some(), now_ms) {

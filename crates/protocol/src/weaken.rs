@@ -45,11 +45,23 @@ pub enum Defence {
     Holding,
     /// A controller goes on with the rollouts that were open when its predecessor died.
     Takeover,
+    /// What one model may cost on a board is bounded.
+    Budgets,
+    /// A trigger that fires starts a run.
+    Trigger,
+    /// Inputs count as drifted only beyond what chance does to them.
+    DriftEffect,
+    /// Why a device runs what it runs is written down.
+    Explain,
+    /// A retrained model is released in a line of the task that it was made for.
+    Confine,
+    /// A device that went down in the middle of an update takes it up again.
+    Strikes,
 }
 
 impl Defence {
     /// Every defence that has a switch.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::Digest,
         Self::MetadataVersion,
         Self::Generation,
@@ -69,6 +81,12 @@ impl Defence {
         Self::Exclusion,
         Self::Holding,
         Self::Takeover,
+        Self::Budgets,
+        Self::Trigger,
+        Self::DriftEffect,
+        Self::Explain,
+        Self::Confine,
+        Self::Strikes,
     ];
 
     /// Its name in [`VARIABLE`].
@@ -93,6 +111,12 @@ impl Defence {
             Self::Exclusion => "exclusion",
             Self::Holding => "holding",
             Self::Takeover => "takeover",
+            Self::Budgets => "budgets",
+            Self::Trigger => "trigger",
+            Self::DriftEffect => "drift_effect",
+            Self::Explain => "explain",
+            Self::Confine => "confine",
+            Self::Strikes => "strikes",
         }
     }
 }

@@ -1,3 +1,4 @@
+use dunlin_protocol::weaken::{self, Defence};
 use serde::{Deserialize, Serialize};
 
 use crate::Stop;
@@ -28,6 +29,7 @@ impl Strikes {
             Stop::Crashed => self.crashes += 1,
             Stop::PowerLost => self.resets += 1,
         }
-        self.crashes >= CRASHES_MAX || self.resets >= RESETS_MAX
+        let unforgiven = stop != Stop::Orderly && weaken::off(Defence::Strikes);
+        self.crashes >= CRASHES_MAX || self.resets >= RESETS_MAX || unforgiven
     }
 }

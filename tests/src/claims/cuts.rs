@@ -1,4 +1,5 @@
 //! What is left of work that was cut.
+use std::ops::RangeBounds;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -67,13 +68,17 @@ pub async fn not_blamed(database: &SqlitePool, device: &str, releases: &[String]
     holds(blamed == 0, format!("{blamed} failures"))
 }
 
-/// A run that its schedule started begins within `limit`.
-pub async fn schedule_fired(database: &SqlitePool, limit: Duration) -> Claim {
-    wait_for("the schedule to start a run by itself", limit, async || {
-        let query = "SELECT id || ' because ' || cause FROM runs WHERE cause LIKE '%cron%' LIMIT 1";
-        Ok(sqlx::query_scalar::<_, String>(query).fetch_optional(database).await?)
+/// Within `limit` the schedule has started so many runs.
+pub async fn schedule_fired(database: &SqlitePool, times: impl RangeBounds<usize>, limit: Duration) -> Claim {
+    let mut runs: Vec<String> = Vec::new();
+    let fired = wait_for("the schedule to start runs by itself", limit, async || {
+        let query =
+            "SELECT id || ' because ' || cause FROM runs WHERE json_extract(cause, '$.cause') = 'cron'";
+        runs = sqlx::query_scalar(query).fetch_all(database).await?;
+        Ok(times.contains(&runs.len()).then_some(()))
     })
-    .await
+    .await;
+    holds(fired.is_ok(), format!("{} runs: {}", runs.len(), runs.join(", ")))
 }
 
 /// No row of the audit log was changed.
@@ -81,4 +86,24 @@ pub async fn audit_whole(controller: &Controller) -> Claim {
     let data = controller.data.display().to_string();
     let ended = controller.try_run(&["audit", "verify", "--data", &data]).await?;
     holds(ended.code == 0, format!("{}{}", ended.stdout.trim(), ended.stderr.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_schedule_that_fired_twice_did_not_fire_once() {
+        let database = sqlx::sqlite::SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect("sqlite::memory:")
+            .await
+            .unwrap();
+        sqlx::query("CREATE TABLE runs (id TEXT, cause TEXT)").execute(&database).await.unwrap();
+        for (id, cause, once) in [("a", "drift", false), ("b", "cron", true), ("c", "cron", false)] {
+            let insert = "INSERT INTO runs VALUES (?1, json_object('cause', ?2))";
+            sqlx::query(insert).bind(id).bind(cause).execute(&database).await.unwrap();
+            assert_eq!(schedule_fired(&database, 1..=1, Duration::ZERO).await.is_ok(), once, "{id}");
+        }
+    }
 }

@@ -52,11 +52,14 @@ pub fn recovered(before: &Measured, during: &Measured, after: &Measured) -> Clai
     holds(some && all, format!("managed: {}", totals.join(" → ")))
 }
 
-/// Devices that are never retrained are worse off than the managed ones.
-pub fn not_retrained_stayed(after: &Measured) -> Claim {
-    let (managed, held) = (total(after, false), total(after, true));
-    let worse = held.n > 0 && held.wilson(Z95).high < managed.wilson(Z95).low;
-    holds(worse, format!("{} beside {}", show(held), show(managed)))
+/// Devices that are never retrained are worse off than they were, and than the managed ones.
+pub fn not_retrained_stayed(before: &Measured, after: &Measured) -> Claim {
+    let (was, held, managed) = (total(before, true), total(after, true), total(after, false));
+    let below = |other: Rate| held.wilson(Z95).high < other.wilson(Z95).low;
+    holds(
+        held.n > 0 && below(was) && below(managed),
+        format!("{} → {} beside {}", show(was), show(held), show(managed)),
+    )
 }
 
 /// The cause of a run is something the controller saw, and no operator.
@@ -177,11 +180,13 @@ mod tests {
 
     #[test]
     fn a_held_group_that_is_retrained_too_is_noticed() {
-        assert!(not_retrained_stayed(&measured(440, 250)).is_ok());
-        assert!(not_retrained_stayed(&measured(440, 440)).is_err());
-        assert!(
-            not_retrained_stayed(&[(("small".into(), false), Rate { hits: 440, n: 500 })].into()).is_err()
-        );
+        let before = measured(470, 470);
+        let managed_alone: Measured = [(("small".into(), false), Rate { hits: 440, n: 500 })].into();
+        assert!(not_retrained_stayed(&before, &measured(440, 250)).is_ok());
+        assert!(not_retrained_stayed(&before, &measured(440, 440)).is_err());
+        assert!(not_retrained_stayed(&before, &managed_alone).is_err(), "no device is held");
+        let always_bad = measured(470, 250);
+        assert!(not_retrained_stayed(&always_bad, &measured(440, 250)).is_err(), "it was no better before");
     }
 
     #[test]

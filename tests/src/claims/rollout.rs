@@ -7,7 +7,9 @@ use serde_json::Value;
 use sqlx::{Row, SqlitePool};
 
 use super::attacks::serving;
+use super::fleet::HELD;
 use super::{Claim, holds};
+use crate::agent::Agent;
 use crate::controller::Controller;
 use crate::process::wait_for;
 
@@ -50,7 +52,7 @@ pub async fn stopped(database: &SqlitePool, rollout: &str) -> Claim {
     holds(by_itself, state.to_string().chars().take(400).collect())
 }
 
-/// The rollout reached every wave and was promoted.
+/// The rollout was promoted, by its gates or by an operator.
 pub async fn promoted(database: &SqlitePool, rollout: &str) -> Claim {
     let state: String = sqlx::query_scalar("SELECT state FROM rollouts WHERE id = ?")
         .bind(rollout)
@@ -59,7 +61,27 @@ pub async fn promoted(database: &SqlitePool, rollout: &str) -> Claim {
     holds(state == "promoted", state)
 }
 
-/// The devices of a rollout's canary, and how far its plans had come.
+/// The rollout was promoted without an order of an operator, and it had opened to every device but those that the task
+/// holds.
+pub async fn reached_all_by_itself(database: &SqlitePool, rollout: &str) -> Claim {
+    let state = promoted(database, rollout).await?;
+    let orders = orders(database, rollout, 0).await?;
+    let open = newest(database, rollout).await?;
+    let managed: Vec<String> = sqlx::query_scalar(
+        "SELECT id FROM devices WHERE state = 'active' AND id NOT IN (SELECT device FROM device_groups WHERE grp = ?)",
+    )
+    .bind(HELD)
+    .fetch_all(database)
+    .await?;
+    let members = open["members"].as_object().context("members")?;
+    let left_out: Vec<&String> = managed.iter().filter(|device| !members.contains_key(*device)).collect();
+    holds(
+        orders == 0 && left_out.is_empty() && !managed.is_empty(),
+        format!("{state}, open to {} devices, left out {left_out:?}; {orders} orders", members.len()),
+    )
+}
+
+/// The devices of a rollout's canary, and how far the rollout had come.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Canary {
     /// The devices.
@@ -68,11 +90,13 @@ pub struct Canary {
     pub generation: i64,
     /// Number of the newest row of the audit log.
     pub audited: i64,
+    /// Number of the newest outcome that a device reported.
+    pub reported: i64,
 }
 
 /// The canary of a rollout as the database has it.
 pub async fn canary(database: &SqlitePool, rollout: &str) -> Result<Canary> {
-    let (_, plan) = plans(database, rollout).await?.pop().context("a plan")?;
+    let plan = newest(database, rollout).await?;
     let members = plan["members"].as_object().context("members")?;
     let devices = members
         .iter()
@@ -80,7 +104,19 @@ pub async fn canary(database: &SqlitePool, rollout: &str) -> Result<Canary> {
         .map(|(device, _)| device.clone())
         .collect();
     let audited = sqlx::query_scalar("SELECT coalesce(max(no), 0) FROM audit").fetch_one(database).await?;
-    Ok(Canary { devices, generation: plan["generation"].as_i64().context("a generation")?, audited })
+    let reported =
+        sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM outcomes").fetch_one(database).await?;
+    Ok(Canary {
+        devices,
+        generation: plan["generation"].as_i64().context("a generation")?,
+        audited,
+        reported,
+    })
+}
+
+/// The newest plan of a rollout.
+async fn newest(database: &SqlitePool, rollout: &str) -> Result<Value> {
+    Ok(plans(database, rollout).await?.pop().context("a plan")?.1)
 }
 
 /// Parents and bodies of a rollout's plans, oldest first.
@@ -92,30 +128,72 @@ async fn plans(database: &SqlitePool, rollout: &str) -> Result<Vec<(Option<i64>,
     rows.iter().map(|row| Ok((row.get(0), serde_json::from_str(&row.get::<String, _>(1))?))).collect()
 }
 
-/// A rollout that stood so when its controller died was taken up and promoted by its successor: each plan follows the
-/// one before, the canary is the same, and no operator gave an order since.
-pub async fn taken_up(database: &SqlitePool, rollout: &str, before: &Canary) -> Claim {
-    promoted(database, rollout).await?;
+/// How many orders operators gave to a rollout after this row of the audit log.
+async fn orders(database: &SqlitePool, rollout: &str, after: i64) -> Result<i64> {
+    Ok(sqlx::query_scalar(
+        "SELECT count(*) FROM audit WHERE no > ?1 AND what = 'rollout.order' AND json_extract(before, '$.rollout') = ?2",
+    )
+    .bind(after)
+    .bind(rollout)
+    .fetch_one(database)
+    .await?)
+}
+
+/// A controller went on by itself with the rollout that its predecessor died in: the canary is the same, each plan
+/// follows the one before, no operator gave an order since, every device of the canary has committed to one of
+/// `releases`, one of them at least after that death, and the controller counts them all as done.
+pub async fn went_on(database: &SqlitePool, rollout: &str, before: &Canary, releases: &[String]) -> Claim {
     let plans = plans(database, rollout).await?;
     let generations: Vec<i64> = plans.iter().filter_map(|(_, plan)| plan["generation"].as_i64()).collect();
     let unbroken = plans.first().is_some_and(|(parent, _)| parent.is_none())
         && plans.iter().skip(1).zip(&generations).all(|((parent, _), before)| *parent == Some(*before));
     let now = canary(database, rollout).await?;
-    let orders: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM audit WHERE no > ?1 AND what = 'rollout.order' AND json_extract(before, '$.rollout') = ?2",
+    let orders = orders(database, rollout, before.audited).await?;
+    let rows = sqlx::query(
+        "SELECT device, release, id FROM outcomes WHERE phase = 'committed' AND release IS NOT NULL",
     )
-    .bind(before.audited)
-    .bind(rollout)
-    .fetch_one(database)
+    .fetch_all(database)
     .await?;
-    let further = generations.iter().filter(|generation| **generation > before.generation).count();
+    let of_canary = rows.iter().filter(|row| {
+        before.devices.contains(&row.get::<String, _>(0)) && releases.contains(&row.get::<String, _>(1))
+    });
+    let mut committed: BTreeMap<String, i64> = BTreeMap::new();
+    for row in of_canary {
+        let newest = committed.entry(row.get(0)).or_default();
+        *newest = row.get::<i64, _>(2).max(*newest);
+    }
+    let since = committed.values().filter(|outcome| **outcome > before.reported).count();
+    let report: Option<String> = sqlx::query_scalar("SELECT report FROM rollouts WHERE id = ?")
+        .bind(rollout)
+        .fetch_one(database)
+        .await?;
+    let report: Value = serde_json::from_str(&report.context("the controller has not looked at it")?)?;
+    let counted = report["tally"]["committed"].as_u64().context("a count")?;
+    let devices = before.devices.len();
     holds(
-        unbroken && further > 0 && now.devices == before.devices && orders == 0,
+        unbroken
+            && now.devices == before.devices
+            && orders == 0
+            && committed.len() == devices
+            && since > 0
+            && counted >= devices as u64,
         format!(
-            "plan {} was followed by {further}, each made from the one before; canary {:?} before, {:?} after; {orders} orders",
-            before.generation, before.devices, now.devices
+            "canary {:?} before, {:?} after; {} of {devices} committed, {since} of them after plan {}'s controller died; \
+             the controller counts {counted}; {orders} orders",
+            before.devices,
+            now.devices,
+            committed.len(),
+            before.generation
         ),
     )
+}
+
+/// The same, and it made further plans until the rollout was promoted.
+pub async fn taken_up(database: &SqlitePool, rollout: &str, before: &Canary, releases: &[String]) -> Claim {
+    promoted(database, rollout).await?;
+    let went_on = went_on(database, rollout, before, releases).await?;
+    let now = newest(database, rollout).await?["generation"].as_i64().context("a generation")?;
+    holds(now > before.generation, format!("{went_on}; plan {now} promoted it"))
 }
 
 /// `dunlin rollout watch` ends with the exit code that tells a pipeline so.
@@ -167,8 +245,45 @@ pub async fn returned(
     .await
 }
 
-/// Not every class of hardware runs the same release.
+/// How many of these devices serve which release, by class of hardware.
+pub fn by_class<'a>(
+    agents: impl IntoIterator<Item = &'a Agent>,
+    serving: &BTreeMap<String, String>,
+) -> BTreeMap<&'a str, BTreeMap<String, usize>> {
+    let mut by_class: BTreeMap<&str, BTreeMap<String, usize>> = BTreeMap::new();
+    for agent in agents {
+        let release = serving.get(&agent.id).cloned().unwrap_or_default();
+        *by_class.entry(&agent.class).or_default().entry(release).or_default() += 1;
+    }
+    by_class
+}
+
+/// The release that most devices of a class run is not the same one for every class.
 pub fn choice_differs(by_class: &BTreeMap<&str, BTreeMap<String, usize>>) -> Claim {
-    let distinct: BTreeSet<&String> = by_class.values().flat_map(BTreeMap::keys).collect();
-    holds(distinct.len() >= 2, format!("{distinct:?}"))
+    let mostly: BTreeMap<&str, &String> = by_class
+        .iter()
+        .filter_map(|(class, releases)| Some((*class, releases.iter().max_by_key(|(_, n)| **n)?.0)))
+        .collect();
+    let distinct: BTreeSet<&&String> = mostly.values().collect();
+    holds(distinct.len() >= 2, format!("most devices of each class run {mostly:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type ByClass = BTreeMap<&'static str, BTreeMap<String, usize>>;
+
+    fn runs(releases: &[(&str, usize)]) -> BTreeMap<String, usize> {
+        releases.iter().map(|(release, n)| ((*release).to_owned(), *n)).collect()
+    }
+
+    #[test]
+    fn single_devices_of_a_class_make_no_difference_between_classes() {
+        let mixed = runs(&[("a@1", 7), ("b@1", 1)]);
+        let same = ByClass::from([("small", mixed.clone()), ("large", runs(&[("a@1", 8)]))]);
+        assert!(choice_differs(&same).is_err());
+        let different = ByClass::from([("small", mixed), ("large", runs(&[("b@1", 8)]))]);
+        assert!(choice_differs(&different).is_ok());
+    }
 }

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use dunlin_controller::cli::ApiClient;
 use dunlin_monitor::rate::Rate;
+use dunlin_tests::claims::Claim;
 use dunlin_tests::operator::TASK;
 use serde_json::Value;
 use sqlx::Row;
@@ -56,28 +57,34 @@ pub(crate) fn watch_drift(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Adds every plot over time.
-pub(crate) async fn add(world: &mut World, report: &mut Report) -> Result<()> {
+/// Adds every plot over time; without anything to draw, one is missing.
+pub(crate) async fn add(world: &mut World, report: &mut Report) -> Claim {
     world.drifts.watch.abort_all();
     let answers = accuracy(world);
-    if answers.iter().all(|line| line.points.is_empty()) {
-        return Ok(());
-    }
+    drawn("answers", &answers)?;
     report.plot(
         "Share of right answers on the stream, as the applications saw it",
         lines(&answers, &world.marks, Scale::Share),
     );
     let seen = std::mem::take(&mut *world.drifts.seen.lock().expect("no holder panics"));
     let drift: Vec<Series> = seen.into_iter().map(|(name, points)| Series { name, points }).collect();
+    drawn("drift", &drift)?;
     report.plot(
         "Share of features that drifted, by the release that serves, as the controller judges it",
         lines(&drift, &world.marks, Scale::Share),
     );
     let waves = waves(world).await?;
+    drawn("rollouts", &waves)?;
     report.plot(
         "Devices that each rollout is open to",
         lines(&waves, &world.marks, Scale::Count(world.agents.len())),
     );
+    Ok(format!("answers, drift of {} releases, {} rollouts", drift.len(), waves.len()))
+}
+
+/// Refuses a plot with nothing in it.
+fn drawn(what: &str, lines: &[Series]) -> Result<()> {
+    ensure!(lines.iter().any(|line| !line.points.is_empty()), "there is nothing to draw of {what}");
     Ok(())
 }
 
@@ -137,4 +144,16 @@ async fn waves(world: &mut World) -> Result<Vec<Series>> {
 
 fn wall_s() -> Result<f64> {
     Ok(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_with_nothing_in_it_is_missing() {
+        let line = |points: &[(f64, f64)]| Series { name: "managed".into(), points: points.to_vec() };
+        assert!(drawn("answers", &[]).is_err() && drawn("answers", &[line(&[])]).is_err());
+        assert!(drawn("answers", &[line(&[]), line(&[(0.0, 1.0)])]).is_ok());
+    }
 }

@@ -24,8 +24,10 @@ use clap::Parser;
 use report::Report;
 use world::World;
 
-/// The whole demonstration must end in this time, whatever happens; on two free processors it takes a third of it.
+/// The whole demonstration must end in this time, whatever happens.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// What it takes at most where nothing else runs, on two processors.
+const PROMISED: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Parser)]
 #[command(about = "A fleet's day, from enrolment to rollback")]
@@ -73,8 +75,10 @@ async fn play(options: &Options) -> Result<ExitCode> {
     if let Err(error) = &played {
         report.claim("the story was told to its end", false, format!("{error:#}"));
     }
-    if let Err(error) = charts::add(&mut world, &mut report).await {
-        report.say(&format!("some plots are missing: {error:#}"));
+    let plots = charts::add(&mut world, &mut report).await;
+    report.check("every plot over time is in the report", plots);
+    if let Some(late) = late(report.now()) {
+        report.say(&late);
     }
     report.times();
     let rows: Vec<Vec<String>> = report
@@ -94,7 +98,22 @@ async fn play(options: &Options) -> Result<ExitCode> {
         if all { "every claim was checked and held" } else { "not every claim held" },
         report.now() / 60.0
     );
+    if let Some(late) = late(report.now()) {
+        println!("    {late}");
+    }
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What there is to say if it took longer than promised.
+fn late(seconds: f64) -> Option<String> {
+    let promised = PROMISED.as_secs_f64();
+    (seconds > promised).then(|| {
+        format!(
+            "it took {:.1} minutes; {:.0} are promised on two processors that nothing else uses",
+            seconds / 60.0,
+            promised / 60.0
+        )
+    })
 }
 
 async fn acts(world: &mut World, report: &mut Report) -> Result<()> {
@@ -104,4 +123,15 @@ async fn acts(world: &mut World, report: &mut Report) -> Result<()> {
     bad_model::play(world, report, &made).await.context("act 3: a bad model")?;
     attacks::play(world, report, &made).await.context("act 4: attacks")?;
     cuts::play(world, report, &made).await.context("act 5: power cuts")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_it_took_long_is_said() {
+        assert_eq!(late(PROMISED.as_secs_f64()), None);
+        assert!(late(360.0).unwrap().starts_with("it took 6.0 minutes; 5 are promised"));
+    }
 }

@@ -176,3 +176,51 @@ impl Report {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plot::{Scale, Series, intervals, lines};
+
+    #[test]
+    fn the_page_stands_alone_and_holds_every_plot() {
+        let mut report = Report::new();
+        report.act("an act");
+        report.check("it holds", Ok("because <b> & so".into()));
+        report.quote("What was printed", "<link href=x> <img src=y>");
+        report.table("A table", &["one"], &[vec!["<script src=z>".into()]]);
+        let series = [Series { name: "managed".into(), points: vec![(0.0, 0.5), (1.0, 0.9)] }];
+        report.plot("Lines", lines(&series, &[(0.5, "aged")], Scale::Share));
+        report.plot("Intervals", intervals(&["before"], &[("small".into(), Vec::new())]));
+        report.times();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        report.write(&path).unwrap();
+        let page = std::fs::read_to_string(path).unwrap();
+        assert_eq!((page.matches("<svg").count(), page.matches("</svg>").count()), (2, 2));
+        assert!(page.contains("Every claim below was checked and held."));
+        let markup = page.replace("http://www.w3.org/2000/svg", "");
+        for tag in markup.split('<').skip(1).filter_map(|rest| rest.split('>').next()) {
+            for outside in ["http:", "https:", "//", "src=", "href=", "link", "script", "@import", "url("] {
+                assert!(!tag.contains(outside), "<{tag}>");
+            }
+        }
+        let style = markup.split("<style>").nth(1).and_then(|rest| rest.split("</style>").next()).unwrap();
+        assert!(!style.contains("url(") && !style.contains("@import"), "{style}");
+    }
+
+    #[test]
+    fn one_claim_that_does_not_hold_is_enough() {
+        let mut report = Report::new();
+        assert!(!report.all_held(), "nothing was claimed");
+        report.check("it holds", Ok("so".into()));
+        assert!(report.all_held());
+        report.check("it does not", Err(anyhow::Error::msg("why")));
+        report.check("it holds too", Ok("so".into()));
+        assert!(!report.all_held());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.html");
+        report.write(&path).unwrap();
+        assert!(std::fs::read_to_string(path).unwrap().contains("Not every claim held."));
+    }
+}
