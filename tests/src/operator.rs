@@ -153,8 +153,19 @@ pub async fn push_file(
     Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
 }
 
-/// The offline-signed policy: samples may leave, retrained models may run within bounds.
+/// The policy, signed by the owner: samples may leave, retrained models may run within bounds.
 pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) -> Result<()> {
+    let keys = controller.keys.join("private").display().to_string();
+    policy_signed(controller, folder, anchor, &["--keys", &keys]).await
+}
+
+/// The same, signed as these arguments say.
+pub async fn policy_signed(
+    controller: &Controller,
+    folder: &Path,
+    anchor: &[Image],
+    signing: &[&str],
+) -> Result<()> {
     let rows = anchor;
     let data: Vec<u8> = rows.iter().flat_map(|image| image.pixels).flat_map(f32::to_le_bytes).collect();
     let anchor = GoldenSet {
@@ -209,11 +220,9 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
     });
     let file = folder.join("policy.json");
     std::fs::write(&file, policy.to_string())?;
-    let keys = controller.keys.join("private").display().to_string();
-    controller
-        .json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys])
-        .await
-        .map(drop)
+    let file = file.display().to_string();
+    let sign = ["model", "policy", "sign", "--file", &file];
+    controller.json(&[&sign[..], signing].concat()).await.map(drop)
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
 /// this device. A controller that made a mistake looks the same.
-const SUSPICIOUS: [ReasonCode; 16] = [
+const SUSPICIOUS: [ReasonCode; 18] = [
+    ReasonCode::MetadataMismatch,
     ReasonCode::NotApproved,
     ReasonCode::TargetMismatch,
     ReasonCode::BelowReleaseFloor,
@@ -49,6 +50,7 @@ const SUSPICIOUS: [ReasonCode; 16] = [
     ReasonCode::OpsMissing,
     ReasonCode::RamExceeded,
     ReasonCode::SizeExceeded,
+    ReasonCode::AgentTooOld,
     ReasonCode::FileMissing,
     ReasonCode::SlowRetrieval,
     ReasonCode::DigestMismatch,
