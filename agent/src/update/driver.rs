@@ -290,6 +290,8 @@ struct Driver {
     clock_told: bool,
     /// Whether it was told that nothing fresh comes any more.
     stale_told: bool,
+    /// Whether it was told that somebody answers in the controller's place, since that last answered itself.
+    untrusted_told: bool,
 }
 
 /// Notices in memory; the oldest go first if nobody reads them.
@@ -369,6 +371,7 @@ impl Driver {
             refused: None,
             clock_told: false,
             stale_told: false,
+            untrusted_told: false,
         };
         Ok((driver, stop))
     }
@@ -485,13 +488,16 @@ impl Driver {
         match answer {
             Ok(files) => {
                 self.failed_checks = 0;
+                self.untrusted_told = false;
                 self.judge(files).await;
             }
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "a check got no answer");
-                if error.is_suspicious() {
+                let untrusted = matches!(error, FetchError::Untrusted { .. });
+                if error.is_suspicious() && !(untrusted && self.untrusted_told) {
                     self.indicate(error.reason(), chain(&error));
                 }
+                self.untrusted_told |= untrusted;
                 self.tell_stale();
                 let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
                 self.failed_checks = self.failed_checks.saturating_add(1);
