@@ -205,8 +205,8 @@ async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
     let query = "SELECT sum(count) FROM indicators WHERE device = ? AND reason = 'server_untrusted'";
-    let told: i64 = sqlx::query_scalar(query).bind(ids[6].as_str()).fetch_one(&database).await.unwrap();
-    assert_eq!(told, 2, "once of the API and once of the broker");
+    let times: i64 = sqlx::query_scalar(query).bind(ids[6].as_str()).fetch_one(&database).await.unwrap();
+    assert_eq!(times, 2, "once of the API and once of the broker");
     world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();

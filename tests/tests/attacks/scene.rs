@@ -240,6 +240,12 @@ pub(crate) async fn torn(agent: &mut Agent, database: &SqlitePool, device: &Devi
         agent.start().await
     })
     .await;
+    tells(database, device, "state_recovered", async {
+        agent.stop().await?;
+        fs::write(agent.folder.join("state/identity/device.pem"), b"")?;
+        agent.start().await
+    })
+    .await;
     tells(database, device, "floors_damaged", async {
         agent.stop().await?;
         for file in ["floors.a", "floors.b", "image.a", "image.b"] {
