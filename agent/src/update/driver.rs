@@ -751,3 +751,6 @@ fn indicator(reason: ReasonCode, detail: String) -> Indicator {
 fn at(mono_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(mono_ms.saturating_sub(clock::now().mono_ms))
 }
+
+#[cfg(test)]
+mod tests;

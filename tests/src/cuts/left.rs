@@ -74,8 +74,9 @@ pub(super) fn not_lower(before: &Floors, now: &Floors) -> Result<()> {
         [versions(&of.image), versions(&of.director), [of.generation, of.wall_ms, of.down_seq, 0, 0]].concat()
     };
     let release = before.releases.iter().all(|(name, floor)| now.releases.get(name) >= Some(floor));
+    let role = before.roles.iter().all(|(role, floor)| now.roles.get(role) >= Some(floor));
     let number = numbers(before).iter().zip(numbers(now)).all(|(before, now)| *before <= now);
-    ensure!(release && number, "a floor is lower: {before:?} became {now:?}");
+    ensure!(release && role && number, "a floor is lower: {before:?} became {now:?}");
     Ok(())
 }
 
