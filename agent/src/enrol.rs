@@ -260,7 +260,7 @@ fn pending_key(pending: &Path) -> Result<Vec<u8>, EnrolError> {
         return Ok(key);
     }
     let key = EcdsaP256Signer::generate_pkcs8()?;
-    identity::write_private(pending, identity::KEY_FILE, &key)?;
+    identity::write_twice(pending, identity::KEY_FILE, &key)?;
     Ok(key)
 }
 
@@ -372,11 +372,11 @@ fn keep(pending: &Path, token: &ClaimToken, answer: &EnrolResponse) -> Result<()
     let pins = [token.ca, token.image_root, token.director_root];
     let mut enrolment = Enrolment::new(answer.device.clone(), token.url.clone(), broker, pins);
     enrolment.valid = answer.valid;
-    identity::write_private(pending, identity::CERTIFICATE_FILE, answer.certificate_pem.as_bytes())?;
-    identity::write_private(pending, identity::CA_FILE, answer.ca_pem.as_bytes())?;
-    identity::write_private(pending, identity::IMAGE_ROOT_FILE, answer.image_root.as_bytes())?;
-    identity::write_private(pending, identity::DIRECTOR_ROOT_FILE, answer.director_root.as_bytes())?;
-    identity::write_private(pending, identity::ENROLMENT_FILE, &enrolment.encode())?;
+    identity::write_twice(pending, identity::CERTIFICATE_FILE, answer.certificate_pem.as_bytes())?;
+    identity::write_twice(pending, identity::CA_FILE, answer.ca_pem.as_bytes())?;
+    identity::write_twice(pending, identity::IMAGE_ROOT_FILE, answer.image_root.as_bytes())?;
+    identity::write_twice(pending, identity::DIRECTOR_ROOT_FILE, answer.director_root.as_bytes())?;
+    identity::write_twice(pending, identity::ENROLMENT_FILE, &enrolment.encode())?;
     Ok(())
 }
 

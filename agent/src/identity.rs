@@ -1,7 +1,9 @@
 //! Who this device is and whom it trusts: its key and certificate, the pinned authority, the pinned roots.
 //!
-//! All of it lies in one folder that enrolment puts in place with one rename. The key is used through
-//! [`Signer`] alone, so that a chip can hold it; only TLS takes it as a file as well.
+//! All of it lies in one folder that enrolment puts in place with one rename. Every file is there twice, as nobody but a
+//! person at the device can bring one back; each proves by itself whether it is what it should be: the certificate by the
+//! key, authority and roots by their pins. The key is used through [`Signer`] alone, so that a chip can hold it; only TLS
+//! takes it as a file as well.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
@@ -18,6 +20,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
+use crate::update::chain;
+
 /// Form of `enrolment.json`.
 const FORMAT: u32 = 1;
 /// The device's key, PKCS#8, DER.
@@ -32,6 +36,14 @@ pub const IMAGE_ROOT_FILE: &str = "image-root.json";
 pub const DIRECTOR_ROOT_FILE: &str = "director-root.json";
 /// Everything else.
 pub const ENROLMENT_FILE: &str = "enrolment.json";
+/// All of them.
+pub const FILES: [&str; 6] =
+    [KEY_FILE, CERTIFICATE_FILE, CA_FILE, IMAGE_ROOT_FILE, DIRECTOR_ROOT_FILE, ENROLMENT_FILE];
+
+/// Name of a file's second copy.
+pub fn copy_of(name: &str) -> String {
+    format!("{name}.copy")
+}
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +60,8 @@ pub enum IdentityError {
         #[source]
         source: std::io::Error,
     },
-    /// A file is not what it should be.
-    #[error("{path} is damaged ({problem}); enrol again with --force")]
+    /// Neither copy of a file is what it should be.
+    #[error("{path} is damaged ({problem}), and so is its copy; enrol again with --force")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -92,6 +104,21 @@ impl Enrolment {
     /// The record as its file holds it.
     pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("an enrolment holds only text and numbers")
+    }
+
+    /// The record in an identity's folder, from the first copy that reads.
+    pub(crate) fn read(dir: &Path) -> Option<Self> {
+        let copies = [ENROLMENT_FILE.to_owned(), copy_of(ENROLMENT_FILE)];
+        copies.iter().find_map(|file| Self::decode(&std::fs::read(dir.join(file)).ok()?).ok())
+    }
+
+    /// Reads what [`Self::encode`] made, or says what is wrong with it.
+    fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let enrolment: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if enrolment.format != FORMAT {
+            return Err(format!("its form is {}, this agent reads {FORMAT}", enrolment.format));
+        }
+        Ok(enrolment)
     }
 
     /// A record of the present form.
@@ -148,41 +175,118 @@ impl std::fmt::Debug for Identity {
     }
 }
 
+/// A copy that is to be written anew from the other one.
+struct Mend {
+    file: String,
+    bytes: Vec<u8>,
+    /// Whether it is lost or damaged, and not only older: a write may have been cut between the two.
+    damaged: bool,
+}
+
+/// The copies of the files in a folder.
+struct Copies<'a> {
+    dir: &'a Path,
+    mends: Vec<Mend>,
+}
+
+impl Copies<'_> {
+    /// What `judge` makes of the first copy of a file that it does not refuse.
+    fn take<T>(
+        &mut self,
+        name: &str,
+        judge: impl Fn(&[u8]) -> Result<T, IdentityError>,
+    ) -> Result<T, IdentityError> {
+        let look = |file: &str| read(self.dir, file).and_then(|bytes| Ok((judge(&bytes)?, bytes)));
+        let copy = copy_of(name);
+        match (look(name), look(&copy)) {
+            (Ok((taken, bytes)), Ok((_, other))) if bytes == other => Ok(taken),
+            (Ok((taken, bytes)), other) => {
+                self.mends.push(Mend { file: copy, bytes, damaged: other.is_err() });
+                Ok(taken)
+            }
+            (Err(_), Ok((taken, bytes))) => {
+                self.mends.push(Mend { file: name.to_owned(), bytes, damaged: true });
+                Ok(taken)
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+}
+
 impl Identity {
     /// Reads the identity from its folder and holds it against its pins once more.
+    ///
+    /// # Errors
+    /// The device is not enrolled, or neither copy of a file is usable.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        if !dir.join(ENROLMENT_FILE).exists() {
+        Self::look(dir).map(|(identity, _)| identity)
+    }
+
+    /// The same for the agent that lives by it: a copy that is lost or damaged is written anew from the other one. Says
+    /// which were.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn take_up(dir: &Path) -> Result<(Self, Vec<String>), IdentityError> {
+        // Agents that kept each file once left no copy to miss.
+        let kept_once = FILES.iter().all(|name| !dir.join(copy_of(name)).exists());
+        let (identity, mends) = Self::look(dir)?;
+        let mut damaged = Vec::new();
+        for mend in mends {
+            if let Err(error) = write_private(dir, &mend.file, &mend.bytes) {
+                tracing::warn!(error = %chain(&error), "a file of the identity is there once only");
+            }
+            if mend.damaged && !kept_once {
+                damaged.push(mend.file);
+            }
+        }
+        Ok((identity, damaged))
+    }
+
+    fn look(dir: &Path) -> Result<(Self, Vec<Mend>), IdentityError> {
+        if !dir.join(ENROLMENT_FILE).exists() && !dir.join(copy_of(ENROLMENT_FILE)).exists() {
             return Err(IdentityError::NotEnrolled(dir.to_path_buf()));
         }
         let damaged = |name: &str, problem: &str| IdentityError::Damaged {
             path: dir.join(name),
             problem: problem.to_owned(),
         };
-        let enrolment: Enrolment = serde_json::from_slice(&read(dir, ENROLMENT_FILE)?)
-            .map_err(|e| damaged(ENROLMENT_FILE, &e.to_string()))?;
-        if enrolment.format != FORMAT {
-            return Err(damaged(
-                ENROLMENT_FILE,
-                &format!("its form is {}, this agent reads {FORMAT}", enrolment.format),
-            ));
-        }
-        let key_pkcs8 = read(dir, KEY_FILE)?;
-        let signer = Arc::new(EcdsaP256Signer::from_pkcs8(&key_pkcs8)?);
-        let chain = certificates(&read(dir, CERTIFICATE_FILE)?)
-            .ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
-        let ca = certificates(&read(dir, CA_FILE)?).and_then(|all| all.into_iter().next());
-        let ca = ca.ok_or_else(|| damaged(CA_FILE, "no certificate"))?;
-        let (image_root, director_root) = (read(dir, IMAGE_ROOT_FILE)?, read(dir, DIRECTOR_ROOT_FILE)?);
-        let pins = [
-            (CA_FILE, ca.as_ref(), enrolment.ca),
-            (IMAGE_ROOT_FILE, &image_root, enrolment.image_root),
-            (DIRECTOR_ROOT_FILE, &director_root, enrolment.director_root),
-        ];
-        if let Some((name, _, _)) = pins.iter().find(|(_, bytes, pin)| dunlin_trust::sha256(bytes) != *pin) {
-            return Err(damaged(name, "it does not match the pin of the enrolment"));
-        }
-        let present = Arc::new(Present(RwLock::new(Arc::new(certified(chain, &key_pkcs8)?))));
-        Ok(Self { enrolment, signer, image_root, director_root, ca, present, key_pkcs8 })
+        let pinned = |name: &str, bytes: &[u8], pin: Digest| {
+            if dunlin_trust::sha256(bytes) == pin {
+                Ok(())
+            } else {
+                Err(damaged(name, "it does not match the pin of the enrolment"))
+            }
+        };
+        let mut copies = Copies { dir, mends: Vec::new() };
+        let enrolment = copies.take(ENROLMENT_FILE, |bytes| {
+            Enrolment::decode(bytes).map_err(|problem| damaged(ENROLMENT_FILE, &problem))
+        })?;
+        let (key_pkcs8, signer) = copies.take(KEY_FILE, |bytes| {
+            let signer = EcdsaP256Signer::from_pkcs8(bytes)?;
+            Ok((bytes.to_vec(), Arc::new(signer)))
+        })?;
+        let shown = copies.take(CERTIFICATE_FILE, |bytes| {
+            let chain = certificates(bytes).ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
+            Ok(certified(chain, &key_pkcs8)?)
+        })?;
+        let ca = copies.take(CA_FILE, |bytes| {
+            let ca = certificates(bytes).and_then(|all| all.into_iter().next());
+            let ca = ca.ok_or_else(|| damaged(CA_FILE, "no certificate"))?;
+            pinned(CA_FILE, ca.as_ref(), enrolment.ca)?;
+            Ok(ca)
+        })?;
+        let mut root = |name: &str, pin: Digest| {
+            copies.take(name, |bytes| {
+                pinned(name, bytes, pin)?;
+                Ok(bytes.to_vec())
+            })
+        };
+        let image_root = root(IMAGE_ROOT_FILE, enrolment.image_root)?;
+        let director_root = root(DIRECTOR_ROOT_FILE, enrolment.director_root)?;
+        let present = Arc::new(Present(RwLock::new(Arc::new(shown))));
+        let identity = Self { enrolment, signer, image_root, director_root, ca, present, key_pkcs8 };
+        Ok((identity, copies.mends))
     }
 
     /// The device's id.
@@ -214,17 +318,15 @@ impl Identity {
 
     /// Keeps a renewed certificate in `dir`, where this identity lies, and shows it from now on.
     pub(crate) fn renewed(&self, dir: &Path, pem: &str, valid: Validity) -> Result<(), IdentityError> {
-        let chain = certificates(pem.as_bytes()).ok_or_else(|| IdentityError::Damaged {
-            path: dir.join(CERTIFICATE_FILE),
-            problem: "the renewal is no certificate".to_owned(),
-        })?;
+        let chain = certificates(pem.as_bytes())
+            .ok_or_else(|| rustls::Error::General("the renewal is no certificate".to_owned()))?;
         let next = Arc::new(certified(chain, &self.key_pkcs8)?);
         let enrolment = Enrolment { valid: Some(valid), ..self.enrolment.clone() };
         // Shown at once: a disk that takes nothing for weeks must not let the one before run out.
         *self.present.0.write().unwrap_or_else(PoisonError::into_inner) = next;
-        write_private(dir, CERTIFICATE_FILE, pem.as_bytes())?;
+        write_twice(dir, CERTIFICATE_FILE, pem.as_bytes())?;
         // Cut off before this, the next start asks again and gets the same certificate.
-        write_private(dir, ENROLMENT_FILE, &enrolment.encode())
+        write_twice(dir, ENROLMENT_FILE, &enrolment.encode())
     }
 }
 
@@ -245,8 +347,14 @@ pub(crate) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
     made.map_err(|source| IdentityError::File { path: dir.to_path_buf(), source })
 }
 
+/// Writes both copies of a file of the identity, one after the other.
+pub(crate) fn write_twice(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+    write_private(dir, &copy_of(name), bytes)?;
+    write_private(dir, name, bytes)
+}
+
 /// Writes a file durably, readable by its owner alone.
-pub(crate) fn write_private(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+fn write_private(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
     let path = dir.join(name);
     let scratch = dir.join(format!("{name}.new"));
     let write = || {

@@ -35,6 +35,7 @@ pub mod serve;
 pub mod spool;
 pub mod status;
 pub mod surroundings;
+mod tls;
 pub mod update;
 
 /// Release of this agent, as it reports itself.

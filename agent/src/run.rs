@@ -108,7 +108,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     for dir in [&settings.state_dir, &settings.run_dir] {
         std::fs::create_dir_all(dir).map_err(|source| RunError::Folder { path: dir.clone(), source })?;
     }
-    let identity = Identity::load(&settings.identity_dir())?;
+    let (identity, damaged) = Identity::take_up(&settings.identity_dir())?;
     let boot = draw_boot();
     let spool = Arc::new(open_spool(&settings, boot).await?);
     write_file(&settings.pid_file(), &std::process::id().to_string())?;
@@ -172,6 +172,10 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     if let Found::Damaged(aside) = agent.spool.found() {
         let detail = format!("the damaged file is {}", aside.display());
         agent.indicate(ReasonCode::SpoolDamaged, detail, 1);
+    }
+    if !damaged.is_empty() {
+        let detail = format!("written anew from the other copy: {} of the identity", damaged.join(", "));
+        agent.indicate(ReasonCode::StateRecovered, detail, 1);
     }
     agent.serve(settings.telemetry.window, &mut notices, &mut news, signals).await;
 

@@ -8,7 +8,7 @@ use dunlin_protocol::{BootId, DeviceId, Installed, TaskId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Settings;
-use crate::identity::{ENROLMENT_FILE, Enrolment};
+use crate::identity::Enrolment;
 use crate::spool::{Counters, Spool};
 
 /// The link as last seen.
@@ -52,9 +52,7 @@ pub struct AgentStatus {
 impl AgentStatus {
     /// What the files tell while no agent runs.
     pub fn offline(settings: &Settings) -> Self {
-        let enrolment: Option<Enrolment> = std::fs::read(settings.identity_dir().join(ENROLMENT_FILE))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let enrolment = Enrolment::read(&settings.identity_dir());
         let spool = Spool::read_counters(&settings.spool_dir()).unwrap_or_default();
         Self {
             agent: crate::VERSION.to_owned(),

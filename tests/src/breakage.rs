@@ -1,6 +1,6 @@
-//! What breaks in the field, for tests: disks without room, clocks that are wrong.
+//! What breaks in the field, for tests: disks without room, clocks that are wrong, backups that come back.
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -60,4 +60,32 @@ pub fn faketime() -> Result<String> {
 /// The environment of a program whose wall clock is wrong in the way faketime calls `time`.
 pub fn clock<'a>(library: &'a str, time: &'a str) -> [(&'a str, &'a str); 3] {
     [("LD_PRELOAD", library), ("FAKETIME", time), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]
+}
+
+/// Every file below `folder`.
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(files(&entry.path())?);
+        } else {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Makes `to` a copy of `from`, whatever was there: a backup, or what comes back from one.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    if to.exists() {
+        std::fs::remove_dir_all(to)?;
+    }
+    std::fs::create_dir_all(to)?;
+    for path in files(from)? {
+        let into = to.join(path.strip_prefix(from)?);
+        std::fs::create_dir_all(into.parent().context("a file lies in a folder")?)?;
+        std::fs::copy(&path, &into)?;
+    }
+    Ok(())
 }

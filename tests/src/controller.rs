@@ -116,19 +116,14 @@ impl Controller {
         self.run(&["init", "--data", &elsewhere.display().to_string(), "--json"]).await?;
         let online = elsewhere.join("keys/online.json").display().to_string();
         let keys = self.keys.join("private").display().to_string();
-        let newest = |repo: &str, role: &str| -> Result<String> {
-            let path = |n: u64| self.data.join(format!("repo/{repo}/{n}.{role}.json"));
-            let newest = (1..).map(path).take_while(|path| path.exists()).last();
-            Ok(newest.with_context(|| format!("no {role} of {repo}"))?.display().to_string())
-        };
         let out = |name: &str| folder.join(name).display().to_string();
         let (image_root, director_root, targets) = (out("image-root"), out("director-root"), out("targets"));
         for (repo, next) in [("image", &image_root), ("director", &director_root)] {
-            let current = newest(repo, "root")?;
+            let current = self.newest(repo, "root")?;
             let args = ["key", "renew-root", "--repo", repo, "--current", &current, "--online", &online];
             self.run(&[&args[..], &["--keys", &keys, "--out", next]].concat()).await?;
         }
-        let current = newest("image", "targets")?;
+        let current = self.newest("image", "targets")?;
         let args = ["key", "sign", "--current", &current, "--online", &online, "--keys", &keys];
         self.run(&[&args[..], &["--out", &targets]].concat()).await?;
         std::fs::rename(self.data.join("keys"), folder.join("stolen-keys"))?;
@@ -137,6 +132,28 @@ impl Controller {
         let args = ["key", "publish", "--data", &data, "--image-root", &image_root];
         self.run(&[&args[..], &["--director-root", &director_root, "--targets", &targets]].concat()).await?;
         Ok(())
+    }
+
+    /// While the controller is stopped: gives a task a key of its own, in the folder `team`, for these model lines.
+    pub async fn delegate(&self, folder: &Path, task: &str, lines: &[&str], team: &Path) -> Result<()> {
+        let out = |name: &str| folder.join(name).display().to_string();
+        let (targets, role) = (out("delegating-targets"), out("task-targets"));
+        let (keys, team) = (self.keys.join("private").display().to_string(), team.display().to_string());
+        let current = self.newest("image", "targets")?;
+        let whose = ["key", "delegate", "--task", task, "--current", &current, "--keys", &keys];
+        let made = ["--task-keys", &team, "--new", "1", "--plain", "--out", &targets, "--task-out", &role];
+        let lines: Vec<&str> = lines.iter().flat_map(|line| ["--line", *line]).collect();
+        self.run(&[&whose[..], &made[..], &lines[..]].concat()).await?;
+        let (data, role) = (self.data.display().to_string(), format!("{task}={role}"));
+        self.run(&["key", "publish", "--data", &data, "--targets", &targets, "--task", &role]).await?;
+        Ok(())
+    }
+
+    /// The file of a role of a repository that is published now.
+    fn newest(&self, repo: &str, role: &str) -> Result<String> {
+        let path = |n: u64| self.data.join(format!("repo/{repo}/{n}.{role}.json"));
+        let newest = (1..).map(path).take_while(|path| path.exists()).last();
+        Ok(newest.with_context(|| format!("no {role} of {repo}"))?.display().to_string())
     }
 
     /// Starts `serve` and waits until it is reachable.

@@ -1,4 +1,4 @@
-//! A mirror: somebody who took the server's key, and answers devices in the controller's place.
+//! A mirror: somebody who answers devices in the controller's place, with the server's key or without.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,13 @@ impl Mirror {
         let router = Router::new().fallback(answer).with_state(stolen);
         let (trigger, shutdown) = Shutdown::new();
         Ok(Self { trigger, serving: tokio::spawn(tls::serve(listener, tls, router, shutdown)) })
+    }
+
+    /// Takes the controller's address without its key, under an authority of its own in a folder that is to be made.
+    pub async fn impostor(folder: &Path, at: SocketAddr) -> Result<Self> {
+        std::fs::create_dir_all(folder.join("tls"))?;
+        Identity::create(folder, &[])?;
+        Self::open(folder, at, Vec::new()).await
     }
 
     /// Gives the address back.

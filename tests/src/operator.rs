@@ -158,8 +158,19 @@ pub async fn push_file(
     Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
 }
 
-/// Signs the policy offline: samples may leave, retrained models may run within bounds. Returns what was signed.
+/// The policy, signed by the owner: samples may leave, retrained models may run within bounds. Returns what was signed.
 pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) -> Result<Value> {
+    let keys = controller.keys.join("private").display().to_string();
+    policy_signed(controller, folder, anchor, &["--keys", &keys]).await
+}
+
+/// The same, signed as these arguments say.
+pub async fn policy_signed(
+    controller: &Controller,
+    folder: &Path,
+    anchor: &[Image],
+    signing: &[&str],
+) -> Result<Value> {
     let rows = anchor;
     let data: Vec<u8> = rows.iter().flat_map(|image| image.pixels).flat_map(f32::to_le_bytes).collect();
     let anchor = GoldenSet {
@@ -214,10 +225,9 @@ pub async fn policy(controller: &Controller, folder: &Path, anchor: &[Image]) ->
     });
     let file = folder.join("policy.json");
     std::fs::write(&file, policy.to_string())?;
-    let keys = controller.keys.join("private").display().to_string();
-    controller
-        .json(&["model", "policy", "sign", "--file", &file.display().to_string(), "--keys", &keys])
-        .await?;
+    let file = file.display().to_string();
+    let sign = ["model", "policy", "sign", "--file", &file];
+    controller.json(&[&sign[..], signing].concat()).await?;
     Ok(policy)
 }
 

@@ -117,11 +117,11 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     world.controller.stop().await.unwrap();
 }
 
-/// Somebody took the server's key and its files, and answers devices in the controller's place.
+/// Somebody took the server's key and its files, and answers devices in the controller's place. Another has the place alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4"; 6]).await.unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"; 7]).await.unwrap();
     world.enrol().await.unwrap();
     let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
     let ids: Vec<DeviceId> = world.agents.iter().map(|agent| agent.id.parse().unwrap()).collect();
@@ -182,6 +182,18 @@ async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     logged(&world.agents[5], "reason=digest_mismatch").await;
     mirror.close().await.unwrap();
     attacker.tamper(&model.to_string()).unwrap();
+    // Without the key nobody is asked anything, at the API or at the broker; each is told once, however long it lasts.
+    let [api, broker] = ["impostor-api", "impostor-broker"].map(|name| folder.path().join(name));
+    let api = Mirror::impostor(&api, address).await.unwrap();
+    let broker = Mirror::impostor(&broker, world.controller.mqtt).await.unwrap();
+    world.agents[6].start().await.unwrap();
+    for text in ["does not prove to be the controller", "somebody answers in the broker's place"] {
+        logged(&world.agents[6], text).await;
+    }
+    // Long enough for further tries.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    api.close().await.unwrap();
+    broker.close().await.unwrap();
 
     // It delayed them, and that shows.
     world.controller.start().await.unwrap();
@@ -189,8 +201,12 @@ async fn what_a_mirror_with_the_servers_key_tries_is_refused_by_its_reason() {
     for (index, reason) in held_up.into_iter().chain(given_up) {
         told(&database, &ids[index], reason, since).await;
     }
+    told(&database, &ids[6], "server_untrusted", since).await;
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
+    let query = "SELECT sum(count) FROM indicators WHERE device = ? AND reason = 'server_untrusted'";
+    let times: i64 = sqlx::query_scalar(query).bind(ids[6].as_str()).fetch_one(&database).await.unwrap();
+    assert_eq!(times, 2, "once of the API and once of the broker");
     world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();

@@ -1,4 +1,5 @@
-//! What breaks in the field, on running programs: nonsense on the wire, a damaged row, a full disk, a wrong clock.
+//! What breaks in the field, on running programs: nonsense on the wire, a damaged row, a full disk, a wrong clock, a backup
+//! that comes back.
 //! Each gives a reason or a clear error, nothing is lost, and every device goes on answering.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
@@ -7,10 +8,11 @@ use std::time::Duration;
 use dunlin_protocol::{DeviceId, Down, Kind, PAYLOAD_BYTES_MAX, SCHEMA, Topic, Up};
 use dunlin_tests::agent::{Agent, Application};
 use dunlin_tests::attacker::Attacker;
-use dunlin_tests::breakage::{clock, faketime, fill, in_own_namespace, small_disk};
+use dunlin_tests::breakage::{clock, copy, faketime, fill, in_own_namespace, small_disk};
 use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
-use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::mirror::{Answer, Mirror, checks};
+use dunlin_tests::operator::{TASK, definition, push, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use dunlin_tests::thief::Thief;
@@ -31,6 +33,26 @@ async fn serving(folder: &Path, classes: &[&str]) -> (Small, String) {
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
     (world, release)
+}
+
+/// Further approved releases of these lines.
+async fn more<const N: usize>(world: &Small, folder: &Path, lines: [&str; N]) -> [String; N] {
+    let job = folder.join("more");
+    let result = train(&world.controller, &job, &world.pools.training, &["logistic"], 2).await.unwrap();
+    let mut pushed = Vec::new();
+    for line in lines {
+        let candidate = &result["candidates"][0];
+        pushed.push(push(&world.controller, &job, "logistic", line, candidate).await.unwrap());
+    }
+    world.controller.json(&["model", "approve", "--keys", &world.offline_keys()]).await.unwrap();
+    pushed.try_into().unwrap()
+}
+
+/// Lets devices run this release alone, without a rollout.
+async fn allow(world: &Small, folder: &Path, release: &str) {
+    let file = folder.join("task.toml");
+    std::fs::write(&file, definition(&[release.to_owned()].into(), None)).unwrap();
+    world.controller.json(&["task", "apply", &file.display().to_string()]).await.unwrap();
 }
 
 async fn answers(agent: &Agent, release: &str) {
@@ -221,14 +243,9 @@ async fn full_disk() {
 
     // Too little room for another model: it is put off and says so, and the first one serves on.
     let filler = state.join("filler");
-    let job = folder.path().join("second");
-    let images = world.pools.training.clone();
-    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second =
-        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    let [second] = &more(&world, folder.path(), ["meter-second"]).await;
     std::fs::write(&filler, vec![0x5a; 34 << 20]).unwrap();
-    world.roll_out(&second).await.unwrap();
+    world.roll_out(second).await.unwrap();
     wait_for("the device to report that it has no room", LIMIT, async || {
         let query = "SELECT count(*) FROM outcomes WHERE device = 'pole-0' AND reason = 'no_space'";
         Ok((count(&database, query, &[]).await > 0).then_some(()))
@@ -255,7 +272,7 @@ async fn full_disk() {
     world.controller.start().await.unwrap();
     let database = world.controller.database().await.unwrap();
     indicated(&database, "pole-0", "disk_full").await;
-    world.committed(&second, RETRY_LIMIT).await.unwrap();
+    world.committed(second, RETRY_LIMIT).await.unwrap();
     world.hush();
     claims::accounted_for(&[&world.agents[0]], &database, LIMIT).await.unwrap();
     end(world).await;
@@ -267,17 +284,61 @@ async fn link(agent: &Agent) -> Value {
     status["link"].clone()
 }
 
+/// Starts the agent with such a clock while a server with nothing but the metadata stands in the controller's place, until it
+/// logs a reason; it serves this release meanwhile.
+async fn mirrored(world: &mut Small, device: &DeviceId, time: &[(&str, &str)], reason: &str, serves: &str) {
+    world.controller.stop().await.unwrap();
+    let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
+    let files = attacker.check(attacker.director_files(device).unwrap()).unwrap();
+    let answer = checks([(device.as_str(), Answer::Check(Box::new(files)))].into());
+    let mirror = Mirror::open(&world.controller.data, world.controller.api, answer).await.unwrap();
+    let agent = &mut world.agents[0];
+    let before = agent.log().unwrap().len();
+    agent.start_with(time).await.unwrap();
+    wait_for(&format!("the agent to log {reason}"), LIMIT, async || {
+        Ok(agent.log()?[before..].contains(&format!("reason={reason}")).then_some(()))
+    })
+    .await
+    .unwrap();
+    answers(agent, serves).await;
+    mirror.close().await.unwrap();
+    world.controller.start().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_again() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
     let database = world.controller.database().await.unwrap();
-    let library = faketime().unwrap();
+    let (library, device): (String, DeviceId) = (faketime().unwrap(), "pole-0".parse().unwrap());
+    let [second, third] = &more(&world, folder.path(), ["meter-second", "meter-third"]).await;
+
+    // None at the start, which shows a time before there were boards: nothing new is taken, until an acknowledgement of the
+    // controller tells the time.
+    world.hush();
+    world.agents[0].stop().await.unwrap();
+    allow(&world, folder.path(), second).await;
+    let attacker = Attacker::new(&world.controller.data, world.controller.mqtt);
+    wait_for("the next assignment", LIMIT, async || {
+        let assigned = attacker.assignment(&device).ok();
+        let mut tasks = assigned.into_iter().flat_map(|assignment| assignment.tasks);
+        Ok(tasks.any(|task| task.lineup.champion.to_string() == *second).then_some(()))
+    })
+    .await
+    .unwrap();
+    let none = clock(&library, "@2001-01-01 00:00:00");
+    mirrored(&mut world, &device, &none, "clock_unknown", &first).await;
+    world.ask().unwrap();
+    world.committed(second, LIMIT).await.unwrap();
+    indicated(&database, "pole-0", "clock_unknown").await;
+    answers(&world.agents[0], second).await;
+    goes_on(&database, "pole-0").await;
+    world.hush();
 
     // Behind: what was verified before tells that it can not be so early, and the device takes part.
     world.agents[0].stop().await.unwrap();
-    world.agents[0].start_with(&clock(&library, "@2001-01-01 00:00:00")).await.unwrap();
-    answers(&world.agents[0], &first).await;
+    mirrored(&mut world, &device, &clock(&library, "-30d"), "clock_stepped", second).await;
+    indicated(&database, "pole-0", "clock_stepped").await;
     world.ask().unwrap();
     goes_on(&database, "pole-0").await;
     world.hush();
@@ -285,7 +346,7 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
     // Ahead: everything looks expired. It says so and serves on.
     world.agents[0].stop().await.unwrap();
     world.agents[0].start_with(&clock(&library, "+7300d")).await.unwrap();
-    answers(&world.agents[0], &first).await;
+    answers(&world.agents[0], second).await;
     let detail = wait_for("the agent to say why it is offline", LIMIT, async || {
         let link = link(&world.agents[0]).await;
         let detail = link["detail"].as_str().unwrap_or_default().to_owned();
@@ -294,20 +355,61 @@ async fn a_wrong_clock_stops_no_answer_and_is_forgotten_when_the_time_is_right_a
     .await
     .unwrap();
     assert!(detail.contains("certificate"), "{detail}");
-    answers(&world.agents[0], &first).await;
+    answers(&world.agents[0], second).await;
 
     // What a wrong clock showed moved no floor: the device takes part again, new models included.
     world.agents[0].stop().await.unwrap();
     world.agents[0].start().await.unwrap();
     world.ask().unwrap();
     goes_on(&database, "pole-0").await;
-    let job = folder.path().join("second");
-    let images = world.pools.training.clone();
-    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second =
-        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
-    world.roll_out(&second).await.unwrap();
-    world.committed(&second, LIMIT).await.unwrap();
+    world.roll_out(third).await.unwrap();
+    world.committed(third, LIMIT).await.unwrap();
+    end(world).await;
+}
+
+/// The device itself has nothing left by which it could tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_folder_of_an_earlier_day_raises_an_alert_and_the_device_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
+    let [second] = &more(&world, folder.path(), ["meter-second"]).await;
+    let state = world.agents[0].folder.join("state");
+    let earlier = folder.path().join("earlier");
+    world.agents[0].stop().await.unwrap();
+    copy(&state, &earlier).unwrap();
+    world.start(0).await.unwrap();
+    allow(&world, folder.path(), second).await;
+    world.committed(second, LIMIT).await.unwrap();
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+
+    // It reports where it stands before it hears how far it was.
+    copy(&earlier, &state).unwrap();
+    world.start(0).await.unwrap();
+    answers(&world.agents[0], &first).await;
+    let application = Application::new(TASK).unwrap();
+    wait_for("a report of the older generation", LIMIT, async || {
+        let status = application.status(world.agents[0].api).await?;
+        let last = status["spool"]["boots"].as_array().and_then(|boots| boots.last());
+        Ok(last.and_then(|boot| boot["appended"].as_u64()).filter(|records| *records > 6).map(drop))
+    })
+    .await
+    .unwrap();
+    world.controller.start().await.unwrap();
+    wait_for("an alert of the restored state", LIMIT, async || {
+        let alerts = world.controller.json(&["alert", "list"]).await?;
+        let mut alerts = alerts.as_array().into_iter().flatten();
+        let raised =
+            alerts.any(|alert| alert["kind"] == "state_restored" && alert["subject"] == "device:pole-0");
+        Ok(raised.then_some(()))
+    })
+    .await
+    .unwrap();
+    wait_for("the device to take the newer release again", LIMIT, async || {
+        let answer = application.infer(world.agents[0].api, "again", &[0.0; PIXELS]).await?;
+        Ok((answer.version == *second).then_some(()))
+    })
+    .await
+    .unwrap();
     end(world).await;
 }

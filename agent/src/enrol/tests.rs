@@ -265,13 +265,90 @@ async fn an_identity_that_was_tampered_with_is_not_used() {
         (identity::KEY_FILE, other),
     ] {
         let whole = std::fs::read(dir.join(name)).unwrap();
-        std::fs::write(dir.join(name), bytes).unwrap();
+        identity::write_twice(&dir, name, &bytes).unwrap();
         let refused = Identity::load(&dir);
         assert!(
             matches!(&refused, Err(IdentityError::Damaged { .. } | IdentityError::Tls(_))),
             "{name}: {refused:?}"
         );
-        std::fs::write(dir.join(name), whole).unwrap();
+        identity::write_twice(&dir, name, &whole).unwrap();
     }
     Identity::load(&dir).unwrap();
+}
+
+/// The files of a folder, by name.
+fn files(dir: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_file_of_the_identity_that_is_emptied_halved_lost_or_swapped_is_written_anew_from_its_copy() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let controller = Controller::start(false).await;
+    enrol(&dir, &controller.token(), wish(false)).await.unwrap();
+    let whole = files(&dir);
+    assert_eq!(whole.len(), 2 * identity::FILES.len());
+    let recovers = |damaged: &[&String], what: &str| {
+        let (identity, told) = Identity::take_up(&dir).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let told: std::collections::BTreeSet<&String> = told.iter().collect();
+        assert_eq!(told, damaged.iter().copied().collect(), "{what}");
+        assert_eq!(files(&dir), whole, "{what}");
+        identity.tls().unwrap();
+    };
+    recovers(&[], "as enrolled");
+    for (name, bytes) in &whole {
+        for bent in [Some(vec![]), Some(bytes[..bytes.len() / 2].to_vec()), None] {
+            match &bent {
+                Some(bytes) => std::fs::write(dir.join(name), bytes).unwrap(),
+                None => std::fs::remove_file(dir.join(name)).unwrap(),
+            }
+            recovers(&[name], &format!("{name} bent to {:?} bytes", bent.map(|bytes| bytes.len())));
+        }
+        for (other, content) in &whole {
+            std::fs::write(dir.join(name), content).unwrap();
+            std::fs::write(dir.join(other), bytes).unwrap();
+            let damaged = if bytes == content { vec![] } else { vec![name, other] };
+            recovers(&damaged, &format!("{name} and {other} swapped"));
+        }
+    }
+
+    // What an agent left that kept each once is no damage; without either copy there is no identity.
+    identity::FILES.iter().for_each(|name| std::fs::remove_file(dir.join(identity::copy_of(name))).unwrap());
+    recovers(&[], "kept once");
+    for name in identity::FILES {
+        for file in [name.to_owned(), identity::copy_of(name)] {
+            std::fs::write(dir.join(file), b"").unwrap();
+        }
+        let lost = Identity::take_up(&dir);
+        assert!(
+            matches!(lost, Err(IdentityError::Damaged { .. } | IdentityError::Key(_))),
+            "{name}: {lost:?}"
+        );
+        identity::write_twice(&dir, name, &whole[name]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_is_kept_twice_and_one_that_is_cut_leaves_a_whole_identity() {
+    let state = tempfile::tempdir().unwrap();
+    let dir = state.path().join("identity");
+    let controller = Controller::start(false).await;
+    enrol(&dir, &controller.token(), wish(false)).await.unwrap();
+    let before = files(&dir);
+    let pem = String::from_utf8(before[identity::CERTIFICATE_FILE].clone()).unwrap();
+    let valid = dunlin_protocol::Validity { from_ms: 1, until_ms: 2 };
+    Identity::load(&dir).unwrap().renewed(&dir, &pem, valid).unwrap();
+    let after = files(&dir);
+    let record = identity::ENROLMENT_FILE;
+    assert_ne!(after[record], before[record]);
+    assert_eq!(after[record], after[&identity::copy_of(record)]);
+    // The power went between the two writes.
+    std::fs::write(dir.join(record), &before[record]).unwrap();
+    let (identity, told) = Identity::take_up(&dir).unwrap();
+    assert!(told.is_empty() && identity.enrolment.valid.is_none(), "{told:?}");
+    assert_eq!(files(&dir)[&identity::copy_of(record)], before[record]);
 }

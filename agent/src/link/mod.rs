@@ -58,6 +58,14 @@ pub enum LinkError {
         /// Why; the library's chain of causes.
         detail: String,
     },
+    /// Somebody answered in the broker's place.
+    #[error("{broker} does not prove to be the broker: {detail}")]
+    Untrusted {
+        /// Host and port.
+        broker: String,
+        /// How it shows.
+        detail: String,
+    },
     /// Too much is queued: try again after the next event.
     #[error("the send queue is full")]
     Full,

@@ -18,6 +18,7 @@ use super::forgetful::Forgetful;
 use super::{Link, LinkError, LinkEvent, Opening, Session};
 use crate::config::{MqttAuth, MqttSettings};
 use crate::identity::Identity;
+use crate::tls::{Doubt, doubt};
 
 /// Room for topic and properties round a payload.
 const PACKET_OVERHEAD_BYTES: u32 = 1024;
@@ -114,10 +115,17 @@ impl Link for MqttLink {
                 match event_loop.poll().await {
                     Ok(Event::Incoming(Packet::ConnAck(acknowledged))) => return Ok(acknowledged),
                     Ok(_) => {}
-                    Err(e) if is_untimely(&e) => {
-                        return Err(fail(format!("{}; is this device's clock right?", chain(&e))));
+                    Err(e) => {
+                        return Err(match doubt(&e) {
+                            Some(Doubt::Untimely) => {
+                                fail(format!("{}; is this device's clock right?", chain(&e)))
+                            }
+                            Some(Doubt::Untrusted) => {
+                                LinkError::Untrusted { broker: broker.clone(), detail: chain(&e) }
+                            }
+                            None => fail(chain(&e)),
+                        });
                     }
-                    Err(e) => return Err(fail(chain(&e))),
                 }
             }
         };
@@ -176,24 +184,6 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// Whether the broker's certificate was refused for the time of day alone.
-fn is_untimely(error: &(dyn std::error::Error + 'static)) -> bool {
-    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref());
-        if let Some(rustls::Error::InvalidCertificate(cause)) = tls {
-            return matches!(
-                cause,
-                Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
-            );
-        }
-        next = error.source();
-    }
-    false
 }
 
 fn queue_error(error: &ClientError) -> LinkError {

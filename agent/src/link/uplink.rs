@@ -90,6 +90,8 @@ pub struct Uplink<L> {
     epoch: u64,
     subscribed: bool,
     noticed: Option<Instant>,
+    /// Whether it was told that somebody answers in the broker's place, since that last answered itself.
+    untrusted_told: bool,
 }
 
 /// Records that were sent in this session and not acknowledged yet.
@@ -141,7 +143,7 @@ fn topic_of(kind: Kind) -> Up {
 impl<L: Link> Uplink<L> {
     /// An uplink over `link`; nothing happens before [`Self::run`].
     pub fn new(link: L, context: UplinkContext) -> Self {
-        Self { link, context, epoch: 0, subscribed: false, noticed: None }
+        Self { link, context, epoch: 0, subscribed: false, noticed: None, untrusted_told: false }
     }
 
     /// Runs until the context's `stop`.
@@ -151,7 +153,10 @@ impl<L: Link> Uplink<L> {
             let started = Instant::now();
             let detail = match self.session().await {
                 Ok(detail) => detail,
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    self.tell_untrusted(&error).await;
+                    error.to_string()
+                }
             };
             if stopping(&self.context.stop) {
                 return;
@@ -168,6 +173,15 @@ impl<L: Link> Uplink<L> {
                 () = sleep_until(resume) => {}
                 () = stopped(&mut stop) => {}
             }
+        }
+    }
+
+    async fn tell_untrusted(&mut self, error: &LinkError) {
+        if matches!(error, LinkError::Untrusted { .. }) && !self.untrusted_told {
+            let reason = ReasonCode::ServerUntrusted;
+            tracing::warn!(%reason, %error, "somebody answers in the broker's place");
+            self.refused(reason, error.to_string()).await;
+            self.untrusted_told = true;
         }
     }
 
@@ -233,6 +247,7 @@ impl<L: Link> Uplink<L> {
             () = stopped(&mut stop) => return Ok("shutting down".to_owned()),
         };
         let mut session = opened?;
+        self.untrusted_told = false;
         // A new release may want other subscriptions, so the first session of a process asks in any case.
         if !session.resumed() || !self.subscribed {
             session.subscribe(&Topic::down_filter(&self.context.device))?;

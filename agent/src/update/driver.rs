@@ -36,7 +36,8 @@ const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
 /// this device. A controller that made a mistake looks the same.
-const SUSPICIOUS: [ReasonCode; 16] = [
+const SUSPICIOUS: [ReasonCode; 18] = [
+    ReasonCode::MetadataMismatch,
     ReasonCode::NotApproved,
     ReasonCode::TargetMismatch,
     ReasonCode::BelowReleaseFloor,
@@ -49,6 +50,7 @@ const SUSPICIOUS: [ReasonCode; 16] = [
     ReasonCode::OpsMissing,
     ReasonCode::RamExceeded,
     ReasonCode::SizeExceeded,
+    ReasonCode::AgentTooOld,
     ReasonCode::FileMissing,
     ReasonCode::SlowRetrieval,
     ReasonCode::DigestMismatch,
@@ -288,6 +290,8 @@ struct Driver {
     clock_told: bool,
     /// Whether it was told that nothing fresh comes any more.
     stale_told: bool,
+    /// Whether it was told that somebody answers in the controller's place, since that last answered itself.
+    untrusted_told: bool,
 }
 
 /// Notices in memory; the oldest go first if nobody reads them.
@@ -367,6 +371,7 @@ impl Driver {
             refused: None,
             clock_told: false,
             stale_told: false,
+            untrusted_told: false,
         };
         Ok((driver, stop))
     }
@@ -483,13 +488,16 @@ impl Driver {
         match answer {
             Ok(files) => {
                 self.failed_checks = 0;
+                self.untrusted_told = false;
                 self.judge(files).await;
             }
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "a check got no answer");
-                if error.is_suspicious() {
+                let untrusted = matches!(error, FetchError::Untrusted { .. });
+                if error.is_suspicious() && !(untrusted && self.untrusted_told) {
                     self.indicate(error.reason(), chain(&error));
                 }
+                self.untrusted_told |= untrusted;
                 self.tell_stale();
                 let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
                 self.failed_checks = self.failed_checks.saturating_add(1);
@@ -743,3 +751,6 @@ fn indicator(reason: ReasonCode, detail: String) -> Indicator {
 fn at(mono_ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(mono_ms.saturating_sub(clock::now().mono_ms))
 }
+
+#[cfg(test)]
+mod tests;

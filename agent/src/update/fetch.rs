@@ -14,6 +14,7 @@ use reqwest::{Response, StatusCode};
 use super::aside::aside;
 use super::store::{Store, StoreError};
 use crate::identity::{Identity, IdentityError};
+use crate::tls::{Doubt, doubt};
 
 /// Largest manifest or policy; both are some kilobytes of JSON.
 pub const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
@@ -52,6 +53,14 @@ pub enum FetchError {
         /// What was fetched.
         url: String,
         /// Why not.
+        source: reqwest::Error,
+    },
+    /// Somebody answered in the server's place.
+    #[error("fetching {url}: the server does not prove to be the controller")]
+    Untrusted {
+        /// What was fetched.
+        url: String,
+        /// How it shows.
         source: reqwest::Error,
     },
     /// The server was silent or slow.
@@ -96,6 +105,7 @@ impl FetchError {
     /// The code that crosses the wire for this error.
     pub fn reason(&self) -> ReasonCode {
         match self {
+            Self::Untrusted { .. } => ReasonCode::ServerUntrusted,
             Self::Slow { .. } => ReasonCode::SlowRetrieval,
             Self::Endless { .. } => ReasonCode::MetadataTooLarge,
             Self::Status { status: 404 | 410, .. } => ReasonCode::FileMissing,
@@ -115,7 +125,7 @@ impl FetchError {
     pub fn fault(&self) -> Fault {
         let (reason, detail) = (self.reason(), chain(self));
         let passes = match self {
-            Self::Link { .. } | Self::Slow { .. } | Self::Thread(_) => true,
+            Self::Link { .. } | Self::Untrusted { .. } | Self::Slow { .. } | Self::Thread(_) => true,
             // What is gone or was never there may still be on its way to this mirror; but not for ever.
             Self::Status { status, .. } => !matches!(status, 404 | 410),
             Self::Endless { .. } | Self::Answer { .. } => false,
@@ -133,6 +143,7 @@ impl FetchError {
         match self {
             Self::Status { retry_after_ms, .. } => *retry_after_ms,
             Self::Link { .. }
+            | Self::Untrusted { .. }
             | Self::Slow { .. }
             | Self::Endless { .. }
             | Self::Answer { .. }
@@ -141,11 +152,11 @@ impl FetchError {
         }
     }
 
-    /// Whether a server answered, and not as one does that means well. That it can not be reached, or says that it is
-    /// busy, happens every day.
+    /// Whether a server answered, and not as one does that means well, or is not the controller at all. That it can not
+    /// be reached, or says that it is busy, happens every day.
     pub fn is_suspicious(&self) -> bool {
         match self {
-            Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
+            Self::Untrusted { .. } | Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
             Self::Link { .. } | Self::Status { .. } | Self::Thread(_) | Self::Store(_) => false,
         }
     }
@@ -391,13 +402,16 @@ async fn next(
     }
 }
 
-/// A server that took the connection and is silent is told from one that can not be reached.
+/// A server that took the connection and is silent, and one that is not the controller, are told from one that can not be
+/// reached.
 fn broken(url: &str, source: reqwest::Error) -> FetchError {
     let url = url.to_owned();
     if source.is_timeout() && !source.is_connect() {
-        FetchError::Slow { url }
-    } else {
-        FetchError::Link { url, source }
+        return FetchError::Slow { url };
+    }
+    match doubt(&source) {
+        Some(Doubt::Untrusted) => FetchError::Untrusted { url, source },
+        Some(Doubt::Untimely) | None => FetchError::Link { url, source },
     }
 }
 

@@ -364,4 +364,4 @@ impl Trusted {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

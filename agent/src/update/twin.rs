@@ -3,13 +3,15 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, Digest, SHA256};
 
 /// First bytes of a record; the digit is the format number.
-const MAGIC: &[u8; 8] = b"DUNTWN1\n";
+const MAGIC: &[u8; 8] = b"DUNTWN2\n";
+/// Those of records whose checksum leaves the name out.
+const MAGIC_NAMELESS: &[u8; 8] = b"DUNTWN1\n";
 /// Magic, number of the write (u64, big-endian), length of the body (u32, big-endian).
 const HEADER_BYTES: usize = MAGIC.len() + 8 + 4;
-/// SHA-256 over all before it.
+/// SHA-256 over the record's name, so that a file in another record's place is none, and all before the checksum.
 const CHECKSUM_BYTES: usize = 32;
 
 /// A small record in two files, `{name}.a` and `{name}.b`, written in turn. Whatever byte a write is cut at, and
@@ -44,7 +46,7 @@ impl Twin {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
-            match decode(&bytes) {
+            match decode(name, &bytes) {
                 Some((write, body)) if newest.as_ref().is_none_or(|(known, _)| write > *known) => {
                     newest = Some((write, body.to_vec()))
                 }
@@ -65,31 +67,41 @@ impl Twin {
         let write = self.write + 1;
         // The write's number says which file is the older one, so no pointer needs to be kept.
         let side = if write % 2 == 1 { "a" } else { "b" };
-        write_or_overwrite(&self.dir, &format!("{}.{side}", self.name), &encode(write, body))?;
+        write_or_overwrite(&self.dir, &format!("{}.{side}", self.name), &encode(self.name, write, body))?;
         self.write = write;
         Ok(())
     }
 }
 
-fn encode(write: u64, body: &[u8]) -> Vec<u8> {
+fn encode(name: &str, write: u64, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len() + CHECKSUM_BYTES);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&write.to_be_bytes());
     let length = u32::try_from(body.len()).expect("records are bounded far below 4 GiB");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(body);
-    let checksum = digest(&SHA256, &out);
+    let checksum = checksum(name, &out);
     out.extend_from_slice(checksum.as_ref());
     out
 }
 
-fn decode(file: &[u8]) -> Option<(u64, &[u8])> {
-    let (content, checksum) = file.split_last_chunk::<CHECKSUM_BYTES>()?;
-    let rest = content.strip_prefix(MAGIC)?;
+fn checksum(name: &str, content: &[u8]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    context.update(name.as_bytes());
+    context.update(content);
+    context.finish()
+}
+
+fn decode<'a>(name: &str, file: &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let (content, found) = file.split_last_chunk::<CHECKSUM_BYTES>()?;
+    let (name, rest) = match content.strip_prefix(MAGIC) {
+        Some(rest) => (name, rest),
+        None => ("", content.strip_prefix(MAGIC_NAMELESS)?),
+    };
     let (write, rest) = rest.split_first_chunk::<8>()?;
     let (length, body) = rest.split_first_chunk::<4>()?;
     let whole =
-        u32::from_be_bytes(*length) as usize == body.len() && digest(&SHA256, content).as_ref() == checksum;
+        u32::from_be_bytes(*length) as usize == body.len() && checksum(name, content).as_ref() == found;
     whole.then(|| (u64::from_be_bytes(*write), body))
 }
 
@@ -154,7 +166,7 @@ mod tests {
                         let kept = [other, b"the third"].map(|body| {
                             ["journal.a", "journal.b"].iter().any(|side| {
                                 let bytes = std::fs::read(copy.path().join(side)).unwrap();
-                                decode(&bytes).is_some_and(|(_, found)| found == body)
+                                decode("journal", &bytes).is_some_and(|(_, found)| found == body)
                             })
                         });
                         assert_eq!(kept, [true, true]);
@@ -164,5 +176,26 @@ mod tests {
             std::fs::write(&path, whole).unwrap();
         }
         assert_eq!(Twin::open(dir.path(), "journal").unwrap().1.body.unwrap(), b"the second");
+    }
+
+    #[test]
+    fn a_record_in_the_place_of_another_is_none_and_a_nameless_one_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut twin = Twin::open(dir.path(), "slots").unwrap().0;
+        twin.save(b"slots").unwrap();
+        std::fs::rename(dir.path().join("slots.a"), dir.path().join("journal.a")).unwrap();
+        let found = Twin::open(dir.path(), "journal").unwrap().1;
+        assert_eq!(found, Found { body: None, damaged: true });
+
+        let mut nameless = encode("", 8, b"the eighth");
+        nameless.truncate(nameless.len() - CHECKSUM_BYTES);
+        nameless[..MAGIC_NAMELESS.len()].copy_from_slice(MAGIC_NAMELESS);
+        let checksum = checksum("", &nameless);
+        nameless.extend_from_slice(checksum.as_ref());
+        std::fs::write(dir.path().join("journal.b"), nameless).unwrap();
+        let (mut twin, found) = Twin::open(dir.path(), "journal").unwrap();
+        assert_eq!(found.body.unwrap(), b"the eighth");
+        twin.save(b"the ninth").unwrap();
+        assert_eq!(Twin::open(dir.path(), "journal").unwrap().1.body.unwrap(), b"the ninth");
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dunlin_protocol::{Bundle, Bytes, Check, DeviceId, Digest, TaskPolicy, cbor};
-use dunlin_trust::write;
+use dunlin_protocol::{Bundle, Bytes, Check, DeviceId, Digest, TaskId, TaskPolicy, cbor};
+use dunlin_trust::{task_role, write};
 use serde_json::{Value, json};
 
 use super::{ApiClient, Exit, Output};
@@ -55,22 +55,24 @@ impl Export {
     }
 }
 
-/// Manifests that the director assigns, and the policies of their tasks, by name.
+/// Manifests that the director assigns, and the policies of their tasks, by name. The owner speaks for a task before the
+/// task's own signers do, as on the device.
 fn files(check: &Check) -> Result<BTreeSet<(String, Digest)>> {
-    let signed = |file: &Option<Bytes>| -> Result<Value> {
-        Ok(write::signed_value(file.as_ref().context("metadata without targets")?.as_slice())?)
+    let signed = |file: Option<&Bytes>| -> Result<Value> {
+        Ok(write::signed_value(file.context("metadata without targets")?.as_slice())?)
     };
-    let (image, director) = (signed(&check.image.targets)?, signed(&check.director.targets)?);
+    let (image, director) = (signed(check.image.targets.as_ref())?, signed(check.director.targets.as_ref())?);
     let digest = |target: &Value| target["hashes"]["sha256"].as_str().and_then(|hex| hex.parse().ok());
     let assigned = director["targets"].as_object().into_iter().flatten();
     let mut files: BTreeSet<(String, Digest)> =
         assigned.filter_map(|(name, target)| Some((name.clone(), digest(target)?))).collect();
     for task in director["custom"]["tasks"].as_array().into_iter().flatten() {
-        let name = task["task"]
-            .as_str()
-            .and_then(|task| task.parse().ok())
-            .map(|task| TaskPolicy::target_name(&task));
-        files.extend(name.and_then(|name| Some((name.clone(), digest(&image["targets"][&name])?))));
+        let Some(task) = task["task"].as_str().and_then(|task| task.parse::<TaskId>().ok()) else { continue };
+        let name = TaskPolicy::target_name(&task);
+        let own = check.image.delegated.get(&task_role(&task)).map(|file| signed(Some(file))).transpose()?;
+        let mut listed = [Some(&image), own.as_ref()].into_iter().flatten();
+        let policy = listed.find_map(|role| digest(&role["targets"][&name]));
+        files.extend(policy.map(|digest| (name, digest)));
     }
     Ok(files)
 }

@@ -96,6 +96,7 @@ fn failed(phase: Phase) -> bool {
 fn passes(reason: ReasonCode) -> bool {
     [
         ReasonCode::FetchFailed,
+        ReasonCode::ServerUntrusted,
         ReasonCode::SlowRetrieval,
         ReasonCode::FileMissing,
         ReasonCode::NoSpace,

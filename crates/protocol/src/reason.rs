@@ -97,6 +97,8 @@ reasons! {
     AgentTooOld = "agent_too_old",
     /// The server could not be reached or answered with an error.
     FetchFailed = "fetch_failed",
+    /// Somebody answered in the server's place, without a certificate of the authority that this device trusts.
+    ServerUntrusted = "server_untrusted",
     /// The server is silent, or slower than any link that is of use.
     SlowRetrieval = "slow_retrieval",
     /// The server does not have a file that is signed.

@@ -1,39 +1,14 @@
 //! What a cut leaves on the disk.
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use dunlin_protocol::RepoVersions;
 use dunlin_trust::floors::{self, Floors, Recovery};
 
-/// Every file below `folder`.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.extend(files(&entry.path())?);
-        } else {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
-}
-
-/// Makes `to` a copy of `from`, whatever was there.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
-    if to.exists() {
-        std::fs::remove_dir_all(to)?;
-    }
-    std::fs::create_dir_all(to)?;
-    for path in files(from)? {
-        let into = to.join(path.strip_prefix(from)?);
-        std::fs::create_dir_all(into.parent().context("a file lies in a folder")?)?;
-        std::fs::copy(&path, &into)?;
-    }
-    Ok(())
-}
+pub(super) use crate::breakage::copy;
+use crate::breakage::files;
 
 /// Puts what `state` holds on `disk`, as synced.
 pub(super) fn sync(state: &Path, disk: &Path) -> Result<()> {
@@ -74,8 +49,9 @@ pub(super) fn not_lower(before: &Floors, now: &Floors) -> Result<()> {
         [versions(&of.image), versions(&of.director), [of.generation, of.wall_ms, of.down_seq, 0, 0]].concat()
     };
     let release = before.releases.iter().all(|(name, floor)| now.releases.get(name) >= Some(floor));
+    let role = before.roles.iter().all(|(role, floor)| now.roles.get(role) >= Some(floor));
     let number = numbers(before).iter().zip(numbers(now)).all(|(before, now)| *before <= now);
-    ensure!(release && number, "a floor is lower: {before:?} became {now:?}");
+    ensure!(release && role && number, "a floor is lower: {before:?} became {now:?}");
     Ok(())
 }
 

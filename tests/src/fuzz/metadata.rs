@@ -21,6 +21,16 @@ const LATER_MS: u64 = NOW_MS + 86_400_000;
 const DEVICE: &str = "pole-1";
 /// A release that both repositories list.
 const RELEASE: &str = "meter.1.json";
+/// The role of another task's own signers, and what it may list.
+const TEAM: &str = "task-gate";
+const TEAM_PATHS: [&str; 2] = ["policy.gate.json", "gate.*.json"];
+/// A release that they list.
+const TEAM_RELEASE: &str = "gate.1.json";
+/// Public keys of the types that others sign with.
+const FOREIGN_KEYS: [(&str, &str, &str); 2] = [
+    ("rsa", "rsassa-pss-sha256", include_str!("../../../crates/trust/tests/keys/rsa.pub.pem")),
+    ("ecdsa", "ecdsa-sha2-nistp256", include_str!("../../../crates/trust/tests/keys/p256.pub.pem")),
+];
 
 /// Good files of one repository, and the key that signs every role.
 struct Files {
@@ -31,6 +41,7 @@ struct Files {
     snapshot: Value,
     targets: Value,
     delegated: Value,
+    team: Value,
 }
 
 /// The key that signs everything here, as PKCS#8: a fixed one, so that the same input is the same file every time. Its
@@ -52,16 +63,20 @@ impl Files {
             snapshot: role.clone(),
             targets: role.clone(),
         };
-        let delegation = DelegationSpec {
-            name: "retrained".to_owned(),
-            role,
-            paths: vec!["auto.*".to_owned()],
+        let delegation = |name: &str, paths: &[&str]| DelegationSpec {
+            name: name.to_owned(),
+            role: role.clone(),
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
             terminating: true,
         };
         let image = kind == RepoKind::Image;
-        let delegations = if image { vec![delegation] } else { vec![] };
-        let roles: &[&str] = if image { &["targets", "retrained"] } else { &["targets"] };
-        let hard = json!({ "arch": ["aarch64"], "ops": [], "bundle_bytes": 10, "ram_bytes": 10, "min_agent": "0.1.0" });
+        let delegations = [delegation("retrained", &["auto.*"]), delegation(TEAM, &TEAM_PATHS)];
+        let delegations = if image { &delegations[..] } else { &[] };
+        let roles: &[&str] = if image { &["targets", "retrained", TEAM] } else { &["targets"] };
+        let hard = json!({
+            "arch": ["aarch64"], "classes": ["pi"], "ops": [], "bundle_bytes": 10, "ram_bytes": 10, "min_agent": "0.1.0"
+        });
+        let of_team = json!({ "task": "gate", "hard": hard });
         let custom = if image { json!({ "task": "meter", "hard": hard }) } else { Value::Null };
         let listed =
             BTreeMap::from([(RELEASE.to_owned(), TargetSpec { length: 3, sha256: Digest([7; 32]), custom })]);
@@ -75,8 +90,18 @@ impl Files {
                 LATER_MS,
                 &roles.iter().map(|role| ((*role).to_owned(), 1)).collect(),
             )?,
-            targets: write::targets(1, LATER_MS, &listed, &delegations, about)?,
+            targets: write::targets(1, LATER_MS, &listed, delegations, about)?,
             delegated: write::targets(1, LATER_MS, &BTreeMap::new(), &[], Value::Null)?,
+            team: write::targets(
+                1,
+                LATER_MS,
+                &BTreeMap::from([(
+                    TEAM_RELEASE.to_owned(),
+                    TargetSpec { length: 3, sha256: Digest([8; 32]), custom: of_team },
+                )]),
+                &[],
+                json!({ "floors": { "gate": 1 } }),
+            )?,
             key,
         })
     }
@@ -87,7 +112,10 @@ impl Files {
 
     fn update(&self, kind: RepoKind) -> Result<RepoFiles, TrustError> {
         let delegated = match kind {
-            RepoKind::Image => BTreeMap::from([("retrained".to_owned(), Bytes(self.sign(&self.delegated)?))]),
+            RepoKind::Image => BTreeMap::from([
+                ("retrained".to_owned(), Bytes(self.sign(&self.delegated)?)),
+                (TEAM.to_owned(), Bytes(self.sign(&self.team)?)),
+            ]),
             RepoKind::Director => BTreeMap::new(),
         };
         Ok(RepoFiles {
@@ -114,24 +142,55 @@ fn assignment() -> Value {
         "ms_min": 1, "requests_min": 1, "error_ppm_max": 1, "latency_percent_max": 200, "rss_bytes_max": 0, "disagree_ppm_max": 1
     });
     let task = json!({ "task": "meter", "lineup": { "champion": "meter@1", "fallback": "meter@1" }, "probation": probation });
-    json!({ "device": DEVICE, "generation": 3, "correlation": "c", "tasks": [task] })
+    json!({ "device": DEVICE, "class": "pi", "generation": 3, "correlation": "c", "tasks": [task] })
 }
 
 fn now() -> Now {
     Now { mono_ms: 0, wall_ms: Some(NOW_MS) }
 }
 
-/// The first byte chooses the file that is bent, and whether the rest is a whole file or what is signed in one.
+/// The first byte from which on the file of a task's own signers is bent.
+const TEAM_FROM: u8 = 200;
+
+/// Which file the first byte of an input chooses, and whether the rest is what is signed in it, and not the whole file.
+fn chosen(first: u8) -> (u8, bool) {
+    if first >= TEAM_FROM { (5, first % 2 == 0) } else { (first % 5, first % 10 < 5) }
+}
+
+/// See [`chosen`].
 pub(crate) fn metadata_seeds() -> Vec<Vec<u8>> {
     let (image, _) = files();
-    let values = [&image.next_root, &image.timestamp, &image.snapshot, &image.targets, &image.delegated];
-    let signed =
-        values.into_iter().zip(0u8..).map(|(value, at)| [&[at], value.to_string().as_bytes()].concat());
-    let whole = values
-        .into_iter()
-        .zip(5u8..)
-        .filter_map(|(value, at)| Some([&[at], &image.sign(value).ok()?[..]].concat()));
+    let [foreign_root, foreign_targets] =
+        [(&image.next_root, "/keys"), (&image.targets, "/delegations/keys")]
+            .map(|(value, keys)| with_foreign_keys(value, keys));
+    let values = [
+        (0, &image.next_root),
+        (1, &image.timestamp),
+        (2, &image.snapshot),
+        (3, &image.targets),
+        (4, &image.delegated),
+        (TEAM_FROM, &image.team),
+        (0, &foreign_root),
+        (3, &foreign_targets),
+    ];
+    let signed = values.iter().map(|(at, value)| [&[*at], value.to_string().as_bytes()].concat());
+    let whole = values.iter().filter_map(|(at, value)| {
+        let at = if *at == TEAM_FROM { TEAM_FROM + 1 } else { at + 5 };
+        Some([&[at], &image.sign(value).ok()?[..]].concat())
+    });
     signed.chain(whole).collect()
+}
+
+/// What is signed, with keys of other types beside its own, which sign nothing here.
+fn with_foreign_keys(value: &Value, keys: &str) -> Value {
+    let mut value = value.clone();
+    if let Some(keys) = value.pointer_mut(keys).and_then(Value::as_object_mut) {
+        for (keytype, scheme, public) in FOREIGN_KEYS {
+            let key = json!({ "keytype": keytype, "scheme": scheme, "keyval": { "public": public } });
+            keys.insert(keytype.to_owned(), key);
+        }
+    }
+    value
 }
 
 /// Targets about as long as they may be, and longer: the largest file there is.
@@ -148,11 +207,13 @@ pub(crate) fn metadata_large() -> Vec<Vec<u8>> {
     vec![listing(most - most / 16), listing(most + most / 16)]
 }
 
-/// Laws: nothing panics; what is refused changes nothing; a delegated role lists nothing outside its paths.
+/// Laws: nothing panics; what is refused changes nothing; a delegated role lists nothing outside its paths; a task's own
+/// signers list nothing of another's.
 pub(crate) fn metadata(input: &[u8]) -> u64 {
     let Some((&which, rest)) = input.split_first() else { return 0 };
     let (image, _) = files();
-    let bent = if which % 10 < 5 {
+    let (file, is_signed) = chosen(which);
+    let bent = if is_signed {
         let Some(file) = serde_json::from_slice(rest).ok().and_then(|value: Value| image.sign(&value).ok())
         else {
             return 1;
@@ -163,20 +224,26 @@ pub(crate) fn metadata(input: &[u8]) -> u64 {
     };
     let parsed = parse_all(&bent);
     let mut offered = image.update(RepoKind::Image).expect("good values can be signed");
-    match which % 5 {
+    match file {
         0 => offered.roots.push(Bytes(bent)),
         1 => offered.timestamp = Bytes(bent),
         2 => offered.snapshot = Some(Bytes(bent)),
         3 => offered.targets = Some(Bytes(bent)),
-        _ => drop(offered.delegated.insert("retrained".to_owned(), Bytes(bent))),
+        4 => drop(offered.delegated.insert("retrained".to_owned(), Bytes(bent))),
+        _ => drop(offered.delegated.insert(TEAM.to_owned(), Bytes(bent))),
     }
     let mut repo = TrustedRepo::pinned(RepoKind::Image, &image.root).expect("the pinned root is good");
-    let before = (repo.versions(), repo.floors());
+    let state = |repo: &TrustedRepo| (repo.versions(), repo.floors(), repo.role_floors().clone());
+    let before = state(&repo);
     let outcome = match repo.update(&offered, now()) {
         Ok(()) => {
-            for name in [RELEASE, "auto.meter.x.1.json", "policy.meter.json", ""] {
+            for name in
+                [RELEASE, TEAM_RELEASE, "auto.meter.x.1.json", "policy.meter.json", "policy.gate.json", ""]
+            {
                 if let Lookup::Found { role, .. } = repo.lookup(name) {
                     assert!(role != "retrained" || repo.target_names().contains(name));
+                    // The delegation itself is bent along with the targets.
+                    assert!(role != TEAM || file == 3 || name.contains("gate."), "{role} lists {name}");
                 }
             }
             let restored = TrustedRepo::restore(RepoKind::Image, &repo.stored(), &repo.floors());
@@ -188,11 +255,11 @@ pub(crate) fn metadata(input: &[u8]) -> u64 {
             0
         }
         Err(error) => {
-            assert_eq!((repo.versions(), repo.floors()), before, "a refused update changed something");
+            assert_eq!(state(&repo), before, "a refused update changed something");
             (error.reason() as u64) << 10 | told_apart(&causes(&error))
         }
     };
-    outcome << 8 | parsed << 4 | u64::from(which % 10)
+    outcome << 8 | parsed << 4 | u64::from(file << 1) | u64::from(is_signed)
 }
 
 /// As which kinds a file parses.
@@ -209,10 +276,17 @@ fn parse_all(file: &[u8]) -> u64 {
 /// The first byte chooses: the assignment within the director's targets, or these targets themselves.
 pub(crate) fn director_seeds() -> Vec<Vec<u8>> {
     let (_, director) = files();
+    let mut elsewhere = assignment();
+    elsewhere["class"] = "pole".into();
+    let mut of_team = assignment();
+    of_team["tasks"][0]["task"] = "gate".into();
+    of_team["tasks"][0]["lineup"] = json!({ "champion": "gate@1" });
     let empty = json!({ "device": DEVICE, "generation": 0, "correlation": "", "tasks": [] });
     vec![
         [&[0], assignment().to_string().as_bytes()].concat(),
         [&[0], empty.to_string().as_bytes()].concat(),
+        [&[0], elsewhere.to_string().as_bytes()].concat(),
+        [&[0], of_team.to_string().as_bytes()].concat(),
         [&[1], director.targets.to_string().as_bytes()].concat(),
     ]
 }

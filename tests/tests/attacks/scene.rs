@@ -20,6 +20,12 @@ use super::tells;
 
 /// Memory that the device has and the bounds of its task do not allow, bytes.
 const TOO_MUCH_RAM: u64 = 128 << 20;
+/// Memory that no board gives to a model, bytes.
+const UNHEARD_OF_RAM: u64 = 1 << 40;
+/// The hardware class of other devices.
+const OTHER_CLASS: &str = "jetson-orin-nano";
+/// An agent that is newer than any.
+const FUTURE_AGENT: &str = "9999.0.0";
 
 /// The manifest of a release, approved or not.
 pub(crate) async fn bundle(controller: &Controller, release: &str) -> Bundle {
@@ -88,6 +94,11 @@ impl Scene<'_> {
             },
         );
         tells(self.database, victim, "target_mismatch", attacker.push(victim, longer.unwrap())).await;
+        let elsewhere = attacker.forge(victim, |assignment| {
+            assignment.generation += 3;
+            assignment.class = Some(OTHER_CLASS.parse().unwrap());
+        });
+        tells(self.database, victim, "class_mismatch", attacker.push(victim, elsewhere.unwrap())).await;
         let unapproved = attacker.forge(victim, |assignment| {
             assignment.generation += 3;
             assignment.tasks[0].lineup.champion = "meter-evil@1".parse().unwrap();
@@ -135,19 +146,33 @@ impl Scene<'_> {
         let foreign = [Arch::Riscv64, Arch::Aarch64].into_iter().find(|arch| *arch != ARCH).unwrap();
         let mut elsewhere = named(base, "meter-elsewhere@1");
         elsewhere.hard.arch = [foreign].into();
+        let mut placed = named(base, "meter-placed@1");
+        placed.hard.classes = [OTHER_CLASS.parse().unwrap()].into();
         let mut richer = named(base, "meter-richer@1");
         richer.hard.ops.insert("com.example/Unheard".to_owned());
+        let mut hungry = named(base, "meter-hungry@1");
+        hungry.hard.ram_bytes = UNHEARD_OF_RAM;
+        let mut newer = named(base, "meter-newer@1");
+        newer.hard.min_agent = FUTURE_AGENT.to_owned();
         let mut wider = named(base, "meter-wider@1");
         wider.signature.inputs[0].shape[1] += 1;
         let owner = PathBuf::from(self.world.offline_keys());
-        let approved = [&elsewhere, &richer, &wider];
+        let alone = [
+            ("arch_mismatch", &elsewhere),
+            ("class_mismatch", &placed),
+            ("ops_missing", &richer),
+            ("ram_exceeded", &hungry),
+            ("agent_too_old", &newer),
+        ];
+        let approved: Vec<&Bundle> = alone.iter().map(|(_, bundle)| *bundle).chain([&wider]).collect();
         let targets = self.attacker.sign_targets(&approved, &owner).unwrap();
         // The list of retrained releases may not go back behind the forged one that the victim has seen.
         let retrained = self.attacker.forge_retrained(&[]).unwrap();
         let image = self.attacker.forge_image(Some(targets), Some(retrained)).unwrap();
-        self.carried("arch_mismatch", image.clone(), &[&elsewhere], 7).await;
-        self.carried("ops_missing", image.clone(), &[&richer], 8).await;
-        self.carried("lineup_conflict", image, &[base, &wider], 9).await;
+        for (generation, (reason, bundle)) in (7..).zip(alone) {
+            self.carried(reason, image.clone(), &[bundle], generation).await;
+        }
+        self.carried("lineup_conflict", image, &[base, &wider], 12).await;
     }
 
     /// A retrained release once the owner has closed the task to them.
@@ -163,7 +188,7 @@ impl Scene<'_> {
         let targets = self.attacker.sign_targets(&[], Path::new(&keys)).unwrap();
         let retrained = self.attacker.forge_retrained(&[&sound]).unwrap();
         let image = self.attacker.forge_image(Some(targets), Some(retrained)).unwrap();
-        self.carried("retrained_not_allowed", image, &[&sound], 10).await;
+        self.carried("retrained_not_allowed", image, &[&sound], 13).await;
     }
 
     /// The victim gets these image files and an assignment of the manifests, the first as champion, on a medium, so that
@@ -212,6 +237,12 @@ pub(crate) async fn torn(agent: &mut Agent, database: &SqlitePool, device: &Devi
         agent.stop().await?;
         let floors = fs::read(trust.join("floors.a"))?;
         fs::write(trust.join("floors.a"), &floors[..floors.len() / 2])?;
+        agent.start().await
+    })
+    .await;
+    tells(database, device, "state_recovered", async {
+        agent.stop().await?;
+        fs::write(agent.folder.join("state/identity/device.pem"), b"")?;
         agent.start().await
     })
     .await;

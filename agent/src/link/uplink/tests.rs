@@ -11,6 +11,8 @@ use crate::spool::draw_boot;
 /// as its script says, keeps what it was sent and acknowledges unbroken runs.
 #[derive(Default)]
 struct World {
+    /// Whether somebody else answers each coming connect; nobody does when it has run out.
+    strangers: VecDeque<bool>,
     /// Whether each coming message is lost; none are when it has run out.
     losses: VecDeque<bool>,
     /// After how many messages the connection is cut; for ever up when it has run out.
@@ -73,6 +75,10 @@ impl Link for Memory {
 
     async fn open(&mut self, _opening: Opening) -> Result<MemorySession, LinkError> {
         let mut world = self.0.lock().unwrap();
+        if world.strangers.pop_front().unwrap_or(false) {
+            let (broker, detail) = ("broker:8883".into(), "another authority".into());
+            return Err(LinkError::Untrusted { broker, detail });
+        }
         world.events.clear();
         world.until_cut = world.cuts.pop_front();
         Ok(MemorySession(self.clone(), world.resumes))
@@ -239,4 +245,20 @@ async fn a_resumed_session_is_subscribed_once_per_process() {
     running.until_drained().await;
     let world = running.end().await;
     assert_eq!(world.lock().unwrap().subscriptions, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_in_the_brokers_place_is_told_once_until_the_broker_was_reached_again() {
+    let strangers = [true, true, false, true, true].into();
+    let mut running = start(World { strangers, cuts: [0].into(), ..World::default() }, 1 << 20);
+    let (mut sessions, mut told) = (0, Vec::new());
+    while sessions < 2 {
+        match running.news.recv().await.unwrap() {
+            News::Up { .. } => sessions += 1,
+            News::Refused(refusal) => told.push((refusal.reason, sessions)),
+            News::Down { .. } | News::Order(_) => {}
+        }
+    }
+    assert_eq!(told, [(ReasonCode::ServerUntrusted, 0), (ReasonCode::ServerUntrusted, 1)]);
+    running.end().await;
 }

@@ -17,7 +17,7 @@ use crate::update::store::CHUNK_BYTES;
 
 impl Fetcher {
     /// A fetcher for a loopback server without TLS.
-    fn plain(base: String) -> Self {
+    pub(crate) fn plain(base: String) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

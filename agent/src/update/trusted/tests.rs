@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use dunlin_protocol::{AckRange, Bytes};
-use dunlin_trust::{Signer, envelope};
+use dunlin_protocol::{AckRange, Bytes, RepoFiles};
+use dunlin_trust::{Ed25519Signer, Signer, envelope};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -14,29 +14,34 @@ use super::*;
 #[path = "../../../../crates/trust/tests/forge/mod.rs"]
 mod forge;
 
-use forge::{Forge, NOW_MS, custom, now, profile, target};
+pub(crate) use forge::profile;
+use forge::{Forge, LATER_MS, NOW_MS, custom, now, sign, target};
 
 const DEVICE: &str = "pole-1";
+/// The role of a task's own signers.
+const ROLE: &str = "task-gate";
 /// Everything that a device keeps of trust, in the order in which [`Trusted::accept`] and [`Trusted::approve`] write it.
 const FILES: [&str; 6] = ["image.a", "image.b", "director.a", "director.b", "floors.a", "floors.b"];
 
-struct World {
+pub(crate) struct World {
     image: Forge,
     director: Forge,
+    /// The key of a task's own signers, and the version of their file.
+    team: (Ed25519Signer, u64),
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (mut image, mut director) = (Forge::new(RepoKind::Image), Forge::new(RepoKind::Director));
         image.listed.insert("meter.2.json".to_owned(), target(b"manifest 2", custom("meter")));
         image.custom = json!({ "floors": { "meter": 2 } });
         director.listed.insert("meter.2.json".to_owned(), target(b"manifest 2", Value::Null));
-        let mut world = Self { image, director };
+        let mut world = Self { image, director, team: (forge::key(), 1) };
         world.assign(1);
         world
     }
 
-    fn assign(&mut self, generation: u64) {
+    pub(crate) fn assign(&mut self, generation: u64) {
         let tasks: Vec<Value> = vec![];
         self.director.custom =
             json!({ "device": DEVICE, "generation": generation, "correlation": "c", "tasks": tasks });
@@ -46,20 +51,42 @@ impl World {
     fn bump(&mut self, generation: u64) {
         self.image.bump();
         self.director.bump();
+        self.team.1 += 1;
         self.assign(generation);
     }
 
-    fn check(&self) -> Check {
-        Check { image: self.image.files(), director: self.director.files() }
+    pub(crate) fn check(&self) -> Check {
+        Check { image: self.image_files(), director: self.director.files() }
     }
 
-    fn open(&self, dir: &Path) -> Trusted {
+    /// The image files, with those of a role of a single task.
+    fn image_files(&self) -> RepoFiles {
+        let (mut files, mut targets) = (self.image.files(), self.image.targets_value());
+        let (key, version) = &self.team;
+        targets["delegations"]["keys"][key.key_id()] = key.key().declared().clone();
+        let delegation = json!({
+            "name": ROLE, "keyids": [key.key_id()], "threshold": 1, "terminating": true, "paths": ["gate.*.json"],
+        });
+        targets["delegations"]["roles"].as_array_mut().unwrap().push(delegation);
+        let [_, _, snapshot, of_targets, retrained] = self.image.versions;
+        let roles = [("targets", of_targets), ("retrained", retrained), (ROLE, *version)];
+        let roles = roles.map(|(role, version)| (role.to_owned(), version)).into();
+        let snapshot = dunlin_trust::write::snapshot(snapshot, LATER_MS, &roles).unwrap();
+        let own =
+            dunlin_trust::write::targets(*version, LATER_MS, &BTreeMap::new(), &[], Value::Null).unwrap();
+        files.targets = Some(Bytes(sign(&targets, &self.image.targets.iter().collect::<Vec<_>>())));
+        files.snapshot = Some(Bytes(sign(&snapshot, &[&self.image.snapshot])));
+        files.delegated.insert(ROLE.to_owned(), Bytes(sign(&own, &[key])));
+        files
+    }
+
+    pub(crate) fn open(&self, dir: &Path) -> Trusted {
         let device = DEVICE.parse().unwrap();
         Trusted::open(dir, device, profile(), &self.image.roots[0], &self.director.roots[0]).unwrap()
     }
 }
 
-fn take(trusted: &mut Trusted, check: &Check) -> Result<u64, ReasonCode> {
+pub(crate) fn take(trusted: &mut Trusted, check: &Check) -> Result<u64, ReasonCode> {
     trusted.accept(check, now()).unwrap().map_err(|error| error.reason())?;
     let approved = trusted.approve().unwrap().map_err(|error| error.reason())?;
     Ok(approved.assignment.generation)
@@ -113,8 +140,12 @@ impl History {
         let mut trusted = self.world.open(dir.path());
         let known = self.floors[least].clone();
         let held = trusted.floors().clone();
+        let of_roles =
+            known.roles.iter().all(|(role, floor)| held.roles.get(role).is_some_and(|held| held >= floor));
         assert!(
-            held.image.timestamp >= known.image.timestamp
+            of_roles
+                && known.roles.contains_key(ROLE)
+                && held.image.timestamp >= known.image.timestamp
                 && held.director.timestamp >= known.director.timestamp
                 && held.generation >= known.generation
                 && held.releases >= known.releases,
@@ -130,6 +161,7 @@ impl History {
         assert_eq!(take(&mut trusted, &self.checks[2]), Ok(3), "{what}");
         let again = self.world.open(dir.path());
         assert_eq!((again.found(), again.floors().generation), (FloorsFound::Whole, 3), "{what}");
+        assert_eq!(again.floors().roles[ROLE], 3, "{what}");
     }
 }
 
@@ -162,7 +194,8 @@ fn every_write_cut_at_every_byte_leaves_the_known_floors() {
                     let dir = write(&state);
                     let trusted = history.world.open(dir.path());
                     let held = trusted.floors();
-                    assert!(held.generation >= 2 && held.image.targets >= 2, "{name} cut at {cut}: {held:?}");
+                    let numbers = [held.generation, held.image.targets, held.roles[ROLE]];
+                    assert!(numbers.iter().all(|number| *number >= 2), "{name} cut at {cut}: {held:?}");
                     assert_ne!(trusted.found(), FloorsFound::Lost, "{name} cut at {cut}");
                 }
             }

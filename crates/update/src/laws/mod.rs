@@ -12,7 +12,7 @@ use dunlin_protocol::{Phase, ReasonCode, Role, Rule};
 use dunlin_trust::CountedBy;
 use proptest::prelude::*;
 
-use crate::{CRASHES_MAX, Command, Event, Item, Journal, Observed, Proof, Step, Stop};
+use crate::{CRASHES_MAX, Command, Event, GUARD_EVERY_MS, Goal, Item, Journal, Observed, Proof, Step, Stop};
 use world::{World, digest, goal, release, task, under, with};
 
 #[test]
@@ -388,6 +388,42 @@ fn without_a_journal_the_record_says_what_serves() {
     assert_eq!(world.phases().last(), Some(&(Phase::Committed, ReasonCode::Ok)));
 }
 
+/// How long a release that is asked once stays on probation until it is committed, milliseconds.
+fn watched_ms(deadline_ms: Option<u64>, wall_ms: Option<u64>) -> u64 {
+    let mut world = World::new();
+    world.now.wall_ms = wall_ms;
+    assert!(world.assign(1, vec![("meter", Goal { deadline_ms, ..goal(1, "m@1", None) })]));
+    world.until(Phase::Probation);
+    let since_ms = world.now.mono_ms;
+    for _look in 0..1_000 {
+        if world.updater.step(&task("meter")).phase() != Phase::Probation {
+            break;
+        }
+        world.wait();
+        let seen = Observed { requests: 1, ..Observed::default() };
+        world.tell(Event::GuardObserved { task: task("meter"), seen });
+    }
+    assert_eq!(world.phases().last(), Some(&(Phase::Committed, ReasonCode::Ok)));
+    world.now.mono_ms - since_ms
+}
+
+/// A deadline says until when requests are waited for, and nothing else: what comes after its own is begun all the same and
+/// watched for its least duration, and a board that does not know the time waits as if there were none.
+#[test]
+fn a_deadline_only_ends_the_wait_for_requests() {
+    let wall_ms = World::new().now.wall_ms.unwrap();
+    // It is looked at every second.
+    let within = |ms: u64, took_ms: u64| took_ms.abs_diff(ms) <= GUARD_EVERY_MS;
+    let passed = watched_ms(Some(wall_ms - 1), Some(wall_ms));
+    assert!(within(5_000, passed), "{passed} ms after its deadline");
+    let ahead = watched_ms(Some(wall_ms + 20_000), Some(wall_ms));
+    assert!(within(20_000, ahead), "{ahead} ms until its deadline");
+    for (deadline_ms, wall_ms) in [(None, Some(wall_ms)), (Some(wall_ms + 20_000), None)] {
+        let idle = watched_ms(deadline_ms, wall_ms);
+        assert!(within(50_000, idle), "{idle} ms without one");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -434,6 +470,7 @@ proptest! {
                         let rule = if kind % 2 == 0 { Rule::Stack } else { Rule::SoftVote };
                         meter = with(meter, rule, &[voter, ("meta@1", Role::Meta)]);
                     }
+                    meter.deadline_ms = (kind % 7 == 0).then_some(u64::from(which) * 20_000);
                     let mut goals = vec![("meter", meter)];
                     if kind % 2 == 0 {
                         goals.push(("valve", goal(generation, names[usize::from(kind) % 3], None)));
