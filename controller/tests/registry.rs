@@ -238,9 +238,15 @@ async fn what_does_not_fit_is_refused_by_name() {
         RegistryError::Store(StoreError::Conflict(_))
     ));
     let posing = Push { model: "auto.meter.mlp".parse().unwrap(), ..push(1e-2) };
-    assert!(matches!(world.registry.push(posing, ("ann", "ann")).await.unwrap_err(), RegistryError::Refused(_)));
+    assert!(matches!(
+        world.registry.push(posing, ("ann", "ann")).await.unwrap_err(),
+        RegistryError::Refused(_)
+    ));
     let narrow = Push { samples: vec![vec![1.0; 3]], ..push(1e-2) };
-    assert!(matches!(world.registry.push(narrow, ("ann", "ann")).await.unwrap_err(), RegistryError::Refused(_)));
+    assert!(matches!(
+        world.registry.push(narrow, ("ann", "ann")).await.unwrap_err(),
+        RegistryError::Refused(_)
+    ));
     assert_eq!(world.store.releases(None, None).await.unwrap().len(), 1);
 
     let edit = "UPDATE releases SET manifest = x'00' WHERE version = 1";

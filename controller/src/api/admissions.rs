@@ -16,9 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::enrol::{
-    CLAIM_S, MadeClaim, enrolled, identity_error, refuse_reserved, token, validity, welcome,
-};
+use super::enrol::{CLAIM_S, MadeClaim, enrolled, identity_error, refuse_reserved, token, validity, welcome};
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::init::{secret, short_id};
@@ -163,12 +161,7 @@ async fn reject(
     decide(&state, &caller, &id, Verdict::Reject).await
 }
 
-async fn decide(
-    state: &AppState,
-    caller: &Caller,
-    id: &str,
-    verdict: Verdict,
-) -> ApiResult<Json<Admission>> {
+async fn decide(state: &AppState, caller: &Caller, id: &str, verdict: Verdict) -> ApiResult<Json<Admission>> {
     let what = match verdict {
         Verdict::Approve { .. } => "device.approve",
         Verdict::Reject => "device.reject",

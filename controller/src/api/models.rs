@@ -290,7 +290,9 @@ async fn set_alias(
     let before = state.store.alias_set(change.tx(), &release, &alias, crate::clock::wall_ms()).await?;
     let before = before.map(|version| ReleaseId { version, ..release.clone() });
     let before = json!({ "alias": alias, "release": before });
-    change.commit(&caller.signed(), "model.alias", before, json!({ "alias": alias, "release": release })).await?;
+    change
+        .commit(&caller.signed(), "model.alias", before, json!({ "alias": alias, "release": release }))
+        .await?;
     Ok(Json(json!({ "alias": alias, "release": release })))
 }
 

@@ -68,7 +68,8 @@ async fn create(
     caller: Caller,
     Json(new): Json<NewRun>,
 ) -> ApiResult<Json<RunRow>> {
-    let id = training::ask(&state, &new.task, (&caller.name, &caller.signed()), new.repeat.as_deref()).await?;
+    let id =
+        training::ask(&state, &new.task, (&caller.name, &caller.signed()), new.repeat.as_deref()).await?;
     Ok(Json(state.store.run(&id).await?))
 }
 

@@ -98,7 +98,8 @@ impl Registry {
             Store::release_add(change.tx(), &line, &task, &model.digest, by, clock::wall_ms(), seal).await?;
         let (name, manifest) = (row.bundle.release.target_name(), row.manifest.clone());
         self.on_repos(move |repos| repos.put_target(&name, &manifest)).await?;
-        let after = json!({ "release": row.bundle.release, "manifest": row.sha256, "run": row.bundle.lineage.run });
+        let after =
+            json!({ "release": row.bundle.release, "manifest": row.sha256, "run": row.bundle.lineage.run });
         change.commit(signed, what, Value::Null, after).await?;
         tracing::info!(release = %row.bundle.release, task = %task, by, "a model was taken in");
         Ok(row)
