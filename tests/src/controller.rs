@@ -110,8 +110,9 @@ impl Controller {
         Ok(())
     }
 
-    /// After a break-in, while the controller is stopped: new online keys, made elsewhere and named by the offline ones.
-    pub async fn new_online_keys(&self, folder: &Path) -> Result<()> {
+    /// After a break-in, while the controller is stopped: new online keys, made elsewhere and named by the offline ones. Returns
+    /// the folder that holds the old ones as a data folder does.
+    pub async fn new_online_keys(&self, folder: &Path) -> Result<PathBuf> {
         let elsewhere = folder.join("new-controller");
         self.run(&["init", "--data", &elsewhere.display().to_string(), "--json"]).await?;
         let online = elsewhere.join("keys/online.json").display().to_string();
@@ -131,12 +132,14 @@ impl Controller {
         let current = newest("image", "targets")?;
         let args = ["key", "sign", "--current", &current, "--online", &online, "--keys", &keys];
         self.run(&[&args[..], &["--out", &targets]].concat()).await?;
-        std::fs::rename(self.data.join("keys"), folder.join("stolen-keys"))?;
+        let stolen = folder.join("stolen");
+        std::fs::create_dir(&stolen)?;
+        std::fs::rename(self.data.join("keys"), stolen.join("keys"))?;
         std::fs::rename(elsewhere.join("keys"), self.data.join("keys"))?;
         let data = self.data.display().to_string();
         let args = ["key", "publish", "--data", &data, "--image-root", &image_root];
         self.run(&[&args[..], &["--director-root", &director_root, "--targets", &targets]].concat()).await?;
-        Ok(())
+        Ok(stolen)
     }
 
     /// Starts `serve` and waits until it is reachable.
