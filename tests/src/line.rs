@@ -118,8 +118,7 @@ impl Line {
             }
             None => held.tasks,
         };
-        let (image, director) =
-            (newer(held.image, &check.image)?, newer(held.director, &check.director)?);
+        let (image, director) = (newer(held.image, &check.image)?, newer(held.director, &check.director)?);
         Ok((Versions { image, director, roles, tasks }, bytes))
     }
 

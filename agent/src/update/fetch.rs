@@ -328,12 +328,7 @@ async fn get(client: &reqwest::Client, url: &str, offset: Option<u64>) -> Result
 }
 
 /// What is asked for by a device that holds these versions. A long id is left to its certificate, which names it anyway.
-pub fn check_path(
-    device: &DeviceId,
-    image: RepoVersions,
-    director: RepoVersions,
-    roles: &str,
-) -> String {
+pub fn check_path(device: &DeviceId, image: RepoVersions, director: RepoVersions, roles: &str) -> String {
     let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
     let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
     let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;

@@ -34,8 +34,12 @@ impl Repos {
         let differs =
             |held: u64, last: u64, file: &Option<Bytes>| file.as_ref().filter(|_| held != last).cloned();
         let there = |role: &String| served.delegated.contains_key(role);
-        let offered: BTreeMap<String, u64> =
-            state.roles.iter().filter(|(role, _)| there(role)).map(|(role, no)| (role.clone(), *no)).collect();
+        let offered: BTreeMap<String, u64> = state
+            .roles
+            .iter()
+            .filter(|(role, _)| there(role))
+            .map(|(role, no)| (role.clone(), *no))
+            .collect();
         let lacks = roles.map(|held| held != roles_digest(&offered, &tasks));
         let wanted = |role: &str| match (task_of(role), lacks) {
             (None, _) => image.retrained != last.retrained,

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use dunlin_protocol::{Assignment, ModelName, ReleaseId, TargetsCustom, TaskId};
 use serde::Deserialize;
 
-use crate::metadata::Targets;
 use crate::key::sha256;
+use crate::metadata::Targets;
 use crate::repo::TARGETS;
 use crate::{TrustError, TrustedRepo};
 
