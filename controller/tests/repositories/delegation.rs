@@ -59,6 +59,11 @@ fn role_file(world: &World) -> Vec<u8> {
 
 fn sign(world: &World, request: &Request, now_ms: u64) -> Result<(), RepoError> {
     let signed = keys::sign_task(&task(), &role_file(world), request, &team(world), now_ms).unwrap();
+    let folder = team(world);
+    let holders = Keyring::from(&folder).signers(&keys::task_prefix(&task())).unwrap();
+    let holders: Vec<&dyn Signer> = holders.iter().map(|signer| signer as &dyn Signer).collect();
+    let with = keys::sign_task_with(&task(), &role_file(world), request, &holders, now_ms).unwrap();
+    assert_eq!(with, signed, "wherever the keys are");
     world.repos.publish_task(&task(), &signed, now_ms)
 }
 
