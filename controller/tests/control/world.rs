@@ -149,9 +149,9 @@ impl World {
     /// Lets the database refuse every row of the audit log, or take them again.
     pub(crate) async fn refuse_rows(&self, refuse: bool) {
         let sql = if refuse {
-            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END"
+            "CREATE TRIGGER no_rows BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END"
         } else {
-            "DROP TRIGGER full"
+            "DROP TRIGGER no_rows"
         };
         sqlx::query(sql).execute(self.controller.state.store.writer()).await.unwrap();
     }

@@ -70,13 +70,13 @@ impl<'a> Caller<'a> {
 
     /// Calls a route while no row can be written: it fails, and the fleet is what it was.
     async fn unlogged(&self, method: &str, path: &str, body: Vec<u8>) {
-        let refuse = "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END";
+        let refuse = "CREATE TRIGGER no_rows BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END";
         sqlx::query(refuse).execute(self.store.writer()).await.unwrap();
         let before = self.fleet().await;
         let (status, answer) = self.send(method, path, body).await;
         assert!([500, 409].contains(&status), "{method} {path} without its row: {status} {answer}");
         assert_eq!(self.fleet().await, before, "{method} {path} changed something without its row");
-        sqlx::query("DROP TRIGGER full").execute(self.store.writer()).await.unwrap();
+        sqlx::query("DROP TRIGGER no_rows").execute(self.store.writer()).await.unwrap();
     }
 
     async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, Value) {
