@@ -37,15 +37,6 @@ pub enum DownlinkError {
     /// The link to the broker is gone.
     #[error("the message for {0} was not sent: the broker can not be reached")]
     Closed(String),
-    /// The command can not be kept until it is replied to.
-    #[error("the command for {device} was not kept, and not sent")]
-    Keep {
-        /// The device.
-        device: DeviceId,
-        /// Why.
-        #[source]
-        source: StoreError,
-    },
     /// The counter can not be reserved.
     #[error("the message for {device} was not sent: no counter for it")]
     Counter {
@@ -78,6 +69,12 @@ struct Inner {
     store: Store,
     metrics: Arc<Metrics>,
     counters: Mutex<BTreeMap<DeviceId, Counter>>,
+}
+
+/// A command with an id of its own, which the reply echoes; to be kept ([`Store::keep_command`]) before it is sent.
+pub fn command(device: &DeviceId, cmd: CmdBody, now_ms: u64) -> PendingCommand {
+    let cmd = Cmd { id: short_id(), cmd };
+    PendingCommand { device: device.clone(), cmd, until_ms: now_ms + CMD_LIFE_MS }
 }
 
 /// Sends signed messages. Cheap to clone.
@@ -167,24 +164,6 @@ impl Downlink {
     /// Tells a device which generation waits for it, with the files themselves if they are small.
     pub async fn desired(&self, device: &DeviceId, desired: &Desired) -> Result<(), DownlinkError> {
         self.send(device, Kind::Desired, Down::Desired, clock::wall_ms() + DESIRED_LIFE_MS, desired).await
-    }
-
-    /// Gives a device a command, again with each session until it replies; returns its id, which the reply echoes.
-    pub async fn cmd(&self, device: &DeviceId, cmd: CmdBody) -> Result<String, DownlinkError> {
-        let now_ms = clock::wall_ms();
-        let cmd = Cmd { id: short_id(), cmd };
-        let pending = PendingCommand { device: device.clone(), cmd, until_ms: now_ms + CMD_LIFE_MS };
-        let kept = self.0.store.keep_command(&pending, now_ms).await;
-        kept.map_err(|source| DownlinkError::Keep { device: device.clone(), source })?;
-        match self.pending(&pending).await {
-            Ok(()) => Ok(pending.cmd.id),
-            Err(error) => {
-                if let Err(error) = self.0.store.drop_command(&pending).await {
-                    tracing::error!(%error, %device, "a command that was not sent can not be withdrawn");
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Sends a command that waits for its reply. The device carries it out once, however often it comes.

@@ -184,9 +184,9 @@ impl Controller {
             let detail = format!("{broken}; compare with your backups and with heads kept elsewhere");
             store.alert_raise("audit_broken", "audit", &detail, &facts, clock::wall_ms()).await?;
         }
-        let registry =
-            Registry::open(data, store.clone(), Arc::clone(&repos)).map_err(ServeError::Registry)?;
-        registry.follow_targets(clock::wall_ms()).await.map_err(ServeError::Registry)?;
+        let registry = Registry::open(data, store.clone(), Arc::clone(&repos), audit.clone())
+            .map_err(ServeError::Registry)?;
+        registry.settle(clock::wall_ms()).await.map_err(ServeError::Registry)?;
         let registry = Arc::new(registry);
         let metrics = Arc::new(Metrics::new());
         let wake = Wake::default();

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dunlin_controller::audit::Audit;
 use dunlin_controller::clock;
+use dunlin_controller::identity::Identity;
 use dunlin_controller::keys::{self, CeremonyOptions, Request};
 use dunlin_controller::registry::{Push, Registry, RegistryError, anchor_set};
 use dunlin_controller::repo::Repos;
@@ -42,7 +44,10 @@ impl World {
         let repos = Arc::new(Repos::open(&data).unwrap());
         repos.import(&folder.path().join("safe/public"), now_ms).unwrap();
         let store = Store::open(&data.join("test.db")).await.unwrap();
-        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos)).unwrap();
+        fs::create_dir(data.join("tls")).unwrap();
+        Identity::create(&data, &[]).unwrap();
+        let audit = Audit::open(store.clone(), &data, &Identity::open(&data).unwrap()).unwrap();
+        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos), audit).unwrap();
         let registry = registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")));
         Self { folder, store, repos, registry }
     }
@@ -56,7 +61,7 @@ impl World {
             clock::wall_ms(),
         )
         .unwrap();
-        self.registry.approve(signed).await.unwrap()
+        self.registry.approve(signed, "ann").await.unwrap()
     }
 
     fn job(&self) -> (PathBuf, Digest, Digest) {
@@ -131,7 +136,7 @@ fn push(l2: f64) -> Push {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_pending_until_signed_and_withdrawn_by_the_floor() {
     let world = World::new().await;
-    let row = world.registry.push(push(1e-3), "ann").await.unwrap();
+    let row = world.registry.push(push(1e-3), ("ann", "ann")).await.unwrap();
     assert_eq!((row.bundle.release.to_string().as_str(), row.state), ("meter.base@1", ReleaseState::Pending));
     assert!(row.bundle.hard.ops.contains("ai.onnx/Gemm"));
     for blob in row.bundle.blobs() {
@@ -141,7 +146,7 @@ async fn a_model_is_pending_until_signed_and_withdrawn_by_the_floor() {
     let served = format!("{}.{}", row.sha256, row.bundle.release.target_name());
     assert_eq!(world.repos.target_file(&served).unwrap().unwrap(), row.manifest);
 
-    let second = world.registry.push(push(1e-1), "ann").await.unwrap();
+    let second = world.registry.push(push(1e-1), ("ann", "ann")).await.unwrap();
     assert_eq!(second.bundle.release.version, 2);
     let add = world.registry.pending().await.unwrap();
     assert_eq!(add.len(), 2);
@@ -181,7 +186,7 @@ async fn a_foreign_model_is_released_as_what_it_was_rewritten_to() {
     );
     foreign.onnx = file.encode_to_vec();
     let brought = dunlin_trust::sha256(&foreign.onnx);
-    let row = world.registry.push(foreign, "ann").await.unwrap();
+    let row = world.registry.push(foreign, ("ann", "ann")).await.unwrap();
     assert_eq!(row.bundle.lineage.code, format!("rewritten from sha256:{brought}"));
     assert!(row.bundle.hard.ops.contains("ai.onnx/Where"), "{:?}", row.bundle.hard.ops);
     let stored = world.registry.blobs().get(&row.bundle.model.digest).await.unwrap().unwrap();
@@ -193,7 +198,7 @@ async fn what_does_not_fit_is_refused_by_name() {
     let world = World::new().await;
     let mut garbage = push(1e-3);
     garbage.onnx = b"no model".to_vec();
-    let error = world.registry.push(garbage, "ann").await.unwrap_err();
+    let error = world.registry.push(garbage, ("ann", "ann")).await.unwrap_err();
     assert!(
         matches!(&error, RegistryError::Import(refusal) if refusal.reason() == ReasonCode::ModelMalformed),
         "{error}"
@@ -215,27 +220,33 @@ async fn what_does_not_fit_is_refused_by_name() {
         tolerance_ppm: 1000,
         ..anchor_set(&rows)
     });
-    let error = world.registry.push(foreign, "ann").await.unwrap_err();
+    let error = world.registry.push(foreign, ("ann", "ann")).await.unwrap_err();
     assert!(
         matches!(&error, RegistryError::Proof(proof) if proof.reason() == ReasonCode::GoldenMismatch),
         "{error}"
     );
 
-    let row = world.registry.push(push(1e-3), "ann").await.unwrap();
-    let again = world.registry.push(push(1e-3), "ann").await.unwrap_err();
+    let row = world.registry.push(push(1e-3), ("ann", "ann")).await.unwrap();
+    let again = world.registry.push(push(1e-3), ("ann", "ann")).await.unwrap_err();
     assert!(
         matches!(&again, RegistryError::Store(StoreError::Conflict(text)) if text.contains("meter.base@1")),
         "{again}"
     );
     let stolen = Push { task: "door".parse().unwrap(), ..push(1e-2) };
     assert!(matches!(
-        world.registry.push(stolen, "ann").await.unwrap_err(),
+        world.registry.push(stolen, ("ann", "ann")).await.unwrap_err(),
         RegistryError::Store(StoreError::Conflict(_))
     ));
     let posing = Push { model: "auto.meter.mlp".parse().unwrap(), ..push(1e-2) };
-    assert!(matches!(world.registry.push(posing, "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    assert!(matches!(
+        world.registry.push(posing, ("ann", "ann")).await.unwrap_err(),
+        RegistryError::Refused(_)
+    ));
     let narrow = Push { samples: vec![vec![1.0; 3]], ..push(1e-2) };
-    assert!(matches!(world.registry.push(narrow, "ann").await.unwrap_err(), RegistryError::Refused(_)));
+    assert!(matches!(
+        world.registry.push(narrow, ("ann", "ann")).await.unwrap_err(),
+        RegistryError::Refused(_)
+    ));
     assert_eq!(world.store.releases(None, None).await.unwrap().len(), 1);
 
     let edit = "UPDATE releases SET manifest = x'00' WHERE version = 1";
@@ -336,11 +347,11 @@ async fn a_policy_needs_its_anchor_set_and_a_signature() {
     let blob = dunlin_protocol::Blob { digest: dunlin_trust::sha256(&anchor), length: anchor.len() as u64 };
     let body = serde_json::to_vec(&policy(blob)).unwrap();
     assert!(matches!(
-        world.registry.policy(body.clone(), "ann").await.unwrap_err(),
+        world.registry.policy(body.clone(), ("ann", "ann")).await.unwrap_err(),
         RegistryError::Refused(_)
     ));
     assert_eq!(world.registry.blobs().put(anchor).await.unwrap(), blob);
-    let row = world.registry.policy(body.clone(), "ann").await.unwrap();
+    let row = world.registry.policy(body.clone(), ("ann", "ann")).await.unwrap();
     let task: TaskId = "meter".parse().unwrap();
     assert!(world.store.policy_in_force(&task).await.unwrap().is_none());
     assert!(!world.repos.has_policy(&task).unwrap());
@@ -355,7 +366,7 @@ async fn a_policy_needs_its_anchor_set_and_a_signature() {
     // The next policy takes its place once it is signed, and not before.
     let mut stricter = policy(blob);
     stricter.retrained.as_mut().unwrap().anchor_score_ppm_min = 900_000;
-    let next = world.registry.policy(serde_json::to_vec(&stricter).unwrap(), "ann").await.unwrap();
+    let next = world.registry.policy(serde_json::to_vec(&stricter).unwrap(), ("ann", "ann")).await.unwrap();
     assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, row.sha256);
     world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
     assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, next.sha256);

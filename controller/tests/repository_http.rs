@@ -3,19 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_controller::clock;
 use dunlin_controller::identity::Issued;
+use dunlin_controller::init;
+use dunlin_controller::keys::{self, Addition, Delegation, Keyring, OfflineRole, Request, RoleChange};
 use dunlin_controller::repo::{Offline, RepoError, Repos};
 use dunlin_controller::serve::Controller;
 use dunlin_controller::store::{Claim, NewDevice, Store};
-use dunlin_controller::{init, keys};
-use dunlin_protocol::{Check, DeviceProfile, Digest, Now, cbor};
-use dunlin_trust::{RepoKind, TrustError, TrustedRepo, update_both};
+use dunlin_protocol::{Check, DeviceProfile, Digest, Now, TaskId, cbor};
+use dunlin_trust::{RepoKind, Signer, TrustError, TrustedRepo, held_roles, update_both};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -62,29 +64,112 @@ async fn enrol(controller: &Controller, device: &str) {
     let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile });
     let mut tx = store.begin().await.unwrap();
     Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
+    Store::enrol(&mut tx, &claim, &device.parse().unwrap(), &new, 1).await.unwrap();
     tx.commit().await.unwrap();
-    store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_check_over_http_is_small_and_verifies() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
+/// A controller's data folder with imported roots, beside a safe; the first token.
+async fn prepared(folder: &Path) -> (PathBuf, String) {
+    let data = folder.join("data");
     let any = Some("127.0.0.1:0".parse().unwrap());
     let options = init::Options { listen: any, mqtt_listen: any, ..init::Options::default() };
     let token = init::init(&data, &options).await.unwrap();
     let online = keys::OnlineKeys::read(&data.join("keys/online.json")).unwrap();
     let ceremony = keys::CeremonyOptions { threshold: 1, root_threshold: 1, n: 1, now_ms: clock::wall_ms() };
-    keys::ceremony(&folder.path().join("safe"), &online, ceremony).unwrap();
-    Repos::open(&data).unwrap().import(&folder.path().join("safe/public"), clock::wall_ms()).unwrap();
+    keys::ceremony(&folder.join("safe"), &online, ceremony).unwrap();
+    Repos::open(&data).unwrap().import(&folder.join("safe/public"), clock::wall_ms()).unwrap();
+    (data, token)
+}
+
+/// What a device holds that knows nothing but its pinned roots.
+fn pinned(controller: &Controller) -> (TrustedRepo, TrustedRepo) {
+    let of = |kind| {
+        TrustedRepo::pinned(kind, controller.state.repos.first_root(kind).unwrap().as_slice()).unwrap()
+    };
+    (of(RepoKind::Image), of(RepoKind::Director))
+}
+
+/// Assigns a release of the task `meter` to a device, and gives the task signers of its own, to whose file the release goes
+/// over.
+fn team(folder: &Path, data: &Path, device: &str) {
+    let (repos, now_ms) = (Repos::open(data).unwrap(), clock::wall_ms());
+    let targets = || repos.image().unwrap().stored().targets.unwrap().0;
+    let hard = json!({ "arch": [], "ops": [], "bundle_bytes": 1, "ram_bytes": 1, "min_agent": "" });
+    let custom = json!({ "task": "meter", "hard": hard });
+    let sha256 = repos.put_target("meter.1.json", b"1").unwrap();
+    let add = vec![Addition { name: "meter.1.json".into(), length: 1, sha256, custom }];
+    let request = Request { add, ..Request::default() };
+    let safe = folder.join("safe/private");
+    repos.publish_targets(&keys::sign_targets(&targets(), &request, &safe, now_ms).unwrap(), now_ms).unwrap();
+    let probation = json!({
+        "ms_min": 1, "requests_min": 1, "error_ppm_max": 1, "latency_percent_max": 200, "rss_bytes_max": 0, "disagree_ppm_max": 1
+    });
+    let task = json!({ "task": "meter", "lineup": { "champion": "meter@1" }, "probation": probation });
+    let assignment = json!({ "device": device, "generation": 1, "correlation": "c", "tasks": [task] });
+    repos.publish_assignment(&serde_json::from_value(assignment).unwrap(), now_ms).unwrap();
+
+    let task: TaskId = "meter".parse().unwrap();
+    let holders = keys::make_keys(&folder.join("team"), &keys::task_prefix(&task), 1, None).unwrap();
+    let owners = Keyring::from(&safe).signers(OfflineRole::ImageTargets.prefix()).unwrap();
+    let owners: Vec<&dyn Signer> = owners.iter().map(|signer| signer as &dyn Signer).collect();
+    let team: Vec<&dyn Signer> = holders.iter().map(|signer| signer as &dyn Signer).collect();
+    let add = holders.iter().map(|signer| signer.key().clone()).collect();
+    let change = RoleChange { add, threshold: Some(1), ..RoleChange::default() };
+    let delegation = Delegation { task: task.clone(), lines: Vec::new(), keys: change };
+    let made = keys::delegate(&targets(), None, &delegation, &owners, &team, now_ms).unwrap();
+    let tasks = [(task, made.role)].into();
+    let offline = Offline { targets: Some(made.targets), tasks, ..Offline::default() };
+    drop(repos);
+    Repos::publish_offline(data, &offline, now_ms).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_stays_small_where_a_task_has_signers_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, token) = prepared(folder.path()).await;
+    team(folder.path(), &data, "pole-017");
+    let controller = Controller::start(&data).await.unwrap();
+    enrol(&controller, "pole-017").await;
+    let (mut image, mut director) = pinned(&controller);
+    let path = |image: &TrustedRepo, director: &TrustedRepo| {
+        let (i, o, held) = (image.versions(), director.versions(), held_roles(image, director));
+        format!(
+            "/v1/check?d=pole-017&i={}.{}.{}.{}.{}&o={}.{}.{}.{}&r={held}",
+            i.root,
+            i.timestamp,
+            i.snapshot,
+            i.targets,
+            i.retrained,
+            o.root,
+            o.timestamp,
+            o.snapshot,
+            o.targets
+        )
+    };
+    let (_, status, body) = get(&controller, &data, &path(&image, &director), Some(&token)).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let now = Now { mono_ms: 0, wall_ms: Some(clock::wall_ms()) };
+    update_both(&mut image, &mut director, &cbor::decode(&body, 1 << 20).unwrap(), now).unwrap();
+    assert_eq!(image.role_versions().len(), 1, "{:?}", image.role_versions());
+
+    let asked = path(&image, &director);
+    assert!(!asked.ends_with("&r="), "{asked}");
+    let (heads, status, body) = get(&controller, &data, &asked, Some(&token)).await;
+    assert_eq!(status, 200);
+    assert!(heads + body.len() <= 1024, "{heads} + {}", body.len());
+    let check: Check = cbor::decode(&body, 1 << 20).unwrap();
+    assert!(check.image.delegated.is_empty() && check.image.snapshot.is_none(), "{check:?}");
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_over_http_is_small_and_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, token) = prepared(folder.path()).await;
     let controller = Controller::start(&data).await.unwrap();
 
     enrol(&controller, "pole-1").await;
-    // A device that holds nothing but its pinned roots.
-    let pinned = |kind| {
-        TrustedRepo::pinned(kind, controller.state.repos.first_root(kind).unwrap().as_slice()).unwrap()
-    };
-    let (mut image, mut director) = (pinned(RepoKind::Image), pinned(RepoKind::Director));
+    let (mut image, mut director) = pinned(&controller);
     let (_, status, body) =
         get(&controller, &data, "/v1/check?d=pole-1&i=1.0.0.0.0&o=1.0.0.0", Some(&token)).await;
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));

@@ -29,11 +29,15 @@ const ATTACK_LIMIT: Duration = Duration::from_secs(30);
 const ATTACKS_MAX: usize = 5;
 /// How far forged versions lie above the true ones, and each forgery above the one before.
 const VERSION_LEAP: u64 = 1000;
+/// Forgeries that fit below the highest version.
+const FORGERIES_LEFT: u64 = 1000;
 
 /// Somebody with the controller's data folder and a way to the broker.
 #[derive(Debug)]
 pub struct Attacker {
     data: PathBuf,
+    /// A copy of the data folder whose online keys this is about.
+    keys: PathBuf,
     broker: std::net::SocketAddr,
     forgeries: std::cell::Cell<u64>,
 }
@@ -41,7 +45,22 @@ pub struct Attacker {
 impl Attacker {
     /// Steals `data`, and reaches the broker at `broker`.
     pub fn new(data: &Path, broker: std::net::SocketAddr) -> Self {
-        Self { data: data.into(), broker, forgeries: std::cell::Cell::new(0) }
+        Self { data: data.into(), keys: data.into(), broker, forgeries: std::cell::Cell::new(0) }
+    }
+
+    /// The same with the online keys of another folder, such as one that was stolen before the keys were changed.
+    pub fn with_keys(self, folder: &Path) -> Self {
+        Self { keys: folder.into(), ..self }
+    }
+
+    /// The same with versions as far ahead as they go, but for a few more forgeries.
+    pub fn at_the_end(self) -> Self {
+        self.forgeries.set((u64::MAX >> 1) / VERSION_LEAP - FORGERIES_LEFT);
+        self
+    }
+
+    fn online(&self) -> Result<OnlineSigners> {
+        Ok(OnlineSigners::load(&self.keys)?)
     }
 
     /// The director files of a device as they are served.
@@ -91,7 +110,7 @@ impl Attacker {
         change: impl FnOnce(&mut Assignment),
         bend: impl FnOnce(&mut Value),
     ) -> Result<RepoFiles> {
-        let (keys, leap) = (OnlineSigners::load(&self.data)?, self.leap());
+        let (keys, leap) = (self.online()?, self.leap());
         let files = self.director_files(device)?;
         let mut signed = write::signed_value(files.targets.context("targets")?.as_slice())?;
         let mut assignment: Assignment = serde_json::from_value(signed["custom"].take())?;
@@ -139,7 +158,7 @@ impl Attacker {
     /// The director files of `device` with a timestamp that the stolen key signed: the next version, which ends at `expires`.
     /// Who can not sign a snapshot can do no more.
     pub fn forge_timestamp(&self, device: &DeviceId, expires: time::OffsetDateTime) -> Result<RepoFiles> {
-        let keys = OnlineSigners::load(&self.data)?;
+        let keys = self.online()?;
         let mut files = self.director_files(device)?;
         let mut timestamp = write::signed_value(files.timestamp.as_slice())?;
         timestamp["version"] = (timestamp["version"].as_u64().context("a version")? + 1).into();
@@ -168,8 +187,9 @@ impl Attacker {
         self.seal_check(device, self.check(director)?, seq)
     }
 
-    fn seal_check(&self, device: &DeviceId, files: Check, seq: u64) -> Result<Vec<u8>> {
-        let keys = OnlineSigners::load(&self.data)?;
+    /// The same of files of both repositories.
+    pub fn seal_check(&self, device: &DeviceId, files: Check, seq: u64) -> Result<Vec<u8>> {
+        let keys = self.online()?;
         let header = Header {
             v: SCHEMA,
             kind: Kind::Desired,
@@ -184,7 +204,7 @@ impl Attacker {
 
     /// A command for `device` in a schema that nobody knows yet, sealed with the stolen timestamp key.
     pub fn seal_unknown(&self, device: &DeviceId) -> Result<Vec<u8>> {
-        let keys = OnlineSigners::load(&self.data)?;
+        let keys = self.online()?;
         let header = Header {
             v: SCHEMA + 1,
             kind: Kind::Cmd,

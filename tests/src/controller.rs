@@ -8,6 +8,7 @@ use dunlin_protocol::weaken::{Defence, VARIABLE};
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::breakage::{clock, faketime};
 use crate::process::{Process, names, program, wait_for};
 
 /// How long a controller may take to be reachable.
@@ -30,6 +31,8 @@ pub struct Controller {
     log: PathBuf,
     /// The defences that are switched off, if the weak program serves.
     weak: Option<String>,
+    /// What makes the clock of controller and operator wrong, if it is.
+    clock: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -64,6 +67,7 @@ impl Controller {
             token: String::new(),
             log: folder.join("controller.log"),
             weak: None,
+            clock: Vec::new(),
             process: None,
         }
     }
@@ -76,6 +80,7 @@ impl Controller {
             token: self.token.clone(),
             log: self.log.clone(),
             weak: None,
+            clock: self.clock.clone(),
             process: None,
             ..*self
         }
@@ -84,6 +89,14 @@ impl Controller {
     /// From its next start on, the program whose defences can be switched off serves, without these.
     pub fn weaken(&mut self, off: &[Defence]) {
         self.weak = Some(names(off));
+    }
+
+    /// From now on its operator, and from its next start on the controller, has a clock that is wrong in the way faketime calls
+    /// `time`.
+    pub fn live_at(&mut self, time: &str) -> Result<()> {
+        let library = faketime()?;
+        self.clock = clock(&library, time).map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        Ok(())
     }
 
     /// `init`, the key ceremony in a folder beside, and the import of its public part. `config` is added to
@@ -110,27 +123,48 @@ impl Controller {
         Ok(())
     }
 
-    /// After a break-in, while the controller is stopped: new online keys, made elsewhere and named by the offline ones.
-    pub async fn new_online_keys(&self, folder: &Path) -> Result<()> {
+    /// Once a year, while the controller is stopped: everything that is signed offline is renewed. `folder` takes the files.
+    pub async fn renew(&self, folder: &Path) -> Result<()> {
+        let signed = self.sign_offline(folder, &[]).await?;
+        self.publish_offline(&signed).await
+    }
+
+    /// After a break-in, while the controller is stopped: new online keys, made elsewhere and named by the offline ones. Returns
+    /// the folder that holds the old ones as a data folder does.
+    pub async fn new_online_keys(&self, folder: &Path) -> Result<PathBuf> {
         let elsewhere = folder.join("new-controller");
         self.run(&["init", "--data", &elsewhere.display().to_string(), "--json"]).await?;
         let online = elsewhere.join("keys/online.json").display().to_string();
+        let signed = self.sign_offline(&folder.join("renamed"), &["--online", &online]).await?;
+        let stolen = folder.join("stolen");
+        std::fs::create_dir(&stolen)?;
+        std::fs::rename(self.data.join("keys"), stolen.join("keys"))?;
+        std::fs::rename(elsewhere.join("keys"), self.data.join("keys"))?;
+        self.publish_offline(&signed).await?;
+        Ok(stolen)
+    }
+
+    /// The next roots of both repositories and the next image targets, in this order, in a new folder.
+    async fn sign_offline(&self, folder: &Path, more: &[&str]) -> Result<[String; 3]> {
+        std::fs::create_dir(folder)?;
         let keys = self.keys.join("private").display().to_string();
         let out = |name: &str| folder.join(name).display().to_string();
         let (image_root, director_root, targets) = (out("image-root"), out("director-root"), out("targets"));
         for (repo, next) in [("image", &image_root), ("director", &director_root)] {
             let current = self.newest(repo, "root")?;
-            let args = ["key", "renew-root", "--repo", repo, "--current", &current, "--online", &online];
-            self.run(&[&args[..], &["--keys", &keys, "--out", next]].concat()).await?;
+            let args = ["key", "renew-root", "--repo", repo, "--current", &current];
+            self.run(&[&args[..], &["--keys", &keys, "--out", next], more].concat()).await?;
         }
         let current = self.newest("image", "targets")?;
-        let args = ["key", "sign", "--current", &current, "--online", &online, "--keys", &keys];
-        self.run(&[&args[..], &["--out", &targets]].concat()).await?;
-        std::fs::rename(self.data.join("keys"), folder.join("stolen-keys"))?;
-        std::fs::rename(elsewhere.join("keys"), self.data.join("keys"))?;
+        let args = ["key", "sign", "--current", &current, "--keys", &keys, "--out", &targets];
+        self.run(&[&args[..], more].concat()).await?;
+        Ok([image_root, director_root, targets])
+    }
+
+    async fn publish_offline(&self, [image_root, director_root, targets]: &[String; 3]) -> Result<()> {
         let data = self.data.display().to_string();
-        let args = ["key", "publish", "--data", &data, "--image-root", &image_root];
-        self.run(&[&args[..], &["--director-root", &director_root, "--targets", &targets]].concat()).await?;
+        let args = ["key", "publish", "--data", &data, "--image-root", image_root];
+        self.run(&[&args[..], &["--director-root", director_root, "--targets", targets]].concat()).await?;
         Ok(())
     }
 
@@ -180,12 +214,15 @@ impl Controller {
         }
         let data = self.data.display().to_string();
         let args = [&["serve", "--data", &data], arguments].concat();
+        let clock: Vec<(&str, &str)> =
+            self.clock.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let variables = [variables, &clock].concat();
         let mut process = match &self.weak {
             Some(off) => {
-                let variables = [variables, &[(VARIABLE, off)]].concat();
+                let variables = [&variables[..], &[(VARIABLE, off)]].concat();
                 Process::start_with("dunlin-weak", args, &self.log, &variables)?
             }
-            None => Process::start_with("dunlin", args, &self.log, variables)?,
+            None => Process::start_with("dunlin", args, &self.log, &variables)?,
         };
         let path = self.data.join("controller.toml");
         let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
@@ -258,6 +295,7 @@ impl Controller {
         command
             .args(args)
             .envs([dunlin_engine::tie()])
+            .envs(self.clock.iter().map(|(name, value)| (name, value)))
             .env("DUNLIN_SERVER", self.url())
             .env("DUNLIN_TOKEN", &self.token)
             .env("DUNLIN_CA", self.ca());

@@ -1,5 +1,5 @@
 //! What passes between a device and the controller inside TLS, byte for byte.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use dunlin_agent::identity::Identity;
 use dunlin_agent::update::check_path;
-use dunlin_protocol::{Check, RepoFiles, RepoVersions, cbor};
-use dunlin_trust::write;
+use dunlin_protocol::{Assignment, Check, RepoFiles, RepoVersions, TaskId, cbor};
+use dunlin_trust::{roles_digest, task_of, write};
 use rustls::{ClientConnection, StreamOwned};
 
 use crate::agent::Agent;
@@ -20,12 +20,16 @@ const SILENCE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Versions of both repositories.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Versions {
     /// Of the image repository.
     pub image: RepoVersions,
     /// Of the device's director repository.
     pub director: RepoVersions,
+    /// Of the roles of single tasks.
+    pub roles: BTreeMap<String, u64>,
+    /// The tasks that the device is assigned.
+    pub tasks: BTreeSet<TaskId>,
 }
 
 /// A connection to the controller with the device's certificate, which counts what passes inside TLS.
@@ -91,27 +95,36 @@ impl Line {
     }
 
     /// What a device that holds `held` gets to know, and at what cost.
-    fn ask(&mut self, device: &str, held: Versions) -> Result<(Check, usize)> {
-        let path = check_path(&device.parse()?, held.image, held.director, &BTreeMap::new());
+    fn ask(&mut self, device: &str, held: &Versions) -> Result<(Check, usize)> {
+        let roles = roles_digest(&held.roles, &held.tasks);
+        let path = check_path(&device.parse()?, held.image, held.director, &roles);
         let (content, bytes) = self.get(&path)?;
         Ok((cbor::decode(&content, ANSWER_BYTES_MAX)?, bytes))
     }
 
     /// Versions that the device holds afterwards, and what the check cost.
     pub fn check(&mut self, device: &str, held: Versions) -> Result<(Versions, usize)> {
-        let (check, bytes) = self.ask(device, held)?;
-        Ok((
-            Versions {
-                image: newer(held.image, &check.image)?,
-                director: newer(held.director, &check.director)?,
-            },
-            bytes,
-        ))
+        let (check, bytes) = self.ask(device, &held)?;
+        let mut roles = held.roles;
+        for (role, file) in check.image.delegated.iter().filter(|(role, _)| task_of(role).is_some()) {
+            let version = write::signed_value(file.as_slice())?["version"].as_u64().context("a version")?;
+            roles.insert(role.clone(), version);
+        }
+        let tasks = match &check.director.targets {
+            Some(file) => {
+                let assignment: Assignment =
+                    serde_json::from_value(write::signed_value(file.as_slice())?["custom"].take())?;
+                assignment.tasks.into_iter().map(|task| task.task).collect()
+            }
+            None => held.tasks,
+        };
+        let (image, director) = (newer(held.image, &check.image)?, newer(held.director, &check.director)?);
+        Ok((Versions { image, director, roles, tasks }, bytes))
     }
 
     /// All metadata of the image repository.
     pub fn metadata(&mut self, device: &str) -> Result<(RepoFiles, usize)> {
-        let (check, bytes) = self.ask(device, Versions::default())?;
+        let (check, bytes) = self.ask(device, &Versions::default())?;
         Ok((check.image, bytes))
     }
 }

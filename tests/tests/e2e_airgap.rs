@@ -124,7 +124,8 @@ fn sizes(world: &Small) {
     let agent = &world.agents[1];
     let mut line = Line::open(world.controller.api, agent).unwrap();
     let nothing = RepoVersions { root: 1, ..RepoVersions::default() };
-    let (held, bytes) = line.check(&agent.id, Versions { image: nothing, director: nothing }).unwrap();
+    let (held, bytes) =
+        line.check(&agent.id, Versions { image: nothing, director: nothing, ..Versions::default() }).unwrap();
     assert!(bytes <= METADATA_BYTES_MAX, "{bytes} bytes of metadata");
     let (_, bytes) = line.check(&agent.id, held).unwrap();
     assert!(bytes <= CHECK_BYTES_MAX, "{bytes} bytes when nothing is new");

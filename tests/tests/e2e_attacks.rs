@@ -7,7 +7,7 @@ mod scene;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dunlin_protocol::{DeviceId, Down, RepoFiles, Topic};
+use dunlin_protocol::{Check, DeviceId, Down, RepoFiles, Topic};
 use dunlin_tests::agent::Agent;
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims;
@@ -250,10 +250,14 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
     tells(&database, small, "size_exceeded", attacker.push(small, misfit.unwrap())).await;
 
     // As far ahead as numbers go.
-    let far = attacker.forge(hasty, |assignment| assignment.generation = u64::MAX >> 1).unwrap();
+    let ahead = Attacker::new(&world.controller.data, world.controller.mqtt).at_the_end();
+    let far = Check {
+        image: ahead.forge_image(None, None).unwrap(),
+        director: ahead.forge(hasty, |assignment| assignment.generation = u64::MAX >> 1).unwrap(),
+    };
     let topic = Topic::down(hasty, Down::Desired);
     let driven_up = claims::last_indicator(&database).await.unwrap();
-    attacker.publish(&topic, attacker.seal_desired_as(hasty, far, u64::MAX).unwrap()).await.unwrap();
+    attacker.publish(&topic, attacker.seal_check(hasty, far, u64::MAX).unwrap()).await.unwrap();
     // It hears no acknowledgement any more, so what it has to say waits in its spool.
     for reason in ["metadata_rollback", "envelope_replayed"] {
         logged(&world.agents[1], &format!("reason={reason}")).await;
@@ -275,7 +279,7 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
     let cut_off = claims::last_indicator(&database).await.unwrap();
     world.controller.stop().await.unwrap();
     logged(&world.agents[0], "no check is answered").await;
-    world.controller.new_online_keys(folder.path()).await.unwrap();
+    let stolen = world.controller.new_online_keys(folder.path()).await.unwrap();
     world.controller.start().await.unwrap();
     told(&database, frozen, "metadata_expired", cut_off).await;
     let task = folder.path().join("task.toml");
@@ -296,6 +300,19 @@ async fn what_stolen_online_keys_sign_ahead_is_taken_away_with_them() {
     wait_for("records to be acknowledged", LIMIT, async || Ok((acked() > before).then_some(())))
         .await
         .unwrap();
+
+    // What was stolen signs nothing any more that anybody takes, whoever carries it.
+    let thief = Attacker::new(&world.controller.data, world.controller.mqtt).with_keys(&stolen);
+    let forged = thief.forge(frozen, |assignment| assignment.generation += 1).unwrap();
+    tells(&database, frozen, "envelope_signature", thief.push(frozen, forged.clone())).await;
+    let medium = folder.path().join("medium");
+    thief.medium(&medium, frozen, &thief.check(forged).unwrap(), &[], &[]).unwrap();
+    tells(&database, frozen, "signature_threshold", async {
+        // The command may fail or not: what counts is what the agent tells.
+        drop(world.agents[0].run(&["install", &medium.display().to_string()]).await);
+        Ok(())
+    })
+    .await;
     world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();

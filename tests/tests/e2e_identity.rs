@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
+use dunlin_tests::breakage::{clock, faketime};
+use dunlin_tests::operator::{definition, push, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
 use serde_json::Value;
@@ -66,6 +68,50 @@ async fn a_device_is_approved_renews_by_itself_and_comes_back_with_a_lapsed_cert
     let release = world.first_model(folder.path()).await.unwrap();
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
+    world.hush();
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+}
+
+/// Thirteen months in a drawer: its certificate and every file that it holds have ended, and the offline holders have renewed
+/// roots and targets twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
+    let first = world.first_model(folder.path()).await.unwrap();
+    world.enrol().await.unwrap();
+    world.ask().unwrap();
+    world.committed(&first, LIMIT).await.unwrap();
+    let job = folder.path().join("second");
+    let images = world.pools.training.clone();
+    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
+    let second =
+        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    world.hush();
+    world.agents[0].stop().await.unwrap();
+    world.controller.stop().await.unwrap();
+
+    for day in ["+200d", "+400d"] {
+        world.controller.live_at(day).unwrap();
+        world.controller.renew(&folder.path().join(day)).await.unwrap();
+    }
+    for repo in ["image", "director"] {
+        assert!(world.controller.data.join(format!("repo/{repo}/3.root.json")).is_file(), "{repo}");
+    }
+    world.controller.start().await.unwrap();
+    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    let task = folder.path().join("task.toml");
+    std::fs::write(&task, definition(&[second.clone()].into(), None)).unwrap();
+    world.controller.json(&["task", "apply", &task.display().to_string()]).await.unwrap();
+
+    let database = world.controller.database().await.unwrap();
+    assert_eq!(certificates(&database, true).await, 0);
+    let library = faketime().unwrap();
+    world.agents[0].start_with(&clock(&library, "+400d")).await.unwrap();
+    world.ask().unwrap();
+    world.committed(&second, LIMIT).await.unwrap();
+    assert_eq!(certificates(&database, true).await, 1, "its certificate had ended");
     world.hush();
     world.agents[0].stop().await.unwrap();
     world.controller.stop().await.unwrap();

@@ -22,6 +22,13 @@ async fn second_boot(database: &SqlitePool, device: &str) {
     .unwrap();
 }
 
+/// Honest devices were cut, killed and started anew; none of it looks like a copy, a lie or a state of an older day.
+async fn no_false_alarm(database: &SqlitePool) {
+    let query = "SELECT kind || ' ' || subject || ': ' || detail FROM alerts WHERE kind IN ('telemetry_mismatch', 'state_restored', 'cloned_identity')";
+    let raised: Vec<String> = sqlx::query_scalar(query).fetch_all(database).await.unwrap();
+    assert!(raised.is_empty(), "{raised:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     let folder = tempfile::tempdir().unwrap();
@@ -74,6 +81,7 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     second_boot(&database, "pole-0").await;
     let told = claims::accounted_for(&[killed], &database, LIMIT).await.unwrap();
     assert!(told.contains("closed by 2 boots"), "{told}");
+    no_false_alarm(&database).await;
     for agent in &mut world.agents {
         agent.stop().await.unwrap();
     }
@@ -103,6 +111,7 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     world.committed(&second, LIMIT).await.unwrap();
     world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();
     world.committed(&first, LIMIT).await.unwrap();
+    no_false_alarm(&world.controller.database().await.unwrap()).await;
     world.agents[0].stop().await.unwrap();
     world.controller.stop().await.unwrap();
 }

@@ -478,7 +478,7 @@ impl Driver {
         self.check_at = Instant::now() + self.config.check;
         let (device, (image, director), roles) = {
             let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            (trusted.device().clone(), trusted.versions(), trusted.role_versions())
+            (trusted.device().clone(), trusted.versions(), trusted.held_roles())
         };
         let fetcher = self.fetcher.clone();
         self.checking.spawn(async move { fetcher.check(&device, image, director, &roles).await });

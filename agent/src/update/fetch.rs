@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -233,7 +232,8 @@ impl Fetcher {
         })
     }
 
-    /// A check with the versions this device holds, also of the roles of single tasks.
+    /// A check with the versions this device holds, and what it says of the roles of single tasks
+    /// ([`dunlin_trust::held_roles`]).
     ///
     /// # Errors
     /// There is no answer, or none that can be read. Whether it may be believed is not judged here.
@@ -242,7 +242,7 @@ impl Fetcher {
         device: &DeviceId,
         image: RepoVersions,
         director: RepoVersions,
-        roles: &BTreeMap<String, u64>,
+        roles: &str,
     ) -> Result<Check, FetchError> {
         let url = format!("{}{}", self.base, check_path(device, image, director, roles));
         let mut response = get(&self.client, &url, None).await?;
@@ -339,17 +339,11 @@ async fn get(client: &reqwest::Client, url: &str, offset: Option<u64>) -> Result
 }
 
 /// What is asked for by a device that holds these versions. A long id is left to its certificate, which names it anyway.
-pub fn check_path(
-    device: &DeviceId,
-    image: RepoVersions,
-    director: RepoVersions,
-    roles: &BTreeMap<String, u64>,
-) -> String {
+pub fn check_path(device: &DeviceId, image: RepoVersions, director: RepoVersions, roles: &str) -> String {
     let RepoVersions { root, timestamp, snapshot, targets, retrained } = image;
     let image = format!("{root}.{timestamp}.{snapshot}.{targets}.{retrained}");
     let RepoVersions { root, timestamp, snapshot, targets, retrained: _ } = director;
-    let roles: Vec<String> = roles.iter().map(|(role, version)| format!("{role}:{version}")).collect();
-    let held = format!("i={image}&o={root}.{timestamp}.{snapshot}.{targets}&r={}", roles.join(","));
+    let held = format!("i={image}&o={root}.{timestamp}.{snapshot}.{targets}&r={roles}");
     if device.as_str().len() <= SENT_ID_CHARS_MAX {
         format!("/v1/check?d={device}&{held}")
     } else {

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use dunlin_protocol::{
 };
 use dunlin_trust::{
     Approved, CountedBy, Floors, Recovery, RepoKind, StoredFiles, TrustError, TrustedRepo, Verified, approve,
-    envelope, floors, pin, update_both,
+    envelope, floors, held_roles, pin, update_both,
 };
 use serde::{Deserialize, Serialize};
 
@@ -225,9 +224,9 @@ impl Trusted {
         (self.image.versions(), self.director.versions())
     }
 
-    /// Versions held of the roles of single tasks.
-    pub fn role_versions(&self) -> BTreeMap<String, u64> {
-        self.image.role_versions()
+    /// What a check says of the roles of single tasks that are held.
+    pub fn held_roles(&self) -> String {
+        held_roles(&self.image, &self.director)
     }
 
     /// The floors.

@@ -16,11 +16,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::enrol::{CLAIM_S, MadeClaim, identity_error, refuse_reserved, token, validity, welcome};
+use super::enrol::{CLAIM_S, MadeClaim, enrolled, identity_error, refuse_reserved, token, validity, welcome};
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::init::{secret, short_id};
-use crate::store::{Admission, AdmissionState, Batch, Expected, NewDevice, key_id};
+use crate::store::{Admission, AdmissionState, Batch, Expected, NewDevice, Store, Verdict, key_id};
 
 /// Devices on one list: a delivery of boards.
 const LIST_MAX: usize = 10_000;
@@ -110,10 +110,11 @@ async fn batch(
         created_ms: now_ms,
         expires_ms: now_ms + valid_s * 1000,
     };
-    state.store.batch_add(&row, &sha256(secret.as_bytes()), &new.list).await?;
+    let mut change = state.audit.begin().await?;
+    Store::batch_add(change.tx(), &row, &sha256(secret.as_bytes()), &new.list).await?;
     let list = serde_json::to_vec(&new.list).expect("a list of ids is JSON");
     let after = json!({ "batch": row, "expected": new.list.len(), "list_sha256": sha256(&list) });
-    state.audit.record(&caller.signed(), "batch.create", Value::Null, after).await?;
+    change.commit(&caller.signed(), "batch.create", Value::Null, after).await?;
     Ok(Json(MadeClaim { id: row.id, token: token.to_string(), expires_ms: row.expires_ms }))
 }
 
@@ -124,9 +125,10 @@ async fn end_batch(
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
     let now_ms = clock::wall_ms();
-    let before = state.store.batch_end(&id, now_ms).await?;
+    let mut change = state.audit.begin().await?;
+    let before = Store::batch_end(change.tx(), &id, now_ms).await?;
     let after = json!({ "id": id, "expires_ms": before.expires_ms.min(now_ms) });
-    state.audit.record(&caller.signed(), "batch.end", json!(before), after).await?;
+    change.commit(&caller.signed(), "batch.end", json!(before), after).await?;
     Ok(Json(json!({ "ended": id })))
 }
 
@@ -146,11 +148,8 @@ async fn approve(
     Json(approval): Json<Approval>,
 ) -> ApiResult<Json<Admission>> {
     refuse_reserved(approval.device.as_ref())?;
-    let decided = state
-        .store
-        .admission_decide(&id, true, approval.device.as_ref(), &caller.name, clock::wall_ms())
-        .await?;
-    decided_by(&state, &caller, "device.approve", decided).await
+    let verdict = Verdict::Approve { device: approval.device };
+    decide(&state, &caller, &id, verdict).await
 }
 
 #[utoipa::path(post, path = "/v1/admissions/{id}/reject", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = Admission), (status = 404), (status = 409)))]
@@ -159,17 +158,18 @@ async fn reject(
     caller: Caller,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Admission>> {
-    let decided = state.store.admission_decide(&id, false, None, &caller.name, clock::wall_ms()).await?;
-    decided_by(&state, &caller, "device.reject", decided).await
+    decide(&state, &caller, &id, Verdict::Reject).await
 }
 
-async fn decided_by(
-    state: &AppState,
-    caller: &Caller,
-    what: &str,
-    (before, after): (Admission, Admission),
-) -> ApiResult<Json<Admission>> {
-    state.audit.record(&caller.signed(), what, json!(before), json!(after)).await?;
+async fn decide(state: &AppState, caller: &Caller, id: &str, verdict: Verdict) -> ApiResult<Json<Admission>> {
+    let what = match verdict {
+        Verdict::Approve { .. } => "device.approve",
+        Verdict::Reject => "device.reject",
+    };
+    let mut change = state.audit.begin().await?;
+    let (before, after) =
+        Store::admission_decide(change.tx(), id, &verdict, &caller.name, clock::wall_ms()).await?;
+    change.commit(&caller.signed(), what, json!(before), json!(after)).await?;
     Ok(Json(after))
 }
 
@@ -225,21 +225,21 @@ pub(super) async fn enrol(
         decided_ms: expected.is_some().then_some(now_ms),
         decided_by: expected.is_some().then(|| BY_LIST.to_owned()),
     };
-    let admission = state.store.admission_ask(&asked, batch).await?;
-    if admission.id == asked.id && admission.state == AdmissionState::Waiting {
-        state
-            .audit
-            .record(&format!("batch {}", batch.id), "device.wait", Value::Null, json!(admission))
-            .await?;
-    }
+    let mut change = state.audit.begin().await?;
+    let admission = Store::admission_ask(change.tx(), &asked, batch).await?;
     match admission.state {
         AdmissionState::Waiting => {
+            if admission.id == asked.id {
+                let by = format!("batch {}", batch.id);
+                change.commit(&by, "device.wait", Value::Null, json!(admission)).await?;
+            }
             let waiting = EnrolWaiting { id: admission.id, key_id, ask_again_s: ASK_AGAIN_S };
             let after = [(RETRY_AFTER, ASK_AGAIN_S.to_string())];
             Ok((StatusCode::ACCEPTED, after, Json(waiting)).into_response())
         }
         AdmissionState::Rejected => Err(ApiError::forbidden("an operator rejected this device")),
         AdmissionState::Admitted => {
+            drop(change);
             // The answer to an earlier try was lost.
             super::enrol::again(state, &admission.device, &request.csr_pem).await
         }
@@ -250,9 +250,10 @@ pub(super) async fn enrol(
                 .issue_device(&admission.device, &request.csr_pem, valid_s, now_ms)
                 .map_err(identity_error)?;
             let new = NewDevice { issued: &issued, profile: &request.profile };
-            state.store.admit(&admission, &new, now_ms).await?;
+            Store::admit(change.tx(), &admission, &new, now_ms).await?;
             let by = format!("batch {} ({})", batch.id, admission.decided_by.as_deref().unwrap_or(BY_LIST));
-            welcome(state, &admission.device, issued, &by, &request.profile.class).await
+            enrolled(change, &by, &admission.device, None, &new).await?;
+            welcome(state, &admission.device, issued).await
         }
     }
 }

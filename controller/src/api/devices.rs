@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::auth::Caller;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
+use crate::downlink;
 use crate::store::{BootRow, CertificateRow, DeviceRow, DeviceState, GapRow, Happening, RefusedRow, Store};
 
 /// Boots shown of one device.
@@ -193,21 +194,23 @@ async fn command(
         DeviceCommand::Rollback { task } => CmdBody::Rollback { task },
         DeviceCommand::Retarget { release } => CmdBody::Retarget { release },
     };
-    let sent = state.downlink.cmd(&id, body).await.map_err(ApiError::internal)?;
+    let now_ms = clock::wall_ms();
+    let pending = downlink::command(&id, body, now_ms);
+    let mut change = state.audit.begin().await?;
+    Store::keep_command(change.tx(), &pending, now_ms).await?;
     if let DeviceCommand::Retarget { release } = &command {
-        state.store.forgive(&id, release, clock::wall_ms()).await?;
+        Store::forgive(change.tx(), &id, release, now_ms).await?;
+    }
+    let after = json!({ "device": id, "command": command, "id": pending.cmd.id });
+    change.commit(&caller.signed(), "device.command", Value::Null, after).await?;
+    if matches!(command, DeviceCommand::Retarget { .. }) {
         state.wake.planner.notify_one();
     }
-    state
-        .audit
-        .record(
-            &caller.signed(),
-            "device.command",
-            Value::Null,
-            json!({ "device": id, "command": command, "id": sent }),
-        )
-        .await?;
-    Ok(Json(SentCommand { command: sent }))
+    // It is kept, so that the device gets it with its next session where it does not get it now.
+    if let Err(error) = state.downlink.pending(&pending).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, device = %id, "a command waits");
+    }
+    Ok(Json(SentCommand { command: pending.cmd.id }))
 }
 
 #[utoipa::path(get, path = "/v1/devices/{id}/replies/{command}", tag = "devices", params(("id" = String, Path), ("command" = String, Path)), responses((status = 200, body = CommandReply), (status = 404)))]

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use dunlin_protocol::{ClaimToken, ClassName, DeviceId, EnrolRequest, EnrolResponse, GroupId, Validity};
+use dunlin_protocol::{ClaimToken, DeviceId, EnrolRequest, EnrolResponse, GroupId, Validity};
 use dunlin_trust::{RepoKind, sha256};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 use super::auth::Caller;
 use super::body::takes;
 use super::{ApiError, ApiResult, AppState, admissions};
+use crate::audit::Change;
 use crate::clock;
 use crate::identity::{CONTROLLER, IdentityError, Issued};
 use crate::init::{secret, short_id};
@@ -176,25 +177,33 @@ async fn enrol(
     let issued =
         state.identity.issue_device(&device, &request.csr_pem, valid_s, now_ms).map_err(identity_error)?;
     let new = NewDevice { issued: &issued, profile: &request.profile };
-    state.store.enrol(&claim, &device, &new, now_ms).await?;
-    welcome(&state, &device, issued, &format!("claim {}", claim.id), &request.profile.class).await
+    let mut change = state.audit.begin().await?;
+    let before = Store::enrol(change.tx(), &claim, &device, &new, now_ms).await?;
+    enrolled(change, &format!("claim {}", claim.id), &device, before, &new).await?;
+    welcome(&state, &device, issued).await
+}
+
+/// Commits an enrolment with its row; `before` is the id of the key that the device had.
+pub(super) async fn enrolled(
+    change: Change,
+    by: &str,
+    device: &DeviceId,
+    before: Option<String>,
+    new: &NewDevice<'_>,
+) -> ApiResult<()> {
+    let before = before.map(|key| json!({ "device": device, "key": key }));
+    let NewDevice { issued, profile } = new;
+    let after = json!({ "device": device, "key": key_id(&issued.spki), "serial": issued.serial, "class": profile.class });
+    change.commit(by, "device.enrol", json!(before), after).await?;
+    Ok(())
 }
 
 /// What follows once a device is in the database.
-pub(super) async fn welcome(
-    state: &AppState,
-    device: &DeviceId,
-    issued: Issued,
-    by: &str,
-    class: &ClassName,
-) -> ApiResult<Response> {
+pub(super) async fn welcome(state: &AppState, device: &DeviceId, issued: Issued) -> ApiResult<Response> {
     // A session of the key that was there before ends; the new key may come.
     state.broker.shut_out(device).await;
     state.broker.let_in(device);
     state.wake.lists.notify_one();
-    let after =
-        json!({ "device": device, "key": key_id(&issued.spki), "serial": issued.serial, "class": class });
-    state.audit.record(by, "device.enrol", Value::Null, after).await?;
     state.wake.planner.notify_one();
     let valid = Validity { from_ms: issued.from_ms, until_ms: issued.until_ms };
     Ok(Json(response(state, device, issued.pem, Some(valid))?).into_response())

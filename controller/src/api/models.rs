@@ -232,16 +232,7 @@ async fn push(
         licence: body.licence,
         classes: body.classes,
     };
-    let view = ReleaseView::from(state.registry.push(push, &caller.name).await?);
-    state
-        .audit
-        .record(
-            &caller.signed(),
-            "model.push",
-            Value::Null,
-            json!({ "release": view.release, "manifest": view.manifest }),
-        )
-        .await?;
+    let view = ReleaseView::from(state.registry.push(push, (&caller.name, &caller.signed())).await?);
     Ok((StatusCode::CREATED, Json(view)).into_response())
 }
 
@@ -295,11 +286,12 @@ async fn set_alias(
             .hint("use a-z, 0-9 and '-', beginning with a letter"));
     }
     let release = ReleaseId { model: id(&model)?, version: body.version };
-    let before = state.store.aliases(&release.model).await?.get(&alias).copied();
-    state.store.alias_set(&release, &alias, crate::clock::wall_ms()).await?;
-    state
-        .audit
-        .record(&caller.signed(), "model.alias", json!(before), json!({ "alias": alias, "release": release }))
+    let mut change = state.audit.begin().await?;
+    let before = state.store.alias_set(change.tx(), &release, &alias, crate::clock::wall_ms()).await?;
+    let before = before.map(|version| ReleaseId { version, ..release.clone() });
+    let before = json!({ "alias": alias, "release": before });
+    change
+        .commit(&caller.signed(), "model.alias", before, json!({ "alias": alias, "release": release }))
         .await?;
     Ok(Json(json!({ "alias": alias, "release": release })))
 }
@@ -343,39 +335,18 @@ async fn approve(
     Query(signers): Query<Signers>,
     body: Bytes,
 ) -> ApiResult<Json<Vec<Changed>>> {
-    let (sha256, task) = (dunlin_trust::sha256(&body), signers.task()?);
-    let changed = match task.clone() {
-        Some(task) => state.registry.approve_task(task, body.to_vec()).await?,
-        None => state.registry.approve(body.to_vec()).await?,
+    let changed = match signers.task()? {
+        Some(task) => state.registry.approve_task(task, body.to_vec(), &caller.signed()).await?,
+        None => state.registry.approve(body.to_vec(), &caller.signed()).await?,
     };
-    let changed: Vec<Changed> =
-        changed.into_iter().map(|(release, state)| Changed { release, state }).collect();
-    state
-        .audit
-        .record(
-            &caller.signed(),
-            "model.approve",
-            Value::Null,
-            json!({ "targets": sha256, "task": task, "changed": changed }),
-        )
-        .await?;
     state.wake.planner.notify_one();
-    Ok(Json(changed))
+    Ok(Json(changed.into_iter().map(|(release, state)| Changed { release, state }).collect()))
 }
 
 #[utoipa::path(post, path = "/v1/policies", tag = "models", request_body(content = [u8], description = "a task policy, JSON; its exact bytes are what is signed"),
     responses((status = 201, description = "the target for the offline keys to sign", body = Object), (status = 422)))]
 async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
-    let row = state.registry.policy(body.to_vec(), &caller.name).await?;
-    state
-        .audit
-        .record(
-            &caller.signed(),
-            "policy.upload",
-            Value::Null,
-            json!({ "task": row.policy.task, "sha256": row.sha256 }),
-        )
-        .await?;
+    let row = state.registry.policy(body.to_vec(), (&caller.name, &caller.signed())).await?;
     Ok((StatusCode::CREATED, Json(row.addition())).into_response())
 }
 
@@ -388,6 +359,8 @@ async fn policy(State(state): State<AppState>, Path(task): Path<String>) -> ApiR
 #[utoipa::path(post, path = "/v1/blobs", tag = "models", request_body(content = [u8], description = "any bytes: an anchor set"),
     responses((status = 201, description = "digest and length", body = Object)))]
 async fn put_blob(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
+    // A blob without its row, left where this is cut short, is of no use: no policy that was signed names it, and the same
+    // upload is taken again.
     let blob: Blob = state.registry.blobs().put(body.to_vec()).await?;
     state.audit.record(&caller.signed(), "blob.upload", Value::Null, json!(blob)).await?;
     Ok((StatusCode::CREATED, Json(blob)).into_response())

@@ -13,6 +13,7 @@ use super::body::takes;
 use super::enrol::{ENROL_BYTES_MAX, identity_error};
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
+use crate::store::Store;
 
 /// Certificates looked at: the newest one tells when a device may have the next.
 const NEWEST: u64 = 1;
@@ -78,11 +79,12 @@ async fn renew(
         .identity
         .issue_device(&device, &request.csr_pem, settings.device_valid_s, now_ms)
         .map_err(identity_error)?;
-    state.store.certificate_add(&device, &issued).await?;
+    let mut change = state.audit.begin().await?;
+    Store::certificate_add(change.tx(), &device, &issued).await?;
     let before = json!({ "device": device, "serial": present.serial, "until_ms": present.until_ms });
     let after =
         json!({ "device": device, "serial": issued.serial, "until_ms": issued.until_ms, "lapsed": lapsed });
-    state.audit.record(&format!("device {device}"), "device.renew", before, after).await?;
+    change.commit(&format!("device {device}"), "device.renew", before, after).await?;
     let valid = Validity { from_ms: issued.from_ms, until_ms: issued.until_ms };
     Ok(Json(RenewResponse { certificate_pem: issued.pem, valid }))
 }

@@ -2,7 +2,6 @@
 //!
 //! Image metadata is public, as Uptane has it: all of it is signed, and anyone may verify it. A device's
 //! director metadata and the contents of targets are for that device and for operators.
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use axum::body::Bytes;
@@ -62,8 +61,8 @@ struct CheckQuery {
     i: String,
     /// Versions it holds of its director repository: `root.timestamp.snapshot.targets`.
     o: String,
-    /// Versions it holds of the roles of single tasks: `task-meter:3,task-gate:1`. It then gets those of its own tasks
-    /// alone; without it, all of them.
+    /// What it says of the roles of single tasks that it holds: 16 hexadecimal digits over those of its own tasks, nothing for
+    /// none. It then gets those of its own tasks, if that is not so; without it, all there are.
     r: Option<String>,
 }
 
@@ -83,12 +82,6 @@ fn versions(text: &str) -> ApiResult<RepoVersions> {
         retrained: next()?,
     };
     if parts.next().is_some() { Err(bad()) } else { Ok(versions) }
-}
-
-/// Reads versions by role. What can not be read counts as not held.
-fn role_versions(text: &str) -> BTreeMap<String, u64> {
-    let held = text.split(',').filter_map(|held| held.split_once(':'));
-    held.filter_map(|(role, version)| Some((role.to_owned(), version.parse().ok()?))).collect()
 }
 
 fn device_id(text: &str) -> ApiResult<DeviceId> {
@@ -120,9 +113,8 @@ async fn check(
     };
     reader.may_read_of(&state, &device).await?;
     let (image, director) = (versions(&query.i)?, versions(&query.o)?);
-    let roles = query.r.as_deref().map(role_versions);
     let check = on_files(&state, move |repos| {
-        repos.check(&device, image, director, roles.as_ref(), clock::wall_ms())
+        repos.check(&device, image, director, query.r.as_deref(), clock::wall_ms())
     })
     .await?;
     Ok(([(CONTENT_TYPE, "application/cbor")], cbor::encode(&check)).into_response())
@@ -182,8 +174,6 @@ mod tests {
         let held = versions("1.22.3.4.5").unwrap();
         assert_eq!(held, RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 });
         assert_eq!(versions("1.0.0.0").unwrap(), RepoVersions { root: 1, ..RepoVersions::default() });
-        let held = role_versions("task-meter:3,task-gate:x,,task-pump:12");
-        assert_eq!(held, BTreeMap::from([("task-meter".to_owned(), 3), ("task-pump".to_owned(), 12)]));
         for bad in ["", "a", "1.2.3.4.5.6", "-1.0.0.0", "1..2"] {
             assert!(versions(bad).is_err(), "{bad}");
         }

@@ -52,6 +52,16 @@ pub enum RolloutCommand {
     },
 }
 
+impl RolloutCommand {
+    /// The roles of which one may tell a rollout so. Who may bring releases may also stop them.
+    pub fn scopes(&self) -> &'static [Scope] {
+        match self {
+            Self::Pause | Self::Abort => &[Scope::Operator, Scope::Releaser],
+            Self::Resume | Self::Promote | Self::Approve { .. } => &[Scope::Releaser],
+        }
+    }
+}
+
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -147,16 +157,15 @@ async fn order(
     Path(id): Path<String>,
     Json(command): Json<RolloutCommand>,
 ) -> ApiResult<Json<RolloutRow>> {
+    caller.require_any(command.scopes())?;
     let by = caller.name.clone();
-    let (order, scope) = match command.clone() {
-        RolloutCommand::Pause => (Order::Pause { by }, Scope::Operator),
-        RolloutCommand::Abort => (Order::Abort { by }, Scope::Operator),
-        RolloutCommand::Resume => (Order::Resume, Scope::Releaser),
-        RolloutCommand::Promote => (Order::Promote, Scope::Releaser),
-        RolloutCommand::Approve { wave } => (Order::Approve { wave }, Scope::Releaser),
+    let order = match command.clone() {
+        RolloutCommand::Pause => Order::Pause { by },
+        RolloutCommand::Abort => Order::Abort { by },
+        RolloutCommand::Resume => Order::Resume,
+        RolloutCommand::Promote => Order::Promote,
+        RolloutCommand::Approve { wave } => Order::Approve { wave },
     };
-    // A releaser may do whatever an operator may to a rollout.
-    caller.require(scope).or_else(|refusal| caller.require(Scope::Releaser).map_err(|_| refusal))?;
     let mut change = state.audit.begin().await?;
     let given = state.store.rollout_order(change.tx(), &id, &order, clock::now()).await?;
     let row = given.map_err(|error| match error {

@@ -3,13 +3,12 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use dunlin_protocol::TaskId;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::{ApiError, ApiResult, AppState};
-use crate::training::{self, RunDetail, RunRow, TrainingError};
+use crate::training::{self, RunDetail, RunRow, TrainingError, Wanted};
 
 /// A run an operator asks for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,11 +68,8 @@ async fn create(
     caller: Caller,
     Json(new): Json<NewRun>,
 ) -> ApiResult<Json<RunRow>> {
-    let id = training::ask(&state, &new.task, &caller.name, new.repeat.as_deref()).await?;
-    state
-        .audit
-        .record(&caller.signed(), "run.create", Value::Null, json!({ "run": id, "request": new }))
-        .await?;
+    let id =
+        training::ask(&state, &new.task, (&caller.name, &caller.signed()), new.repeat.as_deref()).await?;
     Ok(Json(state.store.run(&id).await?))
 }
 
@@ -85,10 +81,11 @@ async fn order(
     Path(id): Path<String>,
     Json(order): Json<RunOrder>,
 ) -> ApiResult<Json<RunRow>> {
-    match order {
-        RunOrder::Cancel => training::cancel(&state, &id, &caller.name).await?,
-        RunOrder::Restart => training::restart(&state, &id, &caller.name).await?,
-    }
-    state.audit.record(&caller.signed(), "run.order", json!({ "run": id }), json!(order)).await?;
+    let by = caller.name.clone();
+    let wanted = match order {
+        RunOrder::Cancel => Wanted::Cancel { by },
+        RunOrder::Restart => Wanted::Restart { by },
+    };
+    training::order(&state, &id, &wanted, &caller.signed()).await?;
     Ok(Json(state.store.run(&id).await?))
 }

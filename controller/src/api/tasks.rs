@@ -49,8 +49,9 @@ async fn put(
     })?;
     lines_up(&state.store, &definition).await?;
     let owner = if definition.owner.is_empty() { caller.name.clone() } else { definition.owner.clone() };
-    let before = state.store.task_put(&definition, &owner, clock::wall_ms()).await?;
-    state.audit.record(&caller.signed(), "task.put", json!(before), json!(definition)).await?;
+    let mut change = state.audit.begin().await?;
+    let before = state.store.task_put(change.tx(), &definition, &owner, clock::wall_ms()).await?;
+    change.commit(&caller.signed(), "task.put", json!(before), json!(definition)).await?;
     state.wake.planner.notify_one();
     state.wake.training.notify_one();
     Ok(Json(state.store.task(&task).await?))
@@ -165,7 +166,9 @@ mod tests {
             let sha256 = dunlin_trust::sha256(&manifest);
             (bundle, manifest, sha256)
         };
-        store.release_add(&model, &task, &digest, "ann", 1, seal).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        Store::release_add(&mut tx, &model, &task, &digest, "ann", 1, seal).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     async fn refused(store: &Store, members: &str) -> Option<ApiError> {

@@ -142,8 +142,8 @@ impl Audit {
         Ok(Change { tx: self.store.begin().await?, keeper })
     }
 
-    /// Appends a row of a change that is in no database, or in another transaction, and moves the head. `before` and `after`
-    /// hold what is needed to understand the change, no secrets.
+    /// Appends a row of what is in no database, and moves the head. `before` and `after` hold what is needed to understand it, no
+    /// secrets.
     pub async fn record(&self, who: &str, what: &str, before: Value, after: Value) -> store::Result<u64> {
         self.begin().await?.commit(who, what, before, after).await
     }

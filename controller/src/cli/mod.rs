@@ -1,5 +1,5 @@
 //! The command line. Verbs talk to the HTTP API with a token, so that they work from any machine; only
-//! `init`, `serve`, `key`, `doctor`, `openapi`, `audit verify` and the workers touch files.
+//! `init`, `serve`, `key`, `doctor`, `openapi`, `roles`, `audit verify` and the workers need none.
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,6 +18,7 @@ pub mod group;
 pub mod key;
 pub mod model;
 mod output;
+pub mod roles;
 pub mod rollout;
 pub mod run;
 pub mod setup;
@@ -147,6 +148,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     /// Print the OpenAPI document of this build.
     Openapi,
+    /// Print which role each verb needs.
+    Roles,
     /// Run one training job folder.
     #[command(hide = true)]
     TrainWorker(worker::TrainWorker),
@@ -176,6 +179,10 @@ impl Verb {
             Self::Doctor(doctor) => return doctor.run(out),
             Self::Openapi => {
                 out.text(&crate::api::document().to_pretty_json()?)?;
+                return Ok(Exit::Ok);
+            }
+            Self::Roles => {
+                out.text(&roles::page())?;
                 return Ok(Exit::Ok);
             }
             Self::TrainWorker(worker) => return worker.run(),
@@ -214,6 +221,7 @@ impl Verb {
             | Self::Key(_)
             | Self::Doctor(_)
             | Self::Openapi
+            | Self::Roles
             | Self::TrainWorker(_) => {
                 unreachable!("verbs on files have run before a client is made")
             }

@@ -24,10 +24,14 @@ fn profile() -> DeviceProfile {
     .unwrap()
 }
 
-async fn add_claim(store: &Store, claim: &Claim, secret: &str) {
+/// Enrols a device under a claim that is made for it; returns the id of the key that it had before.
+async fn enrol(store: &Store, claim: &Claim, id: &DeviceId, issued: &Issued, now_ms: u64) -> Option<String> {
     let mut tx = store.begin().await.unwrap();
-    Store::claim_add(&mut tx, claim, &dunlin_trust::sha256(secret.as_bytes())).await.unwrap();
+    Store::claim_add(&mut tx, claim, &dunlin_trust::sha256(claim.id.as_bytes())).await.unwrap();
+    let new = NewDevice { issued, profile: &profile() };
+    let before = Store::enrol(&mut tx, claim, id, &new, now_ms).await.unwrap();
     tx.commit().await.unwrap();
+    before
 }
 
 async fn device(store: &Store, id: &str) -> Device {
@@ -43,7 +47,6 @@ async fn device(store: &Store, id: &str) -> Device {
         used_ms: None,
         used_by: None,
     };
-    add_claim(store, &claim, id.as_str()).await;
     let issued = Issued {
         pem: String::new(),
         spki: signer.public().to_vec(),
@@ -51,7 +54,7 @@ async fn device(store: &Store, id: &str) -> Device {
         from_ms: 2,
         until_ms: u64::MAX >> 1,
     };
-    store.enrol(&claim, &id, &NewDevice { issued: &issued, profile: &profile() }, 2).await.unwrap();
+    assert_eq!(enrol(store, &claim, &id, &issued, 2).await, None);
     Device { id, signer }
 }
 
@@ -476,7 +479,6 @@ async fn a_device_enrolled_anew_counts_its_generations_anew() {
         used_ms: None,
         used_by: None,
     };
-    add_claim(&store, &claim, "again").await;
     let issued = Issued {
         pem: String::new(),
         spki: signer.public().to_vec(),
@@ -484,7 +486,8 @@ async fn a_device_enrolled_anew_counts_its_generations_anew() {
         from_ms: 3,
         until_ms: 4,
     };
-    store.enrol(&claim, &d.id, &NewDevice { issued: &issued, profile: &profile() }, 3).await.unwrap();
+    let before = enrol(&store, &claim, &d.id, &issued, 3).await;
+    assert_eq!(before, Some(crate::store::key_id(d.signer.public())));
     let certificates = store.certificates(&d.id, 5).await.unwrap();
     let revoked: Vec<_> = certificates.iter().map(|row| (row.serial.as_str(), row.revoked_ms)).collect();
     assert_eq!(revoked, [("again", None), ("a", Some(3))], "the certificates are part of the enrolment");

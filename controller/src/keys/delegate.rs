@@ -98,12 +98,26 @@ pub fn sign_task<'a>(
     keys: impl Into<Keyring<'a>>,
     now_ms: u64,
 ) -> Result<Vec<u8>, KeyError> {
+    let signers = keys.into().signers(&task_prefix(task))?;
+    sign_task_with(task, current, request, &refs(&signers), now_ms)
+}
+
+/// The same with keys wherever they live.
+///
+/// # Errors
+/// The request is about another task or does not fit the file, or signing failed.
+pub fn sign_task_with(
+    task: &TaskId,
+    current: &[u8],
+    request: &Request,
+    signers: &[&dyn Signer],
+    now_ms: u64,
+) -> Result<Vec<u8>, KeyError> {
     let foreign = |entry: &&Addition| !is_of(task, &entry.name, &entry.custom);
     if let Some(entry) = request.add.iter().find(foreign) {
         return Err(KeyError::Request(format!("{} is not for the task {task}", entry.name)));
     }
-    let signers = keys.into().signers(&task_prefix(task))?;
-    sign_targets_with(current, request, &refs(&signers), now_ms)
+    sign_targets_with(current, request, signers, now_ms)
 }
 
 /// Whether a target is a release for a task, or its policy.

@@ -19,13 +19,15 @@ mod roots;
 
 pub use ceremony::sealed_ceremony;
 pub use ceremony::{Ceremony, CeremonyOptions, ceremony};
-pub use delegate::{Delegated, Delegation, delegate, is_of, sign_task, task_prefix};
+pub use delegate::{Delegated, Delegation, delegate, is_of, sign_task, sign_task_with, task_prefix};
 pub use file::{Keyring, any_sealed, is_sealed, load, reseal, write_new};
 pub use guard::guard;
-pub use offline::{Addition, Request, cosign, sign_targets, sign_targets_with};
+pub use offline::{Addition, Request, cosign, cosign_with, sign_targets, sign_targets_with};
 pub use online::{OnlineKeys, OnlineRole, OnlineSigners, create_online};
 pub use passphrase::{PASSPHRASE_CHARS_MIN, Passphrase};
-pub use roots::{OfflineRole, RoleChange, change_role, lacks, make_keys, renew_root, role_key_ids};
+pub use roots::{
+    OfflineRole, RoleChange, change_role, lacks, make_keys, renew_root, renew_root_with, role_key_ids,
+};
 
 /// Milliseconds of a day.
 pub(crate) const DAY_MS: u64 = 24 * 60 * 60 * 1000;

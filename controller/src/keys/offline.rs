@@ -151,5 +151,13 @@ pub fn cosign<'a>(
     keys: impl Into<Keyring<'a>>,
 ) -> Result<Vec<u8>, KeyError> {
     let signers = keys.into().signers(prefix)?;
-    write::add_signatures(signed_file, &refs(&signers)).map_err(KeyError::trust("add signatures"))
+    cosign_with(signed_file, &refs(&signers))
+}
+
+/// The same with keys wherever they live.
+///
+/// # Errors
+/// The file is no metadata, or signing failed.
+pub fn cosign_with(signed_file: &[u8], signers: &[&dyn Signer]) -> Result<Vec<u8>, KeyError> {
+    write::add_signatures(signed_file, signers).map_err(KeyError::trust("add signatures"))
 }

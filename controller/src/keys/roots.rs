@@ -163,20 +163,35 @@ pub fn renew_root<'a>(
     keys: impl Into<Keyring<'a>>,
     now_ms: u64,
 ) -> Result<Vec<u8>, KeyError> {
+    let role = match kind {
+        RepoKind::Image => OfflineRole::ImageRoot,
+        RepoKind::Director => OfflineRole::DirectorRoot,
+    };
+    let signers = keys.into().signers(role.prefix())?;
+    renew_root_with(kind, current, online, &refs(&signers), now_ms)
+}
+
+/// The same with keys wherever they live.
+///
+/// # Errors
+/// The file is no root, or signing failed.
+pub fn renew_root_with(
+    kind: RepoKind,
+    current: &[u8],
+    online: Option<&OnlineKeys>,
+    signers: &[&dyn Signer],
+    now_ms: u64,
+) -> Result<Vec<u8>, KeyError> {
     let mut next = next_root(current, now_ms)?;
-    let (role, online_roles): (_, &[(&str, OnlineRole)]) = match kind {
-        RepoKind::Image => (
-            OfflineRole::ImageRoot,
-            &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)],
-        ),
-        RepoKind::Director => (
-            OfflineRole::DirectorRoot,
-            &[
-                ("timestamp", OnlineRole::DirectorTimestamp),
-                ("snapshot", OnlineRole::DirectorSnapshot),
-                ("targets", OnlineRole::DirectorTargets),
-            ],
-        ),
+    let online_roles: &[(&str, OnlineRole)] = match kind {
+        RepoKind::Image => {
+            &[("timestamp", OnlineRole::ImageTimestamp), ("snapshot", OnlineRole::ImageSnapshot)]
+        }
+        RepoKind::Director => &[
+            ("timestamp", OnlineRole::DirectorTimestamp),
+            ("snapshot", OnlineRole::DirectorSnapshot),
+            ("targets", OnlineRole::DirectorTargets),
+        ],
     };
     for (name, key) in
         online.iter().flat_map(|online| online_roles.iter().map(|(name, which)| (*name, online.of(*which))))
@@ -186,7 +201,7 @@ pub fn renew_root<'a>(
         next["roles"][name] = json!({ "keyids": [id], "threshold": 1 });
     }
     drop_unused_root_keys(&mut next);
-    sign(&next, &refs(&keys.into().signers(role.prefix())?))
+    sign(&next, signers)
 }
 
 /// The next version of a root, with a whole life before it.

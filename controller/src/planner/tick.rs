@@ -16,7 +16,7 @@ use crate::clock;
 use crate::evidence::{self, Fleet, Measures};
 use crate::ingest::chain;
 use crate::repo::{Approval, RepoError};
-use crate::store::{DeviceRow, DeviceState, StoreError};
+use crate::store::{DeviceRow, DeviceState, Store, StoreError};
 
 /// Why a look at the fleet failed.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,8 @@ async fn look(state: &AppState, rollout: &mut RolloutRow, inventory: &Inventory)
     let now = clock::now();
     let (next, report) = plan(&rollout.policy, inventory, &rollout.plan, now);
     if next != rollout.plan {
-        match state.store.plan_add(&next, clock::wall_ms()).await {
+        let mut change = state.audit.begin().await?;
+        match Store::plan_add(change.tx(), &next, clock::wall_ms()).await {
             Ok(()) => {}
             // An operator was faster; the next look starts from what they made of it.
             Err(StoreError::Conflict(_)) => {
@@ -182,18 +183,16 @@ async fn look(state: &AppState, rollout: &mut RolloutRow, inventory: &Inventory)
             }
             Err(error) => return Err(error.into()),
         }
+        let before = json!({ "rollout": next.rollout, "generation": rollout.plan.generation });
+        let after =
+            json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
+        change.commit("planner", verb(&report.verdict), before, after).await?;
         tracing::info!(
             rollout = next.rollout,
             generation = next.generation,
             state = next.state.name(),
             "a rollout moved on"
         );
-        let after =
-            json!({ "rollout": next.rollout, "generation": next.generation, "verdict": report.verdict });
-        state
-            .audit
-            .record("planner", verb(&report.verdict), json!({ "generation": rollout.plan.generation }), after)
-            .await?;
         if let State::Stopped { reason, .. } = &next.state {
             let facts = json!(reason);
             let detail = format!(

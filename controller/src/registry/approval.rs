@@ -1,15 +1,30 @@
 //! Approval: what waits for offline signatures, and what published targets have put in force.
 use dunlin_protocol::{ReleaseId, TargetCustom, TaskId, TaskPolicy};
 use dunlin_trust::task_role;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Registry, RegistryError};
 use crate::clock;
 use crate::keys::Addition;
-use crate::store::{Listed, PolicyRow, ReleaseRow, ReleaseState};
+use crate::store::{Followed, Listed, PolicyRow, ReleaseRow, ReleaseState, Store};
 
 /// Largest policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
+
+/// Row of the audit log: signed targets came into force.
+const APPROVE: &str = "model.approve";
+
+/// What the audit log holds of targets that came into force: the state of what changed, before and after.
+fn told(followed: &Followed, facts: Value) -> (Value, Value) {
+    let states = |pick: fn(&(ReleaseId, ReleaseState, ReleaseState)) -> ReleaseState| -> Value {
+        followed.releases.iter().map(|one| (one.0.to_string(), json!(pick(one)))).collect()
+    };
+    let before = json!({ "releases": states(|one| one.1), "policies": followed.policies_before });
+    let mut after = facts;
+    after["releases"] = states(|one| one.2);
+    after["policies"] = json!(followed.policies_after);
+    (before, after)
+}
 
 impl ReleaseRow {
     /// The target to list for this release.
@@ -52,14 +67,20 @@ impl Registry {
         Ok(releases.chain(policies.iter().map(PolicyRow::addition)).collect())
     }
 
-    /// Publishes targets that were signed offline, and brings releases and policies in line with them.
+    /// Publishes targets that were signed offline, and brings releases and policies in line with them. `who` is what the audit
+    /// log calls the caller.
     ///
     /// # Errors
     /// A device would refuse the file, or it lists something that is not here.
-    pub async fn approve(&self, targets: Vec<u8>) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+    pub async fn approve(
+        &self,
+        targets: Vec<u8>,
+        who: &str,
+    ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
         let now_ms = clock::wall_ms();
+        let file = json!({ "targets": dunlin_trust::sha256(&targets) });
         self.on_repos(move |repos| repos.publish_targets(&targets, now_ms)).await?;
-        self.follow_targets(now_ms).await
+        self.follow(who, APPROVE, file, now_ms).await
     }
 
     /// The same with the file of a task's own role.
@@ -70,27 +91,62 @@ impl Registry {
         &self,
         task: TaskId,
         file: Vec<u8>,
+        who: &str,
     ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
         let now_ms = clock::wall_ms();
+        let facts = json!({ "targets": dunlin_trust::sha256(&file), "task": task });
         self.on_repos(move |repos| repos.publish_task(&task, &file, now_ms)).await?;
-        self.follow_targets(now_ms).await
+        self.follow(who, APPROVE, facts, now_ms).await
     }
 
-    /// Brings releases and policies in line with the published targets; also at the start, in case the process
-    /// was cut between publishing and here.
+    /// Brings releases and policies in line with the published targets, with one row of the audit log that tells what came
+    /// into force by `facts`. The files are published before; where the process is cut in between, [`Registry::settle`]
+    /// does this at the next start.
+    pub(super) async fn follow(
+        &self,
+        who: &str,
+        what: &str,
+        facts: Value,
+        now_ms: u64,
+    ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
+        let listed = self.listed()?;
+        let mut change = self.audit.begin().await?;
+        let followed = self.store.registry_listed(change.tx(), &listed, now_ms).await?;
+        let (before, after) = told(&followed, facts);
+        change.commit(who, what, before, after).await?;
+        Ok(followed.releases.into_iter().map(|(release, _, state)| (release, state)).collect())
+    }
+
+    /// The same at the start, where the process was cut between publishing and following; leaves no row if nothing is left to
+    /// do.
     ///
     /// # Errors
     /// There is no repository yet, or the database can not be written.
-    pub async fn follow_targets(&self, now_ms: u64) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
-        let listed = Listed { targets: self.repos.vouched()?, floors: self.repos.release_floors()? };
-        Ok(self.store.registry_listed(&listed, now_ms).await?)
+    pub async fn settle(&self, now_ms: u64) -> Result<(), RegistryError> {
+        let listed = self.listed()?;
+        let mut change = self.audit.begin().await?;
+        let followed = self.store.registry_listed(change.tx(), &listed, now_ms).await?;
+        if !followed.releases.is_empty() || followed.policies_before != followed.policies_after {
+            let (before, after) = told(&followed, json!({}));
+            change.commit("controller", APPROVE, before, after).await?;
+        }
+        Ok(())
     }
 
-    /// Takes a task policy in; it comes into force when published targets list it.
+    fn listed(&self) -> Result<Listed, RegistryError> {
+        Ok(Listed { targets: self.repos.vouched()?, floors: self.repos.release_floors()? })
+    }
+
+    /// Takes a task policy in; it comes into force when published targets list it. Who brings it goes by two names, as in
+    /// [`Registry::push`].
     ///
     /// # Errors
     /// It is no policy, or its anchor set is not here.
-    pub async fn policy(&self, body: Vec<u8>, who: &str) -> Result<PolicyRow, RegistryError> {
+    pub async fn policy(
+        &self,
+        body: Vec<u8>,
+        (by, signed): (&str, &str),
+    ) -> Result<PolicyRow, RegistryError> {
         let refuse = |text: String| RegistryError::Refused(text);
         if body.len() > POLICY_BYTES_MAX {
             return Err(refuse(format!(
@@ -113,9 +169,16 @@ impl Registry {
         }
         let sha256 = dunlin_trust::sha256(&body);
         let row = PolicyRow { policy, body, sha256, in_force: false, created_ms: clock::wall_ms() };
-        self.store.policy_add(&row, who).await?;
+        // The file first: without a row nothing names it, and the same upload is taken again.
         let (name, body) = (TaskPolicy::target_name(&row.policy.task), row.body.clone());
         self.on_repos(move |repos| repos.put_target(&name, &body)).await?;
+        let task = &row.policy.task;
+        let in_force = self.store.policy_in_force(task).await?.map(|held| held.sha256);
+        let mut change = self.audit.begin().await?;
+        Store::policy_add(change.tx(), &row, by).await?;
+        let before = json!({ "task": task, "in_force": in_force });
+        let after = json!({ "task": task, "in_force": in_force, "uploaded": row.sha256 });
+        change.commit(signed, "policy.upload", before, after).await?;
         Ok(row)
     }
 

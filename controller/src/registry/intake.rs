@@ -7,10 +7,11 @@ use dunlin_protocol::{
     Blob, Bundle, ClassName, Digest, FeatureMeta, GoldenSet, Hard, Lineage, ModelName, ModelSignature,
     ReferenceProfile, ReleaseId, TaskId, TaskType, cbor,
 };
+use serde_json::{Value, json};
 
 use super::{Registry, RegistryError};
 use crate::clock;
-use crate::store::{Attempt, ReleaseRow};
+use crate::store::{ReleaseRow, Store};
 
 /// Memory a loaded model needs beyond its weights, bytes: measured at 3 to 7 MiB over small models.
 const RAM_BASE: u64 = 4 << 20;
@@ -39,8 +40,14 @@ pub(super) struct Parts {
 }
 
 impl Registry {
-    /// Stores blobs and manifest; the release is pending afterwards.
-    pub(super) async fn release(&self, parts: Parts, who: &str) -> Result<ReleaseRow, RegistryError> {
+    /// Stores blobs, manifest and row with the line `what` of the audit log; the release is pending afterwards. Files without
+    /// a row, left where this is cut short, are no release: nothing names them, and the same push is taken again.
+    pub(super) async fn release(
+        &self,
+        parts: Parts,
+        what: &str,
+        (by, signed): (&str, &str),
+    ) -> Result<ReleaseRow, RegistryError> {
         let length = parts.onnx.len() as u64;
         let model = self.blobs.put(parts.onnx).await?;
         let golden = self.blobs.put(cbor::encode(&parts.golden)).await?;
@@ -86,13 +93,15 @@ impl Registry {
             let sha256 = dunlin_trust::sha256(&manifest);
             (bundle, manifest, sha256)
         };
-        let (tx, row) =
-            self.store.release_begin(&line, &task, &model.digest, who, clock::wall_ms(), seal).await?;
+        let mut change = self.audit.begin().await?;
+        let row =
+            Store::release_add(change.tx(), &line, &task, &model.digest, by, clock::wall_ms(), seal).await?;
         let (name, manifest) = (row.bundle.release.target_name(), row.manifest.clone());
-        // Before the row: a release whose manifest could not be written is none, and the same push is taken again.
         self.on_repos(move |repos| repos.put_target(&name, &manifest)).await?;
-        tx.commit().await.attempt("storing a release")?;
-        tracing::info!(release = %row.bundle.release, task = %task, who, "a model was taken in");
+        let after =
+            json!({ "release": row.bundle.release, "manifest": row.sha256, "run": row.bundle.lineage.run });
+        change.commit(signed, what, Value::Null, after).await?;
+        tracing::info!(release = %row.bundle.release, task = %task, by, "a model was taken in");
         Ok(row)
     }
 }

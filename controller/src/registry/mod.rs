@@ -11,6 +11,7 @@ use std::sync::Arc;
 use dunlin_engine::EngineError;
 use dunlin_engine::prove::ProveError;
 
+use crate::audit::Audit;
 use crate::repo::{RepoError, Repos};
 use crate::store::{Store, StoreError};
 
@@ -99,6 +100,7 @@ impl RegistryError {
 pub struct Registry {
     store: Store,
     repos: Arc<Repos>,
+    audit: Audit,
     blobs: Blobs,
     /// Where models lie while they are proven.
     proofs: PathBuf,
@@ -107,15 +109,15 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens the registry of a data folder. Proofs run in children of this very program.
+    /// Opens the registry of a data folder, whose changes go to `audit`. Proofs run in children of this very program.
     ///
     /// # Errors
     /// The blob folder can not be made or opened.
-    pub fn open(data: &Path, store: Store, repos: Arc<Repos>) -> Result<Self, RegistryError> {
+    pub fn open(data: &Path, store: Store, repos: Arc<Repos>, audit: Audit) -> Result<Self, RegistryError> {
         let proofs = data.join("proofs");
         std::fs::create_dir_all(&proofs).map_err(RegistryError::file("create", &proofs))?;
         let prover = dunlin_engine::this_program().map_err(RegistryError::file("find this program", data))?;
-        Ok(Self { store, repos, blobs: Blobs::open(data)?, proofs, prover })
+        Ok(Self { store, repos, audit, blobs: Blobs::open(data)?, proofs, prover })
     }
 
     /// Lets another program run the proofs, for processes that do not have the verb `engine-child`.

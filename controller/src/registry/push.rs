@@ -52,11 +52,11 @@ pub struct Push {
 
 impl Registry {
     /// Takes a model in: rewritten for the engine, inspected, run and proven in a child process, then stored as the next release of its
-    /// line.
+    /// line. `who` brings it: the name that the release carries, and what the audit log calls them.
     ///
     /// # Errors
     /// The engine refuses it, it fails its proof, or what is said about it does not fit it.
-    pub async fn push(&self, mut push: Push, who: &str) -> Result<ReleaseRow, RegistryError> {
+    pub async fn push(&self, mut push: Push, who: (&str, &str)) -> Result<ReleaseRow, RegistryError> {
         if push.model.is_retrained() {
             return Err(RegistryError::Refused(format!(
                 "names that begin with auto. belong to retrained models; choose another than {}",
@@ -95,7 +95,7 @@ impl Registry {
             licence: push.licence,
             classes: push.classes,
         };
-        self.release(parts, who).await
+        self.release(parts, "model.push", who).await
     }
 
     /// The engine's own answers, asked for only after a child process came through the same inputs.

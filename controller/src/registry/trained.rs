@@ -14,6 +14,7 @@ use dunlin_protocol::{
     Blob, Bytes, DType, Digest, FeatureMeta, GoldenSet, IdError, Lineage, ModelName, ReferenceProfile,
     ReleaseId, TaskId, TensorData, cbor,
 };
+use serde_json::json;
 
 use super::intake::Parts;
 use super::{Registry, RegistryError};
@@ -328,7 +329,7 @@ impl Registry {
             licence: String::new(),
             classes: Default::default(),
         };
-        self.release(parts, &format!("run {run}")).await
+        self.release(parts, "release.retrained", (&format!("run {run}"), "trainer")).await
     }
 
     /// Lists retrained releases under the controller's own key; they are approved afterwards.
@@ -345,7 +346,7 @@ impl Registry {
             );
         }
         self.on_repos(move |repos| repos.publish_retrained(&additions, now_ms)).await?;
-        self.follow_targets(now_ms).await?;
+        self.follow("trainer", "release.publish", json!({ "releases": releases }), now_ms).await?;
         Ok(())
     }
 }

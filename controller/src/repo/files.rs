@@ -1,8 +1,8 @@
 //! The read side: the composite check and the static layout.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dunlin_protocol::{Bytes, Check, DeviceId, Digest, RepoFiles, RepoVersions};
-use dunlin_trust::{RETRAINED, ROOTS_MAX, sha256, task_of};
+use dunlin_protocol::{Bytes, Check, DeviceId, Digest, RepoFiles, RepoVersions, TaskId};
+use dunlin_trust::{RETRAINED, ROOTS_MAX, roles_digest, sha256, task_of};
 
 use super::{RepoError, Repos, disk};
 
@@ -11,7 +11,8 @@ const NAME_MAX: usize = 200;
 
 impl Repos {
     /// What is new to a device that holds these versions; both timestamps in any case. Of the roles of single tasks it gets
-    /// those of the tasks it is assigned; all of them if it does not say which it holds, as agents before them.
+    /// those of the tasks it is assigned, if what it says of those it holds ([`roles_digest`]) is not true of them; all of them
+    /// if it says nothing, as agents before them.
     ///
     /// # Errors
     /// There is no repository yet, or a file is damaged.
@@ -20,23 +21,30 @@ impl Repos {
         device: &DeviceId,
         image: RepoVersions,
         director: RepoVersions,
-        roles: Option<&BTreeMap<String, u64>>,
+        roles: Option<&str>,
         now_ms: u64,
     ) -> Result<Check, RepoError> {
         self.refresh(now_ms)?;
         let held = self.fresh_director(device, now_ms)?;
-        let tasks = held.assignment().map(|assignment| assignment.tasks).unwrap_or_default();
+        let assigned = held.assignment().map(|assignment| assignment.tasks).unwrap_or_default();
+        let tasks: BTreeSet<TaskId> = assigned.into_iter().map(|task| task.task).collect();
         let state = self.state()?;
         let (served, last) = (&state.served, state.last);
         // After a key rotation versions may start low again, so "other" counts, not "higher".
         let differs =
             |held: u64, last: u64, file: &Option<Bytes>| file.as_ref().filter(|_| held != last).cloned();
-        let wanted = |role: &str| match (task_of(role), roles) {
+        let there = |role: &String| served.delegated.contains_key(role);
+        let offered: BTreeMap<String, u64> = state
+            .roles
+            .iter()
+            .filter(|(role, _)| there(role))
+            .map(|(role, no)| (role.clone(), *no))
+            .collect();
+        let lacks = roles.map(|held| held != roles_digest(&offered, &tasks));
+        let wanted = |role: &str| match (task_of(role), lacks) {
             (None, _) => image.retrained != last.retrained,
             (Some(_), None) => true,
-            (Some(own), Some(roles)) => {
-                roles.get(role) != state.roles.get(role) && tasks.iter().any(|task| task.task.as_str() == own)
-            }
+            (Some(own), Some(lacks)) => lacks && tasks.iter().any(|task| task.as_str() == own),
         };
         let delegated = served.delegated.iter().filter(|(role, _)| wanted(role));
         let image_files = RepoFiles {

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::{DeviceId, Digest, GroupId};
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::devices::put_device;
@@ -112,6 +112,18 @@ pub struct Admission {
     pub decided_by: Option<String>,
 }
 
+/// What an operator decides on a device that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It gets its certificate when it asks again.
+    Approve {
+        /// Under this id instead of the one it asks for.
+        device: Option<DeviceId>,
+    },
+    /// It gets none, for good.
+    Reject,
+}
+
 pub(super) fn batch(row: &SqliteRow) -> Result<Batch> {
     let key: String = row.try_get("id")?;
     Ok(Batch {
@@ -156,8 +168,12 @@ pub(super) fn admission(row: &SqliteRow) -> Result<Admission> {
 
 impl Store {
     /// Stores a batch by the hash of its secret, with its serial list.
-    pub async fn batch_add(&self, batch: &Batch, secret_hash: &Digest, list: &[Expected]) -> Result<()> {
-        let mut tx = self.begin().await?;
+    pub async fn batch_add(
+        tx: &mut SqliteConnection,
+        batch: &Batch,
+        secret_hash: &Digest,
+        list: &[Expected],
+    ) -> Result<()> {
         sqlx::query("INSERT INTO batches (id, secret_hash, groups, waiting_max, created_by, created_ms, expires_ms) VALUES (?, ?, ?, ?, ?, ?, ?)")
             .bind(&batch.id)
             .bind(secret_hash.0.as_slice())
@@ -192,7 +208,7 @@ impl Store {
                 )));
             }
         }
-        tx.commit().await.attempt("committing a batch")
+        Ok(())
     }
 
     /// Every batch that can be read, newest first.
@@ -215,8 +231,7 @@ impl Store {
     }
 
     /// Ends a batch: its token admits nobody from now on. Returns what it was.
-    pub async fn batch_end(&self, id: &str, now_ms: u64) -> Result<Batch> {
-        let mut tx = self.begin().await?;
+    pub async fn batch_end(tx: &mut SqliteConnection, id: &str, now_ms: u64) -> Result<Batch> {
         let row = sqlx::query("SELECT * FROM batches WHERE id = ?").bind(id).fetch_optional(&mut *tx).await?;
         let before = row.as_ref().map(batch).transpose()?;
         let before = before.ok_or_else(|| StoreError::NotFound { what: "batch", key: id.to_owned() })?;
@@ -226,7 +241,6 @@ impl Store {
             .execute(&mut *tx)
             .await
             .attempt("ending a batch")?;
-        tx.commit().await.attempt("committing the end of a batch")?;
         Ok(before)
     }
 
@@ -243,8 +257,11 @@ impl Store {
 
     /// Notes a device that came with a batch token, once for each key; returns how it stands. No more devices
     /// wait than the batch allows.
-    pub async fn admission_ask(&self, asked: &Admission, batch: &Batch) -> Result<Admission> {
-        let mut tx = self.begin().await?;
+    pub async fn admission_ask(
+        tx: &mut SqliteConnection,
+        asked: &Admission,
+        batch: &Batch,
+    ) -> Result<Admission> {
         let known = sqlx::query("SELECT * FROM admissions WHERE batch = ? AND key_id = ?")
             .bind(&asked.batch)
             .bind(&asked.key_id)
@@ -289,7 +306,6 @@ impl Store {
         if inserted.rows_affected() == 0 {
             return Err(StoreError::Conflict("another key was admitted with this serial number".into()));
         }
-        tx.commit().await.attempt("committing an admission")?;
         Ok(asked.clone())
     }
 
@@ -306,16 +322,14 @@ impl Store {
         Ok(sound(&rows, admission))
     }
 
-    /// Approves or rejects a device that waits, under the id `device` if one is given; returns before and after.
+    /// Decides on a device that waits; returns it before and after.
     pub async fn admission_decide(
-        &self,
+        tx: &mut SqliteConnection,
         id: &str,
-        approve: bool,
-        device: Option<&DeviceId>,
+        verdict: &Verdict,
         by: &str,
         now_ms: u64,
     ) -> Result<(Admission, Admission)> {
-        let mut tx = self.begin().await?;
         let row =
             sqlx::query("SELECT * FROM admissions WHERE id = ?").bind(id).fetch_optional(&mut *tx).await?;
         let before = row.as_ref().map(admission).transpose()?;
@@ -324,8 +338,13 @@ impl Store {
         if before.state != AdmissionState::Waiting {
             return Err(StoreError::Conflict(format!("{id} is {} already", before.state.as_str())));
         }
-        let device = device.unwrap_or(&before.device).clone();
-        if approve {
+        let (state, device) = match verdict {
+            Verdict::Approve { device } => {
+                (AdmissionState::Approved, device.clone().unwrap_or_else(|| before.device.clone()))
+            }
+            Verdict::Reject => (AdmissionState::Rejected, before.device.clone()),
+        };
+        if state == AdmissionState::Approved {
             let taken: i64 = sqlx::query_scalar(
                 "SELECT (SELECT count(*) FROM devices WHERE id = ?1) + (SELECT count(*) FROM admissions WHERE device = ?1 AND state = 'approved')",
             )
@@ -338,7 +357,6 @@ impl Store {
                 )));
             }
         }
-        let state = if approve { AdmissionState::Approved } else { AdmissionState::Rejected };
         sqlx::query("UPDATE OR IGNORE admissions SET state = ?, device = ?, decided_ms = ?, decided_by = ? WHERE id = ?")
             .bind(state.as_str())
             .bind(device.as_str())
@@ -353,13 +371,16 @@ impl Store {
         if after.state != state {
             return Err(StoreError::Conflict("another key was admitted with this serial number".into()));
         }
-        tx.commit().await.attempt("committing a decision on an admission")?;
         Ok((before, after))
     }
 
     /// Makes an approved device part of the fleet. It takes nobody's place.
-    pub async fn admit(&self, admission: &Admission, new: &NewDevice<'_>, now_ms: u64) -> Result<()> {
-        let mut tx = self.begin().await?;
+    pub async fn admit(
+        tx: &mut SqliteConnection,
+        admission: &Admission,
+        new: &NewDevice<'_>,
+        now_ms: u64,
+    ) -> Result<()> {
         let used =
             sqlx::query("UPDATE admissions SET state = 'admitted' WHERE id = ? AND state = 'approved'")
                 .bind(&admission.id)
@@ -376,7 +397,6 @@ impl Store {
         if known.is_some() {
             return Err(StoreError::Conflict(format!("there is a device {} already", admission.device)));
         }
-        put_device(&mut tx, &admission.device, new, &admission.groups, now_ms).await?;
-        tx.commit().await.attempt("committing an admission")
+        put_device(tx, &admission.device, new, &admission.groups, now_ms).await
     }
 }

@@ -46,8 +46,11 @@ pub(super) fn certificate(row: &SqliteRow) -> Result<CertificateRow> {
 
 impl Store {
     /// Notes a certificate and makes it the present one of its device, whose key it must be of.
-    pub async fn certificate_add(&self, device: &DeviceId, issued: &Issued) -> Result<()> {
-        let mut tx = self.begin().await?;
+    pub async fn certificate_add(
+        tx: &mut SqliteConnection,
+        device: &DeviceId,
+        issued: &Issued,
+    ) -> Result<()> {
         let current = sqlx::query(
             "UPDATE devices SET certificate_pem = ? WHERE id = ? AND key_id = ? AND state = 'active'",
         )
@@ -61,8 +64,7 @@ impl Store {
             let error = format!("the device {device} is not active with this key");
             return Err(StoreError::Conflict(error));
         }
-        put_certificate(&mut tx, device, issued).await?;
-        tx.commit().await.attempt("committing a certificate")
+        put_certificate(tx, device, issued).await
     }
 
     /// Certificates of a device, the newest first.

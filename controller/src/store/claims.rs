@@ -89,9 +89,14 @@ impl Store {
         row.attempt("looking a claim up")?.as_ref().map(claim).transpose()
     }
 
-    /// Uses a claim and adds its device, both or neither.
-    pub async fn enrol(&self, claim: &Claim, id: &DeviceId, new: &NewDevice<'_>, now_ms: u64) -> Result<()> {
-        let mut tx = self.begin().await?;
+    /// Uses a claim and adds its device; returns the id of the key that the device had before.
+    pub async fn enrol(
+        tx: &mut SqliteConnection,
+        claim: &Claim,
+        id: &DeviceId,
+        new: &NewDevice<'_>,
+        now_ms: u64,
+    ) -> Result<Option<String>> {
         let used = sqlx::query(
             "UPDATE claims SET used_ms = ?, used_by = ? WHERE id = ? AND used_ms IS NULL AND expires_ms > ?",
         )
@@ -105,7 +110,7 @@ impl Store {
         if used.rows_affected() == 0 {
             return Err(StoreError::Conflict("the claim was used or is expired".into()));
         }
-        let known: Option<String> = sqlx::query_scalar("SELECT state FROM devices WHERE id = ?")
+        let known: Option<String> = sqlx::query_scalar("SELECT key_id FROM devices WHERE id = ?")
             .bind(id.as_str())
             .fetch_optional(&mut *tx)
             .await?;
@@ -113,7 +118,7 @@ impl Store {
         if known.is_some() && claim.device.as_ref() != Some(id) {
             return Err(StoreError::Conflict(format!("there is a device {id} already")));
         }
-        put_device(&mut tx, id, new, &claim.groups, now_ms).await?;
-        tx.commit().await.attempt("committing an enrolment")
+        put_device(tx, id, new, &claim.groups, now_ms).await?;
+        Ok(known)
     }
 }

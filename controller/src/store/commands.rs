@@ -21,8 +21,11 @@ pub struct PendingCommand {
 
 impl Store {
     /// Keeps a command until it is replied to; those that nobody waits for any more go.
-    pub async fn keep_command(&self, pending: &PendingCommand, now_ms: u64) -> Result<()> {
-        let mut tx = self.begin().await?;
+    pub async fn keep_command(
+        tx: &mut SqliteConnection,
+        pending: &PendingCommand,
+        now_ms: u64,
+    ) -> Result<()> {
         sqlx::query("DELETE FROM commands WHERE until_ms <= ?")
             .bind(int(now_ms))
             .execute(&mut *tx)
@@ -36,13 +39,7 @@ impl Store {
             .execute(&mut *tx)
             .await
             .attempt("keeping a command")?;
-        tx.commit().await.attempt("committing a command")
-    }
-
-    /// Withdraws a command that did not go out.
-    pub async fn drop_command(&self, pending: &PendingCommand) -> Result<()> {
-        let mut writer = self.writer().acquire().await.attempt("reaching the database")?;
-        done(&mut writer, &pending.device, &pending.cmd.id).await
+        Ok(())
     }
 
     /// Commands somebody waits for, by device. Rows that can not be read are logged and left out.
@@ -88,14 +85,10 @@ pub(super) async fn store_reply(
         .execute(&mut *tx)
         .await
         .attempt("storing a reply")?;
-    done(tx, device, &reply.id).await
-}
-
-async fn done(connection: &mut SqliteConnection, device: &DeviceId, id: &str) -> Result<()> {
     sqlx::query("DELETE FROM commands WHERE device = ? AND id = ?")
         .bind(device.as_str())
-        .bind(id)
-        .execute(connection)
+        .bind(&reply.id)
+        .execute(tx)
         .await
         .attempt("taking a command out")?;
     Ok(())
@@ -118,7 +111,7 @@ mod tests {
     use crate::store::test_store;
 
     #[tokio::test]
-    async fn a_command_waits_until_it_is_replied_to_withdrawn_or_old() {
+    async fn a_command_waits_until_it_is_replied_to_or_old() {
         let (_dir, store) = test_store().await;
         sqlx::query("INSERT INTO devices (id, spki, key_id, certificate_pem, profile, class, enrolled_ms) VALUES ('cam', x'', '', '', '{}', 'c', 1)")
             .execute(store.writer())
@@ -130,9 +123,14 @@ mod tests {
             cmd: Cmd { id: id.into(), cmd: CmdBody::Rollback { task: "meter".parse().unwrap() } },
             until_ms,
         };
+        let keep = async |pending: &PendingCommand, now_ms| {
+            let mut tx = store.begin().await.unwrap();
+            Store::keep_command(&mut tx, pending, now_ms).await.unwrap();
+            tx.commit().await.unwrap();
+        };
         let all = [pending("a", 10), pending("b", 20), pending("c", 30)];
         for one in &all {
-            store.keep_command(one, 1).await.unwrap();
+            keep(one, 1).await;
         }
         let waiting = async |now_ms| {
             let mut waiting = store.pending_commands(now_ms).await.unwrap();
@@ -146,9 +144,7 @@ mod tests {
         tx.commit().await.unwrap();
         assert_eq!(waiting(11).await, all[2..]);
         assert_eq!(store.reply(&device, "b").await.unwrap().unwrap().0, "ok");
-        store.drop_command(&all[2]).await.unwrap();
-        assert_eq!(waiting(11).await, []);
-        store.keep_command(&pending("d", 99), 50).await.unwrap();
+        keep(&pending("d", 99), 50).await;
         let left: i64 =
             sqlx::query_scalar("SELECT count(*) FROM commands").fetch_one(store.readers()).await.unwrap();
         assert_eq!(left, 1, "the one that grew old is gone");

@@ -33,7 +33,7 @@ mod tasks;
 mod telemetry;
 mod tokens;
 
-pub use admissions::{Admission, AdmissionState, Batch, Expected};
+pub use admissions::{Admission, AdmissionState, Batch, Expected, Verdict};
 pub use alerts::Alert;
 pub(crate) use audit::audit_append;
 pub use boots::{BootRow, GapRow};
@@ -43,7 +43,7 @@ pub use commands::PendingCommand;
 pub use devices::{DeviceRow, DeviceState, NewDevice, key_id, phase_of, phase_text};
 pub use health::{Damage, NAMED_MAX};
 pub use refused::RefusedRow;
-pub use registry::{Listed, PolicyRow, ReleaseRow, ReleaseState};
+pub use registry::{Followed, Listed, PolicyRow, ReleaseRow, ReleaseState};
 pub use reports::Happening;
 pub use row::Read;
 pub use samples::SampleRow;

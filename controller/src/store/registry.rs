@@ -4,7 +4,7 @@ use std::fmt;
 use dunlin_protocol::{Bundle, Digest, ModelName, ReleaseId, TaskId, TaskPolicy};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
 
 use super::row::sound;
@@ -93,6 +93,17 @@ pub struct Listed {
     pub floors: BTreeMap<ModelName, u32>,
 }
 
+/// What changed when signed targets came into force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Releases whose state changed, with the state before and after.
+    pub releases: Vec<(ReleaseId, ReleaseState, ReleaseState)>,
+    /// Digests of the policies in force before, by task.
+    pub policies_before: BTreeMap<String, String>,
+    /// The same afterwards.
+    pub policies_after: BTreeMap<String, String>,
+}
+
 fn corrupt(table: &'static str, row: &str) -> impl FnOnce(String) -> StoreError {
     let row = row.to_owned();
     move |what| StoreError::Corrupt { table, row, what }
@@ -131,7 +142,7 @@ impl Store {
     /// bundle with its manifest bytes and their digest. The line is made if it is not there; a line belongs to
     /// one task, and the same ONNX file is released once.
     pub async fn release_add(
-        &self,
+        tx: &mut SqliteConnection,
         model: &ModelName,
         task: &TaskId,
         onnx: &Digest,
@@ -139,22 +150,6 @@ impl Store {
         now_ms: u64,
         seal: impl FnOnce(ReleaseId) -> (Bundle, Vec<u8>, Digest),
     ) -> Result<ReleaseRow> {
-        let (tx, row) = self.release_begin(model, task, onnx, who, now_ms, seal).await?;
-        tx.commit().await.attempt("storing a release")?;
-        Ok(row)
-    }
-
-    /// The same, for the caller to commit once what belongs to the release is durable.
-    pub async fn release_begin(
-        &self,
-        model: &ModelName,
-        task: &TaskId,
-        onnx: &Digest,
-        who: &str,
-        now_ms: u64,
-        seal: impl FnOnce(ReleaseId) -> (Bundle, Vec<u8>, Digest),
-    ) -> Result<(Transaction<'static, Sqlite>, ReleaseRow)> {
-        let mut tx = self.begin().await?;
         let line = sqlx::query("SELECT task FROM models WHERE name = ?")
             .bind(model.as_str())
             .fetch_optional(&mut *tx)
@@ -211,7 +206,7 @@ impl Store {
         .await
         .attempt("storing a release")?;
         let (state, created_by) = (ReleaseState::Pending, who.to_owned());
-        let row = ReleaseRow {
+        Ok(ReleaseRow {
             bundle,
             manifest,
             sha256,
@@ -220,8 +215,7 @@ impl Store {
             created_ms: now_ms,
             approved_ms: None,
             withdrawn_ms: None,
-        };
-        Ok((tx, row))
+        })
     }
 
     /// One release.
@@ -262,20 +256,27 @@ impl Store {
         row.as_ref().map(release).transpose()
     }
 
-    /// Points an alias at a release, or moves it there.
-    pub async fn alias_set(&self, id: &ReleaseId, alias: &str, now_ms: u64) -> Result<()> {
+    /// Points an alias at a release, or moves it there; returns the version that it pointed at before.
+    pub async fn alias_set(
+        &self,
+        tx: &mut SqliteConnection,
+        id: &ReleaseId,
+        alias: &str,
+        now_ms: u64,
+    ) -> Result<Option<u32>> {
         if self.release(id).await?.is_none() {
             return Err(StoreError::NotFound { what: "release", key: id.to_string() });
         }
+        let before = self.aliases(&id.model).await?.get(alias).copied();
         sqlx::query("INSERT OR REPLACE INTO aliases (model, alias, version, updated_ms) VALUES (?, ?, ?, ?)")
             .bind(id.model.as_str())
             .bind(alias)
             .bind(i64::from(id.version))
             .bind(int(now_ms))
-            .execute(self.writer())
+            .execute(tx)
             .await
             .attempt("setting an alias")?;
-        Ok(())
+        Ok(before)
     }
 
     /// Aliases of a line.
@@ -289,14 +290,14 @@ impl Store {
     }
 
     /// Stores a policy file; the same bytes twice are one row.
-    pub async fn policy_add(&self, row: &PolicyRow, who: &str) -> Result<()> {
+    pub async fn policy_add(tx: &mut SqliteConnection, row: &PolicyRow, who: &str) -> Result<()> {
         sqlx::query("INSERT INTO policies (sha256, task, body, created_by, created_ms) VALUES (?, ?, ?, ?, ?) ON CONFLICT (sha256) DO NOTHING")
             .bind(row.sha256.to_string())
             .bind(row.policy.task.as_str())
             .bind(&row.body)
             .bind(who)
             .bind(int(row.created_ms))
-            .execute(self.writer())
+            .execute(tx)
             .await
             .attempt("storing a policy")?;
         Ok(())
@@ -344,14 +345,14 @@ impl Store {
         Ok(sound(&rows, policy))
     }
 
-    /// Brings states in line with what verified, published targets list. Returns the releases whose state
-    /// changed.
+    /// Brings states in line with what verified, published targets list. Returns what changed.
     pub async fn registry_listed(
         &self,
+        tx: &mut SqliteConnection,
         listed: &Listed,
         now_ms: u64,
-    ) -> Result<Vec<(ReleaseId, ReleaseState)>> {
-        let mut changed = Vec::new();
+    ) -> Result<Followed> {
+        let mut releases = Vec::new();
         for row in self.releases(None, None).await? {
             let id = &row.bundle.release;
             let is_listed = listed.targets.get(&id.target_name()) == Some(&row.sha256);
@@ -364,11 +365,10 @@ impl Store {
                 ReleaseState::Pending => ReleaseState::Pending,
             };
             if next != row.state {
-                changed.push((id.clone(), next));
+                releases.push((id.clone(), row.state, next));
             }
         }
-        let mut tx = self.begin().await?;
-        for (id, state) in &changed {
+        for (id, _, state) in &releases {
             let query = match state {
                 ReleaseState::Approved => {
                     "UPDATE releases SET state = ?1, approved_ms = ?2 WHERE model = ?3 AND version = ?4"
@@ -386,6 +386,7 @@ impl Store {
                 .await
                 .attempt("changing the state of a release")?;
         }
+        let policies_before = in_force(tx).await?;
         sqlx::query("UPDATE policies SET in_force = 0 WHERE in_force = 1")
             .execute(&mut *tx)
             .await
@@ -402,7 +403,13 @@ impl Store {
                 .attempt("putting a policy in force")?;
             }
         }
-        tx.commit().await.attempt("putting signed targets in force")?;
-        Ok(changed)
+        Ok(Followed { releases, policies_before, policies_after: in_force(tx).await? })
     }
+}
+
+/// Digests of the policies in force, by task.
+async fn in_force(tx: &mut SqliteConnection) -> Result<BTreeMap<String, String>> {
+    let rows = sqlx::query("SELECT task, sha256 FROM policies WHERE in_force = 1").fetch_all(tx).await;
+    let rows = rows.attempt("reading which policies are in force")?;
+    rows.iter().map(|row| Ok((row.try_get("task")?, row.try_get("sha256")?))).collect()
 }

@@ -107,10 +107,25 @@ impl Store {
     }
 
     /// Stores the next plan of a rollout. It is refused if the rollout has moved on from the plan's parent.
-    pub async fn plan_add(&self, plan: &Plan, now_ms: u64) -> Result<()> {
-        let mut tx = self.begin().await?;
-        move_on(&mut tx, plan, now_ms).await?;
-        tx.commit().await.attempt("committing a plan")
+    pub async fn plan_add(tx: &mut SqliteConnection, plan: &Plan, now_ms: u64) -> Result<()> {
+        let moved = sqlx::query(
+            "UPDATE rollouts SET generation = ?, state = ?, updated_ms = ? WHERE id = ? AND generation = ?",
+        )
+        .bind(int(plan.generation))
+        .bind(plan.state.name())
+        .bind(int(now_ms))
+        .bind(&plan.rollout)
+        .bind(plan.parent.map(int))
+        .execute(&mut *tx)
+        .await
+        .attempt("moving a rollout on")?;
+        if moved.rows_affected() == 0 {
+            return Err(StoreError::Conflict(format!(
+                "rollout {} has moved on in the meantime; look again",
+                plan.rollout
+            )));
+        }
+        plan_insert(tx, plan, now_ms).await
     }
 
     /// Gives an order to a rollout as it stands; returns how it stood. The planner does not move it meanwhile, because the
@@ -130,7 +145,7 @@ impl Store {
             Ok(next) => next,
             Err(error) => return Ok(Err(error)),
         };
-        move_on(tx, &next, now.wall_ms.unwrap_or_default()).await?;
+        Self::plan_add(tx, &next, now.wall_ms.unwrap_or_default()).await?;
         Ok(Ok(row))
     }
 
@@ -191,12 +206,17 @@ impl Store {
     }
 
     /// Lets the failures of a release on a device count no more.
-    pub async fn forgive(&self, device: &DeviceId, release: &ReleaseId, now_ms: u64) -> Result<()> {
+    pub async fn forgive(
+        tx: &mut SqliteConnection,
+        device: &DeviceId,
+        release: &ReleaseId,
+        now_ms: u64,
+    ) -> Result<()> {
         sqlx::query("INSERT INTO forgiven (device, release, at_ms) VALUES (?1, ?2, ?3) ON CONFLICT (device, release) DO UPDATE SET at_ms = ?3")
             .bind(device.as_str())
             .bind(release.to_string())
             .bind(int(now_ms))
-            .execute(self.writer())
+            .execute(tx)
             .await
             .attempt("forgiving a release")?;
         Ok(())
@@ -265,28 +285,6 @@ impl Store {
         };
         Ok((sound(&rows, read), last))
     }
-}
-
-/// Stores the next plan of a rollout that has not moved on from the plan's parent.
-async fn move_on(tx: &mut SqliteConnection, plan: &Plan, now_ms: u64) -> Result<()> {
-    let moved = sqlx::query(
-        "UPDATE rollouts SET generation = ?, state = ?, updated_ms = ? WHERE id = ? AND generation = ?",
-    )
-    .bind(int(plan.generation))
-    .bind(plan.state.name())
-    .bind(int(now_ms))
-    .bind(&plan.rollout)
-    .bind(plan.parent.map(int))
-    .execute(&mut *tx)
-    .await
-    .attempt("moving a rollout on")?;
-    if moved.rows_affected() == 0 {
-        return Err(StoreError::Conflict(format!(
-            "rollout {} has moved on in the meantime; look again",
-            plan.rollout
-        )));
-    }
-    plan_insert(tx, plan, now_ms).await
 }
 
 async fn plan_insert(tx: &mut sqlx::SqliteConnection, plan: &Plan, now_ms: u64) -> Result<()> {

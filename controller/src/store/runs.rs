@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 
 use dunlin_pipeline::{Entry, Queue, QueueRefusal, Ticket};
 use dunlin_protocol::TaskId;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use super::row::{id, json, parse, sound};
 use super::{Attempt, Result, Store, StoreError, int, uint};
@@ -47,9 +47,11 @@ pub(super) fn queue(row: &SqliteRow) -> Result<Queue> {
 
 impl Store {
     /// Stores a run and puts it into the queue, or says why the queue does not take it.
-    pub async fn run_add(&self, row: &RunRow) -> Result<std::result::Result<(), QueueRefusal>> {
-        let mut tx = self.begin().await?;
-        let mut queue = queue_of(&mut tx).await?;
+    pub async fn run_add(
+        tx: &mut SqliteConnection,
+        row: &RunRow,
+    ) -> Result<std::result::Result<(), QueueRefusal>> {
+        let mut queue = queue_of(tx).await?;
         let ticket = Ticket { run: row.id.clone(), task: row.task.to_string(), owner: row.owner.clone() };
         if let Err(refusal) = queue.offer(ticket) {
             return Ok(Err(refusal));
@@ -67,8 +69,7 @@ impl Store {
             .execute(&mut *tx)
             .await
             .attempt("storing a run")?;
-        queue_put(&mut tx, &queue).await?;
-        tx.commit().await.attempt("committing a run")?;
+        queue_put(tx, &queue).await?;
         Ok(Ok(()))
     }
 
@@ -181,13 +182,23 @@ impl Store {
     }
 
     /// Notes what an operator wants of a run, for the supervisor to see to.
-    pub async fn run_want(&self, key: &str, wanted: Option<&Wanted>) -> Result<()> {
+    pub async fn run_want(tx: &mut SqliteConnection, key: &str, wanted: &Wanted) -> Result<()> {
         sqlx::query("UPDATE runs SET wanted = ? WHERE id = ?")
-            .bind(wanted.map(json))
+            .bind(json(wanted))
+            .bind(key)
+            .execute(tx)
+            .await
+            .attempt("noting what is wanted of a run")?;
+        Ok(())
+    }
+
+    /// Notes that what was wanted of a run is seen to.
+    pub async fn run_seen_to(&self, key: &str) -> Result<()> {
+        sqlx::query("UPDATE runs SET wanted = NULL WHERE id = ?")
             .bind(key)
             .execute(self.writer())
             .await
-            .attempt("noting what is wanted of a run")?;
+            .attempt("noting that a wish is seen to")?;
         Ok(())
     }
 
@@ -301,7 +312,7 @@ impl Store {
 }
 
 /// The queue; one that can not be read is made anew of the runs that wait.
-async fn queue_of(tx: &mut sqlx::SqliteConnection) -> Result<Queue> {
+async fn queue_of(tx: &mut SqliteConnection) -> Result<Queue> {
     let text: Option<String> = sqlx::query_scalar("SELECT body FROM run_queue WHERE id = 1")
         .fetch_optional(&mut *tx)
         .await
@@ -328,7 +339,7 @@ async fn queue_of(tx: &mut sqlx::SqliteConnection) -> Result<Queue> {
     Ok(queue)
 }
 
-async fn queue_put(tx: &mut sqlx::SqliteConnection, queue: &Queue) -> Result<()> {
+async fn queue_put(tx: &mut SqliteConnection, queue: &Queue) -> Result<()> {
     sqlx::query("INSERT INTO run_queue (id, body) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET body = ?1")
         .bind(json(queue))
         .execute(tx)

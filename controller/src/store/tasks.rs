@@ -1,7 +1,7 @@
 //! Tasks.
 use dunlin_protocol::TaskId;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
 
 use super::row::{Read, json, parse, read_all};
 use super::{Attempt, Result, Store, StoreError, int, uint};
@@ -23,6 +23,7 @@ impl Store {
     /// Makes a task or replaces its definition; returns the definition before.
     pub async fn task_put(
         &self,
+        tx: &mut SqliteConnection,
         definition: &TaskDefinition,
         owner: &str,
         now_ms: u64,
@@ -45,7 +46,7 @@ impl Store {
         .bind(json(definition))
         .bind(owner)
         .bind(int(now_ms))
-        .execute(self.writer())
+        .execute(tx)
         .await
         .attempt("storing a task")?;
         Ok(before)

@@ -14,6 +14,7 @@ mod worker;
 
 use dunlin_pipeline::{RunState, Verdict, consider};
 use dunlin_protocol::TaskId;
+use serde_json::{Value, json};
 
 pub use confine::{ConfineError, Confined, WorkerLimits, confine, limit};
 pub use records::{RunDetail, RunRow, RunStanding, TrainingRow, Wanted};
@@ -23,7 +24,7 @@ use crate::api::AppState;
 use crate::clock;
 use crate::init::short_id;
 use crate::registry::RegistryError;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 
 /// Why the supervisor did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +54,12 @@ pub enum TrainingError {
 /// State of a run that waits in the queue.
 pub(crate) const WAITING: &str = "waiting";
 
-/// Queues a run that an operator asks for; `repeat` names one whose data, seed and rules are used again.
+/// Queues a run that an operator asks for, by name and by what the audit log calls them; `repeat` names one whose data, seed
+/// and rules are used again.
 pub async fn ask(
     state: &AppState,
     task: &TaskId,
-    by: &str,
+    (by, signed): (&str, &str),
     repeat: Option<&str>,
 ) -> Result<String, TrainingError> {
     let row = state.store.task(task).await?;
@@ -75,7 +77,7 @@ pub async fn ask(
             if original.as_ref().is_some_and(|run| run.task != *task) {
                 return Err(TrainingError::Refused(format!("the run to repeat is not of task {task}")));
             }
-            enqueue(state, &row, cause, original).await
+            enqueue(state, &row, cause, original, signed).await
         }
         Verdict::Held { by: hold, .. } => Err(TrainingError::Refused(format!(
             "not now: {}",
@@ -85,12 +87,13 @@ pub async fn ask(
     }
 }
 
-/// Stores a run and puts it into the queue.
+/// Stores a run and puts it into the queue. `signed` is what the audit log calls whoever wants it.
 async fn enqueue(
     state: &AppState,
     task: &crate::planner::TaskRow,
     cause: dunlin_pipeline::Cause,
     original: Option<RunRow>,
+    signed: &str,
 ) -> Result<String, TrainingError> {
     let id = task.definition.task.clone();
     let runs = state.store.runs_standing(&id).await?.len() as u64;
@@ -107,33 +110,32 @@ async fn enqueue(
         created_ms: clock::wall_ms(),
         started_ms: None,
         ended_ms: None,
-        facts: serde_json::json!({}),
+        facts: json!({}),
     };
-    state.store.run_add(&run).await?.map_err(|refusal| TrainingError::Refused(refusal.to_string()))?;
+    let mut change = state.audit.begin().await?;
+    let taken = Store::run_add(change.tx(), &run).await?;
+    taken.map_err(|refusal| TrainingError::Refused(refusal.to_string()))?;
+    let after = json!({ "run": run.id, "task": run.task, "cause": run.cause, "repeats": run.repeats });
+    change.commit(signed, "run.create", Value::Null, after).await?;
     state.wake.training.notify_one();
     Ok(run.id)
 }
 
-/// Ends a run that waits or runs.
-pub async fn cancel(state: &AppState, id: &str, by: &str) -> Result<(), TrainingError> {
+/// Notes what an operator wants of a run, if its state allows it, for the supervisor to see to. `signed` is what the audit log
+/// calls them.
+pub async fn order(state: &AppState, id: &str, wanted: &Wanted, signed: &str) -> Result<(), TrainingError> {
+    let mut change = state.audit.begin().await?;
     let run = state.store.run(id).await?;
-    if run.state != WAITING && run.state != RunState::Running.name() {
-        return Err(TrainingError::Refused(format!("run {id} has ended: {}", run.state)));
+    let (can, else_it) = match wanted {
+        Wanted::Cancel { .. } => (run.state == WAITING || run.state == RunState::Running.name(), "has ended"),
+        Wanted::Restart { .. } => (run.state == "failed", "has not failed"),
+    };
+    if !can {
+        return Err(TrainingError::Refused(format!("run {id} {else_it}: {}", run.state)));
     }
-    want(state, id, &Wanted::Cancel { by: by.into() }).await
-}
-
-/// Tries the failed step of a run again.
-pub async fn restart(state: &AppState, id: &str, by: &str) -> Result<(), TrainingError> {
-    let run = state.store.run(id).await?;
-    if run.state != "failed" {
-        return Err(TrainingError::Refused(format!("run {id} has not failed: {}", run.state)));
-    }
-    want(state, id, &Wanted::Restart { by: by.into() }).await
-}
-
-async fn want(state: &AppState, id: &str, wanted: &Wanted) -> Result<(), TrainingError> {
-    state.store.run_want(id, Some(wanted)).await?;
+    Store::run_want(change.tx(), id, wanted).await?;
+    let before = json!({ "run": id, "state": run.state });
+    change.commit(signed, "run.order", before, json!({ "run": id, "order": wanted })).await?;
     state.wake.training.notify_one();
     Ok(())
 }

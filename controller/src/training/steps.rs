@@ -143,11 +143,6 @@ impl Context {
                 }
                 self.state.registry.publish_retrained(&releases, clock::wall_ms()).await?;
                 self.note(json!({ "releases": releases })).await?;
-                let after = json!({ "run": self.run.id, "releases": releases });
-                self.state
-                    .audit
-                    .record("trainer", "release.retrained", serde_json::Value::Null, after)
-                    .await?;
                 Ok(Outcome::Done(write(&releases)))
             }
             StepKind::RollOut => {

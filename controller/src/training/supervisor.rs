@@ -164,7 +164,7 @@ impl Supervisor {
                 }
                 (None, Wanted::Restart { .. }) => {}
             }
-            self.state.store.run_want(&id, None).await?;
+            self.state.store.run_seen_to(&id).await?;
         }
         Ok(())
     }
@@ -197,11 +197,9 @@ impl Supervisor {
         let decision = consider(&retraining.triggers, &facts, None, Some(now_ms));
         let mut fired_ms = None;
         if let Verdict::Start(cause) = &decision.verdict {
-            match enqueue(&self.state, task, cause.clone(), None).await {
+            match enqueue(&self.state, task, cause.clone(), None, "trainer").await {
                 Ok(run) => {
                     tracing::info!(run, task = %task.definition.task, ?cause, "a retraining run was queued");
-                    let after = serde_json::json!({ "run": run, "cause": cause });
-                    self.state.audit.record("trainer", "run.create", serde_json::Value::Null, after).await?;
                     let due = |row: &dunlin_pipeline::Row| {
                         matches!(row.outcome, Outcome::Fired(Cause::Cron { .. }))
                     };

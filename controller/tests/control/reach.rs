@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dunlin_controller::broker::link::{ChallengeAnswer, Proof};
 use dunlin_controller::clock;
+use dunlin_controller::store::Store;
 use dunlin_protocol::{
     Assignment, Blob, Bundle, DeviceId, Kind, LineUp, Probation, ReleaseId, Status, TaskAssignment, Topic, Up,
 };
@@ -96,14 +97,16 @@ impl World {
     async fn release(&self, model: &str, blob: Blob) -> ReleaseId {
         let golden = self.blob(format!("golden of {model}").into_bytes()).await;
         let (name, task) = (model.parse().unwrap(), "meter".parse().unwrap());
-        let added =
-            self.controller.state.store.release_add(&name, &task, &blob.digest, "test", 1, |release| {
-                let bundle = bundle(release, blob, golden);
-                let manifest = serde_json::to_vec(&bundle).unwrap();
-                let digest = sha256(&manifest);
-                (bundle, manifest, digest)
-            });
-        added.await.unwrap().bundle.release
+        let seal = |release| {
+            let bundle = bundle(release, blob, golden);
+            let manifest = serde_json::to_vec(&bundle).unwrap();
+            let digest = sha256(&manifest);
+            (bundle, manifest, digest)
+        };
+        let mut tx = self.controller.state.store.begin().await.unwrap();
+        let row = Store::release_add(&mut tx, &name, &task, &blob.digest, "test", 1, seal).await.unwrap();
+        tx.commit().await.unwrap();
+        row.bundle.release
     }
 
     /// A task that can not be read stands still: the planner leaves what the test assigns.

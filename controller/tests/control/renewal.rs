@@ -63,6 +63,11 @@ async fn a_certificate_is_renewed_late_in_its_life_and_after_its_end_by_its_key_
     );
     let stranger = Device::key();
     assert_eq!(renew(&world, None, "a", &stranger).await.0, 403, "a lapsed device's name is no way in");
+    world.refuse_rows(true).await;
+    assert_eq!(renew(&world, None, "a", &second.key).await.0, 500, "no certificate without its row");
+    world.refuse_rows(false).await;
+    let known = world.controller.state.store.certificates(&second.id, 9).await.unwrap();
+    assert_eq!(known.len(), 2, "{known:?}");
     let (status, answer) = renew(&world, None, "a", &second.key).await;
     assert_eq!(status, 200, "{answer}");
     let third = renewed(&second, &answer);

@@ -84,6 +84,36 @@ async fn every_route_is_open_to_its_roles_and_to_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_stops_a_rollout_and_a_releaser_moves_it() {
+    let world = world().await;
+    let orders = [
+        (json!({ "order": "pause" }), true),
+        (json!({ "order": "abort" }), true),
+        (json!({ "order": "resume" }), false),
+        (json!({ "order": "promote" }), false),
+        (json!({ "order": "approve", "wave": 0 }), false),
+    ];
+    for role in ROLES {
+        let (_, token) = world.token(role.as_str(), &[role], None).await;
+        for (order, is_a_stop) in &orders {
+            let may = match role {
+                Scope::Viewer => false,
+                Scope::Operator => *is_a_stop,
+                Scope::Releaser | Scope::Admin => true,
+            };
+            let path = "/v1/rollouts/none/orders";
+            let (status, answer) = world.call(Method::POST, &token, path, order.clone()).await;
+            // Who may is told that there is no such rollout.
+            assert_eq!(status, if may { 404 } else { 403 }, "{order} as {role}: {answer}");
+        }
+    }
+    let log = world.get("/v1/audit").await.1;
+    let told = log.as_array().unwrap().iter().filter(|row| row["what"] == "rollout.order").count();
+    assert_eq!(told, 0, "what is refused leaves no row");
+    world.controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_ends_by_time_and_by_word_and_the_last_administrator_stays() {
     let world = world().await;
     let (id, long) = world.token("long", &[Scope::Viewer], None).await;

@@ -147,6 +147,16 @@ impl World {
         self.call(reqwest::Method::GET, &self.token, path, Value::Null).await
     }
 
+    /// Lets the database refuse every row of the audit log, or take them again.
+    pub(crate) async fn refuse_rows(&self, refuse: bool) {
+        let sql = if refuse {
+            "CREATE TRIGGER no_rows BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END"
+        } else {
+            "DROP TRIGGER no_rows"
+        };
+        sqlx::query(sql).execute(self.controller.state.store.writer()).await.unwrap();
+    }
+
     pub(crate) async fn set_state(&self, device: &str, state: &str) {
         let path = format!("/v1/devices/{device}/state");
         let (status, answer) =

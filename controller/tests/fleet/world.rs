@@ -6,8 +6,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dunlin_controller::audit::Audit;
 use dunlin_controller::clock;
-use dunlin_controller::identity::Issued;
+use dunlin_controller::identity::{Identity, Issued};
 use dunlin_controller::init::{self, Options};
 use dunlin_controller::keys::{self, CeremonyOptions, Request};
 use dunlin_controller::registry::{Push, Registry, anchor_set};
@@ -96,7 +97,8 @@ impl World {
         let repos = Arc::new(Repos::open(&data).unwrap());
         repos.import(&safe.join("public"), now_ms).unwrap();
         let store = Store::open(&data.join("dunlin.db")).await.unwrap();
-        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos)).unwrap();
+        let audit = Audit::open(store.clone(), &data, &Identity::open(&data).unwrap()).unwrap();
+        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos), audit).unwrap();
         let registry = registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")));
         let table = Table::parse(rows(400, 1.0).0.as_bytes(), &schema()).unwrap();
         for (model, l2) in
@@ -115,12 +117,12 @@ impl World {
                 licence: "MIT".into(),
                 classes: Default::default(),
             };
-            registry.push(push, "ann").await.unwrap();
+            registry.push(push, ("ann", "ann")).await.unwrap();
         }
         let anchor = cbor::encode(&anchor_set(&table));
         let anchor: Blob = registry.blobs().put(anchor).await.unwrap();
         registry
-            .policy(serde_json::to_vec(&policy(anchor, anchor_score_ppm_min)).unwrap(), "ann")
+            .policy(serde_json::to_vec(&policy(anchor, anchor_score_ppm_min)).unwrap(), ("ann", "ann"))
             .await
             .unwrap();
         let add = registry.pending().await.unwrap();
@@ -128,7 +130,7 @@ impl World {
         let signed =
             keys::sign_targets(&registry.current_targets().unwrap(), &request, &safe.join("private"), now_ms)
                 .unwrap();
-        registry.approve(signed).await.unwrap();
+        registry.approve(signed, "ann").await.unwrap();
         let mut world = Self { _folder: folder, data, store, registry, token, serve: None, seq: 0 };
         for i in 0..6 {
             world.enrol(i).await;
@@ -165,7 +167,6 @@ impl World {
         };
         let mut tx = self.store.begin().await.unwrap();
         Store::claim_add(&mut tx, &claim, &hash).await.unwrap();
-        tx.commit().await.unwrap();
         let issued = Issued {
             pem: String::new(),
             spki: vec![i as u8; 4],
@@ -174,7 +175,8 @@ impl World {
             until_ms: u64::MAX >> 1,
         };
         let new = NewDevice { issued: &issued, profile: &profile };
-        self.store.enrol(&claim, &id, &new, clock::wall_ms()).await.unwrap();
+        Store::enrol(&mut tx, &claim, &id, &new, clock::wall_ms()).await.unwrap();
+        tx.commit().await.unwrap();
     }
 
     pub(crate) fn start(&mut self) {

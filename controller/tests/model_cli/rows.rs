@@ -1,9 +1,12 @@
-//! Every route that changes something leaves one row of the audit log, in the name of who called it.
+//! Every route that changes something leaves one row of the audit log, in the name of who called it, and changes nothing where
+//! that row can not be written.
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use dunlin_controller::api::access::{Access, ROUTES};
+use dunlin_controller::init::DATABASE;
+use dunlin_controller::store::Store;
 use dunlin_controller::{clock, keys};
 use dunlin_protocol::ClaimToken;
 use reqwest::Method;
@@ -14,19 +17,66 @@ use super::{Daemon, model};
 /// Longest wait for a rollout or run to be in a state that takes an order.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What operators change, by table and columns. What the controller writes by itself beside it is left out.
+const FLEET: &[(&str, &str)] = &[
+    ("tokens", "id, revoked_ms"),
+    ("claims", "id, used_by"),
+    ("batches", "id, expires_ms"),
+    ("expected", "batch, serial"),
+    ("admissions", "id, state, device"),
+    ("devices", "id, state, key_id, certificate_pem"),
+    ("device_groups", "device, grp"),
+    ("groups", "id"),
+    ("certificates", "serial"),
+    ("commands", "device, id"),
+    ("forgiven", "device, release"),
+    ("models", "name"),
+    ("releases", "model, version, state"),
+    ("aliases", "model, alias, version"),
+    ("policies", "sha256, in_force"),
+    ("tasks", "id, definition"),
+    ("rollouts", "id, generation"),
+    ("plans", "rollout, generation"),
+    ("runs", "id, wanted"),
+];
+
 struct Caller<'a> {
     daemon: &'a Daemon,
+    store: Store,
     http: reqwest::Client,
     driven: BTreeSet<(String, String)>,
 }
 
 impl<'a> Caller<'a> {
-    fn new(daemon: &'a Daemon) -> Self {
+    async fn new(daemon: &'a Daemon) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
         let pem = fs::read(daemon.path("data/ca.pem")).unwrap();
         let authority = reqwest::Certificate::from_pem(&pem).unwrap();
         let http = reqwest::Client::builder().tls_certs_only([authority]).build().unwrap();
-        Self { daemon, http, driven: BTreeSet::new() }
+        let store = Store::open(&daemon.path("data").join(DATABASE)).await.unwrap();
+        Self { daemon, store, http, driven: BTreeSet::new() }
+    }
+
+    /// What the fleet is, as far as operators change it.
+    async fn fleet(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (table, columns) in FLEET {
+            let sql = format!("SELECT '{table} ' || json_array({columns}) FROM {table} ORDER BY 1");
+            let rows = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(sql));
+            all.extend(rows.fetch_all(self.store.readers()).await.unwrap());
+        }
+        all
+    }
+
+    /// Calls a route while no row can be written: it fails, and the fleet is what it was.
+    async fn unlogged(&self, method: &str, path: &str, body: Vec<u8>) {
+        let refuse = "CREATE TRIGGER no_rows BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no row'); END";
+        sqlx::query(refuse).execute(self.store.writer()).await.unwrap();
+        let before = self.fleet().await;
+        let (status, answer) = self.send(method, path, body).await;
+        assert!([500, 409].contains(&status), "{method} {path} without its row: {status} {answer}");
+        assert_eq!(self.fleet().await, before, "{method} {path} changed something without its row");
+        sqlx::query("DROP TRIGGER no_rows").execute(self.store.writer()).await.unwrap();
     }
 
     async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, Value) {
@@ -46,8 +96,13 @@ impl<'a> Caller<'a> {
         rows.as_array().unwrap().iter().filter(is_ours).count()
     }
 
-    /// Calls a route; `None` if it is not the moment for it.
+    /// Calls a route, first without a row and then with it; `None` if it is not the moment for it.
     async fn attempt(&mut self, method: &str, route: &str, path: &str, body: Vec<u8>) -> Option<Value> {
+        self.unlogged(method, path, body.clone()).await;
+        self.logged(method, route, path, body).await
+    }
+
+    async fn logged(&mut self, method: &str, route: &str, path: &str, body: Vec<u8>) -> Option<Value> {
         let before = self.rows().await;
         let (status, answer) = self.send(method, path, body).await;
         if status == 409 {
@@ -82,17 +137,19 @@ impl<'a> Caller<'a> {
         let profile =
             json!({ "class": "pi4", "arch": "aarch64", "cores": 4, "ram_bytes": 1, "budgets": budgets });
         let body = json!({ "secret": token.secret, "csr_pem": csr, "profile": profile, "device": device })
-            .to_string();
-        let (status, answer) = self.send("POST", "/v1/enrol", body.into_bytes()).await;
+            .to_string()
+            .into_bytes();
+        self.unlogged("POST", "/v1/enrol", body.clone()).await;
+        let (status, answer) = self.send("POST", "/v1/enrol", body).await;
         assert!([200, 202].contains(&status), "{status} {answer}");
         answer
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_route_that_changes_something_leaves_a_row() {
+async fn every_route_that_changes_something_leaves_a_row_or_changes_nothing() {
     let daemon = Daemon::start().await;
-    let mut caller = Caller::new(&daemon);
+    let mut caller = Caller::new(&daemon).await;
     people_and_devices(&mut caller).await;
     models_and_rollouts(&mut caller).await;
     let changes =
@@ -129,6 +186,15 @@ async fn people_and_devices(caller: &mut Caller<'_>) {
     caller.call("DELETE", "/v1/batches/{id}", &path, Value::Null).await;
 }
 
+/// The next targets, signed offline.
+async fn next_targets(caller: &Caller<'_>, add: Vec<keys::Addition>) -> Vec<u8> {
+    let daemon = caller.daemon;
+    let current = caller.http.get(format!("{}/v1/approvals/current", daemon.server));
+    let current = current.bearer_auth(&daemon.token).send().await.unwrap().bytes().await.unwrap();
+    let request = keys::Request { add, ..keys::Request::default() };
+    keys::sign_targets(&current, &request, &daemon.path("safe/private"), clock::wall_ms()).unwrap()
+}
+
 async fn models_and_rollouts(caller: &mut Caller<'_>) {
     let daemon = caller.daemon;
     model(daemon.folder.path(), 1e-3);
@@ -142,13 +208,21 @@ async fn models_and_rollouts(caller: &mut Caller<'_>) {
         "labels": ["off", "on"],
     });
     caller.raw("/v1/policies", policy.to_string().into_bytes()).await;
-    let current = caller.http.get(format!("{}/v1/approvals/current", daemon.server));
-    let current = current.bearer_auth(&daemon.token).send().await.unwrap().bytes().await.unwrap();
     let add = vec![serde_json::from_value(pushed["target"].clone()).unwrap()];
-    let request = keys::Request { add, ..keys::Request::default() };
-    let safe = daemon.path("safe/private");
-    let signed = keys::sign_targets(&current, &request, &safe, clock::wall_ms()).unwrap();
-    caller.raw("/v1/approvals", signed).await;
+    // The file is published before its row can fail; the next one is made from it, and the release was approved by neither.
+    let first = next_targets(caller, add).await;
+    caller.unlogged("POST", "/v1/approvals", first).await;
+    let second = next_targets(caller, Vec::new()).await;
+    caller.logged("POST", "/v1/approvals", "/v1/approvals", second).await.unwrap();
+    let (_, row) = caller.send("GET", "/v1/releases/lamp@1", vec![]).await;
+    assert_eq!(row["state"], "approved", "{row}");
+    let (_, rows) = caller.send("GET", "/v1/audit", vec![]).await;
+    let row = rows.as_array().unwrap().iter().rfind(|row| row["what"] == "model.approve").unwrap();
+    let of = |side: &str| -> Value { serde_json::from_str(row[side].as_str().unwrap()).unwrap() };
+    assert_eq!(
+        (&of("before")["releases"]["lamp@1"], &of("after")["releases"]["lamp@1"]),
+        (&json!("pending"), &json!("approved"))
+    );
     let (route, path) = ("/v1/models/{model}/aliases/{alias}", "/v1/models/lamp/aliases/stable");
     caller.call("PUT", route, path, json!({ "version": 1 })).await;
     let definition = json!({ "task": "lamp", "labels": ["off", "on"], "retraining": {} });

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use dunlin_controller::keys::{self, Delegation, KeyError, Keyring, OfflineRole, Request, RoleChange};
 use dunlin_controller::repo::{Offline, RepoError};
 use dunlin_protocol::{Now, ReasonCode, TaskId};
-use dunlin_trust::{Signer, TrustError, approve, task_role, update_both};
+use dunlin_trust::{Signer, TrustError, approve, held_roles, task_role, update_both};
 use serde_json::json;
 
 use super::world::{Device, HOUR_MS, START_MS, World, assignment, data, profile};
@@ -59,6 +59,11 @@ fn role_file(world: &World) -> Vec<u8> {
 
 fn sign(world: &World, request: &Request, now_ms: u64) -> Result<(), RepoError> {
     let signed = keys::sign_task(&task(), &role_file(world), request, &team(world), now_ms).unwrap();
+    let folder = team(world);
+    let holders = Keyring::from(&folder).signers(&keys::task_prefix(&task())).unwrap();
+    let holders: Vec<&dyn Signer> = holders.iter().map(|signer| signer as &dyn Signer).collect();
+    let with = keys::sign_task_with(&task(), &role_file(world), request, &holders, now_ms).unwrap();
+    assert_eq!(with, signed, "wherever the keys are");
     world.repos.publish_task(&task(), &signed, now_ms)
 }
 
@@ -191,6 +196,20 @@ fn a_device_is_given_the_roles_of_its_own_tasks() {
     world.repos.publish_assignment(&assignment("pole-2", 1, "meter@1"), START_MS).unwrap();
     assert!(other.check(&world, START_MS).unwrap().tasks[0].1.is_ok());
     assert!(!other.ask(&world, START_MS).image.delegated.contains_key(ROLE), "it holds it already");
+    // What is said is about its own tasks: when one of them is taken away, nothing is missing.
+    let (image, director) = (other.image.versions(), other.director.versions());
+    let held = held_roles(&other.image, &other.director);
+    let ask = |said: &str| {
+        let check = world.repos.check(&other.id, image, director, Some(said), START_MS).unwrap();
+        check.image.delegated.contains_key(ROLE)
+    };
+    assert!(held.len() == 16 && !ask(&held) && ask("") && ask("0123456789abcdef"), "{held}");
+    let mut none = assignment("pole-2", 2, "meter@1");
+    none.tasks.clear();
+    world.repos.publish_assignment(&none, START_MS).unwrap();
+    other.check(&world, START_MS).unwrap();
+    assert_eq!(held_roles(&other.image, &other.director), "");
+    assert!(!other.ask(&world, START_MS).image.delegated.contains_key(ROLE));
     // An agent that does not say which it holds gets all of them.
     let (image, director) = (device.image.versions(), device.director.versions());
     let id = "pole-3".parse().unwrap();

@@ -327,8 +327,8 @@ async fn enrol(controller: &Controller, device: &str) {
     let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile() });
     let mut tx = store.begin().await.unwrap();
     Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
+    Store::enrol(&mut tx, &claim, &device.parse().unwrap(), &new, 1).await.unwrap();
     tx.commit().await.unwrap();
-    store.enrol(&claim, &device.parse().unwrap(), &new, 1).await.unwrap();
 }
 
 /// Serves a folder; a device's director repository has its roots one folder up.

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use dunlin_controller::keys::{self, CeremonyOptions, KeyError, Keyring, Passphrase, Request};
 use dunlin_controller::repo::{RepoError, Repos};
-use dunlin_trust::{RepoKind, TrustError};
+use dunlin_trust::{Ed25519Signer, RepoKind, Signer, TrustError};
 
 use super::world::{START_MS, World, data, offline};
 
@@ -24,6 +24,47 @@ fn too_few_offline_signatures_publish_nothing() {
     world.repos.publish_targets(&both, START_MS).unwrap();
     // And it can not be published twice.
     assert!(world.repos.publish_targets(&both, START_MS).is_err());
+}
+
+/// A key that lives somewhere else and is asked for signatures.
+struct Token(Ed25519Signer);
+
+impl Signer for Token {
+    fn key_id(&self) -> &str {
+        self.0.key_id()
+    }
+
+    fn public(&self) -> &[u8] {
+        self.0.public()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, TrustError> {
+        self.0.sign(message)
+    }
+}
+
+#[test]
+fn a_key_that_is_in_no_file_signs_whatever_one_in_a_file_does() {
+    let world = World::new();
+    let safe = world.safe();
+    let tokens = |prefix: &str| -> Vec<Token> {
+        Keyring::from(&safe).signers(prefix).unwrap().into_iter().map(Token).collect()
+    };
+    let (targets, request) = (world.current_targets(), Request::default());
+    let owners = tokens("image-targets");
+    let owners: Vec<&dyn Signer> = owners.iter().map(|token| token as &dyn Signer).collect();
+    let by_files = keys::sign_targets(&targets, &request, &safe, START_MS).unwrap();
+    assert_eq!(keys::sign_targets_with(&targets, &request, &owners, START_MS).unwrap(), by_files);
+    let one = keys::sign_targets_with(&targets, &request, &owners[..1], START_MS).unwrap();
+    let cosigned = keys::cosign(&one, "image-targets", &safe).unwrap();
+    assert_eq!(keys::cosign_with(&one, &owners).unwrap(), cosigned);
+    for (kind, prefix) in [(RepoKind::Image, "image-root"), (RepoKind::Director, "director-root")] {
+        let holders = tokens(prefix);
+        let holders: Vec<&dyn Signer> = holders.iter().map(|token| token as &dyn Signer).collect();
+        let root = world.root(kind);
+        let by_files = keys::renew_root(kind, &root, None, &safe, START_MS).unwrap();
+        assert_eq!(keys::renew_root_with(kind, &root, None, &holders, START_MS).unwrap(), by_files);
+    }
 }
 
 /// A broken-into controller: with every file of the data folder, neither root nor image targets can be signed.

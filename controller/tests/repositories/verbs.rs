@@ -19,13 +19,17 @@ impl Desk {
 
     /// Runs `dunlin key ARGS`; paths in the arguments are relative to the desk. What it printed, or its complaint.
     fn key(&self, args: &str) -> Result<Value, String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_dunlin"))
-            .current_dir(self.folder.path())
-            .env_remove("DUNLIN_KEY_PASSPHRASE")
-            .args(["--json", "key"])
-            .args(args.split_whitespace())
-            .output()
-            .unwrap();
+        self.key_under(None, args)
+    }
+
+    /// The same with a passphrase in the environment.
+    fn key_under(&self, passphrase: Option<&str>, args: &str) -> Result<Value, String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+        command.current_dir(self.folder.path()).env_remove("DUNLIN_KEY_PASSPHRASE");
+        if let Some(passphrase) = passphrase {
+            command.env("DUNLIN_KEY_PASSPHRASE", passphrase);
+        }
+        let output = command.args(["--json", "key"]).args(args.split_whitespace()).output().unwrap();
         if output.status.success() {
             Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
         } else {
@@ -108,6 +112,62 @@ fn two_people_with_passphrases_approve_rotate_and_revoke() {
     let alone = desk.key("sign --current last.json --keys holder-1 --out never.json").unwrap_err();
     assert!(alone.contains("passphrase"), "{alone}");
     assert!(!desk.path("never.json").exists());
+}
+
+/// Ids of the keys that a root names for the image targets, sorted, and how many of them must sign.
+fn targets_role(root: &Path) -> (Vec<String>, u64) {
+    let root: Value = serde_json::from_slice(&fs::read(root).unwrap()).unwrap();
+    let role = &root["signed"]["roles"]["targets"];
+    let mut ids: Vec<String> = serde_json::from_value(role["keyids"].clone()).unwrap();
+    ids.sort();
+    (ids, role["threshold"].as_u64().unwrap())
+}
+
+#[test]
+fn a_script_gives_the_passphrase_and_a_rotation_only_counts_or_keeps() {
+    let desk = Desk { folder: tempfile::tempdir().unwrap() };
+    keys::create_online(&desk.path("data")).unwrap();
+    let key = |args: &str| desk.key_under(Some("first sentence of a story"), args);
+    let short = desk.key_under(Some("short"), "ceremony --online data/keys/online.json --out kit");
+    assert!(short.unwrap_err().contains("guessed too easily"));
+    key("ceremony --online data/keys/online.json --out kit --keys 2 --threshold 1").unwrap();
+    assert!(keys::is_sealed(&desk.path("kit/private/image-targets-1.pem")).unwrap());
+    desk.key("import --data data --from kit/public").unwrap();
+    let sign = "sign --current kit/public/image/1.targets.json --keys kit/private";
+    let wrong = desk.key_under(Some("another passphrase"), &format!("{sign} --out never.json"));
+    assert!(wrong.unwrap_err().contains("does not open with this passphrase"));
+    // A file that is named goes before the environment.
+    fs::write(desk.path("other"), "another passphrase").unwrap();
+    assert!(key(&format!("{sign} --passphrase-file other --out never.json")).is_err());
+    assert!(!desk.path("never.json").exists());
+
+    // The threshold alone: the same keys, of which both must sign.
+    let rotate = "rotate --role image-targets --keys kit/private";
+    assert!(key(&format!("{rotate} --current data/repo/image/1.root.json --out never.json")).is_err());
+    let (before, _) = targets_role(&desk.path("data/repo/image/1.root.json"));
+    key(&format!("{rotate} --current data/repo/image/1.root.json --threshold 2 --out root-2.json")).unwrap();
+    assert_eq!(targets_role(&desk.path("root-2.json")), (before.clone(), 2));
+    copy(&desk.path("kit/private/image-targets-1.pem"), &desk.path("alone/image-targets-1.pem"));
+    key("sign --current kit/public/image/1.targets.json --keys alone --out half.json").unwrap();
+    assert!(desk.key("publish --data data --image-root root-2.json --targets half.json").is_err());
+    key(&format!("{sign} --out targets-2.json")).unwrap();
+    let published =
+        desk.key("publish --data data --image-root root-2.json --targets targets-2.json").unwrap();
+    assert_eq!((&published["root"], &published["targets"]), (&json!(2), &json!(2)));
+
+    // A third holder beside the two; without --keep the new one would have been alone.
+    let rotate = format!("{rotate} --current root-2.json --new 1");
+    let one = key(&format!("{rotate} --new-keys alone-new --out never.json"));
+    assert!(one.unwrap_err().contains("threshold of 2 of 1"));
+    key(&format!("{rotate} --new-keys more --keep --out root-3.json")).unwrap();
+    let (after, threshold) = targets_role(&desk.path("root-3.json"));
+    assert_eq!((after.len(), threshold), (3, 2));
+    assert!(before.iter().all(|id| after.contains(id)), "{before:?} {after:?}");
+    copy(&desk.path("more/image-targets-1.pem"), &desk.path("alone/image-targets-3.pem"));
+    key("sign --current targets-2.json --keys alone --out targets-3.json").unwrap();
+    let published =
+        desk.key("publish --data data --image-root root-3.json --targets targets-3.json").unwrap();
+    assert_eq!((&published["root"], &published["targets"]), (&json!(3), &json!(3)));
 }
 
 #[test]

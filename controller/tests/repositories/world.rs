@@ -2,7 +2,9 @@
 use dunlin_controller::keys::{self, Addition, CeremonyOptions, Request};
 use dunlin_controller::repo::{Offline, RepoError, Repos};
 use dunlin_protocol::{Assignment, Check, DeviceId, DeviceProfile, Now, RepoVersions, TargetCustom, cbor};
-use dunlin_trust::{Approved, Floors, RepoKind, TrustError, TrustedRepo, Verified, approve, update_both};
+use dunlin_trust::{
+    Approved, Floors, RepoKind, TrustError, TrustedRepo, Verified, approve, held_roles, update_both,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -141,7 +143,8 @@ impl Device {
 
     pub(crate) fn ask(&self, world: &World, now_ms: u64) -> Check {
         let (image, director) = (self.image.versions(), self.director.versions());
-        world.repos.check(&self.id, image, director, Some(&self.image.role_versions()), now_ms).unwrap()
+        let roles = held_roles(&self.image, &self.director);
+        world.repos.check(&self.id, image, director, Some(&roles), now_ms).unwrap()
     }
 
     pub(crate) fn check(&mut self, world: &World, now_ms: u64) -> Result<Verified<Approved>, TrustError> {

@@ -51,7 +51,7 @@ pub use lookup::{Lookup, TargetInfo};
 pub use repo::{DELEGATIONS_MAX, RETRAINED, ROOTS_MAX, RepoKind, TrustedRepo};
 pub use sign::{EcdsaP256Signer, Ed25519Signer, Signer};
 pub use stored::StoredFiles;
-pub use tasks::{speaks_for, task_of, task_role};
+pub use tasks::{held_roles, roles_digest, speaks_for, task_of, task_role};
 
 /// The pin of a first root: the SHA-256 of its exact bytes, as a claim token carries it.
 pub fn pin(root: &[u8]) -> dunlin_protocol::Digest {

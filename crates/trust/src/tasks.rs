@@ -1,15 +1,20 @@
 //! Roles of single tasks: delegations by which a team approves the releases of its own task and of no other.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
-use dunlin_protocol::{ModelName, ReleaseId, TargetsCustom, TaskId};
+use dunlin_protocol::{Assignment, ModelName, ReleaseId, TargetsCustom, TaskId};
 use serde::Deserialize;
 
+use crate::key::sha256;
 use crate::metadata::Targets;
 use crate::repo::TARGETS;
 use crate::{TrustError, TrustedRepo};
 
 /// What the names of such roles begin with.
 const PREFIX: &str = "task-";
+/// Hexadecimal digits of a digest over such roles: enough that two sets never look alike by accident. Whoever would seek such
+/// a pair signs for the task anyway.
+const DIGEST_CHARS: usize = 16;
 
 /// Name of the role that speaks for a task alone.
 pub fn task_role(task: &TaskId) -> String {
@@ -27,6 +32,30 @@ pub fn speaks_for(role: &str, task: &TaskId) -> bool {
     task_of(role).is_none_or(|own| own == task.as_str())
 }
 
+/// What the composite check says of the roles of single tasks: hexadecimal digits over name and version of those that speak
+/// for one of `tasks`; nothing where none does. The controller makes the same of what it has, so that a device that holds
+/// all of it is given none of it again, in an answer whose size does not depend on their number.
+pub fn roles_digest(versions: &BTreeMap<String, u64>, tasks: &BTreeSet<TaskId>) -> String {
+    let mut text = String::new();
+    for (role, version) in versions {
+        if tasks.iter().any(|task| task_of(role) == Some(task.as_str())) {
+            writeln!(text, "{role} {version}").expect("writing to a string");
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    sha256(text.as_bytes()).to_string().chars().take(DIGEST_CHARS).collect()
+}
+
+/// The same of what a device holds: its tasks are those of the assignment that it holds.
+pub fn held_roles(image: &TrustedRepo, director: &TrustedRepo) -> String {
+    let targets = director.current_targets();
+    let assignment = targets.and_then(|targets| Assignment::deserialize(&targets.body.custom).ok());
+    let tasks = assignment.into_iter().flat_map(|assignment| assignment.tasks).map(|task| task.task);
+    roles_digest(&image.role_versions(), &tasks.collect())
+}
+
 impl TrustedRepo {
     /// The roles of single tasks that the top-level targets delegate to.
     pub fn task_roles(&self) -> impl Iterator<Item = &str> {
@@ -35,7 +64,7 @@ impl TrustedRepo {
         roles.map(|role| role.name.as_str()).filter(|role| task_of(role).is_some())
     }
 
-    /// Versions of the roles of single tasks that are held: what to ask the composite check with.
+    /// Versions of the roles of single tasks that are held.
     pub fn role_versions(&self) -> BTreeMap<String, u64> {
         let held = self.delegated.iter().filter(|(role, _)| task_of(role).is_some());
         held.map(|(role, held)| (role.clone(), held.document.head.version)).collect()

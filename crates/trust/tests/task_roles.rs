@@ -3,12 +3,15 @@
 
 mod forge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use dunlin_protocol::{Bytes, ReasonCode, RepoFiles};
+use dunlin_protocol::{Bytes, ReasonCode, RepoFiles, TaskId};
 use dunlin_trust::write::{self, TargetSpec};
-use dunlin_trust::{Approved, Ed25519Signer, Floors, RepoKind, Signer, TrustError, TrustedRepo, approve};
+use dunlin_trust::{
+    Approved, Ed25519Signer, Floors, RepoKind, Signer, TrustError, TrustedRepo, approve, held_roles,
+    roles_digest, sha256,
+};
 use forge::{Forge, LATER_MS, custom, key, now, profile, role, sign, target};
 use serde_json::{Value, json};
 
@@ -213,6 +216,30 @@ fn a_team_withdraws_its_own_releases_and_no_others() {
     assert_eq!(world.verdicts(&world.trusted()), [Some(ReasonCode::BelowReleaseFloor), None]);
     world.assign(2, "meter@2", "gate@1");
     assert_eq!(world.verdicts(&world.trusted()), [None, None]);
+}
+
+#[test]
+fn the_digest_of_roles_is_about_names_and_versions_of_the_tasks_alone() {
+    let versions = |meter, gate| BTreeMap::from([(METER.to_owned(), meter), (GATE.to_owned(), gate)]);
+    let tasks = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<BTreeSet<TaskId>>();
+    let both = roles_digest(&versions(1, 2), &tasks(&["meter", "gate"]));
+    // The first digits of the SHA-256 of "task-gate 2\ntask-meter 1\n".
+    assert_eq!(both, sha256(b"task-gate 2\ntask-meter 1\n").to_string()[..16]);
+    assert_ne!(both, roles_digest(&versions(2, 1), &tasks(&["meter", "gate"])));
+    let meter = roles_digest(&versions(1, 2), &tasks(&["meter", "pump"]));
+    assert_eq!(meter, roles_digest(&versions(1, 9), &tasks(&["meter"])));
+    assert_ne!(meter, roles_digest(&versions(2, 2), &tasks(&["meter"])));
+    assert_eq!(roles_digest(&versions(1, 2), &tasks(&["pump"])), "");
+    assert_eq!(roles_digest(&BTreeMap::new(), &tasks(&["meter"])), "");
+    // A device says it of the tasks that it was assigned.
+    let world = World::new();
+    let mut director = world.director.pinned();
+    assert_eq!(held_roles(&world.trusted(), &director), "", "it knows no task yet");
+    director.update(&world.director.files(), now()).unwrap();
+    assert_eq!(
+        held_roles(&world.trusted(), &director),
+        roles_digest(&versions(1, 1), &tasks(&["meter", "gate"]))
+    );
 }
 
 #[test]

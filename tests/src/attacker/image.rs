@@ -2,9 +2,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use dunlin_controller::keys::{
-    Keyring, OfflineRole, OnlineRole, OnlineSigners, RoleChange, change_role, role_key_ids,
-};
+use dunlin_controller::keys::{Keyring, OfflineRole, OnlineRole, RoleChange, change_role, role_key_ids};
 use dunlin_protocol::{Bundle, Bytes, Check, DeviceId, Digest, RepoFiles, cbor};
 use dunlin_trust::write::{self, TargetSpec};
 use dunlin_trust::{RETRAINED, Signer, sha256};
@@ -16,7 +14,7 @@ impl Attacker {
     /// Image files in which these stand in for what is served, under a snapshot and a timestamp that the stolen keys
     /// signed: far newer versions.
     pub fn forge_image(&self, targets: Option<Vec<u8>>, retrained: Option<Vec<u8>>) -> Result<RepoFiles> {
-        let (keys, leap) = (OnlineSigners::load(&self.data)?, self.leap());
+        let (keys, leap) = (self.online()?, self.leap());
         let mut files = self.image_files()?;
         let mut snapshot = write::signed_value(files.snapshot.context("a snapshot")?.as_slice())?;
         for (role, file) in [("targets", &targets), (RETRAINED, &retrained)] {
@@ -37,7 +35,7 @@ impl Attacker {
 
     /// The list of retrained releases with these on it, signed with the stolen key of that role.
     pub fn forge_retrained(&self, bundles: &[&Bundle]) -> Result<Vec<u8>> {
-        let keys = OnlineSigners::load(&self.data)?;
+        let keys = self.online()?;
         let served = self.image_files()?.delegated.remove(RETRAINED).context("retrained releases")?;
         self.list(served.as_slice(), bundles, &[keys.of(OnlineRole::Retrained)])
     }

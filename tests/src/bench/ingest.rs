@@ -68,7 +68,6 @@ pub(crate) async fn database(folder: &Path, devices: &[Device]) -> Result<Store>
         };
         let mut tx = store.begin().await?;
         Store::claim_add(&mut tx, &claim, &dunlin_trust::sha256(id.as_bytes())).await?;
-        tx.commit().await?;
         let issued = Issued {
             pem: String::new(),
             spki: device.signer.public().to_vec(),
@@ -76,7 +75,9 @@ pub(crate) async fn database(folder: &Path, devices: &[Device]) -> Result<Store>
             from_ms: 2,
             until_ms: u64::MAX >> 1,
         };
-        store.enrol(&claim, &device.id, &NewDevice { issued: &issued, profile: &profile }, 2).await?;
+        let new = NewDevice { issued: &issued, profile: &profile };
+        Store::enrol(&mut tx, &claim, &device.id, &new, 2).await?;
+        tx.commit().await?;
     }
     Ok(store)
 }

@@ -49,7 +49,7 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
     world.commit(&agent, "digits", &[1, PIXELS], &digits_model::rows()[..PIXELS]).await?;
 
     let (after, metadata) = line.check(&agent.id, before)?;
-    let (_, unchanged) = line.check(&agent.id, after)?;
+    let (held, unchanged) = line.check(&agent.id, after)?;
     section.hold(
         "check that finds nothing new, request and answer without TLS",
         unchanged as f64,
@@ -77,6 +77,18 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
         whole += bytes;
     }
     section.add("deployment of the small model, all requests and answers", whole as f64, "bytes");
+    // The last one, because the release goes over to another file.
+    world.delegate("digits").await?;
+    let mut line = Line::open(world.controller.api, &agent)?;
+    let (held, _) = line.check(&agent.id, held)?;
+    anyhow::ensure!(held.roles.len() == 1, "the device holds {:?}", held.roles);
+    let (_, unchanged) = line.check(&agent.id, held)?;
+    section.hold(
+        "check that finds nothing new, where the task has signers of its own",
+        unchanged as f64,
+        "bytes",
+        Bar::AtMost(CHECK_BYTES_MAX),
+    );
     section.note("HTTP as the agent's client writes it, without TLS and TCP; the retained broker message that announces it is not counted");
     agent.stop().await?;
     world.controller.stop().await

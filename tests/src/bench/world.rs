@@ -76,6 +76,29 @@ impl World {
         Ok(pushed["release"].as_str().with_context(|| format!("push said {pushed}"))?.to_owned())
     }
 
+    /// Gives a task signers of its own, for which the controller is stopped and started again.
+    pub(crate) async fn delegate(&mut self, task: &str) -> Result<()> {
+        self.controller.stop().await?;
+        let image = self.controller.data.join("repo/image");
+        let newest = (1..)
+            .map(|n: u64| image.join(format!("{n}.targets.json")))
+            .take_while(|path| path.exists())
+            .last()
+            .context("image targets")?
+            .display()
+            .to_string();
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let (team, targets, own) = (path("team"), path("targets.json"), path("own.json"));
+        let keys = self.controller.keys.join("private").display().to_string();
+        let args = ["key", "delegate", "--task", task, "--current", &newest, "--keys", &keys];
+        let more = ["--task-keys", &team, "--new", "1", "--threshold", "1", "--plain", "--out", &targets];
+        self.controller.run(&[&args[..], &more, &["--task-out", &own]].concat()).await?;
+        let (data, of_task) = (self.controller.data.display().to_string(), format!("{task}={own}"));
+        let args = ["key", "publish", "--data", &data, "--targets", &targets, "--task", &of_task];
+        self.controller.run(&args).await?;
+        self.controller.start().await
+    }
+
     /// Gives `group` the task, with `release` as its only choice.
     pub(crate) async fn assign(&self, task: &str, group: &str, release: &str) -> Result<()> {
         let labels: Vec<String> = labels().iter().map(|label| format!("{label:?}")).collect();

@@ -261,7 +261,7 @@ async fn a_busy_server_is_waited_for_as_long_as_it_asks() {
 impl Case {
     async fn check(&self) -> FetchError {
         let (device, none) = ("pole-1".parse().unwrap(), RepoVersions::default());
-        self.fetcher.check(&device, none, none, &BTreeMap::new()).await.unwrap_err()
+        self.fetcher.check(&device, none, none, "").await.unwrap_err()
     }
 }
 
@@ -371,13 +371,12 @@ async fn a_medium_is_looked_on_first_and_believed_by_digest_alone() {
 #[test]
 fn a_check_names_its_device_unless_that_would_make_it_long() {
     let held = RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 };
-    let path = |id: &str| check_path(&id.parse().unwrap(), held, held, &BTreeMap::new());
+    let path = |id: &str| check_path(&id.parse().unwrap(), held, held, "");
     assert_eq!(path("pole-1"), "/v1/check?d=pole-1&i=1.22.3.4.5&o=1.22.3.4&r=");
     assert_eq!(path(&"p".repeat(64)), "/v1/check?i=1.22.3.4.5&o=1.22.3.4&r=");
-    let roles = BTreeMap::from([("task-gate".to_owned(), 1), ("task-meter".to_owned(), 3)]);
     assert_eq!(
-        check_path(&"pole-1".parse().unwrap(), held, held, &roles),
-        "/v1/check?d=pole-1&i=1.22.3.4.5&o=1.22.3.4&r=task-gate:1,task-meter:3"
+        check_path(&"pole-1".parse().unwrap(), held, held, "0123456789abcdef"),
+        "/v1/check?d=pole-1&i=1.22.3.4.5&o=1.22.3.4&r=0123456789abcdef"
     );
 }
 

@@ -365,7 +365,9 @@ impl Show {
     }
 }
 
-/// Notes in the audit log what was changed in the data folder of a controller that is not running.
+/// Notes in the audit log what was changed in the data folder of a controller that is not running. The files are in force
+/// before: where this is cut in between, the controller's own row at its next start tells which releases and policies they
+/// changed.
 fn log(data: &Path, out: &Output, what: &str, before: Value, after: Value) -> Result<()> {
     let path = data.join(DATABASE);
     if !path.is_file() {

@@ -125,7 +125,9 @@ fn run(id: &str, task: &str) -> RunRow {
 async fn two_runs() -> (tempfile::TempDir, Store) {
     let (dir, store) = loose().await;
     for (id, task) in [("bad", "meter"), ("good", "valve")] {
-        store.run_add(&run(id, task)).await.unwrap().unwrap();
+        let mut tx = store.begin().await.unwrap();
+        Store::run_add(&mut tx, &run(id, task)).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
     }
     (dir, store)
 }
@@ -158,7 +160,9 @@ async fn a_damaged_wish_does_not_hide_the_others() {
     let (_dir, store) = two_runs().await;
     let cancel = crate::training::Wanted::Cancel { by: "ann".into() };
     for id in ["bad", "good"] {
-        store.run_want(id, Some(&cancel)).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        Store::run_want(&mut tx, id, &cancel).await.unwrap();
+        tx.commit().await.unwrap();
     }
     execute(&store, "UPDATE runs SET wanted = '{' WHERE id = 'bad'").await;
     let wanted = store.runs_wanted().await.unwrap();
