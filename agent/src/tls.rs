@@ -39,7 +39,7 @@ pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<Doubt> {
 }
 
 /// The error of the TLS library that an error goes back to.
-fn tls(error: &(dyn Error + 'static)) -> Option<&rustls::Error> {
+fn tls<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {

@@ -236,7 +236,7 @@ fn a_copy_of_the_data_folder_approves_nothing(data: &Path, forged: &Path) {
     }
     assert!(std::fs::read_dir(forged).unwrap().next().is_some(), "the online keys lie there");
     let (repos, now_ms) = (Repos::open(data).unwrap(), clock::wall_ms());
-    let targets = std::fs::read(data.join("repo/image/1.targets.json")).unwrap();
+    let targets = repos.image().unwrap().stored().targets.unwrap().0;
     let refused = |offline| {
         let refused = Repos::publish_offline(data, &offline, now_ms).unwrap_err();
         let RepoError::Trust { source: TrustError::Threshold { have: 0, .. }, .. } = refused else {

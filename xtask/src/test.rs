@@ -1,11 +1,13 @@
 //! `cargo xtask test`: set-up, every check, every test, and the minutes each took.
+use std::fs::{self, File};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::command::{cargo, run as execute};
+use crate::command::{cargo, run as execute, target_dir};
 use crate::{cross, docs, fuzz, install, parity, tidy};
 
 /// The whole run must stay below this, so that a two-core machine finishes it in time.
@@ -33,7 +35,9 @@ pub(crate) struct Options {
 /// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
 /// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
 const FEATURES: &str = "dunlin-tests/weaken,dunlin-agent/weaken,dunlin-controller/weaken";
-/// The negative controls, which have a stage of their own.
+/// The integration tests in two halves that take about as long as each other.
+const HALVES: [&[&str]; 2] = [&["e2e_[ab]*"], &["e2e_[!ab]*", "e[!2]*", "[!e]*"]];
+/// The negative controls, which tell their story.
 const CONTROLS: &str = "e2e_controls";
 const CONTROL: &str = "without_its_defence_a_claim_";
 
@@ -61,15 +65,7 @@ const STAGES: &[Stage] = &[
     ("build", || execute(&mut workspace("build", &["--all-targets"]))),
     ("test", || execute(&mut workspace("test", &["--lib", "--bins", "--examples"]))),
     ("doc-test", || execute(&mut workspace("test", &["--doc"]))),
-    // These start whole fleets: one at a time, so that they do not starve one another.
-    ("end-to-end", || {
-        execute(&mut workspace("test", &["--test", "*", "--", "--test-threads=1", "--skip", CONTROL]))
-    }),
-    ("controls", || {
-        // All targets, as above: without the tests, dependencies would have fewer features and be built again.
-        execute(&mut workspace("build", &["--all-targets"]))?;
-        execute(&mut workspace("test", &["--test", CONTROLS, "--", "--nocapture"]))
-    }),
+    ("end-to-end", end_to_end),
     ("parity", parity::test),
     ("fuzz", fuzz::test),
     ("clippy", || execute(&mut workspace("clippy", &["--all-targets", "--", "--deny", "warnings"]))),
@@ -90,6 +86,33 @@ const STAGES: &[Stage] = &[
     // The small feature set, as released; everything else here is built and tested with the full one.
     ("static build", || cross::static_build(STATIC_TARGET)),
 ];
+
+/// These start whole fleets, which wait for windows and time limits most of the time: two of them share two processors,
+/// more would starve one another.
+fn end_to_end() -> Result<()> {
+    // All targets, as above: without the tests, dependencies would have fewer features and be built again.
+    execute(&mut workspace("build", &["--all-targets"]))?;
+    let [mut beside, mut here] = HALVES.map(|globs| {
+        let mut args: Vec<&str> = globs.iter().flat_map(|glob| ["--test", *glob]).collect();
+        args.extend(["--", "--test-threads=1", "--skip", CONTROL]);
+        workspace("test", &args)
+    });
+    // Two that print at once would be read by nobody.
+    let log = target_dir().join("end-to-end.log");
+    let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
+    beside.stdout(file.try_clone()?).stderr(file);
+    println!("one half prints here, the other to {} until it has ended", log.display());
+    let (beside, here) = thread::scope(|scope| {
+        let beside = scope.spawn(|| execute(&mut beside));
+        let here = execute(&mut here).and_then(|()| {
+            execute(&mut workspace("test", &["--test", CONTROLS, "--", "--test-threads=1", "--nocapture"]))
+        });
+        (beside.join(), here)
+    });
+    println!("\n{}", fs::read_to_string(&log)?);
+    beside.unwrap_or_else(|_| bail!("the half that printed to {} was not run", log.display()))?;
+    here
+}
 
 pub(crate) fn run_stages(only: Option<&str>) -> Result<()> {
     let begin = Instant::now();

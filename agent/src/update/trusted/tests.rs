@@ -1,5 +1,6 @@
 //! What a power cut, a bad card or an old backup leaves of the trust folder: never less than the known floor, and never
 //! a device that stays dead.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
