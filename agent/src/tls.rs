@@ -42,9 +42,8 @@ impl ServerCertVerifier for DatesLast {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let at = |time| {
-            self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time)
-        };
+        let at =
+            |time| self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, time);
         let judged = at(now);
         let then = match &judged {
             Err(InvalidCertificate(ExpiredContext { not_after, .. })) => *not_after,
@@ -135,8 +134,8 @@ mod tests {
     use std::time::Duration;
 
     use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-        PKCS_ECDSA_P256_SHA256,
+        BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+        PKCS_ECDSA_P256_SHA256, date_time_ymd,
     };
     use rustls::pki_types::PrivateKeyDer;
     use rustls::{AlertDescription, CertificateError, InvalidMessage, ServerConfig};
@@ -167,5 +166,84 @@ mod tests {
         assert_eq!(doubt(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 
-@@
+    /// First days of which years certificates are valid between.
+    type Years = (i32, i32);
+    const PAST: Years = (2001, 2002);
+    const PRESENT: Years = (2000, 4000);
+    const FUTURE: Years = (3000, 4000);
+    const NAME: &str = "controller";
+
+    fn params(names: &[&str], (from, until): Years) -> CertificateParams {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(until, 1, 1));
+        params
+    }
+
+    /// An authority is named as any other is.
+    fn authority(years: Years) -> CertificateParams {
+        let mut params = params(&[], years);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    }
+
+    fn key() -> KeyPair {
+        KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
+    }
+
+    /// What speaks against a server with this chain, for a device that trusts this authority.
+    async fn met(
+        trusted: &CertificateDer<'static>,
+        chain: Vec<CertificateDer<'static>>,
+        key: &KeyPair,
+    ) -> Option<Doubt> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .unwrap();
+        let client = trusting(trusted.clone()).unwrap();
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let accept = TlsAcceptor::from(Arc::new(server)).accept(far);
+        let connect = TlsConnector::from(Arc::new(client)).connect(ServerName::try_from(NAME).unwrap(), near);
+        let (_, connected) = tokio::join!(accept, connect);
+        connected.err().map(|error| doubt(&error).unwrap_or_else(|| panic!("{error}")))
+    }
+
+    #[tokio::test]
+    async fn an_expired_certificate_hides_nobody_but_the_controller_is_only_late() {
+        let (own_key, server_key) = (key(), key());
+        let own = authority(PRESENT).self_signed(&own_key).unwrap().der().clone();
+        let own_issuer = Issuer::new(authority(PRESENT), own_key);
+        let foreign_issuer = Issuer::new(authority(PRESENT), key());
+        let of = |issuer: &Issuer<'static, KeyPair>, name, years| {
+            vec![params(&[name], years).signed_by(&server_key, issuer).unwrap().der().clone()]
+        };
+        let alone = vec![params(&[NAME], PAST).self_signed(&server_key).unwrap().der().clone()];
+        // An authority in between that was over before what it signed.
+        let mut between = authority((1990, 1991));
+        between.distinguished_name.push(DnType::CommonName, "between");
+        let between_key = key();
+        let signed = between.signed_by(&between_key, &foreign_issuer).unwrap().der().clone();
+        let mut behind = of(&Issuer::new(between, between_key), NAME, PAST);
+        behind.push(signed);
+
+        let cases = [
+            ("the controller", of(&own_issuer, NAME, PRESENT), None),
+            ("the controller, expired", of(&own_issuer, NAME, PAST), Some(Doubt::Untimely)),
+            ("the controller, early", of(&own_issuer, NAME, FUTURE), Some(Doubt::Untimely)),
+            ("a device, expired", of(&own_issuer, "pole-1", PAST), Some(Doubt::Untrusted)),
+            ("another authority", of(&foreign_issuer, NAME, PRESENT), Some(Doubt::Untrusted)),
+            ("another authority, expired", of(&foreign_issuer, NAME, PAST), Some(Doubt::Untrusted)),
+            ("another authority, early", of(&foreign_issuer, NAME, FUTURE), Some(Doubt::Untrusted)),
+            ("nobody, expired", alone, Some(Doubt::Untrusted)),
+            ("one behind one that was over before it began", behind, Some(Doubt::Untrusted)),
+        ];
+        for (who, chain, expected) in cases {
+            assert_eq!(met(&own, chain, &server_key).await, expected, "{who}");
+        }
+    }
 }
