@@ -185,7 +185,7 @@ async fn case(length: u64, acts: Vec<Act>) -> Case {
 
 impl Case {
     async fn fetch(&self) -> Result<(), FetchError> {
-        self.fetcher.blob(&self.store, &self.blob).await
+        self.fetcher.blob(&self.store, &self.blob, ()).await
     }
 
     fn ranges(&self) -> Vec<Option<u64>> {
@@ -302,7 +302,7 @@ async fn nothing_at_all_listens() {
     case.server.task.abort();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let fetcher = Fetcher::plain(format!("http://{closed}"));
-    let fault = fetcher.blob(&case.store, &case.blob).await.unwrap_err().fault();
+    let fault = fetcher.blob(&case.store, &case.blob, ()).await.unwrap_err().fault();
     assert!(matches!(fault, Fault::Passing { reason: ReasonCode::FetchFailed, .. }), "{fault:?}");
 }
 
@@ -310,7 +310,7 @@ async fn nothing_at_all_listens() {
 async fn a_manifest_that_is_signed_to_be_huge_is_not_asked_for() {
     let case = case(10, vec![Act::Serve]).await;
     let huge = Blob { digest: case.blob.digest, length: MANIFEST_BYTES_MAX + 1 };
-    assert!(case.fetcher.target(&case.store, "m.1.json", &huge).await.is_err());
+    assert!(case.fetcher.target(&case.store, "m.1.json", &huge, ()).await.is_err());
     assert!(case.ranges().is_empty());
 }
 
@@ -353,7 +353,7 @@ async fn a_medium_is_looked_on_first_and_believed_by_digest_alone() {
     let store = Store::open(dir.path(), 0).unwrap();
     std::fs::write(&file, &case.bytes).unwrap();
     // A copy of the fetcher looks on the same medium.
-    case.fetcher.clone().blob(&store, &case.blob).await.unwrap();
+    case.fetcher.clone().blob(&store, &case.blob, ()).await.unwrap();
     assert_eq!(store.read(&case.blob).unwrap(), case.bytes);
     assert_eq!(case.ranges().len(), 1);
 
