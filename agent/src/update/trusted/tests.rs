@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use dunlin_protocol::{AckRange, Bytes, RepoFiles};
+use dunlin_protocol::{AckRange, Bytes, ModelName, RepoFiles};
 use dunlin_trust::{Ed25519Signer, Signer, envelope};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -405,8 +405,10 @@ fn a_withdrawal_is_kept_whatever_becomes_of_the_assignment_beside_it() {
         let mut trusted = world.open(dir.path());
         assert_eq!(take(&mut trusted, &world.check()), Err(reason));
         // It is on the disk as well.
-        for floors in [trusted.floors(), world.open(dir.path()).floors()] {
-            assert_eq!((floors.releases[&"meter".parse().unwrap()], floors.generation), (3, 1), "{part}");
+        let again = world.open(dir.path());
+        let model: ModelName = "meter".parse().unwrap();
+        for floors in [trusted.floors(), again.floors()] {
+            assert_eq!((floors.releases[&model], floors.generation), (3, 1), "{part}");
         }
     }
 }
