@@ -252,14 +252,11 @@ fn with_suffix(dir: &Path, suffix: &str) -> PathBuf {
     dir.with_file_name(format!("{name}.{suffix}"))
 }
 
+/// The key of the last try, from whichever copy is whole, or a new one.
 fn pending_key(pending: &Path) -> Result<Vec<u8>, EnrolError> {
     identity::private_dir(pending)?;
-    if let Ok(key) = std::fs::read(pending.join(identity::KEY_FILE))
-        && EcdsaP256Signer::from_pkcs8(&key).is_ok()
-    {
-        return Ok(key);
-    }
-    let key = EcdsaP256Signer::generate_pkcs8()?;
+    let key = identity::kept_key(pending).map_or_else(EcdsaP256Signer::generate_pkcs8, Ok)?;
+    // Also one that was kept: a try that was cut may have left it there once.
     identity::write_twice(pending, identity::KEY_FILE, &key)?;
     Ok(key)
 }

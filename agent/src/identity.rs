@@ -1,23 +1,24 @@
 //! Who this device is and whom it trusts: its key and certificate, the pinned authority, the pinned roots.
 //!
 //! All of it lies in one folder that enrolment puts in place with one rename. Every file is there twice, as nobody but a
-//! person at the device can bring one back; each proves by itself whether it is what it should be: the certificate by the
-//! key, authority and roots by their pins. The key is used through [`Signer`] alone, so that a chip can hold it; only TLS
-//! takes it as a file as well.
+//! person at the device can bring one back. The second copy is written first and bears a checksum that binds it to its
+//! name: one that is whole is never older than the file, and is taken before it. Where only the file is left, it proves
+//! by itself what it is as far as it can: the certificate by the key, authority and roots by their pins. The key is used
+//! through [`Signer`] alone, so that a chip can hold it; only TLS takes it as a file as well.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dunlin_protocol::{DeviceId, Digest, Validity};
-use dunlin_trust::{EcdsaP256Signer, Signer, TrustError};
+use dunlin_trust::{EcdsaP256Signer, Signer, TrustError, sha256};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 use serde::{Deserialize, Serialize};
 
 use crate::update::chain;
@@ -43,6 +44,21 @@ pub const FILES: [&str; 6] =
 /// Name of a file's second copy.
 pub fn copy_of(name: &str) -> String {
     format!("{name}.copy")
+}
+
+/// What the second copy of a file holds: a checksum that binds it to the file's name, and the file.
+pub(crate) fn sealed(name: &str, bytes: &[u8]) -> Vec<u8> {
+    [&checksum(name, bytes).0[..], bytes].concat()
+}
+
+/// The file within its second copy, if that is whole.
+fn unsealed<'a>(name: &str, copy: &'a [u8]) -> Option<&'a [u8]> {
+    let (sum, bytes) = copy.split_first_chunk::<32>()?;
+    (checksum(name, bytes).0 == *sum).then_some(bytes)
+}
+
+fn checksum(name: &str, bytes: &[u8]) -> Digest {
+    sha256(&[name.as_bytes(), b"\n", bytes].concat())
 }
 
 /// Why there is no usable identity.
@@ -106,17 +122,18 @@ impl Enrolment {
         serde_json::to_vec_pretty(self).expect("an enrolment holds only text and numbers")
     }
 
-    /// The record in an identity's folder, from the first copy that reads.
+    /// The record in an identity's folder.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
-        let copies = [ENROLMENT_FILE.to_owned(), copy_of(ENROLMENT_FILE)];
-        copies.iter().find_map(|file| Self::decode(&std::fs::read(dir.join(file)).ok()?).ok())
+        Copies::of(dir).take(ENROLMENT_FILE, |bytes| Self::decode(dir, bytes)).ok()
     }
 
-    /// Reads what [`Self::encode`] made, or says what is wrong with it.
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let enrolment: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    /// Reads what [`Self::encode`] made; the folder is named where something is wrong with it.
+    fn decode(dir: &Path, bytes: &[u8]) -> Result<Self, IdentityError> {
+        let enrolment: Self = serde_json::from_slice(bytes)
+            .map_err(|error| damaged(dir, ENROLMENT_FILE, &error.to_string()))?;
         if enrolment.format != FORMAT {
-            return Err(format!("its form is {}, this agent reads {FORMAT}", enrolment.format));
+            let problem = format!("its form is {}, this agent reads {FORMAT}", enrolment.format);
+            return Err(damaged(dir, ENROLMENT_FILE, &problem));
         }
         Ok(enrolment)
     }
@@ -175,42 +192,71 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// A copy that is to be written anew from the other one.
+/// A file or second copy that is to be written anew from the other one.
 struct Mend {
     file: String,
     bytes: Vec<u8>,
-    /// Whether it is lost or damaged, and not only older: a write may have been cut between the two.
-    damaged: bool,
+    /// Whether it is told. A second copy that is absent is not: agents that kept each file once left none, and the first
+    /// start after them may have been cut when it had written some.
+    told: bool,
 }
 
-/// The copies of the files in a folder.
+/// The files in a folder with their second copies.
 struct Copies<'a> {
     dir: &'a Path,
     mends: Vec<Mend>,
 }
 
-impl Copies<'_> {
-    /// What `judge` makes of the first copy of a file that it does not refuse.
+impl<'a> Copies<'a> {
+    fn of(dir: &'a Path) -> Self {
+        Self { dir, mends: Vec::new() }
+    }
+
+    /// What `judge` makes of a file: of a second copy that is whole, in its place or the file's, before the file itself.
     fn take<T>(
         &mut self,
         name: &str,
         judge: impl Fn(&[u8]) -> Result<T, IdentityError>,
     ) -> Result<T, IdentityError> {
-        let look = |file: &str| read(self.dir, file).and_then(|bytes| Ok((judge(&bytes)?, bytes)));
         let copy = copy_of(name);
-        match (look(name), look(&copy)) {
-            (Ok((taken, bytes)), Ok((_, other))) if bytes == other => Ok(taken),
-            (Ok((taken, bytes)), other) => {
-                self.mends.push(Mend { file: copy, bytes, damaged: other.is_err() });
-                Ok(taken)
+        let (file, second) = (read(self.dir, name), read(self.dir, &copy));
+        let whole = [&second, &file].into_iter().flatten().find_map(|bytes| unsealed(name, bytes));
+        let whole = whole.and_then(|bytes| Some((judge(bytes).ok()?, bytes.to_vec())));
+        let (taken, bytes) = match whole {
+            Some(whole) => whole,
+            None => {
+                let bytes = read(self.dir, name)?;
+                (judge(&bytes)?, bytes)
             }
-            (Err(_), Ok((taken, bytes))) => {
-                self.mends.push(Mend { file: name.to_owned(), bytes, damaged: true });
-                Ok(taken)
-            }
-            (Err(error), Err(_)) => Err(error),
+        };
+        let as_copy = sealed(name, &bytes);
+        let absent = match &second {
+            Err(IdentityError::File { source, .. }) => source.kind() == ErrorKind::NotFound,
+            Ok(_) | Err(_) => false,
+        };
+        if !file.is_ok_and(|found| found == bytes) {
+            self.mends.push(Mend { file: name.to_owned(), bytes, told: true });
         }
+        if !second.is_ok_and(|found| found == as_copy) {
+            self.mends.push(Mend { file: copy, bytes: as_copy, told: !absent });
+        }
+        Ok(taken)
     }
+}
+
+/// Judges the device's key.
+fn key_of(bytes: &[u8]) -> Result<(Vec<u8>, Arc<EcdsaP256Signer>), IdentityError> {
+    let signer = EcdsaP256Signer::from_pkcs8(bytes)?;
+    Ok((bytes.to_vec(), Arc::new(signer)))
+}
+
+/// The key in a folder in which nothing else may be yet.
+pub(crate) fn kept_key(dir: &Path) -> Option<Vec<u8>> {
+    Copies::of(dir).take(KEY_FILE, key_of).ok().map(|(key, _)| key)
+}
+
+fn damaged(dir: &Path, name: &str, problem: &str) -> IdentityError {
+    IdentityError::Damaged { path: dir.join(name), problem: problem.to_owned() }
 }
 
 impl Identity {
@@ -222,57 +268,47 @@ impl Identity {
         Self::look(dir).map(|(identity, _)| identity)
     }
 
-    /// The same for the agent that lives by it: a copy that is lost or damaged is written anew from the other one. Says
-    /// which were.
+    /// The same for the agent that lives by it: what is lost, damaged or older is written anew from the other copy. Says
+    /// which files were, but for second copies that were absent.
     ///
     /// # Errors
     /// As [`Self::load`].
     pub fn take_up(dir: &Path) -> Result<(Self, Vec<String>), IdentityError> {
-        // Agents that kept each file once left no copy to miss.
-        let kept_once = FILES.iter().all(|name| !dir.join(copy_of(name)).exists());
         let (identity, mends) = Self::look(dir)?;
-        let mut damaged = Vec::new();
+        let mut told = Vec::new();
         for mend in mends {
             if let Err(error) = write_private(dir, &mend.file, &mend.bytes) {
                 tracing::warn!(error = %chain(&error), "a file of the identity is there once only");
             }
-            if mend.damaged && !kept_once {
-                damaged.push(mend.file);
+            if mend.told {
+                told.push(mend.file);
             }
         }
-        Ok((identity, damaged))
+        Ok((identity, told))
     }
 
     fn look(dir: &Path) -> Result<(Self, Vec<Mend>), IdentityError> {
         if !dir.join(ENROLMENT_FILE).exists() && !dir.join(copy_of(ENROLMENT_FILE)).exists() {
             return Err(IdentityError::NotEnrolled(dir.to_path_buf()));
         }
-        let damaged = |name: &str, problem: &str| IdentityError::Damaged {
-            path: dir.join(name),
-            problem: problem.to_owned(),
-        };
+        let none = |name: &str| damaged(dir, name, "no certificate");
         let pinned = |name: &str, bytes: &[u8], pin: Digest| {
-            if dunlin_trust::sha256(bytes) == pin {
+            if sha256(bytes) == pin {
                 Ok(())
             } else {
-                Err(damaged(name, "it does not match the pin of the enrolment"))
+                Err(damaged(dir, name, "it does not match the pin of the enrolment"))
             }
         };
-        let mut copies = Copies { dir, mends: Vec::new() };
-        let enrolment = copies.take(ENROLMENT_FILE, |bytes| {
-            Enrolment::decode(bytes).map_err(|problem| damaged(ENROLMENT_FILE, &problem))
-        })?;
-        let (key_pkcs8, signer) = copies.take(KEY_FILE, |bytes| {
-            let signer = EcdsaP256Signer::from_pkcs8(bytes)?;
-            Ok((bytes.to_vec(), Arc::new(signer)))
-        })?;
+        let mut copies = Copies::of(dir);
+        let enrolment = copies.take(ENROLMENT_FILE, |bytes| Enrolment::decode(dir, bytes))?;
+        let (key_pkcs8, signer) = copies.take(KEY_FILE, key_of)?;
         let shown = copies.take(CERTIFICATE_FILE, |bytes| {
-            let chain = certificates(bytes).ok_or_else(|| damaged(CERTIFICATE_FILE, "no certificate"))?;
+            let chain = certificates(bytes).ok_or_else(|| none(CERTIFICATE_FILE))?;
             Ok(certified(chain, &key_pkcs8)?)
         })?;
         let ca = copies.take(CA_FILE, |bytes| {
             let ca = certificates(bytes).and_then(|all| all.into_iter().next());
-            let ca = ca.ok_or_else(|| damaged(CA_FILE, "no certificate"))?;
+            let ca = ca.ok_or_else(|| none(CA_FILE))?;
             pinned(CA_FILE, ca.as_ref(), enrolment.ca)?;
             Ok(ca)
         })?;
@@ -303,12 +339,7 @@ impl Identity {
 
     /// TLS that trusts the pinned authority alone and presents nothing.
     pub fn tls_nameless(&self) -> Result<ClientConfig, IdentityError> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.ca.clone())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_details(provider, Arc::new(crate::clock::CertificateTime))
-            .with_safe_default_protocol_versions()?;
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+        Ok(crate::tls::trusting(self.ca.clone())?)
     }
 
     /// The key as its file holds it, for certificate requests.
@@ -347,9 +378,9 @@ pub(crate) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
     made.map_err(|source| IdentityError::File { path: dir.to_path_buf(), source })
 }
 
-/// Writes both copies of a file of the identity, one after the other.
+/// Writes a file of the identity and its second copy, which comes first: a whole one is never older than the file.
 pub(crate) fn write_twice(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
-    write_private(dir, &copy_of(name), bytes)?;
+    write_private(dir, &copy_of(name), &sealed(name, bytes))?;
     write_private(dir, name, bytes)
 }
 

@@ -285,14 +285,14 @@ impl Hands {
         let writer = self.writers.entry(item.blob().digest).or_default().clone();
         self.keep_track(task.clone(), |jobs| {
             jobs.spawn(async move {
-                let _writer = writer.lock_owned().await;
-                let _turn = fetches.acquire_owned().await.ok()?;
+                let writer = writer.lock_owned().await;
+                let held = (writer, fetches.acquire_owned().await.ok()?);
                 let blob = item.blob();
                 let fetched = match &item {
                     Item::Policy(file) | Item::Manifest(file) => {
-                        fetcher.target(&store, &file.name, &blob).await
+                        fetcher.target(&store, &file.name, &blob, held).await
                     }
-                    Item::Blob(blob) => fetcher.blob(&store, blob).await,
+                    Item::Blob(blob) => fetcher.blob(&store, blob, held).await,
                 };
                 Some(match fetched {
                     Ok(()) => item.stored(task, &store),

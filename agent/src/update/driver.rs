@@ -36,7 +36,7 @@ const CLOCK_BEHIND_MS: u64 = 60_000;
 
 /// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
 /// this device. A controller that made a mistake looks the same.
-const SUSPICIOUS: [ReasonCode; 18] = [
+const SUSPICIOUS: [ReasonCode; 19] = [
     ReasonCode::MetadataMismatch,
     ReasonCode::NotApproved,
     ReasonCode::TargetMismatch,
@@ -55,6 +55,7 @@ const SUSPICIOUS: [ReasonCode; 18] = [
     ReasonCode::SlowRetrieval,
     ReasonCode::DigestMismatch,
     ReasonCode::LengthMismatch,
+    ReasonCode::ServerUntrusted,
 ];
 
 /// What the driver is told to do.
@@ -493,11 +494,23 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(error = %chain(&error), "a check got no answer");
+                let told_before = self.untrusted_told;
+                self.untrusted_told = match &error {
+                    FetchError::Untrusted { .. } => true,
+                    // What is wrong came from the controller itself.
+                    FetchError::Status { .. } | FetchError::Endless { .. } | FetchError::Answer { .. } => {
+                        false
+                    }
+                    FetchError::Link { .. }
+                    | FetchError::Slow { .. }
+                    | FetchError::Thread(_)
+                    | FetchError::Panicked
+                    | FetchError::Store(_) => told_before,
+                };
                 let untrusted = matches!(error, FetchError::Untrusted { .. });
-                if error.is_suspicious() && !(untrusted && self.untrusted_told) {
+                if error.is_suspicious() && !(untrusted && told_before) {
                     self.indicate(error.reason(), chain(&error));
                 }
-                self.untrusted_told |= untrusted;
                 self.tell_stale();
                 let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
                 self.failed_checks = self.failed_checks.saturating_add(1);

@@ -10,7 +10,7 @@ use dunlin_update::Fault;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
-use super::aside::aside;
+use super::aside::{AsideError, aside};
 use super::store::{Store, StoreError};
 use crate::identity::{Identity, IdentityError};
 use crate::tls::{Doubt, doubt};
@@ -95,6 +95,9 @@ pub enum FetchError {
     /// No thread for it.
     #[error("starting a transfer")]
     Thread(#[source] std::io::Error),
+    /// The transfer panicked; the log says where.
+    #[error("the transfer panicked")]
+    Panicked,
     /// The store refused what came.
     #[error("storing what was fetched")]
     Store(#[from] StoreError),
@@ -108,9 +111,11 @@ impl FetchError {
             Self::Slow { .. } => ReasonCode::SlowRetrieval,
             Self::Endless { .. } => ReasonCode::MetadataTooLarge,
             Self::Status { status: 404 | 410, .. } => ReasonCode::FileMissing,
-            Self::Link { .. } | Self::Status { .. } | Self::Answer { .. } | Self::Thread(_) => {
-                ReasonCode::FetchFailed
-            }
+            Self::Link { .. }
+            | Self::Status { .. }
+            | Self::Answer { .. }
+            | Self::Thread(_)
+            | Self::Panicked => ReasonCode::FetchFailed,
             Self::Store(error) => match error {
                 StoreError::Io { .. } if error.is_full() => ReasonCode::DiskFull,
                 StoreError::Io { .. } | StoreError::Short { .. } => ReasonCode::FetchFailed,
@@ -127,7 +132,8 @@ impl FetchError {
             Self::Link { .. } | Self::Untrusted { .. } | Self::Slow { .. } | Self::Thread(_) => true,
             // What is gone or was never there may still be on its way to this mirror; but not for ever.
             Self::Status { status, .. } => !matches!(status, 404 | 410),
-            Self::Endless { .. } | Self::Answer { .. } => false,
+            // What panicked once does so again, at the same file.
+            Self::Endless { .. } | Self::Answer { .. } | Self::Panicked => false,
             Self::Store(StoreError::Io { .. } | StoreError::Short { .. }) => true,
             Self::Store(StoreError::TooLong { .. } | StoreError::Mismatch { .. }) => false,
         };
@@ -147,6 +153,7 @@ impl FetchError {
             | Self::Endless { .. }
             | Self::Answer { .. }
             | Self::Thread(_)
+            | Self::Panicked
             | Self::Store(_) => None,
         }
     }
@@ -156,7 +163,9 @@ impl FetchError {
     pub fn is_suspicious(&self) -> bool {
         match self {
             Self::Untrusted { .. } | Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
-            Self::Link { .. } | Self::Status { .. } | Self::Thread(_) | Self::Store(_) => false,
+            Self::Link { .. } | Self::Status { .. } | Self::Thread(_) | Self::Panicked | Self::Store(_) => {
+                false
+            }
         }
     }
 }
@@ -257,11 +266,17 @@ impl Fetcher {
         cbor::decode(&bytes, CHECK_BYTES_MAX).map_err(|e| FetchError::Answer { url, problem: e.to_string() })
     }
 
-    /// Fetches a manifest or policy by its TUF name into the store.
+    /// Fetches a manifest or policy by its TUF name into the store. `held` is let go when nothing is written any more.
     ///
     /// # Errors
     /// It did not come, or is not what was signed.
-    pub async fn target(&self, store: &Store, name: &str, blob: &Blob) -> Result<(), FetchError> {
+    pub async fn target(
+        &self,
+        store: &Store,
+        name: &str,
+        blob: &Blob,
+        held: impl Send + 'static,
+    ) -> Result<(), FetchError> {
         let url = format!("{}/v1/targets/{}.{name}", self.base, blob.digest);
         if blob.length > MANIFEST_BYTES_MAX {
             return Err(FetchError::Answer {
@@ -269,22 +284,42 @@ impl Fetcher {
                 problem: format!("it is signed to be longer than {MANIFEST_BYTES_MAX} bytes"),
             });
         }
-        self.file(store, url, blob).await
+        self.file(store, url, blob, held).await
     }
 
-    /// Fetches a blob into the store, from where it has it.
+    /// Fetches a blob into the store, from where it has it. `held` is let go when nothing is written any more.
     ///
     /// # Errors
     /// It did not come, or not all of it, or is not what was signed. What came is resumed the next time.
-    pub async fn blob(&self, store: &Store, blob: &Blob) -> Result<(), FetchError> {
+    pub async fn blob(
+        &self,
+        store: &Store,
+        blob: &Blob,
+        held: impl Send + 'static,
+    ) -> Result<(), FetchError> {
         let url = format!("{}/v1/blobs/{}", self.base, blob.digest);
-        self.file(store, url, blob).await
+        self.file(store, url, blob, held).await
     }
 
-    async fn file(&self, store: &Store, url: String, blob: &Blob) -> Result<(), FetchError> {
+    /// Who gives this up is gone before its thread is, which may be in the middle of a write: what keeps others from writing
+    /// the same file is held by the thread.
+    async fn file(
+        &self,
+        store: &Store,
+        url: String,
+        blob: &Blob,
+        held: impl Send + 'static,
+    ) -> Result<(), FetchError> {
         let (fetcher, store, blob) = (self.clone(), store.clone(), *blob);
-        let transfer = async move { fetcher.transfer(&store, &url, &blob).await };
-        aside(transfer).await.map_err(FetchError::Thread)?
+        let transfer = async move {
+            let _held = held;
+            fetcher.transfer(&store, &url, &blob).await
+        };
+        match aside(transfer).await {
+            Ok(fetched) => fetched,
+            Err(AsideError::Thread(error)) => Err(FetchError::Thread(error)),
+            Err(AsideError::Panicked) => Err(FetchError::Panicked),
+        }
     }
 
     /// Blocks on the disk.

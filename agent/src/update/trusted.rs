@@ -257,14 +257,8 @@ impl Trusted {
             self.director_cache.save(&Cache::encode(self.pins[1], &director)).map_err(io)?;
         }
         (self.image, self.director) = (image, director);
-        let wall_ms = self.floors.wall_ms.max(self.image.judged_ms()).max(self.director.judged_ms());
-        let raised = Floors {
-            image: self.image.floors(),
-            director: self.director.floors(),
-            roles: self.image.role_floors().clone(),
-            wall_ms,
-            ..self.floors.clone()
-        };
+        // Those of releases too, whatever becomes of the assignment: its sender must not keep a withdrawal from this device.
+        let raised = self.floors.raised_by(&self.image, &self.director);
         if raised != self.floors {
             self.raise(raised)?;
         }

@@ -118,7 +118,8 @@ pub fn approve(
     }
     check_tasks(&assignment)?;
 
-    let mut raised = raise(image, director, floors)?;
+    image.release_floors()?;
+    let mut raised = floors.raised_by(image, director);
     raised.generation = assignment.generation;
     raised.assignment = Some(content);
     raised.counted_by = Some(counted_by);
@@ -194,19 +195,22 @@ fn check_tasks(assignment: &Assignment) -> Result<(), TrustError> {
     Err(TrustError::malformed(TARGETS, "the assignment names a task twice"))
 }
 
-/// Floors with all that both repositories showed. Release floors come from offline-signed metadata alone, and keep the
-/// highest value ever seen.
-fn raise(image: &TrustedRepo, director: &TrustedRepo, floors: &Floors) -> Result<Floors, TrustError> {
-    let mut raised = floors.clone();
-    raised.image = image.floors();
-    raised.roles = image.role_floors().clone();
-    raised.director = director.floors();
-    raised.wall_ms = floors.wall_ms.max(image.judged_ms()).max(director.judged_ms());
-    for (model, floor) in image.release_floors()? {
-        let kept = raised.releases.entry(model).or_insert(0);
-        *kept = floor.max(*kept);
+impl Floors {
+    /// Floors with all that both repositories showed, whatever is assigned. Release floors come from offline-signed metadata
+    /// alone, and keep the highest value ever seen; those that do not read, which [`approve`] refuses, raise none.
+    #[must_use]
+    pub fn raised_by(&self, image: &TrustedRepo, director: &TrustedRepo) -> Self {
+        let mut raised = self.clone();
+        raised.image = image.floors();
+        raised.roles = image.role_floors().clone();
+        raised.director = director.floors();
+        raised.wall_ms = self.wall_ms.max(image.judged_ms()).max(director.judged_ms());
+        for (model, floor) in image.release_floors().unwrap_or_default() {
+            let kept = raised.releases.entry(model).or_insert(0);
+            *kept = floor.max(*kept);
+        }
+        raised
     }
-    Ok(raised)
 }
 
 struct Judge<'a> {

@@ -32,7 +32,8 @@ pub enum Fault {
         /// The wait the server asked for, milliseconds.
         retry_after_ms: Option<u64>,
     },
-    /// The server answers with something else than what was signed: tried [`crate::WRONG_MAX`] times.
+    /// The server answers with something else than what was signed, or this agent fails at it: tried [`crate::WRONG_MAX`]
+    /// times.
     Wrong {
         /// What it was.
         reason: ReasonCode,

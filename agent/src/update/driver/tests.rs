@@ -1,8 +1,8 @@
 //! What becomes of the update journal and the generation record on the disk, as the driver finds them at its start.
 use std::fs;
 
-use dunlin_protocol::{Blob, Digest};
-use dunlin_update::Designation;
+use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, RepoVersions};
+use dunlin_update::{Designation, Line, Pack, Proof};
 
 use super::*;
 use crate::serve::Limits;
@@ -46,8 +46,29 @@ struct TakenUp {
 
 /// Starts on a state folder of a device that was assigned the newest generation.
 fn start(state: &Path) -> TakenUp {
+    let driver = restored(state, &assigned());
+    let told = driver.pending.iter().filter_map(|notice| match notice {
+        Notice::Indicator(indicator) => Some(indicator.reason),
+        Notice::Outcome(_) | Notice::Installed(..) => None,
+    });
+    let floor = driver.trusted.lock().unwrap().floors().generation;
+    TakenUp {
+        generation: driver.updater.generation(),
+        policy: driver.updater.record().tasks.get(&task()).and_then(|slot| slot.policy),
+        floor,
+        told: told.collect(),
+    }
+}
+
+/// Where the newest generation is assigned.
+fn assigned() -> World {
     let mut world = World::new();
     world.assign(GENERATION);
+    world
+}
+
+/// The driver on a state folder of a device that took what this world offers.
+fn restored(state: &Path, world: &World) -> Driver {
     let mut trusted = world.open(&state.join("trust"));
     assert_eq!(take(&mut trusted, &world.check()), Ok(GENERATION));
     let trusted = Arc::new(Mutex::new(trusted));
@@ -64,18 +85,8 @@ fn start(state: &Path) -> TakenUp {
     let fetcher = Fetcher::plain("http://127.0.0.1:1".to_owned());
     let ((_, orders), (notices, _)) = (mpsc::channel(1), mpsc::channel(1));
     let serving = Serving::new(Limits::default());
-    let (driver, _) = Driver::restore(config, 1, trusted.clone(), fetcher, serving, orders, notices).unwrap();
-    let told = driver.pending.iter().filter_map(|notice| match notice {
-        Notice::Indicator(indicator) => Some(indicator.reason),
-        Notice::Outcome(_) | Notice::Installed(..) => None,
-    });
-    let floor = trusted.lock().unwrap().floors().generation;
-    TakenUp {
-        generation: driver.updater.generation(),
-        policy: driver.updater.record().tasks.get(&task()).and_then(|slot| slot.policy),
-        floor,
-        told: told.collect(),
-    }
+    let (driver, _) = Driver::restore(config, 1, trusted, fetcher, serving, orders, notices).unwrap();
+    driver
 }
 
 /// Bends the files of a folder that was written, and starts on it.
@@ -146,5 +157,85 @@ async fn without_either_record_nothing_older_is_taken_up() {
         let taken = start_after(|slots| FILES.iter().for_each(|name| bent(&slots.join(name), to)));
         assert_eq!((taken.generation, taken.policy, taken.floor), (0, None, GENERATION), "{to:?}");
         assert_eq!(taken.told.is_empty(), to.is_none(), "{:?}", taken.told);
+    }
+}
+
+/// The assignment is void, the metadata that came along is not.
+#[tokio::test]
+async fn a_withdrawn_release_is_left_although_the_assignment_beside_it_is_for_somebody_else() {
+    let voids =
+        [("device", "pole-2", ReasonCode::WrongDevice), ("class", "gantry", ReasonCode::ClassMismatch)];
+    for (part, other, reason) in voids {
+        let state = tempfile::tempdir().unwrap();
+        let slots = state.path().join("slots");
+        fs::create_dir(&slots).unwrap();
+        let release: ReleaseId = "meter@2".parse().unwrap();
+        let pack = Pack { release: release.clone(), manifest: POLICY, blobs: vec![], retrained: false };
+        let line = Line {
+            generation: GENERATION,
+            champion: pack,
+            fallback: None,
+            members: vec![],
+            conduct: Conduct::default(),
+            proof: Proof::default(),
+            policy: None,
+        };
+        let (serving, previous) = (Designation::Line(line), Designation::Baseline);
+        let slot = Slot { policy: None, serving, previous };
+        let record = Record { format: 1, generation: GENERATION, tasks: [(task(), slot)].into() };
+        Twin::open(&slots, "slots").unwrap().0.save(&record.encode()).unwrap();
+        let mut world = assigned();
+        let mut driver = restored(state.path(), &world);
+        let mut offer = async |world: &World| {
+            assert_eq!(take(&mut driver.trusted.lock().unwrap(), &world.check()), Err(reason), "{part}");
+            assert_eq!(driver.approve().await, reason, "{part}");
+            driver.updater.designation(&task()).release().cloned()
+        };
+
+        world.bump(GENERATION + 1);
+        world.assign_for(part, other);
+        assert_eq!(offer(&world).await, Some(release), "{part}: nothing is withdrawn yet");
+        world.bump(GENERATION + 2);
+        world.assign_for(part, other);
+        world.withdraw_below(3);
+        assert_eq!(offer(&world).await, None, "{part}");
+    }
+}
+
+/// One impostor is told once, until the controller itself answered; that it could not be reached in between says nothing.
+#[tokio::test]
+async fn an_impostor_is_told_once_until_the_controller_answered_itself() {
+    let state = tempfile::tempdir().unwrap();
+    fs::create_dir(state.path().join("slots")).unwrap();
+    let mut driver = restored(state.path(), &assigned());
+    let url = || "https://controller".to_owned();
+    let broken = async || {
+        let (device, none): (DeviceId, _) = ("pole-1".parse().unwrap(), RepoVersions::default());
+        match Fetcher::plain("no address".to_owned()).check(&device, none, none, "").await {
+            Err(FetchError::Link { source, .. }) => source,
+            other => panic!("{other:?}"),
+        }
+    };
+    let answers = [
+        (FetchError::Untrusted { url: url(), source: broken().await }, 1),
+        (FetchError::Untrusted { url: url(), source: broken().await }, 1),
+        (FetchError::Link { url: url(), source: broken().await }, 1),
+        (FetchError::Slow { url: url() }, 1),
+        (FetchError::Untrusted { url: url(), source: broken().await }, 1),
+        (FetchError::Status { url: url(), status: 503, retry_after_ms: None }, 1),
+        (FetchError::Untrusted { url: url(), source: broken().await }, 2),
+        (FetchError::Answer { url: url(), problem: "no metadata".to_owned() }, 2),
+        (FetchError::Untrusted { url: url(), source: broken().await }, 3),
+        (FetchError::Endless { url: url() }, 3),
+        (FetchError::Untrusted { url: url(), source: broken().await }, 4),
+    ];
+    for (error, expected) in answers {
+        let what = error.to_string();
+        driver.checked(Err(error)).await;
+        let untrusted = driver.pending.iter().filter(|notice| match notice {
+            Notice::Indicator(indicator) => indicator.reason == ReasonCode::ServerUntrusted,
+            Notice::Outcome(_) | Notice::Installed(..) => false,
+        });
+        assert_eq!(untrusted.count(), expected, "{what}");
     }
 }

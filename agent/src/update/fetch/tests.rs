@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -185,7 +185,7 @@ async fn case(length: u64, acts: Vec<Act>) -> Case {
 
 impl Case {
     async fn fetch(&self) -> Result<(), FetchError> {
-        self.fetcher.blob(&self.store, &self.blob).await
+        self.fetcher.blob(&self.store, &self.blob, ()).await
     }
 
     fn ranges(&self) -> Vec<Option<u64>> {
@@ -302,7 +302,7 @@ async fn nothing_at_all_listens() {
     case.server.task.abort();
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let fetcher = Fetcher::plain(format!("http://{closed}"));
-    let fault = fetcher.blob(&case.store, &case.blob).await.unwrap_err().fault();
+    let fault = fetcher.blob(&case.store, &case.blob, ()).await.unwrap_err().fault();
     assert!(matches!(fault, Fault::Passing { reason: ReasonCode::FetchFailed, .. }), "{fault:?}");
 }
 
@@ -310,8 +310,34 @@ async fn nothing_at_all_listens() {
 async fn a_manifest_that_is_signed_to_be_huge_is_not_asked_for() {
     let case = case(10, vec![Act::Serve]).await;
     let huge = Blob { digest: case.blob.digest, length: MANIFEST_BYTES_MAX + 1 };
-    assert!(case.fetcher.target(&case.store, "m.1.json", &huge).await.is_err());
+    assert!(case.fetcher.target(&case.store, "m.1.json", &huge, ()).await.is_err());
     assert!(case.ranges().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_held_for_a_transfer_is_let_go_once_it_is_over_or_given_up() {
+    let served = case(LENGTH, vec![Act::Serve]).await;
+    let (held, over) = mpsc::channel::<()>();
+    served.fetcher.blob(&served.store, &served.blob, held).await.unwrap();
+    assert_eq!(over.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+
+    let silent = case(LENGTH, vec![Act::Silent]).await;
+    let (held, over) = mpsc::channel::<()>();
+    let (fetcher, store, blob) = (silent.fetcher.clone(), silent.store.clone(), silent.blob);
+    let job = tokio::spawn(async move { fetcher.blob(&store, &blob, held).await });
+    while silent.ranges().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(over.try_recv(), Err(mpsc::TryRecvError::Empty));
+    job.abort();
+    assert!(job.await.is_err());
+    assert_eq!(over.recv_timeout(Duration::from_secs(60)), Err(mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn a_transfer_that_panics_is_not_tried_for_ever() {
+    let fault = FetchError::Panicked.fault();
+    assert!(matches!(fault, Fault::Wrong { reason: ReasonCode::FetchFailed, .. }), "{fault:?}");
 }
 
 /// What lies on a medium is taken without the network if it is what was signed; anything else is fetched.
@@ -353,7 +379,7 @@ async fn a_medium_is_looked_on_first_and_believed_by_digest_alone() {
     let store = Store::open(dir.path(), 0).unwrap();
     std::fs::write(&file, &case.bytes).unwrap();
     // A copy of the fetcher looks on the same medium.
-    case.fetcher.clone().blob(&store, &case.blob).await.unwrap();
+    case.fetcher.clone().blob(&store, &case.blob, ()).await.unwrap();
     assert_eq!(store.read(&case.blob).unwrap(), case.bytes);
     assert_eq!(case.ranges().len(), 1);
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use dunlin_protocol::{AckRange, Bytes, RepoFiles};
+use dunlin_protocol::{AckRange, Bytes, ModelName, RepoFiles};
 use dunlin_trust::{Ed25519Signer, Signer, envelope};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,8 +48,18 @@ impl World {
             json!({ "device": DEVICE, "generation": generation, "correlation": "c", "tasks": tasks });
     }
 
+    /// Signs an assignment that names another device or class than this one.
+    pub(crate) fn assign_for(&mut self, part: &str, other: &str) {
+        self.director.custom[part] = other.into();
+    }
+
+    /// Withdraws what lies below this version of the one model.
+    pub(crate) fn withdraw_below(&mut self, floor: u32) {
+        self.image.custom = json!({ "floors": { "meter": floor } });
+    }
+
     /// The next release of everything.
-    fn bump(&mut self, generation: u64) {
+    pub(crate) fn bump(&mut self, generation: u64) {
         self.image.bump();
         self.director.bump();
         self.team.1 += 1;
@@ -379,6 +389,28 @@ fn floors_that_the_disk_did_not_take_are_not_gone_on_with() {
     fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(take(&mut trusted, &world.check()), Ok(2));
     assert_eq!(world.open(dir.path()).floors().generation, 2);
+}
+
+/// Whoever signs assignments could else keep a device on a release by one that is void: the metadata around it is honest.
+#[test]
+fn a_withdrawal_is_kept_whatever_becomes_of_the_assignment_beside_it() {
+    let voids =
+        [("device", "pole-2", ReasonCode::WrongDevice), ("class", "gantry", ReasonCode::ClassMismatch)];
+    for (part, other, reason) in voids {
+        let (mut world, dir) = (World::new(), tempfile::tempdir().unwrap());
+        assert_eq!(take(&mut world.open(dir.path()), &world.check()), Ok(1));
+        world.bump(2);
+        world.withdraw_below(3);
+        world.assign_for(part, other);
+        let mut trusted = world.open(dir.path());
+        assert_eq!(take(&mut trusted, &world.check()), Err(reason));
+        // It is on the disk as well.
+        let again = world.open(dir.path());
+        let model: ModelName = "meter".parse().unwrap();
+        for floors in [trusted.floors(), again.floors()] {
+            assert_eq!((floors.releases[&model], floors.generation), (3, 1), "{part}");
+        }
+    }
 }
 
 #[test]
