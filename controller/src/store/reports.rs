@@ -22,7 +22,7 @@ const TELEMETRY_MISMATCH: &str = "telemetry_mismatch";
 /// Windows of one digest that are compared, inside the one write transaction: those of a device that reports every minute are
 /// a handful.
 const WINDOWS_COMPARED_MAX: u64 = 256;
-/// Windows after a report that are counted, by their index alone: more than a batch of records holds.
+/// Windows after a report that are counted, by their index alone: ten times what a batch of records holds unless it is set larger.
 const WINDOWS_LATER_MAX: u64 = 10_000;
 
 /// Where a report stands among what its device said.

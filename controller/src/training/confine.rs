@@ -39,7 +39,9 @@ impl Confined {
         match self {
             Self::Wholly => "confined to the job folder, without network",
             Self::Partly => "confined in part: this kernel or processor does not have all that is asked for",
-            Self::Not => "not confined: this kernel or processor has neither Landlock nor filters of system calls",
+            Self::Not => {
+                "not confined: this kernel or processor has neither Landlock nor filters of system calls"
+            }
         }
     }
 }
