@@ -2,15 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dunlin_controller::audit::Audit;
 use dunlin_controller::clock;
 use dunlin_controller::identity::Identity;
-use dunlin_controller::keys::{self, CeremonyOptions, Request};
+use dunlin_controller::keys::{self, CeremonyOptions, Delegation, Keyring, OfflineRole, Request, RoleChange};
 use dunlin_controller::registry::{Push, Registry, RegistryError, anchor_set};
-use dunlin_controller::repo::Repos;
+use dunlin_controller::repo::{Offline, Repos};
 use dunlin_controller::store::{ReleaseState, Store, StoreError};
 use dunlin_engine::onnx_pb::{AttributeProto, ModelProto, NodeProto};
 use dunlin_learn::data::Table;
@@ -19,6 +20,7 @@ use dunlin_learn::result::RunResult;
 use dunlin_learn::rng::Rng;
 use dunlin_learn::{Config, Family, fit, train_worker};
 use dunlin_protocol::{Digest, ReasonCode, ReleaseId, RetrainedBounds, TaskId, TaskPolicy, TaskType, cbor};
+use dunlin_trust::Signer;
 use prost::Message;
 use tempfile::TempDir;
 
@@ -46,21 +48,29 @@ impl World {
         let store = Store::open(&data.join("test.db")).await.unwrap();
         fs::create_dir(data.join("tls")).unwrap();
         Identity::create(&data, &[]).unwrap();
-        let audit = Audit::open(store.clone(), &data, &Identity::open(&data).unwrap()).unwrap();
-        let registry = Registry::open(&data, store.clone(), Arc::clone(&repos), audit).unwrap();
-        let registry = registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")));
+        let registry = open(&data, &store, &repos);
         Self { folder, store, repos, registry }
+    }
+
+    /// Publishes what was signed offline, as with a controller that was stopped for it.
+    fn publish(&mut self, offline: &Offline, now_ms: u64) {
+        let data = self.folder.path().join("data");
+        Repos::publish_offline(&data, offline, now_ms).unwrap();
+        self.repos = Arc::new(Repos::open(&data).unwrap());
+        self.registry = open(&data, &self.store, &self.repos);
+    }
+
+    fn safe(&self) -> PathBuf {
+        self.folder.path().join("safe/private")
+    }
+
+    async fn state(&self, release: &ReleaseId) -> ReleaseState {
+        self.store.release(release).await.unwrap().unwrap().state
     }
 
     async fn sign(&self, request: Request) -> Vec<(ReleaseId, ReleaseState)> {
         let current = self.registry.current_targets().unwrap();
-        let signed = keys::sign_targets(
-            &current,
-            &request,
-            &self.folder.path().join("safe/private"),
-            clock::wall_ms(),
-        )
-        .unwrap();
+        let signed = keys::sign_targets(&current, &request, &self.safe(), clock::wall_ms()).unwrap();
         self.registry.approve(signed, "ann").await.unwrap()
     }
 
@@ -85,6 +95,12 @@ impl World {
         let digest = dunlin_trust::sha256(&fs::read(dir.join("job.json")).unwrap());
         (dir, digest, dataset)
     }
+}
+
+fn open(data: &Path, store: &Store, repos: &Arc<Repos>) -> Registry {
+    let audit = Audit::open(store.clone(), data, &Identity::open(data).unwrap()).unwrap();
+    let registry = Registry::open(data, store.clone(), Arc::clone(repos), audit).unwrap();
+    registry.with_prover(PathBuf::from(env!("CARGO_BIN_EXE_dunlin")))
 }
 
 fn schema() -> Schema {
@@ -370,4 +386,83 @@ async fn a_policy_needs_its_anchor_set_and_a_signature() {
     assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, row.sha256);
     world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
     assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, next.sha256);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_whose_file_expired_finds_its_releases_as_they_were() {
+    let mut world = World::new().await;
+    let task: TaskId = "meter".parse().unwrap();
+    let row = world.registry.push(push(1e-3), ("ann", "ann")).await.unwrap();
+    let release = row.bundle.release;
+    let anchor = cbor::encode(&anchor_set(&table()));
+    let blob = world.registry.blobs().put(anchor).await.unwrap();
+    let body = serde_json::to_vec(&policy(blob)).unwrap();
+    let rules = world.registry.policy(body, ("ann", "ann")).await.unwrap();
+    world.sign(Request { add: world.registry.pending().await.unwrap(), ..Request::default() }).await;
+
+    // A team takes the task over with a file that is at its end by now.
+    let then_ms = clock::wall_ms() - keys::TARGETS_LIFE_MS - 1;
+    let team = world.folder.path().join("team");
+    let made = keys::make_keys(&team, &keys::task_prefix(&task), 1, None).unwrap();
+    let safe = world.safe();
+    let owners = Keyring::from(&safe).signers(OfflineRole::ImageTargets.prefix()).unwrap();
+    let owners: Vec<&dyn Signer> = owners.iter().map(|signer| signer as &dyn Signer).collect();
+    let holders: Vec<&dyn Signer> = made.iter().map(|signer| signer as &dyn Signer).collect();
+    let add = made.iter().map(|signer| signer.key().clone()).collect();
+    let change = RoleChange { add, drop: vec![], threshold: Some(1) };
+    let delegation = Delegation { task: task.clone(), lines: vec![], keys: change };
+    let current = world.registry.current_targets().unwrap();
+    let made = keys::delegate(&current, None, &delegation, &owners, &holders, then_ms).unwrap();
+    let tasks = [(task.clone(), made.role.clone())].into();
+    world.publish(&Offline { targets: Some(made.targets), tasks, ..Offline::default() }, then_ms);
+    assert_eq!(world.registry.current_role(&task).unwrap(), made.role);
+
+    // Somebody else's approval is followed: nothing is known of the task, and nothing is said of it.
+    let changed = world.sign(Request::default()).await;
+    assert!(world.registry.current_role(&task).is_err() && world.repos.approvals().unwrap().is_empty());
+    assert_eq!((changed, world.state(&release).await), (vec![], ReleaseState::Approved));
+    assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, rules.sha256);
+
+    let now_ms = clock::wall_ms();
+    let renewed = keys::sign_task(&task, &made.role, &Request::default(), &team, now_ms).unwrap();
+    let changed = world.registry.approve_task(task.clone(), renewed.clone(), "team").await.unwrap();
+    assert_eq!((changed, world.repos.approvals().unwrap().len()), (vec![], 1));
+    assert_eq!(world.state(&release).await, ReleaseState::Approved);
+    assert_eq!(world.store.policy_in_force(&task).await.unwrap().unwrap().sha256, rules.sha256);
+
+    // What the team itself takes off its list is withdrawn.
+    let remove = vec![release.target_name()];
+    let without = Request { remove, ..Request::default() };
+    let without = keys::sign_task(&task, &renewed, &without, &team, now_ms).unwrap();
+    let changed = world.registry.approve_task(task, without, "team").await.unwrap();
+    assert_eq!(changed, [(release, ReleaseState::Withdrawn)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publications_that_overtake_each_other_withdraw_nothing() {
+    let world = World::new().await;
+    let mut releases = Vec::new();
+    for l2 in [1e-3, 1e-1] {
+        releases.push(world.registry.push(push(l2), ("ann", "ann")).await.unwrap().bundle.release);
+    }
+    let [first, second] = <[_; 2]>::try_from(world.registry.pending().await.unwrap()).unwrap();
+    let sign = |addition| {
+        let current = world.registry.current_targets().unwrap();
+        let request = Request { add: vec![addition], ..Request::default() };
+        keys::sign_targets(&current, &request, &world.safe(), clock::wall_ms()).unwrap()
+    };
+    // Nothing can be followed while another write is under way.
+    let busy = world.store.begin().await.unwrap();
+    let overtaking = async {
+        while world.repos.approvals().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        world.repos.publish_targets(&sign(second), clock::wall_ms()).unwrap();
+        busy.rollback().await.unwrap();
+    };
+    let (changed, ()) = tokio::join!(world.registry.approve(sign(first), "ann"), overtaking);
+    assert_eq!(changed.unwrap().len(), 2, "what is published by then is followed");
+    for release in &releases {
+        assert_eq!(world.state(release).await, ReleaseState::Approved);
+    }
 }

@@ -17,7 +17,7 @@ use crate::digits::{Ageing, Image, Rng};
 /// Share of images whose digit is read by a person later.
 const LABELLED_SHARE: f32 = 0.6;
 /// How late labels are, in milliseconds.
-const LABEL_DELAY_MS: std::ops::Range<usize> = 1000..4000;
+pub const LABEL_DELAY_MS: std::ops::Range<usize> = 1000..4000;
 
 /// What ids of requests begin with that accuracy is measured with; nobody ever labels them.
 pub const MEASURED: &str = "m";

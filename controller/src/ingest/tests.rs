@@ -331,6 +331,19 @@ async fn a_device_that_goes_on_from_an_older_copy_of_its_state_raises_an_alert()
 }
 
 #[tokio::test]
+async fn a_copy_that_is_many_sessions_old_raises_an_alert_too() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let up = |boot, epoch| d.record(Kind::Status, boot, epoch, &status(true, epoch));
+    let say = |boot, generation| d.record(Kind::Report, boot, 1, &report(generation));
+    store_batch(&store, vec![up(2, 9), say(2, 6)]).await.unwrap();
+    assert_eq!(set_back(&store).await, 0);
+    // The session number comes out of the copy as well.
+    store_batch(&store, vec![up(4, 6), say(4, 5)]).await.unwrap();
+    assert_eq!(set_back(&store).await, 1);
+}
+
+#[tokio::test]
 async fn a_number_that_is_counted_twice_for_other_records_raises_an_alert() {
     let (_dir, store) = test_store().await;
     let d = device(&store, "a").await;
@@ -342,34 +355,54 @@ async fn a_number_that_is_counted_twice_for_other_records_raises_an_alert() {
     assert_eq!(set_back(&store).await, 1);
 }
 
+/// A report of a boot that has closed so many windows, of which these are new.
+fn closed(windows_closed: u64, windows: &[u64]) -> Report {
+    let bodies = windows.iter().map(|n| cbor::encode(&window(*n)));
+    let chain = |so_far: Digest, body: Vec<u8>| dunlin_trust::sha256(&[&so_far.0[..], &body].concat());
+    let digest = WindowsDigest { n: windows.len() as u64, sha256: bodies.fold(Digest([0; 32]), chain) };
+    Report { windows_closed, windows_digest: Some(digest), ..Report::default() }
+}
+
+async fn mismatches(store: &Store) -> usize {
+    store.alerts(true, 10).await.unwrap().iter().filter(|alert| alert.kind == "telemetry_mismatch").count()
+}
+
 #[tokio::test]
 async fn windows_that_are_not_those_the_device_closed_raise_an_alert() {
     let (_dir, store) = test_store().await;
     let d = device(&store, "a").await;
-    let digest = |windows: &[u64]| {
-        let bodies = windows.iter().map(|n| cbor::encode(&window(*n)));
-        let chain = |so_far: Digest, body: Vec<u8>| dunlin_trust::sha256(&[&so_far.0[..], &body].concat());
-        WindowsDigest { n: windows.len() as u64, sha256: bodies.fold(Digest([0; 32]), chain) }
-    };
-    let closed = |windows_closed, windows: &[u64]| Report {
-        windows_closed,
-        windows_digest: Some(digest(windows)),
-        ..Report::default()
-    };
     let one = |seq, n| d.record(Kind::Window, 1, seq, &window(n));
     let say = |seq, report: &Report| d.record(Kind::Report, 1, seq, report);
-    let mismatches = || async {
-        let alerts = store.alerts(true, 10).await.unwrap();
-        alerts.iter().filter(|alert| alert.kind == "telemetry_mismatch").count()
-    };
     store_batch(&store, vec![one(1, 7), one(2, 8), say(3, &closed(2, &[7, 8]))]).await.unwrap();
     store_batch(&store, vec![one(4, 9), say(5, &closed(3, &[9]))]).await.unwrap();
     // One is on its way still: nothing can be said.
     store_batch(&store, vec![say(7, &closed(4, &[1]))]).await.unwrap();
     store_batch(&store, vec![one(6, 1)]).await.unwrap();
-    assert_eq!(mismatches().await, 0);
-    store_batch(&store, vec![one(8, 2), say(9, &closed(5, &[3]))]).await.unwrap();
-    assert_eq!(mismatches().await, 1);
+    assert_eq!(mismatches(&store).await, 0);
+    store_batch(&store, vec![one(8, 2), say(9, &closed(5, &[3])), one(10, 4)]).await.unwrap();
+    assert_eq!(mismatches(&store).await, 1, "whatever comes after it");
+}
+
+#[tokio::test]
+async fn windows_after_a_report_do_not_stand_in_for_lost_ones_before_it() {
+    let (_dir, store) = test_store().await;
+    let (a, b) = (device(&store, "a").await, device(&store, "b").await);
+    let one = |d: &Device, seq| d.record(Kind::Window, 1, seq, &window(seq));
+    let say = |d: &Device, seq, report: &Report| d.record(Kind::Report, 1, seq, report);
+    for d in [&a, &b] {
+        store_batch(&store, (1..=4).map(|seq| one(d, seq)).collect()).await.unwrap();
+    }
+    // The device gave up 5 and 7, which its bounds forced out.
+    let evicted = vec![
+        say(&a, 6, &closed(5, &[5])),
+        say(&a, 8, &closed(6, &[7])),
+        one(&a, 9),
+        say(&a, 10, &closed(7, &[9])),
+    ];
+    store_batch(&store, evicted).await.unwrap();
+    // The batch with 5 was refused by the database, and the device has not sent it again yet.
+    store_batch(&store, vec![one(&b, 6), say(&b, 7, &closed(6, &[5, 6])), one(&b, 8)]).await.unwrap();
+    assert_eq!(mismatches(&store).await, 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Registry, RegistryError};
 use crate::clock;
 use crate::keys::Addition;
-use crate::store::{Followed, Listed, PolicyRow, ReleaseRow, ReleaseState, Store};
+use crate::store::{Followed, PolicyRow, ReleaseRow, ReleaseState, Store};
 
 /// Largest policy file.
 pub const POLICY_BYTES_MAX: usize = 1 << 20;
@@ -109,8 +109,9 @@ impl Registry {
         facts: Value,
         now_ms: u64,
     ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
-        let listed = self.listed()?;
         let mut change = self.audit.begin().await?;
+        // Read within the change: a publication that came in between would be followed first and then taken back.
+        let listed = self.repos.listed()?;
         let followed = self.store.registry_listed(change.tx(), &listed, now_ms).await?;
         let (before, after) = told(&followed, facts);
         change.commit(who, what, before, after).await?;
@@ -123,18 +124,14 @@ impl Registry {
     /// # Errors
     /// There is no repository yet, or the database can not be written.
     pub async fn settle(&self, now_ms: u64) -> Result<(), RegistryError> {
-        let listed = self.listed()?;
         let mut change = self.audit.begin().await?;
+        let listed = self.repos.listed()?;
         let followed = self.store.registry_listed(change.tx(), &listed, now_ms).await?;
         if !followed.releases.is_empty() || followed.policies_before != followed.policies_after {
             let (before, after) = told(&followed, json!({}));
             change.commit("controller", APPROVE, before, after).await?;
         }
         Ok(())
-    }
-
-    fn listed(&self) -> Result<Listed, RegistryError> {
-        Ok(Listed { targets: self.repos.vouched()?, floors: self.repos.release_floors()? })
     }
 
     /// Takes a task policy in; it comes into force when published targets list it. Who brings it goes by two names, as in
@@ -173,8 +170,8 @@ impl Registry {
         let (name, body) = (TaskPolicy::target_name(&row.policy.task), row.body.clone());
         self.on_repos(move |repos| repos.put_target(&name, &body)).await?;
         let task = &row.policy.task;
-        let in_force = self.store.policy_in_force(task).await?.map(|held| held.sha256);
         let mut change = self.audit.begin().await?;
+        let in_force = self.store.policy_in_force(task).await?.map(|held| held.sha256);
         Store::policy_add(change.tx(), &row, by).await?;
         let before = json!({ "task": task, "in_force": in_force });
         let after = json!({ "task": task, "in_force": in_force, "uploaded": row.sha256 });

@@ -5,6 +5,7 @@ use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TaskId, TaskPo
 use dunlin_trust::{RETRAINED, TargetInfo, TrustedRepo, speaks_for, task_of};
 
 use super::{RepoError, Repos};
+use crate::store::Listed;
 
 /// A release that devices may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,16 +57,23 @@ impl Repos {
         self.image()?.release_floors().map_err(RepoError::trust("read the release floors"))
     }
 
-    /// Every target that counts, by name.
+    /// What the published targets say at one moment. A task with signers of its own whose file is expired is silent: what
+    /// they listed is not found until they renew it, which does not mean that they took it back.
     ///
     /// # Errors
-    /// There is no repository yet.
-    pub fn vouched(&self) -> Result<BTreeMap<String, Digest>, RepoError> {
+    /// There is no repository yet, or floors do not read.
+    pub fn listed(&self) -> Result<Listed, RepoError> {
         let image = self.image()?;
         let names = image.target_names();
         let targets =
             names.into_iter().filter_map(|name| Some((name.to_owned(), vouched(&image, name)?.sha256)));
-        Ok(targets.collect())
+        let held = image.role_versions();
+        let silent = image.task_roles().filter(|role| !held.contains_key(*role)).filter_map(task_of);
+        Ok(Listed {
+            targets: targets.collect(),
+            floors: image.release_floors().map_err(RepoError::trust("read the release floors"))?,
+            silent: silent.map(str::to_owned).collect(),
+        })
     }
 
     /// Whether a task has a signed policy in the eyes of devices: not one that the controller's own key or another task's

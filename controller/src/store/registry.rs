@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use dunlin_protocol::{Bundle, Digest, ModelName, ReleaseId, TaskId, TaskPolicy};
@@ -91,6 +91,8 @@ pub struct Listed {
     pub targets: BTreeMap<String, Digest>,
     /// Release floors.
     pub floors: BTreeMap<ModelName, u32>,
+    /// Tasks about which nothing is known: what was listed of them stays as it is.
+    pub silent: BTreeSet<String>,
 }
 
 /// What changed when signed targets came into force.
@@ -361,6 +363,9 @@ impl Store {
                 ReleaseState::Withdrawn => ReleaseState::Withdrawn,
                 ReleaseState::Pending | ReleaseState::Approved if floored => ReleaseState::Withdrawn,
                 ReleaseState::Pending | ReleaseState::Approved if is_listed => ReleaseState::Approved,
+                ReleaseState::Approved if listed.silent.contains(row.bundle.task.as_str()) => {
+                    ReleaseState::Approved
+                }
                 ReleaseState::Approved => ReleaseState::Withdrawn,
                 ReleaseState::Pending => ReleaseState::Pending,
             };
@@ -387,10 +392,16 @@ impl Store {
                 .attempt("changing the state of a release")?;
         }
         let policies_before = in_force(tx).await?;
-        sqlx::query("UPDATE policies SET in_force = 0 WHERE in_force = 1")
-            .execute(&mut *tx)
-            .await
-            .attempt("putting policies in force")?;
+        for task in policies_before.keys() {
+            let is_listed = listed.targets.contains_key(&format!("policy.{task}.json"));
+            if is_listed || !listed.silent.contains(task) {
+                sqlx::query("UPDATE policies SET in_force = 0 WHERE in_force = 1 AND task = ?")
+                    .bind(task)
+                    .execute(&mut *tx)
+                    .await
+                    .attempt("putting policies in force")?;
+            }
+        }
         for (name, digest) in &listed.targets {
             if name.starts_with("policy.") {
                 sqlx::query(

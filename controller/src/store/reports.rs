@@ -1,6 +1,7 @@
 //! What devices report of their updates, and what they run.
 use dunlin_protocol::{DeviceId, Digest, Report};
 use dunlin_trust::sha256;
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection};
 use utoipa::ToSchema;
@@ -18,8 +19,11 @@ const STATE_RESTORED: &str = "state_restored";
 
 /// Alert: what is stored of a device is not what it signed for.
 const TELEMETRY_MISMATCH: &str = "telemetry_mismatch";
-/// Windows of one digest that are compared: those of a device that reports every minute are a handful.
-const WINDOWS_COMPARED_MAX: u64 = 10_000;
+/// Windows of one digest that are compared, inside the one write transaction: those of a device that reports every minute are
+/// a handful.
+const WINDOWS_COMPARED_MAX: u64 = 256;
+/// Windows after a report that are counted, by their index alone: ten times what a batch of records holds unless it is set larger.
+const WINDOWS_LATER_MAX: u64 = 10_000;
 
 /// Where a report stands among what its device said.
 #[derive(Debug, Clone, Copy)]
@@ -173,15 +177,15 @@ pub(super) async fn store_report(
     Ok(())
 }
 
-/// Whether no boot of the device had a session after this one, and this one had one.
+/// Whether this boot had a session, and no later boot of the device had one. Boots are numbered as they are first heard of:
+/// session numbers come out of the state that may have been set back.
 async fn is_latest_boot(tx: &mut SqliteConnection, record: &Record, boot: i64) -> Result<bool> {
-    let latest: Option<i64> = sqlx::query_scalar(
-        "SELECT no FROM boots WHERE device = ? AND epoch > 0 ORDER BY epoch DESC, no DESC LIMIT 1",
-    )
-    .bind(record.device().as_str())
-    .fetch_optional(tx)
-    .await
-    .attempt("looking up the latest boot of a device")?;
+    let latest: Option<i64> =
+        sqlx::query_scalar("SELECT no FROM boots WHERE device = ? AND epoch > 0 ORDER BY no DESC LIMIT 1")
+            .bind(record.device().as_str())
+            .fetch_optional(tx)
+            .await
+            .attempt("looking up the latest boot of a device")?;
     Ok(latest == Some(boot))
 }
 
@@ -206,8 +210,8 @@ pub(super) async fn same_window(
     Ok(())
 }
 
-/// Compares the windows since the report before with those that the device counted into its digest, if every window of the
-/// boot is here and none has gone with its time.
+/// Compares the windows since the report before with those that the device counted into its digest, if every window that the
+/// boot had closed by then is here and none has gone with its time.
 pub(super) async fn compare_windows(
     tx: &mut SqliteConnection,
     boot: i64,
@@ -217,25 +221,36 @@ pub(super) async fn compare_windows(
     let Some(digest) = report.windows_digest.filter(|digest| digest.n <= WINDOWS_COMPARED_MAX) else {
         return Ok(());
     };
-    let stored: i64 = sqlx::query_scalar("SELECT windows_stored FROM boots WHERE no = ?")
-        .bind(boot)
-        .fetch_one(&mut *tx)
-        .await
-        .attempt("counting the windows of a boot")?;
-    let bodies: Vec<Vec<u8>> = sqlx::query_scalar(
-        "SELECT body FROM windows WHERE boot_no = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+    // Windows that were closed after the report do not stand in for those that are missing before it.
+    let (stored, later): (i64, i64) = sqlx::query_as(
+        "SELECT windows_stored, (SELECT count(*) FROM (SELECT 1 FROM windows WHERE boot_no = ?1 AND seq > ?2 LIMIT ?3)) \
+         FROM boots WHERE no = ?1",
     )
     .bind(boot)
     .bind(int(record.seq()))
-    .bind(int(digest.n))
-    .fetch_all(&mut *tx)
+    .bind(int(WINDOWS_LATER_MAX))
+    .fetch_one(&mut *tx)
     .await
-    .attempt("reading the windows of a digest")?;
-    if uint(stored) != report.windows_closed || bodies.len() as u64 != digest.n {
+    .attempt("counting the windows of a boot")?;
+    if uint(later) >= WINDOWS_LATER_MAX || stored - later != int(report.windows_closed) {
         return Ok(());
     }
-    let chain = |so_far: Digest, body: &Vec<u8>| sha256(&[&so_far.0[..], body].concat());
-    if bodies.iter().rev().fold(Digest([0; 32]), chain) != digest.sha256 {
+    let (mut n, mut chained) = (0, Digest([0; 32]));
+    {
+        let mut bodies = sqlx::query_scalar::<_, Vec<u8>>(
+            "SELECT body FROM windows WHERE boot_no = ?1 AND seq < ?2 AND seq >= (SELECT min(seq) FROM \
+             (SELECT seq FROM windows WHERE boot_no = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3)) ORDER BY seq",
+        )
+        .bind(boot)
+        .bind(int(record.seq()))
+        .bind(int(digest.n))
+        .fetch(&mut *tx);
+        while let Some(body) = bodies.try_next().await.attempt("reading the windows of a digest")? {
+            n += 1;
+            chained = sha256(&[&chained.0[..], &body].concat());
+        }
+    }
+    if n == digest.n && chained != digest.sha256 {
         let device = record.device();
         tracing::error!(%device, "the windows that are stored are not those that the device closed");
         let detail = format!("the windows stored of {device} are not those that it closed");

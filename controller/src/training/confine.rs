@@ -39,7 +39,9 @@ impl Confined {
         match self {
             Self::Wholly => "confined to the job folder, without network",
             Self::Partly => "confined in part: this kernel or processor does not have all that is asked for",
-            Self::Not => "not confined: this kernel has no Landlock",
+            Self::Not => {
+                "not confined: this kernel or processor has neither Landlock nor filters of system calls"
+            }
         }
     }
 }
@@ -90,14 +92,23 @@ pub fn confine(dir: &Path) -> Result<Confined, ConfineError> {
 }
 
 /// Landlock knows TCP alone. Here no socket is opened at all, nor a ring through which one could be. False on a processor
-/// that the filter is not made for.
+/// that the filter is not made for, and on a kernel without such filters.
 fn no_sockets() -> Result<bool, seccompiler::Error> {
     let Ok(arch) = TargetArch::try_from(env::consts::ARCH) else { return Ok(false) };
     let calls = [libc::SYS_socket, libc::SYS_io_uring_setup].map(|call| (call, Vec::new()));
     let denied = SeccompAction::Errno(libc::EACCES.unsigned_abs());
     let filter = SeccompFilter::new(calls.into(), SeccompAction::Allow, denied, arch)?;
-    seccompiler::apply_filter(&BpfProgram::try_from(filter)?)?;
-    Ok(true)
+    match seccompiler::apply_filter(&BpfProgram::try_from(filter)?) {
+        Ok(()) => Ok(true),
+        Err(error) if unknown(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the kernel was built without filters of system calls, or without that system call.
+fn unknown(error: &seccompiler::Error) -> bool {
+    let seccompiler::Error::Seccomp(error) = error else { return false };
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS))
 }
 
 #[cfg(test)]
@@ -106,6 +117,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
 
     use super::*;
+
+    #[test]
+    fn a_kernel_without_filters_of_system_calls_is_told_from_one_that_refuses() {
+        let said = |errno| unknown(&seccompiler::Error::Seccomp(io::Error::from_raw_os_error(errno)));
+        assert!(said(libc::EINVAL) && said(libc::ENOSYS));
+        assert!(!said(libc::EACCES) && !said(libc::ENOMEM));
+        assert!(!unknown(&seccompiler::Error::Prctl(io::Error::from_raw_os_error(libc::EINVAL))));
+    }
 
     #[test]
     fn a_confined_thread_reads_its_folder_and_neither_others_nor_sockets() {

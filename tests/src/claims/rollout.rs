@@ -13,6 +13,9 @@ use crate::agent::Agent;
 use crate::controller::Controller;
 use crate::process::wait_for;
 
+/// How long the controller may take to write down what it found when it made a plan.
+const REPORT_LIMIT: Duration = Duration::from_secs(10);
+
 /// The devices a rollout opened to, with the wave of each.
 async fn members(controller: &Controller, rollout: &str) -> Result<BTreeMap<String, u64>> {
     let file = controller.json(&["rollout", "status", rollout]).await?;
@@ -61,8 +64,8 @@ pub async fn promoted(database: &SqlitePool, rollout: &str) -> Claim {
     holds(state == "promoted", state)
 }
 
-/// The rollout was promoted without an order of an operator, and it had opened to every device but those that the task
-/// holds.
+/// The rollout was promoted without an order of an operator, it had opened to every device but those that the task holds, and
+/// each of them committed to one of its releases, or kept what it ran because none of them is for it.
 pub async fn reached_all_by_itself(database: &SqlitePool, rollout: &str) -> Claim {
     let state = promoted(database, rollout).await?;
     let orders = orders(database, rollout, 0).await?;
@@ -75,10 +78,35 @@ pub async fn reached_all_by_itself(database: &SqlitePool, rollout: &str) -> Clai
     .await?;
     let members = open["members"].as_object().context("members")?;
     let left_out: Vec<&String> = managed.iter().filter(|device| !members.contains_key(*device)).collect();
+    let report = wait_for("the report of the newest plan", REPORT_LIMIT, async || {
+        let report = last_report(database, rollout).await?;
+        Ok(Some(report).filter(|report| report["generation"] == open["generation"]))
+    })
+    .await?;
+    let count = |name: &str| report["tally"][name].as_u64().context("a count");
+    let (counted, committed, declined) = (count("members")?, count("committed")?, count("declined")?);
     holds(
-        orders == 0 && left_out.is_empty() && !managed.is_empty(),
-        format!("{state}, open to {} devices, left out {left_out:?}; {orders} orders", members.len()),
+        orders == 0
+            && left_out.is_empty()
+            && !managed.is_empty()
+            && committed > 0
+            && committed + declined == counted,
+        format!(
+            "{state}, open to {} devices, left out {left_out:?}; of {counted} devices {committed} committed, {declined} kept what \
+             they ran, {} failed; {orders} orders",
+            members.len(),
+            report["tally"]["failed"].as_array().map_or(0, Vec::len),
+        ),
     )
+}
+
+/// What the controller found when it last looked at a rollout.
+async fn last_report(database: &SqlitePool, rollout: &str) -> Result<Value> {
+    let report: Option<String> = sqlx::query_scalar("SELECT report FROM rollouts WHERE id = ?")
+        .bind(rollout)
+        .fetch_one(database)
+        .await?;
+    Ok(serde_json::from_str(&report.context("the controller has not looked at it")?)?)
 }
 
 /// The devices of a rollout's canary, and how far the rollout had come.
@@ -163,11 +191,7 @@ pub async fn went_on(database: &SqlitePool, rollout: &str, before: &Canary, rele
         *newest = row.get::<i64, _>(2).max(*newest);
     }
     let since = committed.values().filter(|outcome| **outcome > before.reported).count();
-    let report: Option<String> = sqlx::query_scalar("SELECT report FROM rollouts WHERE id = ?")
-        .bind(rollout)
-        .fetch_one(database)
-        .await?;
-    let report: Value = serde_json::from_str(&report.context("the controller has not looked at it")?)?;
+    let report = last_report(database, rollout).await?;
     let counted = report["tally"]["committed"].as_u64().context("a count")?;
     let devices = before.devices.len();
     holds(

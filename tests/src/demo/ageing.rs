@@ -78,7 +78,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report) -> Result<()> {
     .await?;
     follow(world, report, &rollout, LIMIT).await?;
     report.check(
-        "the new models reached the whole fleet by themselves, but for the devices that are held",
+        "without an operator, every device that is not held committed to a new model or had none that is for it",
         claims::reached_all_by_itself(&database, &rollout).await,
     );
     world.mark("promoted");

@@ -13,7 +13,7 @@ use dunlin_tests::digits::{AGED, NEW, views};
 use dunlin_tests::operator::{TASK, policy, push, push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
-use dunlin_tests::traffic::measure;
+use dunlin_tests::traffic::{LABEL_DELAY_MS, measure};
 use dunlin_tests::wide::annotate;
 use sqlx::SqlitePool;
 
@@ -34,6 +34,9 @@ const UNBOUND: [usize; 2] = [3, 4];
 const HELD: usize = 5;
 const CLASSES: [&str; 6] = [CLASS, SMALL_CLASS, CLASS, CLASS, SMALL_CLASS, CLASS];
 const N: usize = CLASSES.len();
+/// Classes with devices that are retrained, and how many labels tell of one.
+const MANAGED: usize = 2;
+const LABELS_MIN: u64 = 100;
 
 /// The fleet, and what was measured of it.
 pub(crate) struct Fleet {
@@ -78,12 +81,25 @@ impl Fleet {
         which.iter().map(|index| &self.small.agents[*index]).collect()
     }
 
+    /// What is measured now, and what labels tell of windows that began at `since_ms` or later.
     async fn moment(&self, since_ms: u64) -> Moment {
         let scene = self.small.scene.as_ref().unwrap();
         Moment {
             measured: measure(scene, &self.small.pools.measurement, TASK).await.unwrap(),
             labelled: claims::labelled(&self.database, since_ms, &[]).await.unwrap(),
         }
+    }
+
+    /// The same once there are labels enough of every class.
+    async fn told(&self, since_ms: u64) -> Moment {
+        wait_for("labels of every class", LIMIT, async || {
+            let labelled = claims::labelled(&self.database, since_ms, &[]).await?;
+            let told = labelled.iter().filter(|((_, held), rate)| !held && rate.n >= LABELS_MIN);
+            Ok((told.count() == MANAGED).then_some(()))
+        })
+        .await
+        .unwrap();
+        self.moment(since_ms).await
     }
 
     /// Waits until a trigger of retraining has fired, whatever follows from it, or until none does.
@@ -117,7 +133,7 @@ impl Fleet {
     /// The cameras age, a trigger fires, and no run comes of it, so that nothing recovers. Then one does, and the device
     /// that is never to be retrained takes its model too.
     pub(crate) async fn aged(&mut self) {
-        let before = self.moment(0).await;
+        let before = self.told(0).await;
         controller_without(&mut self.small, &[Defence::Trigger]).await;
         let device = self.small.agents[WHOLE[0]].id.clone();
         wait_for("the choice to be explained", LIMIT, async || {
@@ -129,14 +145,21 @@ impl Fleet {
         *self.small.scene.as_ref().unwrap().ageing.lock().unwrap() = AGED;
         let aged_ms = wall_ms();
         self.until_fired(true).await;
-        let (during, fired_ms) = (self.moment(aged_ms).await, wall_ms());
+        // Labels that come before then may be of what the cameras saw when they were new.
+        let labelled_ms = aged_ms + u64::try_from(LABEL_DELAY_MS.end).unwrap();
+        let (during, fired_ms) = (self.told(labelled_ms).await, wall_ms());
         tokio::time::sleep(IN_VAIN).await;
         let runs: i64 =
             sqlx::query_scalar("SELECT count(*) FROM runs").fetch_one(&self.database).await.unwrap();
         assert_eq!(runs, 0, "no trigger starts a run");
-        let after = self.moment(fired_ms).await;
-        fails(claims::recovered(&before.measured, &during.measured, &after.measured));
-        fails(claims::recovered(&before.labelled, &during.labelled, &after.labelled));
+        let after = self.told(fired_ms).await;
+        // What is lacking is the way back.
+        for why in [
+            fails(claims::recovered(&before.measured, &during.measured, &after.measured)),
+            fails(claims::recovered(&before.labelled, &during.labelled, &after.labelled)),
+        ] {
+            assert!(why.contains(&format!("; of {MANAGED} classes {MANAGED} fell and ")), "{why}");
+        }
 
         let off = [Defence::Holding, Defence::Exclusion, Defence::Gain, Defence::Gate];
         controller_without(&mut self.small, &off).await;

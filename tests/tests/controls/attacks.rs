@@ -129,7 +129,8 @@ impl World {
             self.small.start(index).await.unwrap();
         }
         claims::resumed(&self.small.agents[WHOLE], &cuts[&WHOLE], LIMIT).await.unwrap();
-        fails(claims::resumed(&self.small.agents[NO_RESUME], &cuts[&NO_RESUME], LIMIT).await);
+        let why = fails(claims::resumed(&self.small.agents[NO_RESUME], &cuts[&NO_RESUME], LIMIT).await);
+        assert!(why.contains("asked from byte 0 on"), "{why}");
 
         let (database, controller) = (&self.database, &self.small.controller);
         let (whole, weak) = (self.id(NO_VERSIONS), self.id(NO_DIGEST));

@@ -138,11 +138,23 @@ impl World {
 
     /// The task with a retraining of few rows, by a schedule if one is given and else on demand alone.
     pub(crate) async fn task(&self, folder: &Path, cron: Option<&str>) {
+        apply(&self.small, folder, &self.rules(cron)).await;
+    }
+
+    /// The task on demand alone, with rollouts in which devices watch a release for at least so long.
+    pub(crate) async fn watched_for(&self, folder: &Path, probation: Duration) {
+        let mut rules = self.rules(None);
+        let ms = i64::try_from(probation.as_millis()).unwrap();
+        rules["rollout"]["probation"].as_table_mut().unwrap().insert("ms_min".into(), ms.into());
+        apply(&self.small, folder, &rules).await;
+    }
+
+    fn rules(&self, cron: Option<&str>) -> toml::Table {
         let mut rules = rules(&self.pool(), cron);
         let retraining = rules["retraining"].as_table_mut().unwrap();
         retraining.insert("rows_max".into(), 380.into());
         retraining["triggers"].as_table_mut().unwrap().remove("drift_ppm_min");
-        apply(&self.small, folder, &rules).await;
+        rules
     }
 
     pub(crate) fn pool(&self) -> BTreeSet<String> {
