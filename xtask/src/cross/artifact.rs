@@ -14,7 +14,7 @@ pub(crate) struct Machine {
     /// The triple's first word.
     name: &'static str,
     /// ELF's number (System V ABI, `e_machine`).
-    elf: u16,
+    pub(crate) elf: u16,
     /// Debian's architecture.
     pub(crate) debian: &'static str,
     /// The platform of container images: Go's `GOARCH`, and a variant.

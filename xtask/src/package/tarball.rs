@@ -7,7 +7,7 @@ use crate::command::root;
 
 /// Name and bytes of the archive.
 pub(super) fn pack(package: &Package) -> Result<(String, Vec<u8>)> {
-    let name = format!("dunlin-agent-{}-{}", package.version, package.triple);
+    let name = format!("dunlin-agent-{}", package.version);
     let mut tree = Tree::default();
     tree.graft(&format!("{name}/rootfs"), package.installed()?);
     tree.take(&format!("{name}/init"), &source().join("init"))?;
@@ -16,5 +16,5 @@ pub(super) fn pack(package: &Package) -> Result<(String, Vec<u8>)> {
     for licence in LICENCES {
         tree.copy(&format!("{name}/{licence}"), &root().join(licence))?;
     }
-    Ok((format!("{name}.tar.xz"), xz(&tree.tar("", package.epoch)?, package.preset)?))
+    Ok((format!("{name}-{}.tar.xz", package.triple), xz(&tree.tar("", package.epoch)?, package.preset)?))
 }
