@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
 done
 
 if [ -z "$init" ]; then
-	if [ -d "$root/usr/lib/systemd/system" ] || [ -d "$root/lib/systemd/system" ]; then
+	if [ -e "$root/usr/lib/systemd/systemd" ] || [ -e "$root/lib/systemd/systemd" ]; then
 		init=systemd
 	elif [ -x "$root/sbin/openrc-run" ]; then
 		init=openrc
@@ -58,10 +58,16 @@ live() {
 	esac
 }
 
-# Paths below every tree that is installed.
+# A line for every file that is installed: the tree it is in, and its path there.
 files() {
 	for tree in $trees; do
-		(cd "$tree" && find . ! -type d) | while read -r file; do echo "$tree ${file#./}"; done
+		(cd "$tree" && find . ! -type d) | while read -r file; do
+			case $init:$file in
+			systemd:*) ;;
+			*:./usr/lib/systemd/* | *:./usr/lib/sysusers.d/* | *:./usr/lib/tmpfiles.d/*) continue ;;
+			esac
+			echo "$tree ${file#./}"
+		done
 	done
 }
 
@@ -70,7 +76,7 @@ make_user() {
 		return
 	fi
 	if command -v systemd-sysusers >/dev/null; then
-		systemd-sysusers ${root:+--root="$root"} dunlin.conf
+		systemd-sysusers ${root:+--root="$root"} "$here/rootfs/usr/lib/sysusers.d/dunlin.conf"
 	elif command -v useradd >/dev/null; then
 		useradd ${root:+--prefix "$root"} --system --user-group --home-dir /var/lib/dunlin --no-create-home \
 			--shell /sbin/nologin dunlin

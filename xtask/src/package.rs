@@ -142,11 +142,20 @@ fn memory_max(device: &DeviceProfile) -> u64 {
     AGENT_BYTES + MODELS * device.budgets.model_ram_bytes_max
 }
 
+/// What a board file says of the device, as settings. They rank above the installed file, in which every key has a value;
+/// a board file that the settings only name ranks below it.
+fn device_settings(name: &str) -> Result<String> {
+    let path = boards::path(name);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let mut board: toml::Table = toml::from_str(&text)?;
+    board.retain(|key, _| key == "device");
+    Ok(format!("# {name}: what this package was made for.\n{}", toml::to_string(&board)?))
+}
+
 /// Licences of the program, by the folder they lie in.
 const LICENCES: [&str; 2] = ["LICENSE-MIT", "LICENSE-APACHE"];
 const PROGRAM: &str = "usr/bin/dunlin-agent";
 const DOCUMENTS: &str = "usr/share/doc/dunlin-agent";
-const BOARD: &str = "usr/share/dunlin/board.toml";
 
 impl Package {
     fn new(triple: &str, program: &Path, version: &str, epoch: u64) -> Result<Self> {
@@ -190,9 +199,7 @@ impl Package {
         }
         tree.take("etc/dunlin", &source().join("rootfs/etc/dunlin"))?;
         if let Some((name, _)) = &self.board {
-            tree.copy(BOARD, &boards::path(name))?;
-            let text = format!("# What this package was made for.\nboard = \"/{BOARD}\"\n");
-            tree.file("etc/dunlin/agent.d/10-board.toml", 0o644, text.into_bytes());
+            tree.file("etc/dunlin/agent.d/10-board.toml", 0o644, device_settings(name)?.into_bytes());
         }
         Ok(tree)
     }

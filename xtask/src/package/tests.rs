@@ -68,8 +68,9 @@ fn every_board_bounds_its_agent_by_its_own_memory() {
         let bound: u64 = drop_in.split_once("MemoryMax=").unwrap().1.trim().parse().unwrap();
         assert_eq!(bound, memory_max(&board.device), "{name}");
         assert!(bound > board.device.budgets.model_ram_bytes_max && bound < board.device.ram_bytes, "{name}");
-        assert!(text("etc/dunlin/agent.d/10-board.toml").contains(&format!("\"/{BOARD}\"")), "{name}");
-        assert_eq!(text(BOARD), std::fs::read_to_string(&path).unwrap(), "{name}");
+        let settings: toml::Table = toml::from_str(&text("etc/dunlin/agent.d/10-board.toml")).unwrap();
+        let device: DeviceProfile = settings["device"].clone().try_into().unwrap();
+        assert_eq!((settings.len(), device), (1, board.device), "{name}");
     }
 }
 
@@ -343,7 +344,7 @@ fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(folder.path())).unwrap();
     let installer = folder.path().join("dunlin-agent-1.2.3/install.sh");
     let ways: [(&str, &[&str], &str); 4] = [
-        ("usr/lib/systemd/system", &[], "etc/systemd/system/multi-user.target.wants/dunlin-agent.service"),
+        ("usr/lib/systemd", &["usr/lib/systemd/systemd"], "etc/systemd/system/multi-user.target.wants/dunlin-agent.service"),
         ("sbin", &["sbin/openrc-run"], "etc/runlevels/default/dunlin-agent"),
         ("etc/init.d", &["etc/init.d/rcS"], "etc/init.d/S95dunlin-agent"),
         ("etc/rc5.d", &[], "etc/rc5.d/S95dunlin-agent"),
@@ -363,7 +364,8 @@ fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all
         install(&[]);
         assert!(root.join(started).is_symlink(), "{started}");
         assert!(root.join(PROGRAM).metadata().unwrap().permissions().mode() & 0o111 != 0);
-        assert!(root.join("usr/lib/systemd/system/dunlin-agent.service.d/10-board.conf").is_file());
+        let drop_in = root.join("usr/lib/systemd/system/dunlin-agent.service.d/10-board.conf");
+        assert_eq!(drop_in.is_file(), started.contains("systemd"), "{started}");
         std::fs::write(root.join("var/lib/dunlin/state"), "kept").unwrap();
         std::fs::write(root.join("etc/dunlin/agent.toml"), "# Changed.\n").unwrap();
         install(&[]);
@@ -375,4 +377,70 @@ fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all
         install(&["--purge"]);
         assert_eq!(left(&root), Vec::<PathBuf>::new());
     }
+}
+
+/// `NAME=VALUE` or `NAME = VALUE` of a recipe, without its quotes.
+fn value<'a>(text: &'a str, name: &str) -> &'a str {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='));
+    line.unwrap_or_else(|| panic!("there is no {name}")).trim().trim_matches('"')
+}
+
+fn digest(program: &str, path: &Path) -> String {
+    output(Command::new(program).arg(path)).unwrap().split_whitespace().next().unwrap().to_owned()
+}
+
+/// What both build systems take from an archive is in it, under the names they use, and is licensed as they say.
+#[test]
+fn recipes_name_the_version_the_files_and_the_licences_that_are_there() {
+    let yocto = source().join("yocto/meta-dunlin");
+    let recipes = yocto.join("recipes-dunlin/dunlin-agent");
+    let version = env!("CARGO_PKG_VERSION");
+    let recipe = std::fs::read_to_string(recipes.join(format!("dunlin-agent_{version}.bb"))).unwrap();
+    let layer = std::fs::read_to_string(yocto.join("conf/layer.conf")).unwrap();
+    for name in ["BBPATH .", "BBFILES +", "BBFILE_PATTERN_meta-dunlin", "LAYERSERIES_COMPAT_meta-dunlin"] {
+        assert!(!value(&layer, name).is_empty());
+    }
+    let buildroot = source().join("buildroot");
+    let read = |path: &str| std::fs::read_to_string(buildroot.join(path)).unwrap();
+    let make = read("package/dunlin-agent/dunlin-agent.mk");
+    let hashes = read("package/dunlin-agent/dunlin-agent.hash");
+    assert!(read("external.desc").starts_with("name: DUNLIN\n"));
+    assert!(read("Config.in").contains("/package/dunlin-agent/Config.in"));
+    assert_eq!(value(&make, "DUNLIN_AGENT_VERSION"), version);
+    assert_eq!(value(&recipe, "LICENSE").replace(" | ", " OR "), env!("CARGO_PKG_LICENSE"));
+    assert_eq!(value(&make, "DUNLIN_AGENT_LICENSE").replace(" or ", " OR "), env!("CARGO_PKG_LICENSE"));
+    assert_eq!(value(&make, "DUNLIN_AGENT_LICENSE_FILES").split(' ').collect::<Vec<_>>(), LICENCES);
+    for licence in LICENCES {
+        let path = root().join(licence);
+        assert!(recipe.contains(&format!("file://{licence};md5={}", digest("md5sum", &path))), "{licence}");
+        assert!(hashes.contains(&format!("sha256  {}  {licence}\n", digest("sha256sum", &path))), "{licence}");
+    }
+    for text in [&recipe, &make] {
+        let triples = text.split(['"', ' ', '\n']).filter(|word| word.contains("-unknown-linux-"));
+        let triples: Vec<_> = triples.collect();
+        assert_eq!(triples.len(), 3);
+        triples.iter().for_each(|triple| assert_eq!(cross::target(triple).unwrap().tier, 1, "{triple}"));
+    }
+    let (name, _) = tarball::pack(&package(TRIPLES[1], None)).unwrap();
+    assert_eq!(name, format!("dunlin-agent-1.2.3-{}.tar.xz", TRIPLES[1]));
+    for (text, source) in [(&recipe, "${S}/"), (&make, "$(@D)/")] {
+        for path in text.split(source).skip(1).filter_map(|rest| rest.split([' ', '\n']).next()) {
+            assert!(super::source().join(path.trim_end_matches("/.")).exists(), "there is no {path}");
+        }
+    }
+}
+
+/// A device whose image is updated by others: the agent's part, with a program in its place that tells what it is told to.
+#[test]
+fn an_image_is_kept_when_the_agent_serves_or_has_nothing_to_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = folder.path().join("agent");
+    let healthy = |code: u32| {
+        std::fs::write(&agent, format!("#!/bin/sh\nexit {code}\n")).unwrap();
+        std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut hook = Command::new(source().join("rootfs/usr/lib/dunlin/os-healthy"));
+        let ended = hook.arg("1").env("DUNLIN_AGENT", &agent).stderr(Stdio::null()).status();
+        ended.unwrap().success()
+    };
+    assert_eq!([0, 1, 3, 5].map(healthy), [true, false, true, false]);
 }
