@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 pub(crate) use artifact::{Elf, Machine, machine};
-pub(crate) use matrix::{Target, matrix, target};
 use matrix::How;
+pub(crate) use matrix::{Target, matrix, target};
 use toolchain::Toolchain;
 
 use crate::command::target_dir;

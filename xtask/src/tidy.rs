@@ -27,6 +27,7 @@ const EXPECTED: &[&str] = &[
     "LICENSE-APACHE",
     "docs/protocol.md",
     "docs/protocol.cddl",
+    "docs/ab-images.md",
     "docs/capabilities.md",
     "docs/pipelines.md",
     "docs/inference.md",

@@ -76,7 +76,8 @@ fn image(layout: &mut Tree, package: &Package) -> Result<Value> {
 /// Adds a blob under its digest and returns its descriptor.
 fn blob(layout: &mut Tree, media_type: &str, bytes: Vec<u8>) -> Value {
     let digest = HEXLOWER.encode(&Sha256::digest(&bytes));
-    let descriptor = json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()});
+    let descriptor =
+        json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len()});
     layout.file(&format!("blobs/sha256/{digest}"), 0o644, bytes);
     descriptor
 }

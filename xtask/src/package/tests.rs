@@ -135,7 +135,6 @@ fn an_image_layout_keeps_to_the_specification() {
 
 #[test]
 fn an_image_is_read_by_a_program_that_others_wrote() {
-    crate::install::debian("skopeo", "skopeo").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (name, bytes) = oci::pack(&TRIPLES.map(|triple| package(triple, None))).unwrap();
     let archive = folder.path().join(name);
@@ -150,12 +149,12 @@ fn an_image_is_read_by_a_program_that_others_wrote() {
     }
     // Copying reads every blob and compares its digest.
     let copy = format!("oci:{}:copy", folder.path().join("copy").display());
-    run(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", "--all", &image, &copy])).unwrap();
+    run(Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet", "--all", &image, &copy]))
+        .unwrap();
 }
 
 #[test]
 fn every_shell_script_passes_shellcheck() {
-    crate::install::debian("shellcheck", "shellcheck").unwrap();
     let mut tree = Tree::default();
     tree.take("", &source()).unwrap();
     let scripts = tree.0.iter().filter(|(_, entry)| {
@@ -201,8 +200,7 @@ impl TestRoot {
         let mut ready = [0; 6];
         let told = holder.stdout.as_mut().unwrap().read_exact(&mut ready);
         let seen = PathBuf::from(format!("/proc/{}/root{}", holder.id(), folder.path().display()));
-        let root =
-            Self { holder, root: seen.join("root"), written: seen.join("written"), _folder: folder };
+        let root = Self { holder, root: seen.join("root"), written: seen.join("written"), _folder: folder };
         told.expect("an overlay of the root file system can be mounted");
         root
     }
@@ -210,7 +208,8 @@ impl TestRoot {
     /// Runs a program in it; standard output and error together, and whether it went well.
     fn run(&self, words: &[&str]) -> (bool, String) {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
-        let inside = PathBuf::from("/").join(self.root.strip_prefix(format!("/proc/{}/root", self.holder.id())).unwrap());
+        let inside = PathBuf::from("/")
+            .join(self.root.strip_prefix(format!("/proc/{}/root", self.holder.id())).unwrap());
         let output = Command::new("nsenter")
             .args([&namespace, "--wd=/", "chroot"])
             .arg(inside)
@@ -245,7 +244,10 @@ impl TestRoot {
 impl Drop for TestRoot {
     fn drop(&mut self) {
         // With its last process the namespace ends, and with it its mounts.
-        self.holder.kill().and_then(|()| self.holder.wait()).expect("the holder of the mounts is ours to end");
+        self.holder
+            .kill()
+            .and_then(|()| self.holder.wait())
+            .expect("the holder of the mounts is ours to end");
     }
 }
 
@@ -305,12 +307,19 @@ fn a_package_is_installed_upgraded_and_purged_and_state_lives_until_the_purge() 
     let as_user = ["setpriv", "--reuid=dunlin", "--regid=dunlin", "--clear-groups", "/usr/bin/dunlin-agent"];
     let settings = root.ok(&[&as_user[..], &["--json", "check"]].concat());
     let settings: Value = serde_json::from_str(&settings).unwrap();
-    assert_eq!((&settings["device"]["class"], &settings["warnings"]), (&"x86-64-generic".into(), &Value::Array(Vec::new())));
+    assert_eq!(
+        (&settings["device"]["class"], &settings["warnings"]),
+        (&"x86-64-generic".into(), &Value::Array(Vec::new()))
+    );
     let (ok, told) = root.run(&[&as_user[..], &["run"]].concat());
     assert!(!ok && told.contains("is not enrolled"), "{told}");
     root.ok(&["/usr/lib/dunlin/os-healthy", "0"]);
 
-    root.ok(&[&["setpriv", "--reuid=dunlin", "--regid=dunlin", "--clear-groups"][..], &["mkdir", "/var/lib/dunlin/spool"]].concat());
+    root.ok(&[
+        &["setpriv", "--reuid=dunlin", "--regid=dunlin", "--clear-groups"][..],
+        &["mkdir", "/var/lib/dunlin/spool"],
+    ]
+    .concat());
     std::fs::write(root.path("var/lib/dunlin/spool/records"), "kept").unwrap();
     let changed = "# Changed by the administrator.\n[telemetry]\nwindow_s = 30\n";
     std::fs::write(root.path("etc/dunlin/agent.toml"), changed).unwrap();
@@ -319,7 +328,8 @@ fn a_package_is_installed_upgraded_and_purged_and_state_lives_until_the_purge() 
 
     package.version = "1.1".to_owned();
     root.install(&package);
-    let version = root.ok(&["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", "dunlin-agent"]);
+    let version =
+        root.ok(&["dpkg-query", "--show", "--showformat=${Version} ${db:Status-Status}", "dunlin-agent"]);
     assert_eq!(version, "1.1 installed");
     let kept = || std::fs::read_to_string(root.path("var/lib/dunlin/spool/records")).unwrap_or_default();
     assert_eq!(kept(), "kept");
@@ -344,7 +354,11 @@ fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all
     run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(folder.path())).unwrap();
     let installer = folder.path().join("dunlin-agent-1.2.3/install.sh");
     let ways: [(&str, &[&str], &str); 4] = [
-        ("usr/lib/systemd", &["usr/lib/systemd/systemd"], "etc/systemd/system/multi-user.target.wants/dunlin-agent.service"),
+        (
+            "usr/lib/systemd",
+            &["usr/lib/systemd/systemd"],
+            "etc/systemd/system/multi-user.target.wants/dunlin-agent.service",
+        ),
         ("sbin", &["sbin/openrc-run"], "etc/runlevels/default/dunlin-agent"),
         ("etc/init.d", &["etc/init.d/rcS"], "etc/init.d/S95dunlin-agent"),
         ("etc/rc5.d", &[], "etc/rc5.d/S95dunlin-agent"),
@@ -413,7 +427,10 @@ fn recipes_name_the_version_the_files_and_the_licences_that_are_there() {
     for licence in LICENCES {
         let path = root().join(licence);
         assert!(recipe.contains(&format!("file://{licence};md5={}", digest("md5sum", &path))), "{licence}");
-        assert!(hashes.contains(&format!("sha256  {}  {licence}\n", digest("sha256sum", &path))), "{licence}");
+        assert!(
+            hashes.contains(&format!("sha256  {}  {licence}\n", digest("sha256sum", &path))),
+            "{licence}"
+        );
     }
     let triples = recipe.split('"').filter(|word| word.contains("-unknown-linux-"));
     let triples: Vec<_> = triples.filter(|word| !word.contains('/')).collect();
@@ -439,7 +456,7 @@ fn an_image_is_kept_when_the_agent_serves_or_has_nothing_to_serve() {
         std::fs::write(&agent, format!("#!/bin/sh\nexit {code}\n")).unwrap();
         std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
         let mut hook = Command::new(source().join("rootfs/usr/lib/dunlin/os-healthy"));
-        let ended = hook.arg("1").env("DUNLIN_AGENT", &agent).stderr(Stdio::null()).status();
+        let ended = hook.arg("1").env("AGENT_PROGRAM", &agent).stderr(Stdio::null()).status();
         ended.unwrap().success()
     };
     assert_eq!([0, 1, 3, 5].map(healthy), [true, false, true, false]);
