@@ -71,8 +71,10 @@ struct Package {
 const PRESET: u32 = 6;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let board = options.board.as_deref().map(|name| Ok::<_, anyhow::Error>((name, boards::named(name)?)));
-    let board = board.transpose()?;
+    let board = match &options.board {
+        Some(name) => Some((name.clone(), boards::named(name)?)),
+        None => None,
+    };
     let triples = match &board {
         Some((_, board)) => vec![board.build.triple.clone()],
         None if options.target.is_empty() => {
@@ -88,11 +90,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut packages = Vec::new();
     for triple in &triples {
         let program = options.program.clone().unwrap_or_else(|| cross::released(triple));
-        let mut package = Package::new(triple, &program, &options.package_version, epoch)?;
-        if let Some((name, _)) = &board {
-            package.board = Some(((*name).to_owned(), boards::named(name)?));
-        }
-        packages.push(package);
+        packages.push(Package::new(triple, &program, &options.package_version, epoch)?);
+    }
+    distinct(&packages)?;
+    // A board has one target.
+    if let [package] = &mut packages[..] {
+        package.board = board;
     }
     let folder = options.out.clone().unwrap_or_else(|| {
         let all = target_dir().join("packages");
@@ -115,6 +118,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if wanted(Kind::Oci) { write(oci::pack(&packages)?) } else { Ok(()) }
+}
+
+/// Packages of one machine would have one name, and an image one platform twice.
+fn distinct(packages: &[Package]) -> Result<()> {
+    for (number, package) in packages.iter().enumerate() {
+        let other = packages[..number].iter().find(|other| other.machine.debian == package.machine.debian);
+        if let Some(other) = other {
+            bail!(
+                "{} and {} are both {}; name one of them",
+                other.triple,
+                package.triple,
+                package.machine.debian
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The time of the commit, unless the one who builds says another.

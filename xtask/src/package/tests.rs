@@ -51,6 +51,8 @@ fn a_program_of_another_machine_and_an_odd_version_are_refused() {
     assert!(refusal(&host, "v1").unwrap().contains("does not begin with a digit"));
     assert!(refusal(&host, "1-1").unwrap().contains("other characters"));
     let dynamic = Package::new(&host, &this_test, "1.0", EPOCH).unwrap();
+    let twice = ["x86_64-unknown-linux-gnu", "x86_64-unknown-linux-musl"].map(|triple| package(triple, None));
+    assert!(distinct(&twice).unwrap_err().to_string().contains("are both amd64"));
     assert!(oci::pack(&[dynamic]).unwrap_err().to_string().contains("linked dynamically"));
 }
 
