@@ -34,6 +34,7 @@ pub mod sampler;
 pub mod serve;
 pub mod spool;
 pub mod status;
+pub mod supervisor;
 pub mod surroundings;
 mod tls;
 pub mod update;

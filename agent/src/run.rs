@@ -17,7 +17,7 @@ use std::time::Duration;
 use dunlin_protocol::{BootId, Cmd, CmdBody, Indicator, Kind, ReasonCode, Reply, Samples, cbor};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout};
 
 use crate::api::Api;
 use crate::clock;
@@ -29,6 +29,7 @@ use crate::sampler::Sampler;
 use crate::serve::{Limits, Reading, Serving};
 use crate::spool::{BODY_BYTES_MAX, Found, Spool, SpoolError, draw_boot};
 use crate::status::StatusBoard;
+use crate::supervisor::{self, Supervisor};
 use crate::surroundings::{self, LOOK_EVERY};
 use crate::update::{Notice, Order, UpdateDriver};
 use report::Reporter;
@@ -105,6 +106,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     // Before it can be seen to run: who sees that may tell it to end.
     let catch = |kind| signal(kind).map_err(RunError::Signals);
     let signals = [catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?];
+    let supervisor = Supervisor::from_env();
     for dir in [&settings.state_dir, &settings.run_dir] {
         std::fs::create_dir_all(dir).map_err(|source| RunError::Folder { path: dir.clone(), source })?;
     }
@@ -177,9 +179,11 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         let detail = format!("written anew from the other copy: {} of the identity", damaged.join(", "));
         agent.indicate(ReasonCode::StateRecovered, detail, 1);
     }
-    agent.serve(settings.telemetry.window, &mut notices, &mut news, signals).await;
+    supervisor.tell(supervisor::READY);
+    agent.serve(settings.telemetry.window, &mut notices, &mut news, signals, &supervisor).await;
 
     tracing::info!("agent stops");
+    supervisor.tell(supervisor::STOPPING);
     driver.stop().await;
     while let Ok(notice) = notices.try_recv() {
         agent.notice(notice);
@@ -223,6 +227,16 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     }
 }
 
+/// The next beat of the watchdog's pulse; without a watchdog there is none.
+async fn beat(pulse: &mut Option<Interval>) {
+    match pulse {
+        Some(pulse) => {
+            pulse.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// The main loop's state.
 struct Agent {
     serving: Arc<Serving>,
@@ -249,13 +263,17 @@ impl Agent {
         notices: &mut mpsc::Receiver<Notice>,
         news: &mut mpsc::Receiver<News>,
         [mut terminate, mut interrupt]: [Signal; 2],
+        supervisor: &Supervisor,
     ) {
         let mut windows = interval_at(Instant::now() + window, window);
         windows.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // From this loop and no other task: one that stands still must not look alive.
+        let mut pulse = supervisor.pulse().map(interval);
         loop {
             tokio::select! {
+                () = beat(&mut pulse) => supervisor.tell(supervisor::WATCHDOG),
                 _ = windows.tick() => self.close_windows().await,
                 _ = looks.tick() => self.look_around().await,
                 () = sleep_until(self.report_at) => self.report().await,

@@ -10,14 +10,15 @@ mod toolchain;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
-pub(crate) use matrix::matrix;
-use matrix::{How, Target, target};
+pub(crate) use artifact::{Elf, Machine, machine};
+use matrix::How;
+pub(crate) use matrix::{Target, matrix, target};
 use toolchain::Toolchain;
 
-use crate::command::{root, target_dir};
+use crate::command::target_dir;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -79,11 +80,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             each(triple.as_deref(), |target| build_agent(target, DIST).map(drop))
         }
         Verb::Dist { board: Some(board), .. } => {
-            let path = root().join("firmware-targets/boards").join(format!("{board}.toml"));
-            if !path.is_file() {
-                bail!("there is no {}", path.display());
-            }
-            build_agent(&target(&crate::tidy::triple_of(&path)?)?, DIST).map(drop)
+            build_agent(&target(&crate::boards::named(board)?.build.triple)?, DIST).map(drop)
         }
     }
 }
@@ -104,10 +101,9 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
     let version = artifact::check(&toolchain, &program)?;
     let provenance = artifact::provenance(&toolchain, &program, profile)?;
     if profile == DIST {
-        let folder = target_dir().join(DIST).join(&target.triple);
-        std::fs::create_dir_all(&folder)?;
-        std::fs::copy(&provenance, folder.join("dunlin-agent.provenance.json"))?;
-        let released = folder.join("dunlin-agent");
+        let released = released(&target.triple);
+        std::fs::create_dir_all(released.parent().context("a program lies in a folder")?)?;
+        std::fs::copy(&provenance, released.with_extension("provenance.json"))?;
         std::fs::copy(&program, &released)?;
         program = released;
     }
@@ -115,6 +111,11 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
     let link = if target.is_static { "static" } else { "dynamic" };
     println!("{}: {version} in {bytes} bytes, {link}, runs", program.display());
     Ok(program)
+}
+
+/// Where `cross dist` leaves a target's agent.
+pub(crate) fn released(triple: &str) -> PathBuf {
+    target_dir().join(DIST).join(triple).join("dunlin-agent")
 }
 
 /// The variable that switches defences off in test builds, and that no other program has to know.

@@ -1,7 +1,8 @@
-//! The project's only automation: `cargo xtask {demo, test, bench, parity, fuzz, cuts, tidy, docs, cross}`.
+//! The project's only automation: `cargo xtask {demo, test, bench, parity, fuzz, cuts, tidy, docs, cross, package}`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod bench;
+mod boards;
 mod command;
 mod cross;
 mod cuts;
@@ -10,6 +11,7 @@ mod docs;
 mod fuzz;
 mod install;
 mod layers;
+mod package;
 mod parity;
 mod test;
 mod tidy;
@@ -43,6 +45,8 @@ enum Task {
     Docs(docs::Options),
     /// Build for other machines
     Cross(cross::Options),
+    /// Put built agents into packages and images
+    Package(package::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -56,5 +60,6 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Docs(options) => docs::run(&options),
         Task::Cross(options) => cross::run(&options),
+        Task::Package(options) => package::run(&options),
     }
 }

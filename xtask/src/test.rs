@@ -55,6 +55,11 @@ const STAGES: &[Stage] = &[
         install::debian("mosquitto", "mosquitto")?;
         install::debian("faketime", "faketime")?;
         install::debian("curl", "curl")?;
+        // What reads packages, images, units and scripts that others wrote to do so.
+        install::debian("shellcheck", "shellcheck")?;
+        install::debian("skopeo", "skopeo")?;
+        install::debian("systemd-analyze", "systemd")?;
+        install::debian("xz", "xz-utils")?;
         install::python("foreign", FOREIGN_PYTHON)?;
         install::python("foreign-inference", FOREIGN_INFERENCE)?;
         install::python("foreign-kserve", FOREIGN_KSERVE)?;

@@ -3,10 +3,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use dunlin_protocol::DeviceProfile;
 
 use crate::command::{output, root};
-use crate::{cross, layers};
+use crate::{boards, cross, layers};
 
 /// Texts that must not stand in a tracked file, and why.
 const BANNED: &[(&str, &str)] = &[
@@ -28,6 +27,7 @@ const EXPECTED: &[&str] = &[
     "LICENSE-APACHE",
     "docs/protocol.md",
     "docs/protocol.cddl",
+    "docs/ab-images.md",
     "docs/capabilities.md",
     "docs/pipelines.md",
     "docs/inference.md",
@@ -46,7 +46,7 @@ pub(crate) fn run() -> Result<()> {
         let Ok(text) = std::fs::read_to_string(root().join(&path)) else { continue };
         errors.extend(findings(&path, &text));
     }
-    errors.extend(boards()?);
+    errors.extend(board_errors()?);
     let threats = threat_model()?;
     errors.extend(absent_tests(&threats));
     errors.extend(attacks_without_tests(&threats));
@@ -81,60 +81,11 @@ fn findings(path: &Path, text: &str) -> Vec<String> {
     found
 }
 
-/// A board file: a device profile plus build and test settings.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Board {
-    device: DeviceProfile,
-    build: Build,
-    test: Option<BoardTest>,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Build {
-    triple: String,
-    #[serde(rename = "target_cpu")]
-    _target_cpu: String,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BoardTest {
-    qemu_cpu: String,
-}
-
-fn board(path: &Path) -> Result<Board> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("parsing {}", path.display()))
-}
-
-fn board_files() -> Result<Vec<PathBuf>> {
-    let folder = root().join("firmware-targets/boards");
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
-    entries.map(|entry| Ok(entry?.path())).collect()
-}
-
-/// The target that a board file asks for.
-pub(crate) fn triple_of(path: &Path) -> Result<String> {
-    Ok(board(path)?.build.triple)
-}
-
-/// The processors that the emulator stands for on the boards of a target.
-pub(crate) fn emulated_processors(triple: &str) -> Result<Vec<String>> {
-    let mut processors = Vec::new();
-    for path in board_files()? {
-        let board = board(&path)?;
-        processors.extend(board.test.filter(|_| board.build.triple == triple).map(|test| test.qemu_cpu));
-    }
-    Ok(processors)
-}
-
-fn boards() -> Result<Vec<String>> {
+fn board_errors() -> Result<Vec<String>> {
     let matrix = cross::matrix()?;
     let mut errors = Vec::new();
-    for path in board_files()? {
-        let board = match board(&path) {
+    for path in boards::files()? {
+        let board = match boards::read(&path) {
             Ok(board) => board,
             Err(error) => {
                 errors.push(format!("{error:#}"));
@@ -263,7 +214,7 @@ mod tests {
 
     #[test]
     fn every_board_is_a_device_profile_of_a_known_target() {
-        assert_eq!(boards().unwrap(), Vec::<String>::new());
+        assert_eq!(board_errors().unwrap(), Vec::<String>::new());
     }
 
     #[test]

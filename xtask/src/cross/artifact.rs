@@ -9,16 +9,37 @@ use super::archive::{notes, sha256};
 use super::toolchain::Toolchain;
 use crate::command::{output, root};
 
-/// ELF's numbers of machines (System V ABI, `e_machine`).
-const MACHINES: [(&str, u16); 4] = [("x86_64", 62), ("aarch64", 183), ("armv7", 40), ("riscv64gc", 243)];
+/// What others call the machine of a triple.
+pub(crate) struct Machine {
+    /// The triple's first word.
+    name: &'static str,
+    /// ELF's number (System V ABI, `e_machine`).
+    pub(crate) elf: u16,
+    /// Debian's architecture.
+    pub(crate) debian: &'static str,
+    /// The platform of container images: Go's `GOARCH`, and a variant.
+    pub(crate) oci: (&'static str, Option<&'static str>),
+}
+
+const MACHINES: [Machine; 4] = [
+    Machine { name: "x86_64", elf: 62, debian: "amd64", oci: ("amd64", None) },
+    Machine { name: "aarch64", elf: 183, debian: "arm64", oci: ("arm64", Some("v8")) },
+    Machine { name: "armv7", elf: 40, debian: "armhf", oci: ("arm", Some("v7")) },
+    Machine { name: "riscv64gc", elf: 243, debian: "riscv64", oci: ("riscv64", None) },
+];
+
+/// The machine of a triple.
+pub(crate) fn machine(triple: &str) -> Result<&'static Machine> {
+    let arch = triple.split('-').next().unwrap_or_default();
+    let known = MACHINES.iter().find(|machine| machine.name == arch);
+    known.with_context(|| format!("{triple}: nothing is known about the machine {arch}"))
+}
 
 /// Checks that `program` is one for the target, and static if it shall be, and asks it for its version.
 pub(super) fn check(toolchain: &Toolchain<'_>, program: &Path) -> Result<String> {
     let elf = std::fs::read(program).with_context(|| format!("{} was not made", program.display()))?;
     let target = toolchain.target;
-    let arch = target.triple.split('-').next().unwrap_or_default();
-    let wanted = MACHINES.iter().find(|(name, _)| *name == arch).map(|(_, machine)| *machine);
-    if Elf(&elf).machine() != wanted {
+    if !Elf(&elf).is_for(machine(&target.triple)?) {
         bail!("{} is for another machine than {}", program.display(), target.triple);
     }
     if target.is_static && Elf(&elf).has_interpreter() {
@@ -85,7 +106,7 @@ fn kernels(program: &Path) -> Result<Vec<String>> {
 }
 
 /// A little-endian ELF file of 32 or 64 bits (System V ABI, "ELF header", "Program header").
-struct Elf<'a>(&'a [u8]);
+pub(crate) struct Elf<'a>(pub(crate) &'a [u8]);
 
 impl Elf<'_> {
     fn u16_at(&self, at: usize) -> Option<u16> {
@@ -100,8 +121,13 @@ impl Elf<'_> {
         self.0.starts_with(b"\x7fELF").then(|| self.u16_at(18))?
     }
 
+    /// Whether it is a program for that machine.
+    pub(crate) fn is_for(&self, machine: &Machine) -> bool {
+        self.machine() == Some(machine.elf)
+    }
+
     /// Whether there is a PT_INTERP program header. Tables of programs lie in the first 4 GiB.
-    fn has_interpreter(&self) -> bool {
+    pub(crate) fn has_interpreter(&self) -> bool {
         const PT_INTERP: u32 = 3;
         let wide = self.0.get(4) == Some(&2);
         let (offset, sizes) = if wide { (32, 54) } else { (28, 42) };
@@ -125,6 +151,14 @@ mod tests {
         assert!(Elf(&this_test).has_interpreter());
         assert!(Elf(&this_test).machine().is_some());
         assert!(!Elf(b"\x7fELF").has_interpreter());
+    }
+
+    #[test]
+    fn debian_s_architectures_are_those_of_the_matrix() {
+        for target in crate::cross::matrix().unwrap().target {
+            let machine = machine(&target.triple).unwrap();
+            assert!(target.debian.is_none_or(|debian| debian.arch == machine.debian), "{}", target.triple);
+        }
     }
 
     #[test]

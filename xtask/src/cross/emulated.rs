@@ -46,7 +46,7 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
     let Some(runner) = toolchain.runner() else { return Ok(()) };
     let known = output(Command::new(&runner[0]).args(["-cpu", "help"]))?;
     let known: BTreeSet<&str> = known.split_whitespace().collect();
-    for processor in crate::tidy::emulated_processors(&toolchain.target.triple)? {
+    for processor in crate::boards::emulated_processors(&toolchain.target.triple)? {
         ensure!(known.contains(processor.as_str()), "{} knows no {processor}", runner[0]);
     }
     Ok(())

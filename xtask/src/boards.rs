@@ -1,0 +1,70 @@
+//! The board files of `firmware-targets/boards`: a device profile plus build and test settings each.
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use dunlin_protocol::DeviceProfile;
+use serde::Deserialize;
+
+use crate::command::root;
+
+/// One file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Board {
+    /// What agents report of themselves.
+    pub(crate) device: DeviceProfile,
+    pub(crate) build: Build,
+    test: Option<BoardTest>,
+}
+
+/// How its agent is built.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Build {
+    /// One of the matrix.
+    pub(crate) triple: String,
+    #[serde(rename = "target_cpu")]
+    _target_cpu: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BoardTest {
+    qemu_cpu: String,
+}
+
+fn folder() -> PathBuf {
+    root().join("firmware-targets/boards")
+}
+
+/// All of them.
+pub(crate) fn files() -> Result<Vec<PathBuf>> {
+    let folder = folder();
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Where the file of a board lies.
+pub(crate) fn path(name: &str) -> PathBuf {
+    folder().join(format!("{name}.toml"))
+}
+
+/// The board of that name.
+pub(crate) fn named(name: &str) -> Result<Board> {
+    read(&path(name))
+}
+
+pub(crate) fn read(path: &Path) -> Result<Board> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("parsing {}", path.display()))
+}
+
+/// The processors that the emulator stands for on the boards of a target.
+pub(crate) fn emulated_processors(triple: &str) -> Result<Vec<String>> {
+    let mut processors = Vec::new();
+    for path in files()? {
+        let board = read(&path)?;
+        processors.extend(board.test.filter(|_| board.build.triple == triple).map(|test| test.qemu_cpu));
+    }
+    Ok(processors)
+}
