@@ -1,8 +1,8 @@
 //! What becomes of the update journal and the generation record on the disk, as the driver finds them at its start.
 use std::fs;
 
-use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, RepoVersions};
-use dunlin_update::{Designation, Line, Pack, Proof};
+use dunlin_protocol::{Blob, DeviceId, Digest, RepoVersions};
+use dunlin_update::Designation;
 
 use super::*;
 use crate::serve::Limits;
@@ -157,48 +157,6 @@ async fn without_either_record_nothing_older_is_taken_up() {
         let taken = start_after(|slots| FILES.iter().for_each(|name| bent(&slots.join(name), to)));
         assert_eq!((taken.generation, taken.policy, taken.floor), (0, None, GENERATION), "{to:?}");
         assert_eq!(taken.told.is_empty(), to.is_none(), "{:?}", taken.told);
-    }
-}
-
-/// The assignment is void, the metadata that came along is not.
-#[tokio::test]
-async fn a_withdrawn_release_is_left_although_the_assignment_beside_it_is_for_somebody_else() {
-    let voids =
-        [("device", "pole-2", ReasonCode::WrongDevice), ("class", "gantry", ReasonCode::ClassMismatch)];
-    for (part, other, reason) in voids {
-        let state = tempfile::tempdir().unwrap();
-        let slots = state.path().join("slots");
-        fs::create_dir(&slots).unwrap();
-        let release: ReleaseId = "meter@2".parse().unwrap();
-        let pack = Pack { release: release.clone(), manifest: POLICY, blobs: vec![], retrained: false };
-        let line = Line {
-            generation: GENERATION,
-            champion: pack,
-            fallback: None,
-            members: vec![],
-            conduct: Conduct::default(),
-            proof: Proof::default(),
-            policy: None,
-        };
-        let (serving, previous) = (Designation::Line(line), Designation::Baseline);
-        let slot = Slot { policy: None, serving, previous };
-        let record = Record { format: 1, generation: GENERATION, tasks: [(task(), slot)].into() };
-        Twin::open(&slots, "slots").unwrap().0.save(&record.encode()).unwrap();
-        let mut world = assigned();
-        let mut driver = restored(state.path(), &world);
-        let mut offer = async |world: &World| {
-            assert_eq!(take(&mut driver.trusted.lock().unwrap(), &world.check()), Err(reason), "{part}");
-            assert_eq!(driver.approve().await, reason, "{part}");
-            driver.updater.designation(&task()).release().cloned()
-        };
-
-        world.bump(GENERATION + 1);
-        world.assign_for(part, other);
-        assert_eq!(offer(&world).await, Some(release), "{part}: nothing is withdrawn yet");
-        world.bump(GENERATION + 2);
-        world.assign_for(part, other);
-        world.withdraw_below(3);
-        assert_eq!(offer(&world).await, None, "{part}");
     }
 }
 
