@@ -12,7 +12,7 @@ use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use sqlx::SqlitePool;
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 /// How long something is waited for that must not come. Its counterpart beside it has come by then.
 pub(crate) const IN_VAIN: Duration = Duration::from_secs(4);
 pub(crate) const CLASS: &str = "raspberry-pi-4";
