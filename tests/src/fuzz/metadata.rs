@@ -154,7 +154,7 @@ const TEAM_FROM: u8 = 200;
 
 /// Which file the first byte of an input chooses, and whether the rest is what is signed in it, and not the whole file.
 fn chosen(first: u8) -> (u8, bool) {
-    if first >= TEAM_FROM { (5, first % 2 == 0) } else { (first % 5, first % 10 < 5) }
+    if first >= TEAM_FROM { (5, first.is_multiple_of(2)) } else { (first % 5, first % 10 < 5) }
 }
 
 /// See [`chosen`].
