@@ -424,16 +424,16 @@ async fn a_shadow_runs_on_an_idle_worker_or_not_at_all() {
 #[test]
 fn in_probation_champion_and_fallbacks_before_stay_in_memory_and_are_shared() {
     let (champion, fallback, voter) = (good("m@1"), good("f@1"), good("v@1"));
-    let resident = |serving: &Serving| names(serving.residents(&task()).iter().map(|model| &model.release));
+    let resident = |serving: &Serving| names(serving.residents().iter().map(|model| &model.release));
     let of = |model: &Resident| Arc::downgrade(&model.model);
     let loaded = [of(&champion), of(&fallback), of(&voter)];
     let in_memory = || loaded.each_ref().map(|model: &Weak<_>| model.strong_count() > 0);
     let voting = crew(champion, Rule::SoftVote, vec![(Role::Fallback, fallback), (VOTER, voter)]);
     let serving = serving(voting);
-    assert_eq!(serving.residents(&task()).len(), 3);
+    assert_eq!(serving.residents().len(), 3);
 
     // The fallback goes on under the new champion.
-    let shared = serving.residents(&task()).into_iter().find(|model| model.release.to_string() == "f@1");
+    let shared = serving.residents().into_iter().find(|model| model.release.to_string() == "f@1");
     serving.line_up(&task(), Crew::new(good("m@2"), shared), 6, true);
     assert_eq!(in_memory(), [true, true, false]);
     assert_eq!(resident(&serving), ["m@2", "f@1", "m@1", "f@1"]);
@@ -450,7 +450,7 @@ fn a_model_that_failed_too_often_is_not_shared() {
     for i in 0..super::STRIKES_MAX {
         assert_eq!(ask(&serving, &format!("{i}"), [-1.0, 1.0, 0.0]).by, AnsweredBy::Fallback);
     }
-    assert_eq!(names(serving.residents(&task()).iter().map(|model| &model.release)), ["f@1"]);
+    assert_eq!(names(serving.residents().iter().map(|model| &model.release)), ["f@1"]);
 }
 
 /// Enough columns for a product that takes a while.

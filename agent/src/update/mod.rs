@@ -6,6 +6,7 @@
 
 mod anew;
 mod carry;
+mod crowd;
 mod driver;
 mod fetch;
 mod load;
