@@ -122,8 +122,8 @@ impl Hands {
         for held in moves.back {
             // Who is not designated any more has nothing to come back for.
             let line = self.live.get(&held.task).and_then(|live| live.line.as_ref());
-            let mut packs = line.into_iter().flat_map(Line::packs);
-            let Some(pack) = packs.find(|pack| pack.release == held.release).cloned() else { continue };
+            let found = line.into_iter().flat_map(Line::packs).find(|pack| pack.release == held.release);
+            let Some(pack) = found.cloned() else { continue };
             let (store, in_memory) = (self.store.clone(), self.serving.residents());
             let load = move || load::resident(&store, &pack, &in_memory);
             let loaded = tokio::task::spawn_blocking(load).await;
