@@ -453,6 +453,33 @@ fn a_model_that_failed_too_often_is_not_shared() {
     assert_eq!(names(serving.residents().iter().map(|model| &model.release)), ["f@1"]);
 }
 
+#[test]
+fn a_voter_that_fails_too_often_is_told_to_who_decides_what_serves() {
+    let serving = serving(crew(good("m@1"), Rule::SoftVote, vec![(VOTER, brittle("v@1"))]));
+    for i in 0..super::STRIKES_MAX {
+        ask(&serving, &format!("{i}"), [-1.0, 1.0, 0.0]);
+    }
+    let fallen = serving.fallen().now_or_never().unwrap();
+    assert_eq!(names(fallen.iter().map(|(_, release, _)| release)), ["v@1"]);
+    assert!(serving.fallen().now_or_never().is_none(), "it is told once");
+}
+
+#[test]
+fn readings_are_asked_for_where_a_rule_or_a_shadow_goes_by_them() {
+    let shadow = Role::Shadow { cpu_ppm: 10_000, ram_bytes: 0, battery_ppm_min: 0 };
+    let serving = serving(crew(good("m@1"), Rule::First, vec![]));
+    assert!(!serving.wants_reading());
+    serving.line_up(&task(), crew(good("m@1"), Rule::First, vec![(shadow, good("s@1"))]), 6, false);
+    assert!(serving.wants_reading());
+    let mut smaller = crew(good("m@1"), Rule::First, vec![(Role::Smaller, good("s@1"))]);
+    smaller.conduct.context =
+        vec![ContextRule { signal: Signal::Link, enter: 0, leave: 1, dwell_ms: 60_000 }];
+    serving.line_up(&task(), smaller, 7, false);
+    assert!(serving.wants_reading());
+    serving.line_up(&task(), crew(good("m@1"), Rule::First, vec![]), 8, false);
+    assert!(!serving.wants_reading());
+}
+
 /// Enough columns for a product that takes a while.
 const SIDE: usize = 512;
 const ROWS: u64 = 1024;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use dunlin_agent::api::{self, Api, Door};
 use dunlin_agent::serve::{Limits, Resident, Serving};
-use dunlin_protocol::TaskId;
+use dunlin_protocol::{ResourceUse, TaskId};
 
 use super::{Models, TASK, unix_us};
 use crate::digits::PIXELS;
@@ -46,6 +46,8 @@ pub fn serve() -> Result<()> {
         let from = unix_us()?;
         swap(&runtime, &serving, &models, generation)?;
         say(&format!("{generation} {from} {}", unix_us()?))?;
+        // As the agent does it, or those of forty line-ups would be kept.
+        drop(serving.close_windows(dunlin_agent::clock::now(), &ResourceUse::default()));
     }
     Ok(())
 }

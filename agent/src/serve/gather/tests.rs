@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use dunlin_engine::{floats, of_floats};
-use dunlin_protocol::{Now, TaskId};
+use dunlin_protocol::{Conduct, Member, Now, Role, Rule, TaskId};
 
 use super::*;
 use crate::serve::onnx::{IDENTITY, fixed, linear, resident};
 use crate::serve::pack::{Settings, TaskSettings};
-use crate::serve::{AnsweredBy, INLINE_US_MAX, InferError, Limits, Resident};
+use crate::serve::{AnsweredBy, Crew, INLINE_US_MAX, InferError, Limits, Resident};
 
 /// As long as nobody waits: a test that needs the time to pass does not end.
 const FOR_EVER: Duration = Duration::from_secs(3600);
@@ -75,6 +75,25 @@ async fn no_request_waits_for_others_longer_than_the_bound() {
     // So few never make a full batch.
     for n in [1, 3] {
         assert!(ask(&serving, (0..n).map(x).collect()).await.iter().all(Result::is_ok));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn champion_and_voters_gather_each_for_itself() {
+    let serving = serving(CROWD.into(), FOR_EVER);
+    let good = |release: &str| slow(release, &linear(3, 3, &IDENTITY, false));
+    let voter = good("v@1");
+    let role = Role::Voter { weight_ppm: 1_000_000 };
+    let member = Member { release: voter.release.clone(), role, limit_us: None };
+    let crew = Crew {
+        members: vec![(member, voter)],
+        conduct: Conduct { rule: Rule::SoftVote, context: vec![] },
+        ..Crew::new(good("m@1"), None)
+    };
+    serving.line_up(&task(), crew, 1, false);
+    for answer in ask(&serving, (0..CROWD).map(x).collect()).await {
+        let answer = answer.unwrap();
+        assert_eq!((answer.by, answer.voters.len()), (AnsweredBy::Vote, 2));
     }
 }
 

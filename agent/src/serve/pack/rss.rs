@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use dunlin_protocol::{Now, TaskId};
+use dunlin_protocol::{Now, ResourceUse, TaskId};
 
 use crate::serve::onnx::{linear, resident};
 use crate::serve::{Limits, Serving};
@@ -36,7 +36,7 @@ fn swap() {
         let weights: Vec<f32> = (0..SIDE * SIDE).map(|i| sign * (i % 7) as f32 / 1000.0).collect();
         Arc::new(linear(SIDE, SIDE, &weights, false))
     });
-    let x = vec![dunlin_engine::of_floats("x", &[1, SIDE as u64], &vec![0.5; SIDE])];
+    let x = vec![dunlin_engine::of_floats("x", &[1, SIDE as u64], &[0.5; SIDE])];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     for swaps in 0..=100_u64 {
         let (of, file) = (task.clone(), Arc::clone(&files[swaps as usize % 2]));
@@ -49,6 +49,9 @@ fn swap() {
                 runtime.block_on(serving.answer(&task, None, i.to_string(), x.clone(), now)).unwrap();
             assert_eq!(answer.generation, swaps);
         }
+        // Windows are closed as the agent does it, or those of forty line-ups would be kept.
+        let windows = serving.close_windows(Now { mono_ms: swaps, wall_ms: None }, &ResourceUse::default());
+        assert_eq!(windows.len(), 1);
         if swaps == 2 || swaps == 100 {
             println!("after {swaps} swaps: {} KiB", resident_kib());
         }
