@@ -74,16 +74,20 @@ impl Small {
     /// Trains, pushes and signs one model, puts the policy in force, and makes the task with it as its pool.
     pub async fn first_model(&self, folder: &Path) -> Result<String> {
         let images = views(&self.pools.training, NEW, 1, 1);
-        let job = folder.join("first-model");
-        let result = train(&self.controller, &job, &images, &["logistic"], 1).await?;
-        let release =
-            push(&self.controller, &job, "logistic", "meter-first", &result["candidates"][0]).await?;
+        let release = self.model(folder, "meter-first", &images, 1).await?;
         operator::policy(&self.controller, folder, &images[..100]).await?;
         self.controller.json(&["model", "approve", "--keys", &self.offline_keys()]).await?;
         let task = folder.join("task.toml");
         std::fs::write(&task, operator::definition(&[release.clone()].into(), None))?;
         self.controller.json(&["task", "apply", &task.display().to_string()]).await?;
         Ok(release)
+    }
+
+    /// Trains one model of these images and pushes it under this name.
+    pub async fn model(&self, folder: &Path, name: &str, images: &[Image], seed: u64) -> Result<String> {
+        let job = folder.join(name);
+        let result = train(&self.controller, &job, images, &["logistic"], seed).await?;
+        push(&self.controller, &job, "logistic", name, &result["candidates"][0]).await
     }
 
     /// Folder of the offline keys.
@@ -122,6 +126,15 @@ impl Small {
     /// Rolls an approved release out; of a single device, that is the canary.
     pub async fn roll_out(&self, release: &str) -> Result<()> {
         self.controller.json(&["rollout", "create", "--task", TASK, release]).await.map(drop)
+    }
+
+    /// Ends all of it in order: applications, devices, the controller.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.hush();
+        for agent in &mut self.agents {
+            agent.stop().await?;
+        }
+        self.controller.stop().await
     }
 
     /// Waits until every device has committed to `release`.

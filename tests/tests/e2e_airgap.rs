@@ -7,7 +7,7 @@ use dunlin_protocol::RepoVersions;
 use dunlin_tests::agent::{Agent, Application};
 use dunlin_tests::digits::{NEW, PIXELS, views};
 use dunlin_tests::line::{Line, Versions};
-use dunlin_tests::operator::{TASK, definition, push, train};
+use dunlin_tests::operator::{TASK, definition};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, Small};
 
@@ -72,11 +72,8 @@ async fn models_arrive_on_media_in_any_order_and_the_network_goes_on_from_there(
     }
     let first = world.first_model(folder.path()).await.unwrap();
     let older = medium(&world, &folder.path().join("older"), &first).await;
-    let job = folder.path().join("second");
     let images = views(&world.pools.training, NEW, 1, 1);
-    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second =
-        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &images, 2).await.unwrap();
     world.controller.json(&["model", "approve", "--keys", &world.offline_keys()]).await.unwrap();
     apply(&world, folder.path(), &second).await;
     let newer = medium(&world, &folder.path().join("newer"), &second).await;

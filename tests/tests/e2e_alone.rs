@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dunlin_tests::agent::Application;
 use dunlin_tests::digits::{Image, NEW, PIXELS, views};
-use dunlin_tests::operator::{TASK, definition, push, train};
+use dunlin_tests::operator::{TASK, definition};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 
@@ -14,9 +14,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Trains, pushes and approves a model of these images, and begins to roll it out; the release, and the rollout.
 async fn roll_out(world: &Small, folder: &Path, name: &str, images: &[Image]) -> [String; 2] {
     let controller = &world.controller;
-    let result = train(controller, &folder.join(name), images, &["logistic"], 2).await.unwrap();
-    let release =
-        push(controller, &folder.join(name), "logistic", name, &result["candidates"][0]).await.unwrap();
+    let release = world.model(folder, name, images, 2).await.unwrap();
     controller.json(&["model", "approve", &release, "--keys", &world.offline_keys()]).await.unwrap();
     let created = controller.json(&["rollout", "create", "--task", TASK, &release]).await.unwrap();
     [release, created["plan"]["rollout"].as_str().unwrap().to_owned()]
@@ -71,7 +69,5 @@ async fn without_a_controller_a_device_leaves_what_fails_its_probation_and_goes_
         Ok(sqlx::query_scalar::<_, String>(query).bind(&wrong).fetch_optional(&database).await?)
     });
     assert_eq!(told.await.unwrap(), "rolled_back");
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    world.stop().await.unwrap();
 }

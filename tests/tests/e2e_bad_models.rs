@@ -101,7 +101,5 @@ async fn a_signed_release_of_garbage_is_refused_by_the_device_which_keeps_its_mo
     let checked = world.controller.try_run(&["model", "check", &file]).await.unwrap();
     assert_eq!(checked.code, 4, "{}{}", checked.stdout, checked.stderr);
     assert!(checked.stdout.contains("model_malformed"), "{}", checked.stdout);
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    world.stop().await.unwrap();
 }

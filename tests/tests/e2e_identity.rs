@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use dunlin_tests::breakage::{clock, faketime};
-use dunlin_tests::operator::{definition, push, train};
+use dunlin_tests::operator::definition;
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
 use serde_json::Value;
@@ -68,9 +68,7 @@ async fn a_device_is_approved_renews_by_itself_and_comes_back_with_a_lapsed_cert
     let release = world.first_model(folder.path()).await.unwrap();
     world.ask().unwrap();
     world.committed(&release, LIMIT).await.unwrap();
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    world.stop().await.unwrap();
 }
 
 /// Thirteen months in a drawer: its certificate and every file that it holds have ended, and the offline holders have renewed
@@ -83,14 +81,8 @@ async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
     world.enrol().await.unwrap();
     world.ask().unwrap();
     world.committed(&first, LIMIT).await.unwrap();
-    let job = folder.path().join("second");
-    let images = world.pools.training.clone();
-    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second =
-        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
+    world.stop().await.unwrap();
 
     for day in ["+200d", "+400d"] {
         world.controller.live_at(day).unwrap();
@@ -112,7 +104,5 @@ async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
     world.ask().unwrap();
     world.committed(&second, LIMIT).await.unwrap();
     assert_eq!(certificates(&database, true).await, 1, "its certificate had ended");
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    world.stop().await.unwrap();
 }

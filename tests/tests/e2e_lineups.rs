@@ -139,7 +139,5 @@ async fn what_an_operator_lines_up_answers_together_on_the_device() {
     }
     assert!((60..140).contains(&challenged), "{challenged} of 200 at a half");
 
-    world.hush();
-    world.agents[0].stop().await.unwrap();
-    world.controller.stop().await.unwrap();
+    world.stop().await.unwrap();
 }

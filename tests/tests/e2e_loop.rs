@@ -5,7 +5,7 @@ use std::time::Duration;
 use dunlin_tests::agent::Application;
 use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
-use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::operator::TASK;
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use sqlx::{Row, SqlitePool};
@@ -97,11 +97,7 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     world.ask().unwrap();
     world.committed(&first, LIMIT).await.unwrap();
 
-    let job = folder.path().join("second");
-    let images = world.pools.training.clone();
-    let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
-    let second =
-        push(&world.controller, &job, "logistic", "meter-second", &result["candidates"][0]).await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
     let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
     assert_ne!(refused.code, 0, "a release without offline signatures was rolled out: {}", refused.stdout);
     assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);

@@ -50,12 +50,15 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
 
     let (after, metadata) = line.check(&agent.id, before)?;
     let (held, unchanged) = line.check(&agent.id, after)?;
-    section.hold(
-        "check that finds nothing new, request and answer without TLS",
-        unchanged as f64,
-        "bytes",
-        Bar::AtMost(CHECK_BYTES_MAX),
-    );
+    let check = |section: &mut Section, what: &str, bytes: usize| {
+        section.hold(
+            format!("check that finds nothing new, {what}"),
+            bytes as f64,
+            "bytes",
+            Bar::AtMost(CHECK_BYTES_MAX),
+        );
+    };
+    check(section, "request and answer without TLS", unchanged);
     section.add("deployment: new metadata of both repositories", metadata as f64, "bytes");
     let (image, _) = line.metadata(&agent.id)?;
     let targets = write::signed_value(image.targets.context("image targets")?.as_slice())?;
@@ -83,12 +86,7 @@ async fn deployment(section: &mut Section, folder: &Path) -> Result<()> {
     let (held, _) = line.check(&agent.id, held)?;
     anyhow::ensure!(held.roles.len() == 1, "the device holds {:?}", held.roles);
     let (_, unchanged) = line.check(&agent.id, held)?;
-    section.hold(
-        "check that finds nothing new, where the task has signers of its own",
-        unchanged as f64,
-        "bytes",
-        Bar::AtMost(CHECK_BYTES_MAX),
-    );
+    check(section, "where the task has signers of its own", unchanged);
     section.note("HTTP as the agent's client writes it, without TLS and TCP; the retained broker message that announces it is not counted");
     agent.stop().await?;
     world.controller.stop().await

@@ -7,7 +7,7 @@ use dunlin_protocol::weaken::Defence;
 use dunlin_tests::agent::Application;
 use dunlin_tests::claims;
 use dunlin_tests::digits::{AGED, NEW, views};
-use dunlin_tests::operator::{TASK, push, train};
+use dunlin_tests::operator::TASK;
 use dunlin_tests::process::wait_for;
 
 use crate::world::{
@@ -73,12 +73,7 @@ impl World {
     /// A model that is always wrong, properly signed, before a gate that does not look. The controller ends in the middle
     /// of its rollout, and the next one leaves that alone until it has its defence.
     pub(crate) async fn bad_model(&mut self, folder: &Path) {
-        let job = folder.join("bad");
-        let images = self.small.mislabelled();
-        let result = train(&self.small.controller, &job, &images, &["logistic"], 3).await.unwrap();
-        let bad = push(&self.small.controller, &job, "logistic", "meter-bad", &result["candidates"][0])
-            .await
-            .unwrap();
+        let bad = self.small.model(folder, "meter-bad", &self.small.mislabelled(), 3).await.unwrap();
         self.watched_for(folder, CUT_PROBATION).await;
         let rollout = self.roll_out(&bad).await;
         let releases = [bad.clone()];
