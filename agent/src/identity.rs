@@ -222,11 +222,11 @@ impl<'a> Copies<'a> {
         let (file, second) = (read(self.dir, name), read(self.dir, &copy));
         let whole = [&second, &file].into_iter().flatten().find_map(|bytes| unsealed(name, bytes));
         let whole = whole.and_then(|bytes| Some((judge(bytes).ok()?, bytes.to_vec())));
-        let (taken, bytes) = match whole {
-            Some(whole) => whole,
+        let (taken, bytes, file) = match whole {
+            Some((taken, bytes)) => (taken, bytes, file.ok()),
             None => {
-                let bytes = read(self.dir, name)?;
-                (judge(&bytes)?, bytes)
+                let bytes = file?;
+                (judge(&bytes)?, bytes.clone(), Some(bytes))
             }
         };
         let as_copy = sealed(name, &bytes);
@@ -234,7 +234,7 @@ impl<'a> Copies<'a> {
             Err(IdentityError::File { source, .. }) => source.kind() == ErrorKind::NotFound,
             Ok(_) | Err(_) => false,
         };
-        if !file.is_ok_and(|found| found == bytes) {
+        if file.as_ref() != Some(&bytes) {
             self.mends.push(Mend { file: name.to_owned(), bytes, told: true });
         }
         if !second.is_ok_and(|found| found == as_copy) {
