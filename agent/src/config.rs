@@ -112,6 +112,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// The local API.
     pub api: ApiSettings,
+    /// Serving.
+    pub serving: crate::serve::pack::Settings,
     /// Updates.
     pub update: UpdateSettings,
     /// The spool.

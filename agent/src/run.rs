@@ -116,7 +116,8 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     write_file(&settings.pid_file(), &std::process::id().to_string())?;
     tracing::info!(device = %identity.device(), %boot, agent = crate::VERSION, "agent starts");
 
-    let serving = Serving::new(Limits { run_max: settings.api.run_max, ..Limits::default() });
+    let limits = Limits { run_max: settings.api.run_max, ..Limits::default() };
+    let serving = Serving::with(limits, settings.serving.clone());
     let board = StatusBoard::new(&settings, spool.clone());
     let (orders, orders_in) = mpsc::channel(QUEUE);
     let (notices_out, mut notices) = mpsc::channel(QUEUE);
@@ -399,11 +400,13 @@ impl Agent {
         }
     }
 
-    /// Tells the line-ups where the device stands.
+    /// Tells the line-ups where the device stands, if any of them goes by it.
     async fn look_around(&mut self) {
-        let read = tokio::task::spawn_blocking(|| surroundings::read(Path::new("/"))).await;
-        let reading = read.expect("reading small files does not panic");
-        self.serving.surrounded(Reading { link_up: Some(self.link_up), ..reading }, clock::now());
+        if self.serving.wants_reading() {
+            let read = tokio::task::spawn_blocking(|| surroundings::read(Path::new("/"))).await;
+            let reading = read.expect("reading small files does not panic");
+            self.serving.surrounded(Reading { link_up: Some(self.link_up), ..reading }, clock::now());
+        }
         self.take_indicators();
     }
 

@@ -7,12 +7,15 @@ use clap::Args;
 use crate::command::{cargo, output, root, run as execute, target_dir};
 use crate::install;
 
-/// What tree ensembles are compared with, and what it needs; exact, so that numbers of two days compare.
+/// What trees and networks are compared with, and what it needs; exact, so that numbers of two days compare.
 const PYTHON: &[&str] = &["onnxruntime==1.31.1", "numpy==2.4.6"];
+
+/// The server that requests are compared with, and the runtime behind it.
+const MLSERVER: &[&str] = &["mlserver==1.7.1", "onnxruntime==1.31.1"];
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Measure only this: size, memory, inference, trust, trees, ingest or bytes; may be given several times
+    /// Measure only this: size, memory, inference, trust, trees, networks, ingest or bytes; may be given several times
     #[arg(long)]
     only: Vec<String>,
     /// Where to write the numbers
@@ -30,9 +33,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ["-p", "dunlin-controller", "-p", "dunlin-tests", "--bin", "dunlin", "--bin", "dunlin-bench"];
     execute(cargo(&["build", "--locked", "--release"]).args(programs))?;
     let python = install::python("bench", PYTHON)?;
+    let mlserver = install::python("bench-mlserver", MLSERVER)?;
     let mut bench = Command::new(target_dir().join("release/dunlin-bench"));
     bench.current_dir(root()).env("AGENT_PROGRAM", target_dir().join("dist/dunlin-agent"));
-    bench.arg("--python").arg(python).arg("--out").arg(&options.out).arg("--commit").arg(commit());
+    bench
+        .arg("--python")
+        .arg(python)
+        .arg("--mlserver")
+        .arg(mlserver)
+        .arg("--out")
+        .arg(&options.out)
+        .arg("--commit")
+        .arg(commit());
     bench.args(options.only.iter().flat_map(|only| ["--only", only]));
     execute(&mut bench)
 }

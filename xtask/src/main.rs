@@ -1,4 +1,4 @@
-//! The project's only automation: `cargo xtask {demo, test, bench, parity, fuzz, cuts, tidy, docs, cross, package}`.
+//! The project's only automation: `cargo xtask {demo, test, bench, parity, soak, fuzz, cuts, tidy, docs, cross, package}`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod bench;
@@ -13,6 +13,7 @@ mod install;
 mod layers;
 mod package;
 mod parity;
+mod soak;
 mod test;
 mod tidy;
 
@@ -35,6 +36,8 @@ enum Task {
     Bench(bench::Options),
     /// Compare models of other exporters with ONNX Runtime; write docs/parity.md
     Parity(parity::Options),
+    /// Ask ten million times while line-ups are swapped every second
+    Soak(soak::Options),
     /// Bend inputs of everything that reads what others wrote
     Fuzz(fuzz::Options),
     /// Cut updates at every system call that changes the agent's state
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Parity(options) => parity::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Cuts(options) => cuts::run(&options),
         Task::Tidy => tidy::run(),

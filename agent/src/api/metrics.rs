@@ -34,6 +34,8 @@ pub(super) fn text(views: &[TaskView]) -> String {
         "Whether a smaller member answers because of the device's context.",
         degraded.collect(),
     );
+    let away = views.iter().map(|v| (format!("task=\"{}\"", v.task), v.away.len() as u64));
+    family("dunlin_members_away", "gauge", "Members that there is no room for in memory.", away.collect());
     let latency = views.iter().flat_map(|v| {
         v.members.iter().map(|m| {
             (format!("task=\"{}\",release=\"{}\",role=\"{}\"", v.task, m.release, m.role.as_str()), m.row_us)

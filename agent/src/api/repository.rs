@@ -47,7 +47,10 @@ pub(super) fn entries(api: &Api, ready: bool) -> Vec<Entry> {
         for release in &view.unloaded {
             add(release.to_string(), false, "unloaded");
         }
-        if view.members.is_empty() && view.unloaded.is_empty() {
+        for release in &view.away {
+            add(release.to_string(), false, "there is no room for it in memory");
+        }
+        if view.members.is_empty() && view.unloaded.is_empty() && view.away.is_empty() {
             let reason = if view.baseline { "the constant baseline answers" } else { "nothing is installed" };
             add(String::new(), false, reason);
         }

@@ -1,4 +1,5 @@
 mod api;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ sections! {
         tensors_max: u64,
         run_ms_max: u64,
     }
+    Serving { ram_bytes_max: u64, cpu_ppm_max: u64, }
+    TaskKeys { value: u64, gather_rows_max: u64, gather_wait_us_max: u64, }
     Update { check_s: u64, retry_min_s: u64, retry_max_s: u64, inhibit_file: String, }
     Spool { bytes_max: u64, }
 }
@@ -89,6 +92,14 @@ struct RawDevice {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct RawServing {
+    ram_bytes_max: Option<u64>,
+    cpu_ppm_max: Option<u64>,
+    tasks: BTreeMap<String, raw::TaskKeys>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Raw {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
@@ -97,6 +108,7 @@ struct Raw {
     mqtt: raw::Mqtt,
     telemetry: raw::Telemetry,
     api: raw::Api,
+    serving: RawServing,
     update: raw::Update,
     spool: raw::Spool,
 }
@@ -117,6 +129,8 @@ pub(super) struct Fragment {
     mqtt: merged::Mqtt,
     telemetry: merged::Telemetry,
     api: merged::Api,
+    serving: merged::Serving,
+    tasks: BTreeMap<String, merged::TaskKeys>,
     update: merged::Update,
     spool: merged::Spool,
 }
@@ -130,6 +144,9 @@ impl Fragment {
     pub(super) fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let raw: Raw = toml::from_str(text).map_err(|e| ConfigError::toml(file, text, &e))?;
         let (device, budgets) = split_device(raw.device, file);
+        let serving =
+            raw::Serving { ram_bytes_max: raw.serving.ram_bytes_max, cpu_ppm_max: raw.serving.cpu_ppm_max };
+        let tasks = raw.serving.tasks.into_iter();
         let top = raw::Top { state_dir: raw.state_dir, run_dir: raw.run_dir, board: raw.board };
         Ok(Self {
             top: merged::Top::from_raw(top, file),
@@ -138,6 +155,8 @@ impl Fragment {
             mqtt: merged::Mqtt::from_raw(raw.mqtt, file),
             telemetry: merged::Telemetry::from_raw(raw.telemetry, file),
             api: merged::Api::from_raw(raw.api, file),
+            serving: merged::Serving::from_raw(serving, file),
+            tasks: tasks.map(|(task, keys)| (task, merged::TaskKeys::from_raw(keys, file))).collect(),
             update: merged::Update::from_raw(raw.update, file),
             spool: merged::Spool::from_raw(raw.spool, file),
         })
@@ -150,6 +169,10 @@ impl Fragment {
         self.mqtt.merge(later.mqtt);
         self.telemetry.merge(later.telemetry);
         self.api.merge(later.api);
+        self.serving.merge(later.serving);
+        for (task, keys) in later.tasks {
+            self.tasks.entry(task).or_default().merge(keys);
+        }
         self.update.merge(later.update);
         self.spool.merge(later.spool);
     }
@@ -284,6 +307,7 @@ impl Fragment {
                 report: seconds(&self.telemetry.report_s, "telemetry.report_s", 1, 86_400)?,
             },
             api,
+            serving: serving::validate(&self.serving, &self.tasks)?,
             update: UpdateSettings {
                 check: seconds(&self.update.check_s, "update.check_s", 1, 86_400)?,
                 retry_min,

@@ -32,6 +32,8 @@ fn a_complaint_names_file_key_and_remedy() {
         ("state_dir = \"var\"\n", "state_dir", "/"),
         ("[device]\nclass = \"Pi 4\"\n", "device.class", "raspberry-pi-4"),
         ("[update]\nretry_min_s = 60\nretry_max_s = 5\n", "update.retry_max_s", "at least"),
+        ("[serving]\nram_bytes_max = 9999999999999\n", "serving.ram_bytes_max", "0 to"),
+        ("[serving.tasks.meter]\ngather_rows_max = 0\n", "serving.tasks.meter.gather_rows_max", "1 to"),
         ("[nonsense]\nx = 1\n", "nonsense", "shipped agent.toml"),
     ];
     for (text, key, remedy) in table {
@@ -39,6 +41,20 @@ fn a_complaint_names_file_key_and_remedy() {
         assert_eq!((error.file.as_str(), error.key.as_str()), ("site.toml", key), "{text}\n{error}");
         assert!(error.remedy.contains(remedy), "{text}\n{error}");
     }
+}
+
+#[test]
+fn tasks_are_gathered_and_packed_only_where_the_settings_say_so() {
+    let plain = Settings::from_texts(&[]).unwrap();
+    assert_eq!(plain.serving, crate::serve::pack::Settings::default());
+    let site = "[serving]\nram_bytes_max = 1000\n[serving.tasks.meter]\ngather_rows_max = 8\n";
+    let later = "[serving.tasks.meter]\nvalue = 7\ngather_wait_us_max = 2000\n";
+    let settings = Settings::from_texts(&[("site.toml", site), ("later.toml", later)]).unwrap().serving;
+    assert_eq!((settings.budget.ram_bytes, settings.budget.cpu_ppm), (Some(1000), None));
+    let task: dunlin_protocol::TaskId = "meter".parse().unwrap();
+    let meter = settings.tasks[&task];
+    let gather = meter.gather.unwrap();
+    assert_eq!((meter.value, gather.rows_max, gather.wait_max), (7, 8, Duration::from_micros(2000)));
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub enum Absence {
     Failed,
     /// It failed too often before and is not asked.
     Quarantined,
+    /// There is no room for it in memory.
+    Unloaded,
 }
 
 impl Absence {
@@ -71,6 +73,7 @@ impl Absence {
             Self::Late => "late",
             Self::Failed => "failed",
             Self::Quarantined => "quarantined",
+            Self::Unloaded => "unloaded",
         }
     }
 }

@@ -7,7 +7,8 @@ use dunlin_engine::floats;
 use dunlin_protocol::{DType, Now, TensorData};
 
 use super::InferError;
-use super::pool::{Pool, Worked};
+use super::gather;
+use super::pool::{Pool, Wait, Worked};
 use super::resident::{Made, Serving, Unable};
 
 /// A request, with what is counted of it.
@@ -57,32 +58,18 @@ pub(super) fn expected_us(model: &Serving, asked: &Asked) -> u64 {
 /// [`InferError::Overloaded`] alone.
 pub(super) async fn run(
     pool: Option<&Pool>,
+    wait: Wait,
     model: &Arc<Serving>,
     limit: Option<Duration>,
     asked: &Arc<Asked>,
 ) -> Result<Ran, InferError> {
-    let (from, work) = (Instant::now(), work(model, asked));
+    let from = Instant::now();
     let worked = match pool {
-        Some(pool) => pool.run(expected_us(model, asked), limit, work).await,
-        None => Worked::Done(work(), Duration::ZERO),
-    };
-    came(worked, nanos(from.elapsed()))
-}
-
-/// The same, but only if a worker is idle now.
-///
-/// # Errors
-/// [`InferError::Overloaded`] alone.
-pub(super) async fn run_if_idle(
-    pool: Option<&Pool>,
-    model: &Arc<Serving>,
-    limit: Option<Duration>,
-    asked: &Arc<Asked>,
-) -> Result<Ran, InferError> {
-    let (from, work) = (Instant::now(), work(model, asked));
-    let worked = match pool {
-        Some(pool) => pool.run_if_idle(limit, work).await,
-        None => Worked::Done(work(), Duration::ZERO),
+        Some(pool) => match gather::terms(pool, wait, model, limit, asked) {
+            Some(terms) => gather::run(pool, terms, model, asked).await,
+            None => pool.run(wait, expected_us(model, asked), limit, work(model, asked)).await,
+        },
+        None => Worked::Done(work(model, asked)(), Duration::ZERO),
     };
     came(worked, nanos(from.elapsed()))
 }

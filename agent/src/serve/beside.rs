@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::asked::{Asked, run, run_if_idle};
+use super::asked::{Asked, run};
 use super::lineup::LineUp;
 use super::live::{Answered, Principal};
-use super::pool::Pool;
+use super::pool::{Pool, Wait};
 use super::resident::{Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
@@ -36,11 +36,11 @@ impl Drop for Place {
 }
 
 impl Task {
-    /// Runs on the inputs of an answered request what is only run for the record: in probation the previous champion,
-    /// and, on idle workers, the shadows that their budgets allow. With a pool that happens after the answer.
+    /// Runs on the inputs of an answered request what is only run for the record, on idle workers: in probation the previous
+    /// champion, and the shadows that their budgets allow. With a pool that happens after the answer.
     pub(super) async fn go_beside(
         self: &Arc<Self>,
-        pool: Option<&Arc<Pool>>,
+        pool: Option<&Pool>,
         lineup: &Arc<LineUp>,
         principal: Principal,
         asked: &Arc<Asked>,
@@ -58,9 +58,9 @@ impl Task {
         let after = pool.is_some();
         let work = async move {
             let task = &place.0;
-            task.previous(pool.as_deref(), &lineup, &champion, &principal, &asked).await;
+            task.previous(pool.as_ref(), &lineup, &champion, &principal, &asked).await;
             if shadows {
-                task.shadows(pool.as_deref(), &lineup, &principal, &asked).await;
+                task.shadows(pool.as_ref(), &lineup, &principal, &asked).await;
             }
         };
         if after {
@@ -79,7 +79,8 @@ impl Task {
         asked: &Arc<Asked>,
     ) {
         let Some(previous) = lineup.before() else { return };
-        let Ok(ran) = run(pool, previous, None, asked).await else { return };
+        // No answer waits for a record.
+        let Ok(ran) = run(pool, Wait::Never, previous, None, asked).await else { return };
         let Ok(made) = ran.made else { return };
         // What was rolled back or committed meanwhile is not on probation any more.
         if !self.lineup().before().is_some_and(|now| Arc::ptr_eq(now, previous)) {
@@ -96,14 +97,14 @@ impl Task {
     async fn shadows(&self, pool: Option<&Pool>, lineup: &LineUp, principal: &Principal, asked: &Arc<Asked>) {
         let reading = self.reading();
         for seat in lineup.slot.of(MemberRole::Shadow) {
-            let model = &seat.model;
+            let Some(model) = seat.berth.model() else { continue };
             let budget = || Some(seat.budget.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner));
             let allowed = budget().is_some_and(|mut budget| budget.allows(&reading, asked.now.mono_ms));
             if !allowed || model.strikes.out().is_some() {
                 continue;
             }
-            // A worker that is not idle is not in its budget either: no answer waits for a shadow.
-            let Ok(ran) = run_if_idle(pool, model, seat.limit, asked).await else { continue };
+            // A worker that is not idle is not in its budget either.
+            let Ok(ran) = run(pool, Wait::Never, model, seat.limit, asked).await else { continue };
             if let Some(mut budget) = budget() {
                 budget.spent(ran.spent_ns);
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dunlin_engine::{Effort, Explanation, argmax, floats};
 use dunlin_protocol::{ReleaseId, TaskId, TaskType, TensorData};
 
-use super::pool::Worked;
+use super::pool::{Wait, Worked};
 use super::{InferError, Serving, resident};
 
 /// Rows explained in one request: each takes hundreds of runs of the model.
@@ -87,7 +87,7 @@ impl Serving {
         };
         let failed = |detail: String| InferError::Failed { task: task.clone(), detail };
         // However short it is expected to be, it does not hold up the connections of others.
-        let rows = match self.pool.run(u64::MAX, None, work).await {
+        let rows = match self.pool.run(Wait::Alone, u64::MAX, None, work).await {
             Worked::Done(Ok(rows), _) => rows,
             Worked::Done(Err(error), _) if error.is_input() => {
                 return Err(InferError::Input(error.to_string()));

@@ -5,6 +5,7 @@ use dunlin_protocol::{Conduct, Member, ReleaseId, Role, TaskPolicy};
 
 use super::budget::Budget;
 use super::live::Key;
+use super::pool::Wait;
 use super::resident::{Resident, Serving};
 use super::view::MemberRole;
 
@@ -28,21 +29,48 @@ impl Crew {
     }
 }
 
-/// A loaded model beside the champion.
-#[derive(Debug)]
+/// The place of a member: its model, or whose place it is while there is no room for that in memory.
+#[derive(Debug, Clone)]
+pub(super) enum Berth {
+    Loaded(Arc<Serving>),
+    Away(ReleaseId),
+}
+
+impl Berth {
+    pub(super) fn new(model: Resident) -> Self {
+        Self::Loaded(Arc::new(Serving::new(model)))
+    }
+
+    pub(super) fn model(&self) -> Option<&Arc<Serving>> {
+        match self {
+            Self::Loaded(model) => Some(model),
+            Self::Away(_) => None,
+        }
+    }
+
+    pub(super) fn release(&self) -> &ReleaseId {
+        match self {
+            Self::Loaded(model) => model.release(),
+            Self::Away(release) => release,
+        }
+    }
+}
+
+/// A member beside the champion.
+#[derive(Debug, Clone)]
 pub(super) struct Seat {
-    pub(super) model: Arc<Serving>,
+    pub(super) berth: Berth,
     pub(super) role: Role,
     pub(super) limit: Option<Duration>,
     /// What a shadow may cost.
-    pub(super) budget: Option<Mutex<Budget>>,
+    pub(super) budget: Option<Arc<Mutex<Budget>>>,
 }
 
 impl Seat {
     fn new(model: Resident, role: Role, limit_us: Option<u64>) -> Self {
         let budget = match role {
             Role::Shadow { cpu_ppm, ram_bytes, battery_ppm_min } => {
-                Some(Mutex::new(Budget::new(cpu_ppm, ram_bytes, battery_ppm_min)))
+                Some(Arc::new(Mutex::new(Budget::new(cpu_ppm, ram_bytes, battery_ppm_min))))
             }
             Role::Fallback
             | Role::Challenger { .. }
@@ -52,7 +80,7 @@ impl Seat {
             | Role::Meta => None,
         };
         let limit = limit_us.map(Duration::from_micros);
-        Self { model: Arc::new(Serving::new(model)), role, limit, budget }
+        Self { berth: Berth::new(model), role, limit, budget }
     }
 }
 
@@ -60,7 +88,7 @@ impl Seat {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slot {
     pub(super) generation: u64,
-    pub(super) champion: Option<Arc<Serving>>,
+    pub(super) champion: Option<Berth>,
     /// The fallback first.
     pub(super) seats: Arc<[Seat]>,
     pub(super) conduct: Arc<Conduct>,
@@ -73,7 +101,7 @@ impl Slot {
             crew.members.into_iter().map(|(member, model)| Seat::new(model, member.role, member.limit_us));
         Self {
             generation,
-            champion: Some(Arc::new(Serving::new(crew.champion))),
+            champion: Some(Berth::new(crew.champion)),
             seats: fallback.into_iter().chain(members).collect(),
             conduct: Arc::new(crew.conduct),
         }
@@ -81,19 +109,29 @@ impl Slot {
 
     /// What of it is kept warm in probation: champion and fallbacks, as two whole line-ups need twice the memory.
     pub(super) fn warm(&self) -> Self {
-        let fallback = |seat: &Seat| Seat {
-            model: Arc::clone(&seat.model),
-            role: seat.role,
-            limit: seat.limit,
-            budget: None,
-        };
-        let seats = self.of(MemberRole::Fallback).map(fallback).collect();
-        Self { seats, ..self.clone() }
+        Self { seats: self.of(MemberRole::Fallback).cloned().collect(), ..self.clone() }
     }
 
-    /// All its models, the champion first.
+    /// All its places, the champion's first.
+    pub(super) fn berths(&self) -> impl Iterator<Item = &Berth> {
+        self.champion.iter().chain(self.seats.iter().map(|seat| &seat.berth))
+    }
+
+    /// All its models in memory, the champion first.
     pub(super) fn models(&self) -> impl Iterator<Item = &Arc<Serving>> {
-        self.champion.iter().chain(self.seats.iter().map(|seat| &seat.model))
+        self.berths().filter_map(Berth::model)
+    }
+
+    /// Changes the place that a release has in this part, if it has one.
+    pub(super) fn change(&mut self, part: MemberRole, release: &ReleaseId, change: impl FnOnce(&mut Berth)) {
+        let mut seats = self.seats.to_vec();
+        let champion = self.champion.iter_mut().filter(|_| part == MemberRole::Champion);
+        let of_part = seats.iter_mut().filter(|seat| MemberRole::from(seat.role) == part);
+        let mut berths = champion.chain(of_part.map(|seat| &mut seat.berth));
+        if let Some(berth) = berths.find(|berth| berth.release() == release) {
+            change(berth);
+        }
+        self.seats = seats.into();
     }
 
     /// The seats of one part.
@@ -114,18 +152,28 @@ pub(super) struct LineUp {
 }
 
 impl LineUp {
+    /// The champion, if it is in memory.
     pub(super) fn champion(&self) -> Option<&Arc<Serving>> {
-        self.slot.champion.as_ref()
+        self.slot.champion.as_ref()?.model()
     }
 
     /// The champion before this one, in probation.
     pub(super) fn before(&self) -> Option<&Arc<Serving>> {
-        self.previous.as_ref()?.champion.as_ref()
+        self.previous.as_ref()?.champion.as_ref()?.model()
     }
 
+    /// How its requests wait for a worker. What is on probation is held against a predecessor that runs alone.
+    pub(super) fn wait(&self) -> Wait {
+        if self.probation { Wait::Alone } else { Wait::Gathered }
+    }
+
+    /// Its members in memory, the champion first.
     pub(super) fn members(&self) -> impl Iterator<Item = (MemberRole, &Arc<Serving>)> {
         let champion = self.champion().map(|m| (MemberRole::Champion, m));
-        let seats = self.slot.seats.iter().map(|seat| (seat.role.into(), &seat.model));
+        let seats = self.slot.seats.iter().filter_map(|seat| {
+            let model = seat.berth.model()?;
+            Some((MemberRole::from(seat.role), model))
+        });
         champion.into_iter().chain(seats).chain(self.before().map(|m| (MemberRole::Previous, m)))
     }
 

@@ -424,16 +424,16 @@ async fn a_shadow_runs_on_an_idle_worker_or_not_at_all() {
 #[test]
 fn in_probation_champion_and_fallbacks_before_stay_in_memory_and_are_shared() {
     let (champion, fallback, voter) = (good("m@1"), good("f@1"), good("v@1"));
-    let resident = |serving: &Serving| names(serving.residents(&task()).iter().map(|model| &model.release));
+    let resident = |serving: &Serving| names(serving.residents().iter().map(|model| &model.release));
     let of = |model: &Resident| Arc::downgrade(&model.model);
     let loaded = [of(&champion), of(&fallback), of(&voter)];
     let in_memory = || loaded.each_ref().map(|model: &Weak<_>| model.strong_count() > 0);
     let voting = crew(champion, Rule::SoftVote, vec![(Role::Fallback, fallback), (VOTER, voter)]);
     let serving = serving(voting);
-    assert_eq!(serving.residents(&task()).len(), 3);
+    assert_eq!(serving.residents().len(), 3);
 
     // The fallback goes on under the new champion.
-    let shared = serving.residents(&task()).into_iter().find(|model| model.release.to_string() == "f@1");
+    let shared = serving.residents().into_iter().find(|model| model.release.to_string() == "f@1");
     serving.line_up(&task(), Crew::new(good("m@2"), shared), 6, true);
     assert_eq!(in_memory(), [true, true, false]);
     assert_eq!(resident(&serving), ["m@2", "f@1", "m@1", "f@1"]);
@@ -450,7 +450,34 @@ fn a_model_that_failed_too_often_is_not_shared() {
     for i in 0..super::STRIKES_MAX {
         assert_eq!(ask(&serving, &format!("{i}"), [-1.0, 1.0, 0.0]).by, AnsweredBy::Fallback);
     }
-    assert_eq!(names(serving.residents(&task()).iter().map(|model| &model.release)), ["f@1"]);
+    assert_eq!(names(serving.residents().iter().map(|model| &model.release)), ["f@1"]);
+}
+
+#[test]
+fn a_voter_that_fails_too_often_is_told_to_who_decides_what_serves() {
+    let serving = serving(crew(good("m@1"), Rule::SoftVote, vec![(VOTER, brittle("v@1"))]));
+    for i in 0..super::STRIKES_MAX {
+        ask(&serving, &format!("{i}"), [-1.0, 1.0, 0.0]);
+    }
+    let fallen = serving.fallen().now_or_never().unwrap();
+    assert_eq!(names(fallen.iter().map(|(_, release, _)| release)), ["v@1"]);
+    assert!(serving.fallen().now_or_never().is_none(), "it is told once");
+}
+
+#[test]
+fn readings_are_asked_for_where_a_rule_or_a_shadow_goes_by_them() {
+    let shadow = Role::Shadow { cpu_ppm: 10_000, ram_bytes: 0, battery_ppm_min: 0 };
+    let serving = serving(crew(good("m@1"), Rule::First, vec![]));
+    assert!(!serving.wants_reading());
+    serving.line_up(&task(), crew(good("m@1"), Rule::First, vec![(shadow, good("s@1"))]), 6, false);
+    assert!(serving.wants_reading());
+    let mut smaller = crew(good("m@1"), Rule::First, vec![(Role::Smaller, good("s@1"))]);
+    smaller.conduct.context =
+        vec![ContextRule { signal: Signal::Link, enter: 0, leave: 1, dwell_ms: 60_000 }];
+    serving.line_up(&task(), smaller, 7, false);
+    assert!(serving.wants_reading());
+    serving.line_up(&task(), crew(good("m@1"), Rule::First, vec![]), 8, false);
+    assert!(!serving.wants_reading());
 }
 
 /// Enough columns for a product that takes a while.

@@ -76,8 +76,8 @@ pub(super) struct Live {
     memory: Memory,
     pub(super) sampler: Option<Sampler>,
     pub(super) watch: Watch,
-    /// A champion that was taken out, to be told to whoever decides what serves.
-    pub(super) fallen: Option<(ReleaseId, String)>,
+    /// Designated members that were taken out, to be told to whoever decides what serves.
+    pub(super) fallen: Vec<(ReleaseId, String)>,
     /// By release and reason code.
     events: BTreeMap<(ReleaseId, &'static str), Indicator>,
 }
@@ -90,7 +90,7 @@ impl Live {
             memory: Memory::default(),
             sampler: None,
             watch: Watch::new(),
-            fallen: None,
+            fallen: Vec::new(),
             events: BTreeMap::new(),
         }
     }

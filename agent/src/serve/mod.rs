@@ -9,6 +9,9 @@
 //! The previous champion and shadows answer the same inputs after the answer was given, for the record only. Each
 //! release is counted in its own window by what it says itself, whatever became of it in an answer of several.
 //!
+//! Members that there is no room for leave memory and keep their place ([`pack`]); requests that wait for a worker may be
+//! run together ([`gather`]).
+//!
 //! What is counted per window, remembered for late labels and sampled is bounded; nothing here waits for the network.
 
 mod answer;
@@ -20,10 +23,12 @@ mod choose;
 mod combine;
 mod context;
 mod explain;
+pub mod gather;
 mod guard;
 mod lineup;
 mod live;
 mod memory;
+pub mod pack;
 mod pool;
 mod resident;
 mod sampling;
@@ -71,7 +76,8 @@ use tokio::sync::{Notify, Semaphore};
 #[derive(Debug)]
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
-    pool: Arc<Pool>,
+    pool: Pool,
+    settings: pack::Settings,
     /// Explanations that may still be begun.
     explaining: Semaphore,
     /// Wakes who waits in [`Serving::fallen`].
@@ -81,9 +87,17 @@ pub struct Serving {
 impl Serving {
     /// Nothing served yet.
     pub fn new(limits: Limits) -> Arc<Self> {
+        Self::with(limits, pack::Settings::default())
+    }
+
+    /// The same, with what the settings say of budgets and tasks.
+    pub fn with(limits: Limits, settings: pack::Settings) -> Arc<Self> {
+        let gather = |(task, of): (&TaskId, &pack::TaskSettings)| Some((task.clone(), of.gather?));
+        let pool = Pool::new(limits, settings.tasks.iter().filter_map(gather).collect());
         Arc::new(Self {
             tasks: RwLock::default(),
-            pool: Arc::new(Pool::new(limits)),
+            pool,
+            settings,
             explaining: Semaphore::new(EXPLAINING_MAX),
             fell: Notify::new(),
         })
@@ -111,6 +125,11 @@ impl Serving {
         self.task_or_new(task).switch(crew, generation, probation);
     }
 
+    /// Whether any task has context rules or a shadow, which go by readings.
+    pub fn wants_reading(&self) -> bool {
+        self.all().iter().any(|task| task.wants_reading())
+    }
+
     /// Takes a reading of the device, by which the context rules of every task and the budgets of shadows are judged.
     pub fn surrounded(&self, reading: Reading, now: Now) {
         self.all().iter().for_each(|task| task.surrounded(reading, now));
@@ -123,9 +142,9 @@ impl Serving {
         }
     }
 
-    /// The models that a task has in memory, for line-ups that share them; those that failed too often are left out.
-    pub fn residents(&self, task: &TaskId) -> Vec<Resident> {
-        self.task(task).map(|task| task.residents()).unwrap_or_default()
+    /// The models in memory, for line-ups that share them; those that failed too often are left out.
+    pub fn residents(&self) -> Vec<Resident> {
+        self.all().iter().flat_map(|task| task.residents()).collect()
     }
 
     /// Ends a task's probation in favour of the previous champion and its fallbacks; false if there is none.
@@ -159,7 +178,7 @@ impl Serving {
         let asked = Asked::new(id.to_owned(), inputs.to_vec(), now);
         let answer = task.answer(None, None, asked).now_or_never();
         let answer = answer.expect("without a pool nothing is waited for");
-        self.look(&task);
+        self.look(&task, &answer);
         answer
     }
 
@@ -180,22 +199,25 @@ impl Serving {
         let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
         let asked = Asked::new(id, inputs, now);
         let answer = task.answer(Some(&self.pool), version.as_ref(), asked).await;
-        self.look(&task);
+        self.look(&task, &answer);
         answer
     }
 
-    /// Whether the request took a champion out.
-    fn look(&self, task: &Task) {
+    /// Counts what was answered, and looks whether the request took a member out.
+    fn look(&self, task: &Task, answer: &Result<Answer, InferError>) {
+        if let Ok(answer) = answer {
+            task.count_rows(answer.rows);
+        }
         if task.has_fallen() {
             self.fell.notify_one();
         }
     }
 
-    /// Waits until champions were taken out because they failed too often, and says which and why. Requests are
-    /// answered by the rest of their line-ups meanwhile.
+    /// Waits until members were taken out because they failed too often, and says which and why. Requests are answered by
+    /// the rest of their line-ups meanwhile.
     pub async fn fallen(&self) -> Vec<(TaskId, ReleaseId, String)> {
         loop {
-            let fallen: Vec<_> = self.all().iter().filter_map(|task| task.fallen()).collect();
+            let fallen: Vec<_> = self.all().iter().flat_map(|task| task.fallen()).collect();
             if !fallen.is_empty() {
                 return fallen;
             }

@@ -35,13 +35,18 @@ fn message(field: u64, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// An input or output of `columns` columns; `kind` is ONNX's number of its element type.
 fn port(field: u64, name: &str, kind: i64, columns: i64, out: &mut Vec<u8>) {
+    port_of(field, name, kind, None, columns, out);
+}
+
+/// The same with a fixed number of rows, if there is one.
+fn port_of(field: u64, name: &str, kind: i64, rows: Option<i64>, columns: i64, out: &mut Vec<u8>) {
     message(field, out, |info| {
         bytes(1, name.as_bytes(), info);
         message(2, info, |of| {
             message(1, of, |tensor| {
                 number(1, kind, tensor);
                 message(2, tensor, |shape| {
-                    message(1, shape, |_| {});
+                    message(1, shape, |dim| rows.into_iter().for_each(|rows| number(1, rows, dim)));
                     message(1, shape, |dim| number(1, columns, dim));
                 });
             });
@@ -85,6 +90,16 @@ pub(crate) fn identity(kind: i64, columns: usize) -> Vec<u8> {
         bytes(2, b"g", graph);
         port(11, "x", kind, columns as i64, graph);
         port(12, "y", kind, columns as i64, graph);
+    })
+}
+
+/// `y = x` of floats, for exactly so many rows.
+pub(crate) fn fixed(rows: i64, columns: i64) -> Vec<u8> {
+    file(|graph| {
+        node("Identity", &["x"], "y", graph);
+        bytes(2, b"g", graph);
+        port_of(11, "x", 1, Some(rows), columns, graph);
+        port_of(12, "y", 1, Some(rows), columns, graph);
     })
 }
 

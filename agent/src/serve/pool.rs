@@ -1,11 +1,15 @@
 //! Who does the work of a request.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dunlin_protocol::TaskId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+
+use super::gather::Gather;
 
 /// Requests expected to take less are answered on the connection's own task: handing them to a worker and back
 /// costs more than they do, and no other connection waits longer than this.
@@ -32,12 +36,25 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug)]
+/// The workers, their queue, and how tasks gather what waits in it. A copy is the same pool.
+#[derive(Debug, Clone)]
 pub(super) struct Pool {
     workers: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     waiting_max: usize,
     run_max: Duration,
+    gather: Arc<BTreeMap<TaskId, Gather>>,
+}
+
+/// How work waits for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// In the queue, unless it is short enough for the caller's own task; requests of a task that gathers are run together.
+    Gathered,
+    /// In the queue as well, and for itself.
+    Alone,
+    /// Not at all: it is done by a worker that is idle now, or not.
+    Never,
 }
 
 /// What came of some work.
@@ -60,52 +77,67 @@ pub(super) fn is_inline(expected_us: u64, limit: Option<Duration>) -> bool {
 }
 
 impl Pool {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, gather: BTreeMap<TaskId, Gather>) -> Self {
         Self {
             workers: Arc::new(Semaphore::new(limits.workers.max(1))),
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             waiting_max: limits.waiting_max.max(1),
             run_max: limits.run_max,
+            gather: Arc::new(gather),
         }
+    }
+
+    /// How requests of a task are gathered, if they are.
+    pub(super) fn gather(&self, task: &TaskId) -> Option<Gather> {
+        self.gather.get(task).copied()
     }
 
     /// Does some work, within a `limit` of its own if it has one, of which half may go by in the queue.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        wait: Wait,
         expected_us: u64,
         limit: Option<Duration>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Worked<T> {
-        if is_inline(expected_us, limit) {
-            return Worked::Done(work(), Duration::ZERO);
-        }
-        let from = Instant::now();
-        let Some(place) = Place::take(&self.waiting, self.waiting_max) else { return Worked::Refused };
-        // A limit of the caller's own holds for the wait too. Work that is begun has half of it at least, so that it is
-        // never late by the queue's doing.
-        let patience = limit.map_or(Duration::MAX, |limit| limit / 2);
-        let Ok(worker) = timeout(patience, Arc::clone(&self.workers).acquire_owned()).await else {
-            return Worked::Waited;
+        let (worker, queued) = match wait {
+            Wait::Never => (Arc::clone(&self.workers).try_acquire_owned().ok(), Duration::ZERO),
+            Wait::Gathered | Wait::Alone if is_inline(expected_us, limit) => {
+                return Worked::Done(work(), Duration::ZERO);
+            }
+            Wait::Gathered | Wait::Alone => {
+                let from = Instant::now();
+                let Some(place) = self.place() else { return Worked::Refused };
+                // A limit of the caller's own holds for the wait too. Work that is begun has half of it at least, so that
+                // it is never late by the queue's doing.
+                let patience = limit.map_or(Duration::MAX, |limit| limit / 2);
+                let Ok(worker) = timeout(patience, self.worker()).await else { return Worked::Waited };
+                drop(place);
+                let queued = from.elapsed();
+                if queued > patience {
+                    return Worked::Waited;
+                }
+                (worker, queued)
+            }
         };
-        let Ok(worker) = worker else { return Worked::Refused };
-        drop(place);
-        let queued = from.elapsed();
-        if queued > patience {
-            return Worked::Waited;
+        match worker {
+            Some(worker) => self.on(worker, queued, limit, work).await,
+            None => Worked::Refused,
         }
-        self.on(worker, queued, limit, work).await
     }
 
-    /// Does some work if a worker is idle now, and refuses it else: others in the queue would wait for it.
-    pub(super) async fn run_if_idle<T: Send + 'static>(
-        &self,
-        limit: Option<Duration>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Worked<T> {
-        match Arc::clone(&self.workers).try_acquire_owned() {
-            Ok(worker) => self.on(worker, Duration::ZERO, limit, work).await,
-            Err(_) => Worked::Refused,
+    /// A place in the queue, unless it is full.
+    pub(super) fn place(&self) -> Option<Place> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.waiting_max {
+            return Some(Place(Arc::clone(&self.waiting)));
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    /// A worker, as soon as there is one.
+    pub(super) async fn worker(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.workers).acquire_owned().await.ok()
     }
 
     /// Takes a worker, so that none is idle.
@@ -114,7 +146,8 @@ impl Pool {
         Arc::clone(&self.workers).try_acquire_owned().expect("a worker is idle")
     }
 
-    async fn on<T: Send + 'static>(
+    /// Has a worker do some work that waited so long for it.
+    pub(super) async fn on<T: Send + 'static>(
         &self,
         worker: OwnedSemaphorePermit,
         queued: Duration,
@@ -146,19 +179,10 @@ impl Pool {
 }
 
 /// A place in the queue, given back even if the caller goes away while it waits.
-struct Place<'a>(&'a AtomicUsize);
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicUsize>);
 
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, max: usize) -> Option<Self> {
-        if waiting.fetch_add(1, Ordering::Relaxed) < max {
-            return Some(Self(waiting));
-        }
-        waiting.fetch_sub(1, Ordering::Relaxed);
-        None
-    }
-}
-
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -171,7 +195,7 @@ mod tests {
     use super::*;
 
     fn one_worker() -> Pool {
-        Pool::new(Limits { workers: 1, ..Limits::default() })
+        Pool::new(Limits { workers: 1, ..Limits::default() }, BTreeMap::new())
     }
 
     #[tokio::test]
@@ -181,7 +205,7 @@ mod tests {
         let limit = Some(Duration::from_millis(20));
         let begun = Arc::new(AtomicBool::new(false));
         let of_work = Arc::clone(&begun);
-        let worked = pool.run(0, limit, move || of_work.store(true, Ordering::Relaxed)).await;
+        let worked = pool.run(Wait::Alone, 0, limit, move || of_work.store(true, Ordering::Relaxed)).await;
         assert!(matches!(worked, Worked::Waited), "{worked:?}");
         assert!(!begun.load(Ordering::Relaxed));
 
@@ -190,7 +214,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
             drop(held);
         };
-        let (worked, ()) = tokio::join!(pool.run(0, limit, || ()), free);
+        let (worked, ()) = tokio::join!(pool.run(Wait::Alone, 0, limit, || ()), free);
         assert!(matches!(worked, Worked::Done((), queued) if queued > Duration::ZERO), "{worked:?}");
     }
 
@@ -198,10 +222,10 @@ mod tests {
     async fn what_may_not_wait_is_done_by_an_idle_worker_or_not_at_all() {
         let pool = one_worker();
         let held = pool.hold();
-        let worked = pool.run_if_idle(None, || ()).await;
+        let worked = pool.run(Wait::Never, 0, None, || ()).await;
         assert!(matches!(worked, Worked::Refused), "{worked:?}");
         drop(held);
-        let worked = pool.run_if_idle(None, || ()).await;
+        let worked = pool.run(Wait::Never, 0, None, || ()).await;
         assert!(matches!(worked, Worked::Done((), queued) if queued.is_zero()), "{worked:?}");
     }
 }

@@ -3,8 +3,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use dunlin_engine::{Model, argmax, floats};
-use dunlin_protocol::{Bundle, Digest, ReferenceProfile, ReleaseId, TaskType, TensorData};
+use dunlin_protocol::{Bundle, DType, Digest, ReferenceProfile, ReleaseId, TaskType, TensorData, TensorSpec};
 
+use super::gather::Queue;
 use super::strikes::Strikes;
 use super::tally::Tally;
 
@@ -32,6 +33,8 @@ pub(super) struct Serving {
     /// Expected nanoseconds of one row.
     row_ns: AtomicU64,
     pub(super) strikes: Strikes,
+    /// Requests that are to be run together.
+    pub(super) queue: Queue,
     tally: Mutex<Tally>,
 }
 
@@ -62,7 +65,13 @@ pub(super) enum Unable {
 impl Serving {
     pub(super) fn new(resident: Resident) -> Self {
         let row_ns = AtomicU64::new(resident.bundle.latency_us.saturating_mul(1000));
-        Self { resident, row_ns, strikes: Strikes::default(), tally: Mutex::default() }
+        Self {
+            resident,
+            row_ns,
+            strikes: Strikes::default(),
+            queue: Queue::default(),
+            tally: Mutex::default(),
+        }
     }
 
     pub(super) fn tally(&self) -> MutexGuard<'_, Tally> {
@@ -85,15 +94,20 @@ impl Serving {
         }
     }
 
-    /// Runs the model. An answer counts only if its scores are finite and there are as many as the signature says.
+    /// Runs the model. An answer counts only if its outputs are what the signature promises and its numbers are finite.
     pub(super) fn run(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
+        self.takes(rows)?;
         let from = Instant::now();
         let outputs = self.resident.model.run(inputs).map_err(|e| {
             if e.is_input() { Unable::Input(e.to_string()) } else { Unable::Failed(e.to_string()) }
         })?;
         let spent = from.elapsed();
+        let promised = &self.resident.bundle.signature.outputs;
+        keeps(promised, &outputs, rows).map_err(Unable::Failed)?;
         let scores = outputs.last().and_then(floats).unwrap_or_default();
-        if scores.iter().any(|x| !x.is_finite()) {
+        let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        let others = outputs.iter().rev().skip(1).filter_map(floats);
+        if !finite(&scores) || !others.map(|values| finite(&values)).all(|finite| finite) {
             return Err(Unable::Failed("a score is not finite".into()));
         }
         let classes = self.classes();
@@ -111,8 +125,108 @@ impl Serving {
         Ok(Made { outputs, scores, latency_ns })
     }
 
+    /// Some graphs take a fixed number of rows and give what is not one row per row: their answers to several such
+    /// batches can not be put together.
+    fn takes(&self, rows: usize) -> Result<(), Unable> {
+        let model = &self.resident.model;
+        let batch = model.inputs().first().and_then(|spec| spec.shape.first()).copied().filter(|n| *n > 0);
+        match batch {
+            Some(batch)
+                if usize::try_from(batch) != Ok(rows)
+                    && model.outputs().iter().any(|out| out.shape.first() != Some(&batch)) =>
+            {
+                Err(Unable::Input(format!("{rows} rows where the model answers {batch} at a time")))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The predicted class of one row of scores: the largest score, never the graph's label.
     pub(super) fn class(&self, scores: &[f32]) -> Option<u32> {
         if self.classes() == 0 { None } else { argmax(scores) }
+    }
+}
+
+/// Holds outputs against what the signature promises: their names, types, and every dimension that it fixes. The first
+/// one is the rows that were asked about, unless the signature fixes it otherwise. A signature without dimensions
+/// promises none, as files may leave the shape of an output open.
+fn keeps(promised: &[TensorSpec], outputs: &[TensorData], rows: usize) -> Result<(), String> {
+    if outputs.len() != promised.len() {
+        return Err(format!("{} outputs where the signature has {}", outputs.len(), promised.len()));
+    }
+    for (want, got) in promised.iter().zip(outputs) {
+        if want.name != got.name || want.datatype != got.datatype {
+            return Err(format!(
+                "output {:?} of {} where the signature has {:?} of {}",
+                got.name,
+                got.datatype.as_str(),
+                want.name,
+                want.datatype.as_str()
+            ));
+        }
+        let fits = |(axis, (&want, &got)): (usize, (&i64, &u64))| {
+            u64::try_from(want) == Ok(got) || if axis == 0 { got == rows as u64 } else { want < 0 }
+        };
+        let open = want.shape.is_empty();
+        let same = open
+            || (want.shape.len() == got.shape.len()
+                && want.shape.iter().zip(&got.shape).enumerate().all(fits));
+        let elements = got.shape.iter().try_fold(1_u64, |all, &dim| all.checked_mul(dim));
+        let whole = got.datatype == DType::Bytes
+            || elements.zip(got.datatype.size()).and_then(|(n, size)| n.checked_mul(size as u64))
+                == Some(got.data.0.len() as u64);
+        if !same || !whole {
+            return Err(format!(
+                "output {:?} of {} bytes and shape {:?} to {rows} rows where the signature has {:?}",
+                got.name,
+                got.data.0.len(),
+                got.shape,
+                want.shape
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_engine::of_floats;
+
+    use super::*;
+
+    fn spec(shape: &[i64]) -> Vec<TensorSpec> {
+        vec![TensorSpec { name: "y".into(), datatype: DType::Fp32, shape: shape.to_vec() }]
+    }
+
+    #[test]
+    fn an_output_has_the_name_type_and_shape_that_the_signature_promises() {
+        let of = |shape: &[u64]| {
+            let n = shape.iter().product::<u64>() as usize;
+            vec![of_floats("y", shape, &vec![0.0; n])]
+        };
+        let table: [(&[i64], &[u64], usize, bool); 8] = [
+            (&[-1, 2], &[3, 2], 3, true),
+            (&[-1, -1], &[3, 7], 3, true),
+            (&[], &[3, 7], 3, true),
+            (&[1, 2], &[3, 2], 3, true),
+            (&[4], &[4], 1, true),
+            (&[-1, 2], &[2, 2], 3, false),
+            (&[-1, 2], &[3, 3], 3, false),
+            (&[-1, 2], &[3], 3, false),
+        ];
+        for (want, got, rows, kept) in table {
+            let outcome = keeps(&spec(want), &of(got), rows);
+            assert_eq!(outcome.is_ok(), kept, "{want:?} {got:?}: {outcome:?}");
+        }
+        let mut cut = of(&[3, 2]);
+        cut[0].data.0.pop();
+        assert!(keeps(&spec(&[-1, 2]), &cut, 3).unwrap_err().contains("23 bytes"));
+        assert!(keeps(&spec(&[-1, 2]), &[], 3).unwrap_err().contains("0 outputs"));
+        let mut named = of(&[3, 2]);
+        named[0].name = "z".into();
+        assert!(keeps(&spec(&[-1, 2]), &named, 3).is_err());
+        let mut typed = of(&[3, 2]);
+        typed[0].datatype = DType::Int32;
+        assert!(keeps(&spec(&[-1, 2]), &typed, 3).is_err());
     }
 }

@@ -12,7 +12,7 @@ use super::baseline;
 use super::beside::Beside;
 use super::context::{Degrader, Reading};
 use super::guard::{Guard, Watch};
-use super::lineup::{Crew, LineUp, Slot};
+use super::lineup::{Berth, Crew, LineUp, Slot};
 use super::live::{Answered, Key, Live, Principal};
 use super::pool::Pool;
 use super::resident::{Made, Resident, Serving, Unable};
@@ -28,11 +28,13 @@ pub(super) struct Task {
     live: Mutex<Live>,
     answered: [AtomicU64; AnsweredBy::ALL.len()],
     failed: AtomicU64,
+    /// Rows answered.
+    rows: AtomicU64,
     surroundings: Mutex<Surroundings>,
     /// Whether a context rule holds: asked for every request, so that it needs no lock.
     degraded: AtomicBool,
     pub(super) beside: Beside,
-    /// Whether `live` names a fallen champion: asked after every request, so that it needs no lock.
+    /// Whether `live` names a fallen member: asked after every request, so that it needs no lock.
     fallen: AtomicBool,
 }
 
@@ -52,11 +54,25 @@ impl Task {
             live,
             answered: Default::default(),
             failed: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
             surroundings: Mutex::default(),
             degraded: AtomicBool::new(false),
             beside: Beside::default(),
             fallen: AtomicBool::new(false),
         }
+    }
+
+    pub(super) fn id(&self) -> &TaskId {
+        &self.task
+    }
+
+    pub(super) fn count_rows(&self, rows: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Rows answered since the task was first heard of.
+    pub(super) fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 
     pub(super) fn lineup(&self) -> Arc<LineUp> {
@@ -72,7 +88,7 @@ impl Task {
     }
 
     /// Replaces the line-up by what `change` makes of it.
-    fn change<T>(&self, change: impl FnOnce(&mut LineUp) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut LineUp) -> T) -> T {
         let mut place = self.lineup.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = LineUp::clone(&place);
         let result = change(&mut next);
@@ -97,7 +113,8 @@ impl Task {
         let slot = Slot::new(crew, generation);
         self.change(|lineup| {
             let before = std::mem::replace(&mut lineup.slot, slot);
-            lineup.previous = (probation && before.champion.is_some()).then(|| before.warm());
+            let was_there = before.champion.as_ref().and_then(Berth::model).is_some();
+            lineup.previous = (probation && was_there).then(|| before.warm());
             lineup.probation = probation;
             lineup.unloaded.clear();
         });
@@ -141,7 +158,9 @@ impl Task {
     /// Takes all models out of memory.
     pub(super) fn unload(&self) {
         self.change(|lineup| {
-            let releases: Vec<_> = lineup.members().map(|(_, m)| m.release().clone()).collect();
+            let before = lineup.before().map(|m| m.release());
+            let releases = lineup.slot.berths().map(Berth::release).chain(before);
+            let releases: Vec<_> = releases.cloned().collect();
             lineup.unloaded.extend(releases);
             lineup.slot = Slot { generation: lineup.slot.generation, ..Slot::default() };
             lineup.previous = None;
@@ -176,7 +195,7 @@ impl Task {
             }
             None => {
                 let degraded = self.degraded.load(Ordering::Relaxed);
-                let of = |part| lineup.slot.of(part).map(|seat| &seat.model);
+                let of = |part| lineup.slot.of(part).filter_map(|seat| seat.berth.model());
                 of(MemberRole::Smaller)
                     .filter(|_| degraded)
                     .chain(lineup.champion())
@@ -186,6 +205,13 @@ impl Task {
             }
         };
         found.map(|member| (Arc::clone(member), lineup.slot.generation))
+    }
+
+    /// Whether anything here goes by where the device stands.
+    pub(super) fn wants_reading(&self) -> bool {
+        let lineup = self.lineup();
+        let slot = &lineup.slot;
+        !slot.conduct.context.is_empty() || slot.of(MemberRole::Shadow).next().is_some()
     }
 
     /// Takes a reading of the device. What follows from it is an event for the next report.
@@ -217,7 +243,7 @@ impl Task {
     /// this thread.
     pub(super) async fn answer(
         self: &Arc<Self>,
-        pool: Option<&Arc<Pool>>,
+        pool: Option<&Pool>,
         version: Option<&ReleaseId>,
         asked: Asked,
     ) -> Result<Answer, InferError> {
@@ -226,12 +252,11 @@ impl Task {
             return Err(InferError::Unloaded(self.task.clone()));
         }
         let asked = Arc::new(asked);
-        let runs = pool.map(Arc::as_ref);
         if let Some(version) = version.filter(|v| lineup.champion().is_none_or(|c| c.release() != *v)) {
-            return self.named(&lineup, runs, version, &asked).await;
+            return self.named(&lineup, pool, version, &asked).await;
         }
         let degraded = self.degraded.load(Ordering::Relaxed);
-        let mut turn = Turn::new(self, &lineup, runs, &asked);
+        let mut turn = Turn::new(self, &lineup, pool, &asked);
         let answer = match version {
             Some(_) => turn.by_champion().await?,
             None => turn.by_rule(degraded).await?,
@@ -312,25 +337,23 @@ impl Task {
             let detail = format!("failed too often, at last: {detail}");
             tracing::error!(task = %self.task, release = %model.release(), detail, "a member is taken out");
             live.tell(model.release(), ReasonCode::Quarantined, &detail, asked.now);
-            if leads {
-                live.fallen = Some((model.release().clone(), detail));
-                self.fallen.store(true, Ordering::Relaxed);
-            }
+            live.fallen.push((model.release().clone(), detail));
+            self.fallen.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Whether a champion was taken out that nobody has asked about yet.
+    /// Whether a member was taken out that nobody has asked about yet.
     pub(super) fn has_fallen(&self) -> bool {
         self.fallen.load(Ordering::Relaxed)
     }
 
-    /// The champion that was taken out since this was last asked, and why.
-    pub(super) fn fallen(&self) -> Option<(TaskId, ReleaseId, String)> {
+    /// The members that were taken out since this was last asked, and why.
+    pub(super) fn fallen(&self) -> Vec<(TaskId, ReleaseId, String)> {
         if !self.fallen.swap(false, Ordering::Relaxed) {
-            return None;
+            return Vec::new();
         }
-        let (release, detail) = self.live().fallen.take()?;
-        Some((self.task.clone(), release, detail))
+        let fallen = std::mem::take(&mut self.live().fallen);
+        fallen.into_iter().map(|(release, detail)| (self.task.clone(), release, detail)).collect()
     }
 
     fn constant(&self, lineup: &LineUp, asked: &Asked) -> Result<Answer, InferError> {
@@ -378,7 +401,7 @@ impl Task {
         if let Some(out) = model.strikes.out() {
             return Err(failed(out.to_owned()));
         }
-        let ran = run(pool, model, None, asked).await?;
+        let ran = run(pool, lineup.wait(), model, None, asked).await?;
         match ran.made {
             Ok(made) => {
                 self.count(AnsweredBy::Named);
@@ -468,10 +491,12 @@ impl Task {
                 tally: m.tally().clone(),
             })
             .collect();
+        let away = lineup.slot.berths().filter(|berth| berth.model().is_none());
         TaskView {
             task: self.task.clone(),
             members,
             unloaded: lineup.unloaded.clone(),
+            away: away.map(Berth::release).cloned().collect(),
             generation: lineup.slot.generation,
             probation: lineup.probation,
             baseline: lineup.policy.as_ref().is_some_and(|p| baseline::classes(p, 1, &[]).is_some()),

@@ -11,7 +11,7 @@ use super::answer::{Absence, Answer, AnsweredBy, InferError};
 use super::asked::{Asked, Ran, expected_us, run};
 use super::choose::challenger;
 use super::combine::{Ballot, Voice, side_by_side, sure, vote};
-use super::lineup::{LineUp, Seat};
+use super::lineup::{Berth, LineUp, Seat};
 use super::live::Principal;
 use super::pool::{Pool, is_inline};
 use super::resident::{Made, Serving, Unable};
@@ -93,8 +93,14 @@ impl<'a> Turn<'a> {
         if answer.is_some() || self.refused.contains(&AnsweredBy::Champion) {
             return Ok(answer);
         }
-        for seat in slot.of(MemberRole::Fallback) {
-            if let Some(reply) = self.seat(AnsweredBy::Fallback, seat).await? {
+        let mut stand_ins: Vec<(AnsweredBy, &Seat)> =
+            slot.of(MemberRole::Fallback).map(|seat| (AnsweredBy::Fallback, seat)).collect();
+        // A smaller one stands in for a champion that there is no room for, unless it was asked before.
+        if !degraded && self.lineup.champion().is_none() {
+            stand_ins.extend(slot.of(MemberRole::Smaller).map(|seat| (AnsweredBy::Smaller, seat)));
+        }
+        for (by, seat) in stand_ins {
+            if let Some(reply) = self.seat(by, seat).await? {
                 return Ok(Some(self.one(reply)));
             }
         }
@@ -121,35 +127,35 @@ impl<'a> Turn<'a> {
     }
 
     async fn champion(&mut self) -> Result<Option<Reply>, InferError> {
-        let Some(champion) = self.lineup.champion() else { return Ok(None) };
+        let Some(champion) = &self.lineup.slot.champion else { return Ok(None) };
         self.ask(AnsweredBy::Champion, champion, None, self.asked).await
     }
 
     async fn seat(&mut self, by: AnsweredBy, seat: &Seat) -> Result<Option<Reply>, InferError> {
-        self.ask(by, &seat.model, seat.limit, self.asked).await
+        self.ask(by, &seat.berth, seat.limit, self.asked).await
     }
 
     async fn ask(
         &mut self,
         by: AnsweredBy,
-        model: &Arc<Serving>,
+        berth: &Berth,
         limit: Option<Duration>,
         asked: &Arc<Asked>,
     ) -> Result<Option<Reply>, InferError> {
-        if !self.is_asked(model) {
-            return Ok(None);
-        }
-        let ran = run(self.pool, model, limit, asked).await;
+        let Some(model) = self.asked_of(berth) else { return Ok(None) };
+        let ran = run(self.pool, self.lineup.wait(), model, limit, asked).await;
         self.take(by, model, CHAMPION_PPM, ran)
     }
 
-    /// Whether a member is still asked; one that is not is left out.
-    fn is_asked(&mut self, model: &Serving) -> bool {
-        let asked = model.strikes.out().is_none();
-        if !asked {
-            self.left_out.push((model.release().clone(), Absence::Quarantined));
-        }
-        asked
+    /// The model of a member that is still asked; one that is not is left out.
+    fn asked_of<'b>(&mut self, berth: &'b Berth) -> Option<&'b Arc<Serving>> {
+        let why = match berth {
+            Berth::Loaded(model) if model.strikes.out().is_none() => return Some(model),
+            Berth::Loaded(_) => Absence::Quarantined,
+            Berth::Away(_) => Absence::Unloaded,
+        };
+        self.left_out.push((berth.release().clone(), why));
+        None
     }
 
     /// Takes what came of running a member, and counts it.
@@ -210,9 +216,10 @@ impl<'a> Turn<'a> {
 
     /// What champion and voters answer, side by side, in this order.
     async fn voices(&mut self) -> Result<Vec<Reply>, InferError> {
-        let champion = self.lineup.champion().map(|model| (AnsweredBy::Champion, model, None, CHAMPION_PPM));
-        let voters = self.lineup.slot.seats.iter().filter_map(|seat| match seat.role {
-            Role::Voter { weight_ppm } => Some((AnsweredBy::Vote, &seat.model, seat.limit, weight_ppm)),
+        let slot = &self.lineup.slot;
+        let champion = slot.champion.iter().map(|berth| (AnsweredBy::Champion, berth, None, CHAMPION_PPM));
+        let voters = slot.seats.iter().filter_map(|seat| match seat.role {
+            Role::Voter { weight_ppm } => Some((AnsweredBy::Vote, &seat.berth, seat.limit, weight_ppm)),
             Role::Fallback
             | Role::Challenger { .. }
             | Role::Shadow { .. }
@@ -221,12 +228,12 @@ impl<'a> Turn<'a> {
             | Role::Meta => None,
         });
         let mut called = Vec::new();
-        for (by, model, limit, weight) in champion.into_iter().chain(voters) {
-            if self.is_asked(model) {
+        for (by, berth, limit, weight) in champion.chain(voters) {
+            if let Some(model) = self.asked_of(berth) {
                 called.push((by, model, limit, weight));
             }
         }
-        let (pool, asked) = (self.pool, self.asked);
+        let (pool, wait, asked) = (self.pool, self.lineup.wait(), self.asked);
         // What needs a worker is begun before what holds this thread: the champion, which is to wait for no voter, then
         // those with little time.
         called.sort_by_cached_key(|(by, model, limit, _)| {
@@ -234,7 +241,7 @@ impl<'a> Turn<'a> {
         });
         let mut runs = Vec::new();
         for (by, model, limit, weight) in called {
-            runs.push(async move { (by, model, weight, run(pool, model, limit, asked).await) });
+            runs.push(async move { (by, model, weight, run(pool, wait, model, limit, asked).await) });
         }
         let mut ran = join_all(runs).await;
         let order = |model: &Arc<Serving>| self.lineup.members().position(|(_, m)| Arc::ptr_eq(m, model));
@@ -278,10 +285,11 @@ impl<'a> Turn<'a> {
         let rows = self.asked.rows;
         let scores: Vec<&[f32]> = replies.iter().map(|reply| reply.made.scores.as_slice()).collect();
         let x = side_by_side(&scores, rows);
-        let name = meta.model.resident.model.inputs().first().map_or("x", |input| input.name.as_str());
+        let takes = meta.berth.model().and_then(|model| model.resident.model.inputs().first());
+        let name = takes.map_or("x", |input| input.name.as_str());
         let inputs = vec![of_floats(name, &[rows as u64, (x.len() / rows.max(1)) as u64], &x)];
         let asked = Asked { id: self.asked.id.clone(), inputs, rows, x: Vec::new(), now: self.asked.now };
-        match self.ask(AnsweredBy::Stack, &meta.model, meta.limit, &Arc::new(asked)).await? {
+        match self.ask(AnsweredBy::Stack, &meta.berth, meta.limit, &Arc::new(asked)).await? {
             Some(last) => {
                 let output = last.made.outputs.last().cloned();
                 let (release, ns) = (last.model.release().clone(), last.made.latency_ns);

@@ -87,6 +87,8 @@ pub struct TaskView {
     pub members: Vec<Member>,
     /// What an administrator took out of memory; requests are refused until something is loaded.
     pub unloaded: Vec<ReleaseId>,
+    /// Members that there is no room for in memory.
+    pub away: Vec<ReleaseId>,
     /// Generation of the assignment in force.
     pub generation: u64,
     /// Whether the champion is in probation.

@@ -9,11 +9,13 @@ use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Pack, 
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::crowd::Crowd;
 use super::fetch::{Fetcher, chain};
 use super::store::Store;
 use super::twin::Twin;
 use super::{at_disk, load, prove};
-use crate::serve::{Crew, Serving};
+use crate::clock;
+use crate::serve::{Crew, Resident, Serving};
 
 /// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
 const FETCHES: usize = 2;
@@ -52,6 +54,7 @@ pub(super) struct Hands {
     serving: Arc<Serving>,
     exe: PathBuf,
     live: BTreeMap<TaskId, Live>,
+    crowd: Crowd,
     jobs: JoinSet<Option<Event>>,
     aborts: BTreeMap<TaskId, AbortHandle>,
     fetches: Arc<Semaphore>,
@@ -70,6 +73,7 @@ impl Hands {
         serving: Arc<Serving>,
         exe: PathBuf,
     ) -> Self {
+        let crowd = Crowd::new(serving.budget());
         Self {
             store,
             journal,
@@ -79,6 +83,7 @@ impl Hands {
             serving,
             exe,
             live: BTreeMap::new(),
+            crowd,
             jobs: JoinSet::new(),
             aborts: BTreeMap::new(),
             fetches: Arc::new(Semaphore::new(FETCHES)),
@@ -96,6 +101,43 @@ impl Hands {
     pub(super) fn unload(&mut self, task: TaskId) {
         self.serving.unload(&task);
         self.live.remove(&task);
+        self.crowd.forget(&task);
+    }
+
+    /// Whether memory or processor time of all models together is bounded.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.crowd.is_bounded()
+    }
+
+    /// Takes members out of memory until the rest keeps to the bounds, and brings back what there is room for.
+    pub(super) async fn make_room(&mut self) {
+        if !self.crowd.is_bounded() {
+            return;
+        }
+        let moves = self.crowd.decide(self.serving.held(), self.serving.rows(), clock::now().mono_ms);
+        for held in moves.out {
+            tracing::warn!(task = %held.task, release = %held.release, role = held.role.as_str(), bytes = held.bytes, "taken out of memory: all models together are over the bounds");
+            self.serving.take_out(&held);
+        }
+        for held in moves.back {
+            // Who is not designated any more has nothing to come back for.
+            let line = self.live.get(&held.task).and_then(|live| live.line.as_ref());
+            let found = line.into_iter().flat_map(Line::packs).find(|pack| pack.release == held.release);
+            let Some(pack) = found.cloned() else { continue };
+            let (store, in_memory) = (self.store.clone(), self.serving.residents());
+            let load = move || load::resident(&store, &pack, &in_memory);
+            let loaded = tokio::task::spawn_blocking(load).await;
+            match loaded.unwrap_or_else(|error| Err(error.to_string())) {
+                Ok(resident) => {
+                    tracing::info!(task = %held.task, release = %held.release, "there is room for it again");
+                    self.serving.put_back(&held, resident);
+                }
+                Err(detail) => {
+                    tracing::warn!(task = %held.task, release = %held.release, detail, "could not be loaded again");
+                    self.crowd.stayed_away(held, clock::now().mono_ms);
+                }
+            }
+        }
     }
 
     /// Whether something is under way.
@@ -210,7 +252,7 @@ impl Hands {
                 }
             },
             Command::SwitchTo { task, line, previous, trial } => {
-                let residents = match self.residents(&task, &line).await {
+                let residents = match self.residents(&line).await {
                     Ok(residents) => residents,
                     Err(detail) => return failed(task, &line, detail),
                 };
@@ -222,6 +264,7 @@ impl Hands {
                 );
                 self.write_record(&record).await;
                 self.switch(&task, &line, residents, trial);
+                self.make_room().await;
                 Told::Event(Event::Switched { task })
             }
             Command::Commit { task } => {
@@ -240,6 +283,7 @@ impl Hands {
             Command::Remove { task } => {
                 self.serving.remove(&task);
                 self.live.remove(&task);
+                self.crowd.forget(&task);
                 self.write_record(&updater.record()).await;
                 Told::Nothing
             }
@@ -307,6 +351,7 @@ impl Hands {
         let line = match to {
             Designation::Baseline => {
                 *live = Live::default();
+                self.crowd.forget(&task);
                 self.serving.remove(&task);
                 // The constant baseline goes with the task, so it is put back.
                 return self.reapply(&task, record);
@@ -316,11 +361,13 @@ impl Hands {
         if live.line.as_ref().is_some_and(|now| now.serves_as(&line)) {
             return Told::Nothing;
         }
-        // At once with what is warm; if that is not all of it, then the whole line-up.
+        // At once with what is warm; if that is not all of it, or may be without what there was no room for, then the whole
+        // line-up.
+        let bounded = self.crowd.is_bounded();
         if let Some(previous) = live.previous.take_if(|warm| warm.champion.manifest == line.champion.manifest)
             && self.serving.rollback(&task)
         {
-            let whole = previous.serves_as(&line);
+            let whole = !bounded && previous.serves_as(&line);
             live.line = Some(previous);
             if whole {
                 return Told::Nothing;
@@ -345,8 +392,9 @@ impl Hands {
     }
 
     async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
-        let residents = self.residents(task, line).await?;
+        let residents = self.residents(line).await?;
         self.switch(task, line, residents, trial);
+        self.make_room().await;
         Ok(())
     }
 
@@ -354,17 +402,20 @@ impl Hands {
         let live = self.live.entry(task.clone()).or_default();
         let before = live.line.take();
         *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial).map(warm) };
+        self.crowd.forget(task);
         self.serving.line_up(task, crew, line.generation, trial);
     }
 
     /// Loads a line-up. A fallback or member that does not load is gone without; the champion decides.
-    async fn residents(&self, task: &TaskId, line: &Line) -> Result<Crew, String> {
-        let (store, line, in_memory) = (self.store.clone(), line.clone(), self.serving.residents(task));
+    async fn residents(&self, line: &Line) -> Result<Crew, String> {
+        let (store, line) = (self.store.clone(), line.clone());
+        // What is in memory is shared: each twice would be twice the memory.
+        let mut in_memory = self.serving.residents();
         let load = move || {
-            // A release that the task has in memory is shared: each twice would be twice the memory.
-            let resident = |pack: &Pack| {
-                let shared = in_memory.iter().find(|resident| resident.manifest == pack.manifest.digest);
-                shared.cloned().map_or_else(|| load::resident(&store, pack), Ok)
+            let mut resident = |pack: &Pack| -> Result<Resident, String> {
+                let resident = load::resident(&store, pack, &in_memory)?;
+                in_memory.push(resident.clone());
+                Ok(resident)
             };
             let champion = resident(&line.champion)?;
             let mut loaded = BTreeMap::new();

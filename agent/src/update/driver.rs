@@ -295,6 +295,8 @@ struct Driver {
     untrusted_told: bool,
 }
 
+/// Pause between two looks at what all models together take: rates of requests change no faster than that matters.
+const ROOM_EVERY: Duration = Duration::from_secs(10);
 /// Notices in memory; the oldest go first if nobody reads them.
 const PENDING_MAX: usize = 1024;
 
@@ -380,6 +382,7 @@ impl Driver {
     async fn run(&mut self, mut stopping: watch::Receiver<bool>) {
         let notices = self.notices.clone();
         let serving = self.hands.serving();
+        let mut room_at = Instant::now() + ROOM_EVERY;
         loop {
             let due = self.updater.poll_timeout().map(at);
             let inhibit_at = self.inhibited.then(|| Instant::now() + INHIBIT_EVERY);
@@ -401,6 +404,10 @@ impl Driver {
                 },
                 () = sleep_until(self.check_at), if self.checking.is_empty() => self.check(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.tell(Event::TimePassed).await,
+                () = sleep_until(room_at), if self.hands.is_bounded() => {
+                    self.hands.make_room().await;
+                    room_at = Instant::now() + ROOM_EVERY;
+                }
                 () = sleep_until(inhibit_at.unwrap_or_else(Instant::now)), if inhibit_at.is_some() => {}
             }
             if self.inhibited && !self.inhibit() {
@@ -437,7 +444,15 @@ impl Driver {
                     tracing::debug!("nobody waits for the answer to a command");
                 }
             }
-            Order::Retarget { release, reply } => self.asked(Event::Retarget { release }, reply).await,
+            Order::Retarget { release, reply } => {
+                self.asked(Event::Retarget { release }, reply).await;
+                // What was withdrawn meanwhile is not tried again.
+                let floors = {
+                    let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
+                    trusted.floors().releases.clone()
+                };
+                self.tell(Event::FloorsRaised(floors)).await;
+            }
         }
     }
 

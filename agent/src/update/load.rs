@@ -14,14 +14,22 @@ const PROFILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest golden set that is read for its rows: a few hundred rows of the widest tables that are explained.
 const GOLDEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Loads a release from the store. It was proved in a child process before; its files are hashed once more, because
-/// disks rot.
+/// Loads a release from the store, but for what is in memory already: a release is shared whole, a model file whichever
+/// task or release it is for. It was proved in a child process before; its files are hashed once more, because disks rot.
 ///
 /// Errors are sentences for people: the machine needs no more than that it failed.
-pub(super) fn resident(store: &Store, pack: &Pack) -> Result<Resident, String> {
+pub(super) fn resident(store: &Store, pack: &Pack, in_memory: &[Resident]) -> Result<Resident, String> {
+    if let Some(shared) = in_memory.iter().find(|resident| resident.manifest == pack.manifest.digest) {
+        return Ok(shared.clone());
+    }
     let bundle = bundle(store, pack)?;
-    let onnx = store.read(&bundle.model).map_err(|e| chain(&e))?;
-    let model = Model::load(&onnx, None).map_err(|e| chain(&e))?;
+    let model = match in_memory.iter().find(|resident| resident.bundle.model == bundle.model) {
+        Some(shared) => Arc::clone(&shared.model),
+        None => {
+            let onnx = store.read(&bundle.model).map_err(|e| chain(&e))?;
+            Arc::new(Model::load(&onnx, None).map_err(|e| chain(&e))?)
+        }
+    };
     let profile = match bundle.profile {
         Some(blob) => {
             let bytes = store.read(&blob).map_err(|e| chain(&e))?;
@@ -35,7 +43,7 @@ pub(super) fn resident(store: &Store, pack: &Pack) -> Result<Resident, String> {
         release: pack.release.clone(),
         bundle: Arc::new(bundle),
         manifest: pack.manifest.digest,
-        model: Arc::new(model),
+        model,
         profile,
         background,
     })

@@ -7,6 +7,7 @@
 mod anew;
 mod aside;
 mod carry;
+mod crowd;
 mod driver;
 mod fetch;
 mod load;

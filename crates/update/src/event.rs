@@ -153,11 +153,12 @@ pub enum Event {
         /// The task.
         task: TaskId,
     },
-    /// What was designated can not be loaded; what served before still does.
+    /// What was designated can not be loaded, and what served before still does; or a member of what serves has failed
+    /// too often and is no longer asked.
     ServeFailed {
         /// The task.
         task: TaskId,
-        /// What could not be loaded.
+        /// The champion or the member that it is about.
         release: ReleaseId,
         /// The same for people.
         detail: String,

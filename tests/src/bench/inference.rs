@@ -1,19 +1,22 @@
 //! The agent's inference API against direct calls of the engine, in one process and in alternating rounds.
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Barrier};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dunlin_agent::api::{self, Api, Door};
-use dunlin_agent::serve::{Limits, Resident, Serving};
+use dunlin_agent::serve::{Limits, Serving};
 use dunlin_engine::Model;
-use dunlin_protocol::{Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskType};
-use dunlin_tests::digits::{CLASSES, PIXELS};
+use dunlin_protocol::TaskId;
+use dunlin_tests::client::{Client, binary_request, json_request};
+use dunlin_tests::digits::PIXELS;
+use dunlin_tests::{networks, served};
 
-use crate::client::{Client, binary_request, json_request};
+use crate::digits_model;
+use crate::mlserver::MlServer;
 use crate::report::{Bar, Section};
 use crate::timing::{Times, median};
-use crate::{cnn, digits_model};
 
 const TASK: &str = "meter";
 /// Rounds; each asks in every way once, so that a disturbance hits all ways alike.
@@ -24,10 +27,14 @@ const REQUESTS: usize = 2000;
 const WARM: usize = 500;
 /// Clients at once in the crowded case.
 const CROWD: usize = 8;
-/// Most that the API may add to the median.
-const OVERHEAD_US_MAX: f64 = 150.0;
-/// Bins of a feature, as the registry makes them.
-const BINS: usize = 64;
+/// Most that the API may add to the median for one client.
+const OVERHEAD_US_MAX: f64 = 60.0;
+/// Most that it may add to the 99th percentile for a crowd that asks at half the rate that saturates it.
+const CROWD_OVERHEAD_US_MAX: f64 = 300.0;
+/// MLServer is asked one in so many of the requests of a round, this agent one in four.
+const FOREIGN_SHARE: usize = 40;
+/// Least throughput against MLServer's.
+const FOREIGN_FACTOR_MIN: f64 = 20.0;
 
 /// A way to ask.
 #[derive(Clone, Copy, PartialEq)]
@@ -49,6 +56,8 @@ impl Way {
     }
 }
 
+type Asker<'a> = Box<dyn FnMut(usize) -> Result<()> + 'a>;
+
 /// What all clients share.
 struct Scene {
     model: Arc<Model>,
@@ -64,24 +73,48 @@ impl Scene {
         &self.rows[at..at + self.width]
     }
 
-    /// Times of `n` questions of one client, which tells when it is `ready` to ask.
-    fn times(&self, way: Way, n: usize, ready: impl FnOnce()) -> Result<Times> {
-        // Requests are written beforehand: what is timed is the answer.
+    /// What asks a question, by its number. Requests are written beforehand: what is timed is the answer.
+    fn asker(&self, way: Way) -> Result<Asker<'_>> {
         let distinct = (self.rows.len() / self.width).min(200);
         let write = match way {
             Way::Direct => {
-                ready();
-                return Times::of(n, |i| Ok(self.model.run_f32(self.row(i), 1).map(drop)?));
+                return Ok(Box::new(move |i: usize| -> Result<()> {
+                    Ok(self.model.run_f32(self.row(i), 1).map(drop)?)
+                }));
             }
             Way::Binary => binary_request,
             Way::Json => json_request,
         };
         let requests: Vec<Vec<u8>> = (0..distinct).map(|i| write(TASK, &self.shape, self.row(i))).collect();
-        let client = Client::connect(self.api);
+        let mut client = Client::connect(self.api)?;
+        Ok(Box::new(move |i: usize| -> Result<()> { client.ask(&requests[i % requests.len()]).map(drop) }))
+    }
+
+    /// Times of `n` questions of one client, which tells when it is `ready` to ask.
+    fn times(&self, way: Way, n: usize, ready: impl FnOnce()) -> Result<Times> {
+        let asker = self.asker(way);
         // Even without a connection: the others wait for all.
         ready();
-        let mut client = client?;
-        Times::of(n, |i| client.ask(&requests[i % requests.len()]).map(drop))
+        Times::of(n, asker?)
+    }
+
+    /// Times of `clients` that together ask `rate` questions a second, whether or not the ones before are answered.
+    fn open(&self, way: Way, clients: usize, rate: f64, n: usize) -> Result<Times> {
+        let pause = Duration::from_secs_f64(clients as f64 / rate);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..clients)
+                .map(|i| {
+                    // Evenly apart, or all would ask at the same moment.
+                    let offset = pause.mul_f64(i as f64 / clients as f64);
+                    scope.spawn(move || Times::paced(n, pause, offset, self.asker(way)?))
+                })
+                .collect();
+            let mut all = Times::default();
+            for thread in threads {
+                all.append(thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
+            }
+            Ok(all)
+        })
     }
 
     /// Times of `clients` at once, and questions a second of all together.
@@ -117,7 +150,7 @@ impl Scene {
     }
 }
 
-pub(crate) fn measure(section: &mut Section) -> Result<()> {
+pub(crate) fn measure(section: &mut Section, folder: &Path, mlserver: &Path) -> Result<()> {
     let rows = digits_model::rows();
     alternate(
         section,
@@ -127,20 +160,23 @@ pub(crate) fn measure(section: &mut Section) -> Result<()> {
         &[1, PIXELS],
         REQUESTS,
         Some(OVERHEAD_US_MAX),
+        Some((folder, mlserver)),
     )?;
-    let pixels = cnn::CHANNELS * cnn::SIDE * cnn::SIDE;
+    let pixels = networks::CHANNELS * networks::SIDE * networks::SIDE;
     let image: Vec<f32> = (0..pixels).map(|i| (i % 255) as f32 / 255.0).collect();
     alternate(
         section,
         "14 MB CNN",
-        &cnn::network(),
+        &networks::cnn(),
         image,
-        &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE],
+        &[1, networks::CHANNELS, networks::SIDE, networks::SIDE],
         REQUESTS / 50,
+        None,
         None,
     )
 }
 
+#[allow(clippy::too_many_arguments, reason = "what differs between the two models, said once for each")]
 fn alternate(
     section: &mut Section,
     name: &str,
@@ -149,9 +185,10 @@ fn alternate(
     shape: &[usize],
     requests: usize,
     overhead_us_max: Option<f64>,
+    mlserver: Option<(&Path, &Path)>,
 ) -> Result<()> {
     let width = shape.iter().product();
-    let resident = resident(onnx, &rows, width)?;
+    let resident = served::resident("bench@1", TASK, onnx, &rows, width)?;
     let model = Arc::clone(&resident.model);
     let task: TaskId = TASK.parse()?;
     let serving = Serving::new(Limits::default());
@@ -165,7 +202,7 @@ fn alternate(
     for way in Way::ALL {
         scene.times(way, WARM.min(requests), || ())?;
     }
-    let mut medians = Vec::new();
+    let (mut medians, mut saturated) = (Vec::new(), f64::NAN);
     for clients in [1, CROWD] {
         let mut of_way = Way::ALL.map(|way| (way, Times::default(), Vec::new()));
         for _ in 0..ROUNDS {
@@ -180,7 +217,11 @@ fn alternate(
             let what = format!("{name}: {}, {who}", way.name());
             section.add(format!("{what}, p50"), times.quantile_us(0.5), "µs");
             section.add(format!("{what}, p99"), times.quantile_us(0.99), "µs");
-            section.add(format!("{what}, throughput"), median(rates), "rows/s");
+            let rate = median(rates);
+            section.add(format!("{what}, throughput"), rate, "rows/s");
+            if clients == CROWD && way == Way::Binary {
+                saturated = rate;
+            }
             if clients == 1 {
                 medians.push((way, times.quantile_us(0.5)));
             }
@@ -199,54 +240,62 @@ fn alternate(
         of(Way::Json)? - of(Way::Direct)?,
         "µs",
     );
+    let open = |way| -> Result<f64> {
+        let mut times = Times::default();
+        for _ in 0..ROUNDS {
+            times.append(scene.open(way, CROWD, saturated / 2.0, requests / CROWD)?);
+        }
+        Ok(times.quantile_us(0.99))
+    };
+    let (direct, api) = (open(Way::Direct)?, open(Way::Binary)?);
+    let what = format!("{name}: {CROWD} clients at half the saturated rate, binary, p99");
+    section.add(&what, api, "µs");
+    let what = format!("{what}, over direct calls");
+    match overhead_us_max {
+        Some(_) => section.hold(what, api - direct, "µs", Bar::AtMost(CROWD_OVERHEAD_US_MAX)),
+        None => section.add(what, api - direct, "µs"),
+    }
+    if let Some((folder, python)) = mlserver {
+        std::fs::write(folder.join("model.onnx"), onnx)?;
+        foreign(section, name, &scene, folder, python, requests)?;
+    }
     runtime.shutdown_background();
     Ok(())
 }
 
-/// A release around `onnx` as the agent keeps it, with drift bins if it has few enough features.
-fn resident(onnx: &[u8], rows: &[f32], width: usize) -> Result<Resident> {
-    let model = Model::load(onnx, None)?;
-    let none = Blob { digest: Digest([0; 32]), length: 0 };
-    let profile = (width <= dunlin_monitor::profile::FEATURES_MAX).then(|| {
-        let names: Vec<String> = (0..width).map(|i| format!("x{i}")).collect();
-        let columns: Vec<Vec<f32>> =
-            (0..width).map(|i| rows.iter().skip(i).step_by(width).copied().collect()).collect();
-        Arc::new((dunlin_monitor::profile::build(&names, &columns, BINS), none.digest))
-    });
-    let bundle = Bundle {
-        format: 1,
-        release: "bench@1".parse()?,
-        task: TASK.parse()?,
-        task_type: TaskType::Classification,
-        family: "bench".into(),
-        model: none,
-        golden: none,
-        profile: None,
-        signature: ModelSignature {
-            inputs: model.inputs().to_vec(),
-            outputs: model.outputs().to_vec(),
-            features: vec![],
-            labels: (0..CLASSES).map(|digit| digit.to_string()).collect(),
-        },
-        hard: Hard {
-            arch: Default::default(),
-            classes: Default::default(),
-            ops: model.ops(),
-            bundle_bytes: 0,
-            ram_bytes: 0,
-            min_agent: String::new(),
-        },
-        latency_us: 10,
-        metrics: Default::default(),
-        lineage: Lineage { run: "import".into(), dataset: None, code: String::new(), seed: 0 },
-        licence: String::new(),
+/// The same requests to MLServer with the same model, in turns with this agent.
+fn foreign(
+    section: &mut Section,
+    name: &str,
+    scene: &Scene,
+    folder: &Path,
+    python: &Path,
+    requests: usize,
+) -> Result<()> {
+    let server = MlServer::start(python, folder, TASK)?;
+    let theirs = Scene {
+        model: Arc::clone(&scene.model),
+        rows: scene.rows.clone(),
+        width: scene.width,
+        shape: scene.shape.clone(),
+        api: server.address(),
     };
-    Ok(Resident {
-        release: bundle.release.clone(),
-        bundle: Arc::new(bundle),
-        manifest: none.digest,
-        model: Arc::new(model),
-        profile,
-        background: Arc::default(),
-    })
+    theirs.times(Way::Json, WARM.min(requests), || ())?;
+    // JSON alone: it has no binary tensors over HTTP.
+    let (mut own, mut other) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        own.push(scene.crowd(Way::Json, CROWD, requests / 4)?.1);
+        // A round of theirs takes as long with a fraction of the requests.
+        other.push(theirs.crowd(Way::Json, CROWD, requests / FOREIGN_SHARE)?.1);
+    }
+    let (own, other) = (median(own), median(other));
+    let what = format!("{name}: JSON, {CROWD} clients");
+    section.add(format!("{what}, MLServer 1.7.1, throughput"), other, "rows/s");
+    section.hold(
+        format!("{what}, this agent against MLServer"),
+        own / other,
+        "×",
+        Bar::AtLeast(FOREIGN_FACTOR_MIN),
+    );
+    Ok(())
 }

@@ -4,19 +4,17 @@
 //! taken is a failure.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
-mod client;
-mod cnn;
 mod digits_model;
 mod inference;
 mod ingest;
 mod machine;
 mod memory;
-mod proc;
+mod mlserver;
 mod relay;
 mod report;
+mod runtimes;
 mod size;
 mod timing;
-mod trees;
 mod trust;
 mod window;
 mod wire;
@@ -36,13 +34,16 @@ struct Options {
     /// A Python with onnxruntime and numpy
     #[arg(long)]
     python: PathBuf,
+    /// A Python with mlserver and onnxruntime
+    #[arg(long)]
+    mlserver: PathBuf,
     /// Where to write the numbers
     #[arg(long, default_value = "out/bench.json")]
     out: PathBuf,
     /// What was built
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// Measure only these: size, memory, inference, trust, trees, ingest, bytes
+    /// Measure only these: size, memory, inference, trust, trees, networks, ingest, bytes
     #[arg(long)]
     only: Vec<String>,
 }
@@ -63,12 +64,19 @@ fn main() -> Result<ExitCode> {
     let folder = scratch.path().canonicalize()?;
 
     type Measure<'a> = Box<dyn Fn(&mut Section) -> Result<()> + 'a>;
-    let subjects: [(&'static str, Measure<'_>); 7] = [
+    let subjects: [(&'static str, Measure<'_>); 8] = [
         ("size", Box::new(size::measure)),
         ("memory", Box::new(|section| memory::measure(section, &folder.join("memory")))),
-        ("inference", Box::new(inference::measure)),
+        (
+            "inference",
+            Box::new(|section| inference::measure(section, &folder.join("inference"), &options.mlserver)),
+        ),
         ("trust", Box::new(trust::measure)),
-        ("trees", Box::new(|section| trees::measure(section, &folder.join("trees"), &options.python))),
+        ("trees", Box::new(|section| runtimes::trees(section, &folder.join("trees"), &options.python))),
+        (
+            "networks",
+            Box::new(|section| runtimes::networks(section, &folder.join("networks"), &options.python)),
+        ),
         ("ingest", Box::new(|section| ingest::measure(section, &folder.join("ingest")))),
         ("bytes", Box::new(|section| wire::measure(section, &folder.join("bytes")))),
     ];

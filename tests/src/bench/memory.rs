@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use dunlin_tests::agent::Agent;
 use dunlin_tests::digits::PIXELS;
+use dunlin_tests::networks;
 use dunlin_tests::wide::widen;
 
-use crate::proc::{self, Memory};
+use crate::digits_model;
 use crate::report::{Bar, Section};
 use crate::timing::median;
 use crate::world::{World, ask};
-use crate::{cnn, digits_model};
+use dunlin_tests::proc::{self, Memory};
 
 /// Bytes of a mebibyte.
 const MIB: f64 = 1048576.0;
@@ -69,12 +70,18 @@ async fn scenes(section: &mut Section, folder: &Path) -> Result<()> {
     section.add("  the same after a restart", small.restarted.pss as f64 / MIB, "MiB");
     agent.stop().await?;
 
-    let image = vec![0.5; cnn::CHANNELS * cnn::SIDE * cnn::SIDE];
+    let image = vec![0.5; networks::CHANNELS * networks::SIDE * networks::SIDE];
     let mut agent = world.device("vision").await?;
-    let release = world.publish("image", &cnn::network(), false).await?;
-    let large =
-        in_use(&world, &mut agent, "image", &release, &[1, cnn::CHANNELS, cnn::SIDE, cnn::SIDE], &image)
-            .await?;
+    let release = world.publish("image", &networks::cnn(), false).await?;
+    let large = in_use(
+        &world,
+        &mut agent,
+        "image",
+        &release,
+        &[1, networks::CHANNELS, networks::SIDE, networks::SIDE],
+        &image,
+    )
+    .await?;
     section.add("PSS, CNN of 14 MB, in use", large.first.pss as f64 / MIB, "MiB");
     section.add("  the same after a restart", large.restarted.pss as f64 / MIB, "MiB");
     agent.stop().await?;

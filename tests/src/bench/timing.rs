@@ -20,6 +20,29 @@ impl Times {
         Ok(Self(times))
     }
 
+    /// Times `calls` calls that are due at a steady pace, from when each was due: one that comes late because the one
+    /// before took long has waited, and that counts. That this thread woke up late does not.
+    pub(crate) fn paced(
+        calls: usize,
+        pause: Duration,
+        offset: Duration,
+        mut call: impl FnMut(usize) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let mut times = Vec::with_capacity(calls);
+        let mut due = Instant::now() + offset;
+        for i in 0..calls {
+            let ahead = due.saturating_duration_since(Instant::now());
+            if !ahead.is_zero() {
+                std::thread::sleep(ahead);
+            }
+            let start = if ahead.is_zero() { due } else { Instant::now() };
+            call(i)?;
+            times.push(start.elapsed());
+            due += pause;
+        }
+        Ok(Self(times))
+    }
+
     pub(crate) fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
@@ -41,4 +64,22 @@ impl Times {
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_a_slow_call_has_waited() {
+        let slow = Duration::from_millis(20);
+        let call = |i: usize| {
+            if i == 0 {
+                std::thread::sleep(slow);
+            }
+            Ok(())
+        };
+        let times = Times::paced(2, Duration::from_millis(1), Duration::ZERO, call).unwrap();
+        assert!(times.0[1] >= slow - Duration::from_millis(2), "{times:?}");
+    }
 }

@@ -11,8 +11,8 @@ use dunlin_tests::operator::write_csv;
 use dunlin_tests::process::wait_for;
 use sqlx::Row;
 
-use crate::client::{Client, binary_request};
 use crate::digits_model;
+use dunlin_tests::client::{Client, binary_request};
 
 /// The planner looks more often than once in ten seconds, nothing else.
 const CONTROLLER_CONFIG: &str = "[planner]\ntick_ms = 500\n";

@@ -471,3 +471,47 @@ fn a_withdrawn_member_goes_alone_and_a_withdrawn_champion_is_followed_by_the_cha
     world.tell(floors("second"));
     assert_eq!(world.serving("meter"), None);
 }
+
+#[test]
+fn a_member_that_fails_too_often_stays_left_over_a_restart_until_an_operator_or_a_new_generation() {
+    let failed = || Event::ServeFailed {
+        task: task("meter"),
+        release: release("v@1"),
+        detail: "it failed".to_string(),
+    };
+    let mut world = World::new();
+    world.assign(1, vec![("meter", stack(1))]);
+    world.settle();
+    assert!(world.tell(failed()));
+    // A stack is nothing without one of its voters.
+    assert_eq!((members(&world), line(&world).conduct.rule), (vec![], Rule::First));
+    assert!(!world.tell(failed()), "it is not what serves any more");
+    world.restart(Stop::PowerLost);
+    world.settle();
+    assert!(members(&world).is_empty());
+    assert!(known_bad(&world).is_empty());
+    assert!(world.tell(Event::Retarget { release: release("v@1") }), "an operator has it tried again");
+    world.settle();
+    assert_eq!(members(&world), ["v@1", "meta@1"]);
+    assert!(world.tell(failed()));
+    world.assign(2, vec![("meter", stack(2))]);
+    world.settle();
+    assert_eq!((members(&world).len(), line(&world).conduct.rule), (2, Rule::Stack));
+}
+
+#[test]
+fn a_member_that_fails_too_often_on_probation_leaves_the_champion_on_probation() {
+    let mut world = World::new();
+    world.assign(1, vec![("meter", goal(1, "m@1", None))]);
+    world.settle();
+    world.assign(2, vec![("meter", vote(2, "m@2"))]);
+    world.until(Phase::Probation);
+    let failed =
+        Event::ServeFailed { task: task("meter"), release: release("v@1"), detail: "it failed".to_string() };
+    assert!(world.tell(failed));
+    assert_eq!(members(&world), ["w@1"]);
+    assert_eq!(world.updater.step(&task("meter")).phase(), Phase::Probation);
+    world.settle();
+    assert_eq!(last(&world), (Phase::Committed, ReasonCode::Ok));
+    assert_eq!(members(&world), ["w@1"]);
+}

@@ -171,6 +171,37 @@ fn a_champion_that_fails_after_its_commit_is_left_until_an_operator_or_a_new_gen
 }
 
 #[test]
+fn a_fallback_that_fails_stays_left_over_a_restart_until_an_operator_or_a_new_generation() {
+    let mut world = World::new();
+    world.assign(1, vec![("meter", goal(1, "m@1", Some("base@1")))]);
+    world.settle();
+    let fallback = |world: &World| {
+        let line = world.updater.designation(&task("meter")).line().cloned().unwrap();
+        assert_eq!(line.champion.release, release("m@1"), "the champion is not touched");
+        line.fallback.map(|pack| pack.release)
+    };
+    let failed = || Event::ServeFailed {
+        task: task("meter"),
+        release: release("base@1"),
+        detail: "it failed".to_string(),
+    };
+    assert_eq!(fallback(&world), Some(release("base@1")));
+    assert!(world.tell(failed()));
+    assert_eq!(fallback(&world), None);
+    assert!(!world.tell(failed()), "it is not what serves any more");
+    world.restart(Stop::PowerLost);
+    world.settle();
+    assert_eq!(fallback(&world), None);
+    assert!(world.tell(Event::Retarget { release: release("base@1") }), "an operator has it tried again");
+    world.settle();
+    assert_eq!(fallback(&world), Some(release("base@1")));
+    assert!(world.tell(failed()));
+    world.assign(2, vec![("meter", goal(2, "m@1", Some("base@1")))]);
+    world.settle();
+    assert_eq!(fallback(&world), Some(release("base@1")));
+}
+
+#[test]
 fn crashes_while_fetching_are_never_a_failure() {
     let mut world = World::new();
     world.assign(1, vec![("meter", goal(1, "m@1", None))]);

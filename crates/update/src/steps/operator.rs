@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
 
-use crate::{Command, Designation, Goal, Ignored, Step, Updater, Work};
+use crate::journal::TaskState;
+use crate::{Command, Designation, Goal, Ignored, Line, Step, Updater, Work};
 
 impl Updater {
     pub(crate) fn operator_rollback(&mut self, task: &TaskId, now: Now) -> Result<(), Ignored> {
@@ -67,9 +68,17 @@ impl Updater {
         let before = self.journal.known_bad.len();
         self.journal.known_bad.retain(|bad| bad.release != *release);
         let forgotten = self.journal.known_bad.len() < before;
-        let wanting = |step: &Step| match step {
+        // What failed too often beside a champion that stayed was left alone.
+        let left = |goal: &Goal, line: &Line| {
+            line.champion.release == goal.champion.release
+                && goal.parts().any(|part| part.release == *release)
+                && line.packs().all(|pack| pack.release != *release)
+        };
+        let wanting = |state: &TaskState| match &state.step {
             Step::Settled { goal, phase, .. }
-                if *phase != Phase::Committed && goal.champion.release == *release =>
+                if (*phase != Phase::Committed && goal.champion.release == *release)
+                    || (*phase == Phase::Committed
+                        && state.serving.line().is_some_and(|line| left(goal, line))) =>
             {
                 Some(goal.clone())
             }
@@ -87,7 +96,7 @@ impl Updater {
             .journal
             .tasks
             .iter()
-            .filter_map(|(task, state)| Some((task.clone(), wanting(&state.step)?)))
+            .filter_map(|(task, state)| Some((task.clone(), wanting(state)?)))
             .collect();
         if !forgotten && again.is_empty() {
             return Err(Ignored::NotKnownBad(release.clone()));

@@ -74,12 +74,17 @@ impl Updater {
             | Step::Proving { .. }
             | Step::Switching { .. }
             | Step::Probation { .. } => {
-                let Some(line) =
-                    state.serving.line().filter(|line| line.champion.release == *release).cloned()
-                else {
+                let line = state.serving.line().filter(|line| line.packs().any(|p| p.release == *release));
+                let Some(line) = line.cloned() else {
                     return Err(not_awaited(task, "word of this release"));
                 };
-                self.abandon(task, &line, ReasonCode::ModelFailed, detail, now);
+                if line.champion.release == *release {
+                    self.abandon(task, &line, ReasonCode::ModelFailed, detail, now);
+                } else {
+                    // The rest goes on. What is no longer designated does not come back with a restart.
+                    state.serving = Designation::Line(line).trimmed(|pack| pack.release != *release);
+                    self.tidy();
+                }
                 Ok(())
             }
         }

@@ -8,13 +8,13 @@ const KIB: u64 = 1024;
 
 /// Memory of one process or of a tree of them, bytes.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Memory {
+pub struct Memory {
     /// Pages in memory, shared ones by their share.
-    pub(crate) pss: u64,
+    pub pss: u64,
     /// Pages in memory.
-    pub(crate) rss: u64,
+    pub rss: u64,
     /// Those of them that no file backs.
-    pub(crate) anonymous: u64,
+    pub anonymous: u64,
 }
 
 fn path(pid: u32, file: &str) -> PathBuf {
@@ -28,7 +28,10 @@ fn field(text: &str, name: &str) -> Option<u64> {
 }
 
 /// Memory of one process.
-pub(crate) fn memory(pid: u32) -> Result<Memory> {
+///
+/// # Errors
+/// There is no such process, or the kernel does not say.
+pub fn memory(pid: u32) -> Result<Memory> {
     let text = std::fs::read_to_string(path(pid, "smaps_rollup"))
         .with_context(|| format!("reading the memory of process {pid}"))?;
     let get = |name| field(&text, name).with_context(|| format!("no {name} of process {pid}"));
@@ -36,7 +39,7 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
 }
 
 /// Processes that this one started and that still run.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(path(pid, "task")) else { return Vec::new() };
     threads
         .flatten()
@@ -46,7 +49,7 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
 }
 
 /// Memory of a process and its children; a child that ends meanwhile counts as nothing.
-pub(crate) fn tree(pid: u32) -> Result<Memory> {
+pub fn tree(pid: u32) -> Result<Memory> {
     let mut sum = memory(pid)?;
     for child in children(pid) {
         let Ok(one) = tree(child) else { continue };
@@ -60,13 +63,13 @@ pub(crate) fn tree(pid: u32) -> Result<Memory> {
 }
 
 /// Makes the kernel forget the peak of a process, so that [`peak`] counts from now.
-pub(crate) fn forget_peak(pid: u32) -> Result<()> {
+pub fn forget_peak(pid: u32) -> Result<()> {
     std::fs::write(path(pid, "clear_refs"), "5")
         .with_context(|| format!("resetting the peak of process {pid}"))
 }
 
 /// The most pages a process has had in memory, bytes.
-pub(crate) fn peak(pid: u32) -> Result<u64> {
+pub fn peak(pid: u32) -> Result<u64> {
     let text = std::fs::read_to_string(path(pid, "status"))?;
     field(&text, "VmHWM").with_context(|| format!("no peak of process {pid}"))
 }

@@ -13,13 +13,17 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// One connection.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub struct Client {
     stream: TcpStream,
     answer: Vec<u8>,
 }
 
 impl Client {
-    pub(crate) fn connect(api: SocketAddr) -> Result<Self> {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Nothing listens there.
+    pub fn connect(api: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(api).with_context(|| format!("connecting to {api}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
@@ -27,7 +31,10 @@ impl Client {
     }
 
     /// Sends a whole request and reads its answer, which must be a success.
-    pub(crate) fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
+    ///
+    /// # Errors
+    /// The connection broke, or the answer is none of success.
+    pub fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
         self.stream.write_all(request)?;
         self.answer.clear();
         let mut chunk = [0; 16 * 1024];
@@ -73,7 +80,7 @@ fn head(task: &str, json: usize, body: usize, binary: bool) -> Vec<u8> {
 }
 
 /// One row as JSON, answered as JSON.
-pub(crate) fn json_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> {
+pub fn json_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> {
     let body =
         serde_json::json!({"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": row}]})
             .to_string();
@@ -83,7 +90,7 @@ pub(crate) fn json_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> 
 }
 
 /// One row as a binary tensor, answered as one.
-pub(crate) fn binary_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> {
+pub fn binary_request(task: &str, shape: &[usize], row: &[f32]) -> Vec<u8> {
     let text = serde_json::json!({
         "parameters": {"binary_data_output": true},
         "inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "parameters": {"binary_data_size": row.len() * 4}}],

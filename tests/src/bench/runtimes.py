@@ -21,7 +21,7 @@ def session(path):
 def answer(ask):
     if "version" in ask:
         return {"version": ort.__version__}
-    rows = np.fromfile(ask["rows"], dtype="<f4").reshape(-1, ask["width"])
+    rows = np.fromfile(ask["rows"], dtype="<f4").reshape(-1, *ask["shape"])
     batch, calls = ask["batch"], ask["calls"]
     run = session(ask["model"]).run
     starts = len(rows) - batch + 1

@@ -1,5 +1,6 @@
-//! A convolutional network of about 14 MB with weights from a generator: what it answers means nothing, what it
-//! costs is what a network of this size costs.
+//! Networks with weights from a generator: what they answer means nothing, what they cost is what networks of their
+//! size cost.
+use crate::digits::Rng;
 use dunlin_engine::onnx_pb::attribute_proto::AttributeType;
 use dunlin_engine::onnx_pb::tensor_proto::DataType;
 use dunlin_engine::onnx_pb::tensor_shape_proto::Dimension;
@@ -8,15 +9,14 @@ use dunlin_engine::onnx_pb::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
     TypeProto, ValueInfoProto, type_proto,
 };
-use dunlin_tests::digits::Rng;
 use prost::Message;
 
 /// Side of the square image.
-pub(crate) const SIDE: usize = 64;
+pub const SIDE: usize = 64;
 /// Its colours.
-pub(crate) const CHANNELS: usize = 3;
+pub const CHANNELS: usize = 3;
 /// Classes.
-pub(crate) const CLASSES: usize = 10;
+pub const CLASSES: usize = 10;
 /// Filters of each convolution, every one of which halves the image.
 const FILTERS: [usize; 5] = [32, 64, 128, 256, 512];
 /// Width of the layer before the scores; it brings the file to 14 MB.
@@ -44,6 +44,13 @@ impl Graph {
             ..Default::default()
         });
         name.into()
+    }
+
+    /// A layer that weighs all of `from` inputs for each of `to` outputs.
+    fn dense(&mut self, input: &str, from: usize, to: usize, i: usize) -> String {
+        let weights = self.weights(&format!("gemm_{i}_weights"), &[from, to], from);
+        let bias = self.weights(&format!("gemm_{i}_bias"), &[to], from);
+        self.node("Gemm", &[input, &weights, &bias], &format!("gemm_{i}"), vec![])
     }
 
     fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> String {
@@ -90,8 +97,8 @@ fn file(graph: GraphProto) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// The network: `x` `[N, 3, 64, 64]` to `scores` `[N, 10]`.
-pub(crate) fn network() -> Vec<u8> {
+/// A convolutional network of about 14 MB: `x` `[N, 3, 64, 64]` to `scores` `[N, 10]`.
+pub fn cnn() -> Vec<u8> {
     let mut graph = Graph { graph: GraphProto { name: "cnn".into(), ..Default::default() }, rng: Rng(1) };
     let (mut at, mut channels) = (String::from("x"), CHANNELS);
     for (i, filters) in FILTERS.into_iter().enumerate() {
@@ -107,9 +114,7 @@ pub(crate) fn network() -> Vec<u8> {
     let pooled = graph.node("GlobalAveragePool", &[&at], "pooled", vec![]);
     let mut at = graph.node("Flatten", &[&pooled], "flat", vec![]);
     for (i, (from, to)) in [(channels, HIDDEN), (HIDDEN, CLASSES)].into_iter().enumerate() {
-        let weights = graph.weights(&format!("gemm_{i}_weights"), &[from, to], from);
-        let bias = graph.weights(&format!("gemm_{i}_bias"), &[to], from);
-        let gemm = graph.node("Gemm", &[&at, &weights, &bias], &format!("gemm_{i}"), vec![]);
+        let gemm = graph.dense(&at, from, to, i);
         at = if i == 0 { graph.node("Relu", &[&gemm], "hidden", vec![]) } else { gemm };
     }
     graph.node("Softmax", &[&at], "scores", vec![]);
@@ -118,8 +123,20 @@ pub(crate) fn network() -> Vec<u8> {
     file(graph.graph)
 }
 
+/// A perceptron with one hidden layer: `x` `[N, width]` to `scores` `[N, classes]`.
+pub fn perceptron(width: usize, hidden: usize, classes: usize, seed: u64) -> Vec<u8> {
+    let mut graph = Graph { graph: GraphProto { name: "mlp".into(), ..Default::default() }, rng: Rng(seed) };
+    let hidden_layer = graph.dense("x", width, hidden, 0);
+    let relu = graph.node("Relu", &[&hidden_layer], "hidden", vec![]);
+    let logits = graph.dense(&relu, hidden, classes, 1);
+    graph.node("Softmax", &[&logits], "scores", vec![]);
+    graph.graph.input = vec![port("x", &[width])];
+    graph.graph.output = vec![port("scores", &[classes])];
+    file(graph.graph)
+}
+
 /// A graph that does nothing to rows of `width`: what a call costs before any work.
-pub(crate) fn nothing(width: usize) -> Vec<u8> {
+pub fn nothing(width: usize) -> Vec<u8> {
     let mut graph = Graph { graph: GraphProto { name: "nothing".into(), ..Default::default() }, rng: Rng(1) };
     graph.node("Identity", &["x"], "scores", vec![]);
     graph.graph.input = vec![port("x", &[width])];
@@ -133,7 +150,7 @@ mod tests {
 
     #[test]
     fn the_network_has_its_size_and_runs() {
-        let onnx = network();
+        let onnx = cnn();
         assert!((13.5e6..14.5e6).contains(&(onnx.len() as f64)), "{} bytes", onnx.len());
         let model = dunlin_engine::Model::load(&onnx, None).unwrap();
         let scores = model.run_f32(&vec![0.5; CHANNELS * SIDE * SIDE], 1).unwrap();

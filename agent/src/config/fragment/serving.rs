@@ -1,0 +1,58 @@
+//! The `[serving]` section.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dunlin_protocol::TaskId;
+
+use super::{Sourced, merged, within};
+use crate::config::ConfigError;
+use crate::serve::gather::Gather;
+use crate::serve::pack::{Budget, Settings, TaskSettings};
+
+/// Largest worth of a task that may be configured.
+const VALUE_LIMIT: u64 = 1_000_000;
+/// Longest wait for a batch that may be configured, microseconds: a second, which somebody waits for an answer.
+const WAIT_US_LIMIT: u64 = 1_000_000;
+/// Largest bound that may be configured.
+const BOUND_LIMIT: u64 = 1 << 40;
+
+pub(super) fn validate(
+    serving: &merged::Serving,
+    tasks: &BTreeMap<String, merged::TaskKeys>,
+) -> Result<Settings, ConfigError> {
+    let bound = |value: &Option<Sourced<u64>>, key: &str| {
+        within(value, key, 0, BOUND_LIMIT).map(|bound| Some(bound).filter(|bound| *bound > 0))
+    };
+    let budget = Budget {
+        ram_bytes: bound(&serving.ram_bytes_max, "serving.ram_bytes_max")?,
+        cpu_ppm: bound(&serving.cpu_ppm_max, "serving.cpu_ppm_max")?,
+    };
+    let tasks = tasks.iter().map(|(name, keys)| -> Result<(TaskId, TaskSettings), ConfigError> {
+        let id = name.parse::<TaskId>().map_err(|e| {
+            let key = format!("serving.tasks.{name}");
+            ConfigError::new("settings", &key, &e.to_string(), "name a task as its assignment does")
+        })?;
+        Ok((id, task(name, keys)?))
+    });
+    Ok(Settings { budget, tasks: tasks.collect::<Result<_, _>>()? })
+}
+
+fn task(name: &str, keys: &merged::TaskKeys) -> Result<TaskSettings, ConfigError> {
+    let default = TaskSettings::default();
+    let number = |value: &Option<Sourced<u64>>, key: &str, min, max, default| match value {
+        None => Ok(default),
+        Some(_) => within(value, &format!("serving.tasks.{name}.{key}"), min, max),
+    };
+    let value = number(&keys.value, "value", 0, VALUE_LIMIT, default.value.into())?;
+    let rows_max = number(&keys.gather_rows_max, "gather_rows_max", 1, dunlin_engine::ROWS_MAX as u64, 1)?;
+    let wait_us = number(&keys.gather_wait_us_max, "gather_wait_us_max", 0, WAIT_US_LIMIT, 0)?;
+    let gather = Gather {
+        rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
+        wait_max: Duration::from_micros(wait_us),
+    };
+    Ok(TaskSettings {
+        value: u32::try_from(value).unwrap_or(u32::MAX),
+        gather: Some(gather).filter(|gather| gather.rows_max > 1),
+    })
+}

@@ -1,0 +1,60 @@
+//! Soak: many requests while line-ups are swapped every second. This program is the driver, and under its hidden verb
+//! the server.
+#![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use dunlin_tests::swaps;
+
+/// How much slower the slowest hundredth of requests may be near a swap.
+const NEAR_FACTOR_MAX: f64 = 2.0;
+/// Bytes of a mebibyte.
+const MIB: f64 = 1048576.0;
+
+/// Asks a server whose line-up is swapped every second.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Requests in all
+    #[arg(long, default_value_t = 10_000_000)]
+    requests: u64,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve and swap until standard input ends
+    #[command(hide = true)]
+    Serve,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    if let Some(Verb::Serve) = options.verb {
+        swaps::serve()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let done = swaps::drive(options.requests)?;
+    let rate = done.requests as f64 / done.took.as_secs_f64();
+    println!(
+        "{} requests in {:.0} s, {rate:.0} a second, {} swaps",
+        done.requests,
+        done.took.as_secs_f64(),
+        done.swaps
+    );
+    println!("wrong: {}", done.wrong);
+    if let Some(first) = &done.first_wrong {
+        println!("the first: {first}");
+    }
+    let (early, end) = (done.rss_early as f64 / MIB, done.rss_end as f64 / MIB);
+    println!("memory of the server: {early:.1} MiB after some swaps, {end:.1} MiB at the end");
+    let factor = done.near_p99_ms / done.far_p99_ms;
+    let met = if factor <= NEAR_FACTOR_MAX { "met" } else { "MISSED" };
+    println!(
+        "p99 within 50 ms of a swap {:.2} ms, elsewhere {:.2} ms: {factor:.2} ×, at most {NEAR_FACTOR_MAX} ×: {met}",
+        done.near_p99_ms, done.far_p99_ms
+    );
+    Ok(if done.wrong == 0 && done.is_flat() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,295 @@
+//! Requests without a pause while the line-up behind them is swapped every second.
+//!
+//! Server and driver are processes of their own, so that the memory that is looked at is the server's. Each answer is
+//! checked: it comes from one line-up, and its scores are those of the model that this line-up names.
+
+mod server;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use dunlin_engine::Model;
+
+pub use server::serve;
+
+use crate::client::{Client, binary_request};
+use crate::digits::{CLASSES, PIXELS, Rng};
+use crate::process::program;
+use crate::{networks, proc};
+
+const TASK: &str = "soak";
+/// Connections that ask at the same time.
+const CLIENTS: usize = 8;
+/// Rows that are asked about, over and over.
+const ROWS: usize = 64;
+/// Width of the models' hidden layer: half a megabyte of weights, so that one that stays behind is seen.
+const HIDDEN: usize = 2048;
+/// Fewest swaps of a run, however quickly it is done.
+const SWAPS_MIN: usize = 12;
+/// Swaps before memory is first looked at: every kind of line-up has been there by then.
+const WARM_SWAPS: usize = 6;
+/// Requests this close to a swap count as near it, milliseconds.
+const NEAR_MS: u64 = 50;
+/// Largest difference of a score from that of the model called directly.
+const DIFFERENCE_MAX: f32 = 1e-4;
+/// Pause between two looks at the server's memory.
+const LOOK: Duration = Duration::from_millis(250);
+/// Growth of memory that counts as none, per cent.
+const FLAT_PERCENT: u64 = 105;
+
+/// What docs/inference.md advises for the GNU C library.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
+
+/// The two models that take turns, and the rows they are asked about.
+#[derive(Debug)]
+struct Models {
+    onnx: [Vec<u8>; 2],
+    rows: Vec<f32>,
+}
+
+impl Models {
+    fn new() -> Self {
+        let mut rng = Rng(3);
+        let onnx = [1, 2].map(|seed| networks::perceptron(PIXELS, HIDDEN, CLASSES, seed));
+        Self { onnx, rows: (0..ROWS * PIXELS).map(|_| rng.uniform()).collect() }
+    }
+
+    /// The file that serves in a generation.
+    fn onnx(&self, generation: u64) -> &[u8] {
+        &self.onnx[generation as usize % 2]
+    }
+}
+
+/// Microseconds since 1970: what both processes can tell.
+fn unix_us() -> Result<u64> {
+    Ok(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros())?)
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Requests answered.
+    pub requests: u64,
+    /// Swaps meanwhile.
+    pub swaps: usize,
+    /// Requests that failed, or whose answer was not that of one line-up.
+    pub wrong: u64,
+    /// The first of those.
+    pub first_wrong: Option<String>,
+    /// The server's memory after some swaps, bytes.
+    pub rss_early: u64,
+    /// The same at the end.
+    pub rss_end: u64,
+    /// 99th percentile of the latency of requests near a swap, milliseconds.
+    pub near_p99_ms: f64,
+    /// The same of all others.
+    pub far_p99_ms: f64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Outcome {
+    /// Whether the server took no more memory at the end than after some swaps.
+    pub fn is_flat(&self) -> bool {
+        self.rss_end * 100 <= self.rss_early * FLAT_PERCENT
+    }
+}
+
+/// The server; it ends when this is dropped.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    swaps: Arc<Mutex<Vec<(u64, u64)>>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let mut child = Command::new(program("dunlin-soak")?)
+            .arg("serve")
+            .envs(ENVIRONMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the server")?;
+        let mut lines = BufReader::new(child.stdout.take().context("standard output was asked for")?).lines();
+        let swaps = Arc::new(Mutex::new(Vec::new()));
+        let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), swaps };
+        server.address = lines.next().context("the server ended early; its message is above")??.parse()?;
+        let swaps = Arc::clone(&server.swaps);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut numbers = line.split(' ').skip(1).filter_map(|text| text.parse::<u64>().ok());
+                let swap = numbers.next().zip(numbers.next());
+                swaps.lock().unwrap_or_else(PoisonError::into_inner).extend(swap);
+            }
+        });
+        Ok(server)
+    }
+
+    fn swaps(&self) -> Vec<(u64, u64)> {
+        self.swaps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What all clients share.
+struct Scene {
+    requests: Vec<Vec<u8>>,
+    /// Scores of each model for each row.
+    expected: [Vec<Vec<f32>>; 2],
+    address: SocketAddr,
+    /// Requests that are still to be asked.
+    left: AtomicU64,
+    wrong: AtomicU64,
+    first_wrong: Mutex<Option<String>>,
+}
+
+/// When a request began, milliseconds since 1970, and how long it took, microseconds.
+type Asked = (u64, u32);
+
+impl Scene {
+    fn new(models: &Models, address: SocketAddr, requests: u64) -> Result<Self> {
+        let rows = || models.rows.chunks_exact(PIXELS);
+        let scores = |onnx: &[u8]| -> Result<Vec<Vec<f32>>> {
+            let model = Model::load(onnx, None)?;
+            rows().map(|row| Ok(model.run_f32(row, 1)?)).collect()
+        };
+        Ok(Self {
+            requests: rows().map(|row| binary_request(TASK, &[1, PIXELS], row)).collect(),
+            expected: [scores(&models.onnx[0])?, scores(&models.onnx[1])?],
+            address,
+            left: AtomicU64::new(requests),
+            wrong: AtomicU64::new(0),
+            first_wrong: Mutex::default(),
+        })
+    }
+
+    /// Asks until nothing is left to be asked.
+    fn ask(&self, first: usize) -> Result<Vec<Asked>> {
+        let mut client = Client::connect(self.address)?;
+        let mut asked = Vec::new();
+        let take = |left: u64| left.checked_sub(1);
+        let mut row = first;
+        while self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            row = (row + 1) % ROWS;
+            let (began, from) = (unix_us()?, Instant::now());
+            let outcome = client.ask(&self.requests[row]).and_then(|answer| self.check(answer, row));
+            asked.push((began / 1000, u32::try_from(from.elapsed().as_micros()).unwrap_or(u32::MAX)));
+            if let Err(error) = outcome {
+                self.wrong.fetch_add(1, Ordering::Relaxed);
+                let mut first = self.first_wrong.lock().unwrap_or_else(PoisonError::into_inner);
+                first.get_or_insert_with(|| format!("{error:#}"));
+                client = Client::connect(self.address)?;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// Release and generation belong together, and the scores are those of that release's model.
+    fn check(&self, answer: &[u8], row: usize) -> Result<()> {
+        let generation = number(answer, b"\"generation\":")?;
+        let version = number(answer, b"\"model_version\":\"soak@")?;
+        ensure!(version == generation, "release {version} answered in generation {generation}");
+        let scores =
+            answer.len().checked_sub(CLASSES * 4).map(|from| &answer[from..]).context("no scores")?;
+        let scores = scores.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        let expected = &self.expected[generation as usize % 2][row];
+        let worst = scores.zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        ensure!(worst <= DIFFERENCE_MAX, "an answer of generation {generation} differs by {worst}");
+        Ok(())
+    }
+}
+
+/// The number behind `key`.
+fn number(answer: &[u8], key: &[u8]) -> Result<u64> {
+    let at = answer.windows(key.len()).position(|window| window == key);
+    let at = at.with_context(|| format!("no {} in the answer", String::from_utf8_lossy(key)))? + key.len();
+    let digits = answer[at..].iter().take_while(|byte| byte.is_ascii_digit());
+    Ok(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
+}
+
+/// Asks so many requests, and more if there were too few swaps by then.
+///
+/// # Errors
+/// The server can not be started or reached, or has ended.
+pub fn drive(requests: u64) -> Result<Outcome> {
+    let server = Server::start()?;
+    let scene = Scene::new(&Models::new(), server.address, requests)?;
+    let start = Instant::now();
+    let (asked, rss_early) = std::thread::scope(|scope| -> Result<(Vec<Asked>, u64)> {
+        let scene = &scene;
+        let clients: Vec<_> =
+            (0..CLIENTS).map(|i| scope.spawn(move || scene.ask(i * ROWS / CLIENTS))).collect();
+        let mut rss_early = None;
+        while clients.iter().any(|client| !client.is_finished()) {
+            std::thread::sleep(LOOK);
+            let swaps = server.swaps().len();
+            if swaps < SWAPS_MIN && scene.left.load(Ordering::Relaxed) < requests / 2 {
+                // Not over before the line-up was swapped often enough.
+                scene.left.fetch_add(requests / 2, Ordering::Relaxed);
+            }
+            if rss_early.is_none() && swaps >= WARM_SWAPS {
+                rss_early = Some(proc::memory(server.child.id())?.rss);
+            }
+        }
+        let mut all = Vec::new();
+        for client in clients {
+            all.append(&mut client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
+        }
+        Ok((all, rss_early.context("the server was not swapped")?))
+    })?;
+    let took = start.elapsed();
+    let rss_end = proc::memory(server.child.id())?.rss;
+    let swaps = server.swaps();
+    let near: BTreeMap<u64, u64> =
+        swaps.iter().map(|(from, to)| (from / 1000 - NEAR_MS, to / 1000 + NEAR_MS)).collect();
+    let is_near = |(began, us): &Asked| {
+        let ended = began + u64::from(*us) / 1000;
+        near.range(..=ended).next_back().is_some_and(|(_, to)| to >= began)
+    };
+    let (close, far): (Vec<Asked>, Vec<Asked>) = asked.iter().copied().partition(|asked| is_near(asked));
+    Ok(Outcome {
+        requests: asked.len() as u64,
+        swaps: swaps.len(),
+        wrong: scene.wrong.load(Ordering::Relaxed),
+        first_wrong: scene.first_wrong.into_inner().unwrap_or_else(PoisonError::into_inner),
+        rss_early,
+        rss_end,
+        near_p99_ms: p99_ms(close),
+        far_p99_ms: p99_ms(far),
+        took,
+    })
+}
+
+/// Not a number if there are none.
+fn p99_ms(mut asked: Vec<Asked>) -> f64 {
+    asked.sort_unstable_by_key(|(_, us)| *us);
+    asked.get(asked.len() * 99 / 100).map_or(f64::NAN, |(_, us)| f64::from(*us) / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_behind_their_key() {
+        let answer = b"{\"model_version\":\"soak@12\",\"parameters\":{\"generation\":34}}";
+        assert_eq!(number(answer, b"\"model_version\":\"soak@").unwrap(), 12);
+        assert_eq!(number(answer, b"\"generation\":").unwrap(), 34);
+        assert!(number(answer, b"\"rows\":").is_err());
+    }
+}
