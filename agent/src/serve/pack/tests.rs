@@ -28,7 +28,7 @@ fn two_tasks() -> Vec<Held> {
     let of = |task, value, from: u8| {
         parts.into_iter().zip(from..).map(move |(role, model)| held(task, role, model, 10, value))
     };
-    of("low", 1, 0).chain(of("high", 2, 10)).collect()
+    of("low", 1, 1).chain(of("high", 2, 11)).collect()
 }
 
 fn out(all: &[Held], budget: Budget) -> Vec<(&str, MemberRole)> {
