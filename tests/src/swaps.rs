@@ -30,10 +30,10 @@ const CLIENTS: usize = 8;
 const ROWS: usize = 64;
 /// Width of the models' hidden layer: half a megabyte of weights, so that one that stays behind is seen.
 const HIDDEN: usize = 2048;
-/// Fewest swaps of a run, however quickly it is done.
-const SWAPS_MIN: usize = 12;
-/// Swaps before memory is first looked at: every kind of line-up has been there by then.
-const WARM_SWAPS: usize = 6;
+/// Swaps after which the same kinds of line-up come again: some hold one model, some three.
+const CYCLE: usize = 6;
+/// Fewest swaps of a run, however quickly it is done: a cycle to get warm, and two to compare.
+const SWAPS_MIN: usize = 3 * CYCLE;
 /// Requests this close to a swap count as near it, milliseconds.
 const NEAR_MS: u64 = 50;
 /// Largest difference of a score from that of the model called directly.
@@ -83,9 +83,10 @@ pub struct Outcome {
     pub wrong: u64,
     /// The first of those.
     pub first_wrong: Option<String>,
-    /// The server's memory after some swaps, bytes.
+    /// The server's memory in the second cycle of line-ups, bytes: the least that was seen, as what stays behind never
+    /// leaves it and what a load takes for a moment does.
     pub rss_early: u64,
-    /// The same at the end.
+    /// The same in the last cycle.
     pub rss_end: u64,
     /// 99th percentile of the latency of requests near a swap, milliseconds.
     pub near_p99_ms: f64,
@@ -96,7 +97,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the server took no more memory at the end than after some swaps.
+    /// Whether the server took no more memory in the last cycle than in the second.
     pub fn is_flat(&self) -> bool {
         self.rss_end * 100 <= self.rss_early * FLAT_PERCENT
     }
@@ -160,6 +161,8 @@ struct Scene {
 
 /// When a request began, milliseconds since 1970, and how long it took, microseconds.
 type Asked = (u64, u32);
+/// Swaps by then, and the server's memory, bytes.
+type Look = (usize, u64);
 
 impl Scene {
     fn new(models: &Models, address: SocketAddr, requests: u64) -> Result<Self> {
@@ -230,11 +233,11 @@ pub fn drive(requests: u64) -> Result<Outcome> {
     let server = Server::start()?;
     let scene = Scene::new(&Models::new(), server.address, requests)?;
     let start = Instant::now();
-    let (asked, rss_early) = std::thread::scope(|scope| -> Result<(Vec<Asked>, u64)> {
+    let (asked, looks) = std::thread::scope(|scope| -> Result<(Vec<Asked>, Vec<Look>)> {
         let scene = &scene;
         let clients: Vec<_> =
             (0..CLIENTS).map(|i| scope.spawn(move || scene.ask(i * ROWS / CLIENTS))).collect();
-        let mut rss_early = None;
+        let mut looks = Vec::new();
         while clients.iter().any(|client| !client.is_finished()) {
             std::thread::sleep(LOOK);
             let swaps = server.swaps().len();
@@ -242,19 +245,22 @@ pub fn drive(requests: u64) -> Result<Outcome> {
                 // Not over before the line-up was swapped often enough.
                 scene.left.fetch_add(requests / 2, Ordering::Relaxed);
             }
-            if rss_early.is_none() && swaps >= WARM_SWAPS {
-                rss_early = Some(proc::memory(server.child.id())?.rss);
-            }
+            looks.push((swaps, proc::memory(server.child.id())?.rss));
         }
         let mut all = Vec::new();
         for client in clients {
             all.append(&mut client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??);
         }
-        Ok((all, rss_early.context("the server was not swapped")?))
+        Ok((all, looks))
     })?;
     let took = start.elapsed();
-    let rss_end = proc::memory(server.child.id())?.rss;
     let swaps = server.swaps();
+    let least = |from: usize, to: usize| {
+        let seen = looks.iter().filter(|(swaps, _)| (from..to).contains(swaps)).map(|(_, rss)| *rss);
+        seen.min().context("the server was not swapped often enough")
+    };
+    let last = looks.last().map_or(0, |(swaps, _)| *swaps + 1);
+    let (rss_early, rss_end) = (least(CYCLE, 2 * CYCLE)?, least(last.saturating_sub(CYCLE), last)?);
     let near: BTreeMap<u64, u64> =
         swaps.iter().map(|(from, to)| (from / 1000 - NEAR_MS, to / 1000 + NEAR_MS)).collect();
     let is_near = |(began, us): &Asked| {

@@ -106,8 +106,8 @@ impl Serving {
         keeps(promised, &outputs, rows).map_err(Unable::Failed)?;
         let scores = outputs.last().and_then(floats).unwrap_or_default();
         let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
-        let others = outputs.iter().rev().skip(1).filter_map(floats);
-        if !finite(&scores) || !others.map(|values| finite(&values)).all(|finite| finite) {
+        let mut others = outputs.iter().rev().skip(1).filter_map(floats);
+        if !finite(&scores) || !others.all(|values| finite(&values)) {
             return Err(Unable::Failed("a score is not finite".into()));
         }
         let classes = self.classes();

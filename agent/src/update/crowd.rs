@@ -157,11 +157,11 @@ mod tests {
         let mut crowd = bound();
         crowd.decide(vec![one.clone()], rows(0), 0);
         // 20,000 rows a second of 100 µs each: two cores, and half of that after one look.
-        assert_eq!(crowd.decide(vec![one.clone()], rows(20_000), 1_000).out, [one.clone()]);
+        assert_eq!(crowd.decide(vec![one.clone()], rows(20_000), 1_000).out, std::slice::from_ref(&one));
         // Others answer now, but as many requests come.
         assert!(crowd.decide(vec![], rows(2_020_000), 101_000).back.is_empty());
         assert!(crowd.decide(vec![], rows(2_020_000), 201_000).back.is_empty(), "it takes some looks");
-        assert_eq!(crowd.decide(vec![], rows(2_020_000), 301_000).back, [one.clone()]);
+        assert_eq!(crowd.decide(vec![], rows(2_020_000), 301_000).back, std::slice::from_ref(&one));
         let mut quiet = bound();
         quiet.decide(vec![one.clone()], rows(0), 0);
         assert!(quiet.decide(vec![one], rows(2_000), 1_000).out.is_empty());

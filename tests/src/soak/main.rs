@@ -49,7 +49,9 @@ fn main() -> Result<ExitCode> {
         println!("the first: {first}");
     }
     let (early, end) = (done.rss_early as f64 / MIB, done.rss_end as f64 / MIB);
-    println!("memory of the server: {early:.1} MiB after some swaps, {end:.1} MiB at the end");
+    println!(
+        "memory of the server: {early:.1} MiB in the second cycle of line-ups, {end:.1} MiB in the last"
+    );
     let factor = done.near_p99_ms / done.far_p99_ms;
     let met = if factor <= NEAR_FACTOR_MAX { "met" } else { "MISSED" };
     println!(
