@@ -46,7 +46,7 @@ fn one(view: &TaskView, member: &Member) -> Value {
         "version": member.release.to_string(),
         "last_inference": tally.last_ms,
         "inference_count": tally.rows,
-        "execution_count": tally.success.count,
+        "execution_count": tally.executions,
         "inference_stats": {
             "success": span(&tally.success),
             "fail": span(&tally.fail),

@@ -34,6 +34,11 @@ fn a_complaint_names_file_key_and_remedy() {
         ("[update]\nretry_min_s = 60\nretry_max_s = 5\n", "update.retry_max_s", "at least"),
         ("[serving]\nram_bytes_max = 9999999999999\n", "serving.ram_bytes_max", "0 to"),
         ("[serving.tasks.meter]\ngather_rows_max = 0\n", "serving.tasks.meter.gather_rows_max", "1 to"),
+        (
+            "[serving.tasks.meter]\ngather_rows_max = 7\n",
+            "serving.tasks.meter.gather_rows_max",
+            "from 8 rows",
+        ),
         ("[nonsense]\nx = 1\n", "nonsense", "shipped agent.toml"),
     ];
     for (text, key, remedy) in table {

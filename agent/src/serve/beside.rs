@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use super::asked::{Asked, run};
+use super::asked::{Asked, expected_us, run};
 use super::lineup::LineUp;
 use super::live::{Answered, Principal};
-use super::pool::{Pool, Wait};
+use super::pool::{Pool, Wait, is_inline};
 use super::resident::{Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
@@ -79,8 +79,9 @@ impl Task {
         asked: &Arc<Asked>,
     ) {
         let Some(previous) = lineup.before() else { return };
-        // No answer waits for a record.
-        let Ok(ran) = run(pool, Wait::Never, previous, None, asked).await else { return };
+        // No answer waits for a record; what is as short as a way to a worker needs none.
+        let wait = if is_inline(expected_us(previous, asked), None) { Wait::Alone } else { Wait::Never };
+        let Ok(ran) = run(pool, wait, previous, None, asked).await else { return };
         let Ok(made) = ran.made else { return };
         // What was rolled back or committed meanwhile is not on probation any more.
         if !self.lineup().before().is_some_and(|now| Arc::ptr_eq(now, previous)) {

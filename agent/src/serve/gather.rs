@@ -1,8 +1,9 @@
 //! Requests for one member that wait for a worker are run together.
 //!
 //! What is expected to be answered at once never waits, so nothing is held up that a batch could not make up for. The
-//! first request of a batch gets a worker as any other does; whatever has come by then, or comes until the first one
-//! has waited [`Gather::wait_max`], is run with it.
+//! first request of a batch gets a worker as any other does; whatever has come by then is run with it. Only where
+//! requests meet, now or in the batch before, that worker waits for more until the first one has waited
+//! [`Gather::wait_max`]: a lone client never does.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,8 @@ use super::resident::{Made, Serving, Unable};
 /// How requests of a task are gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Gather {
-    /// Most rows that are run together.
+    /// Most rows that are run together; fewer where so many are expected to take more than half of the time that a worker
+    /// has.
     pub rows_max: usize,
     /// How long the first of them waits for others, once it could have a worker.
     pub wait_max: Duration,
@@ -49,6 +51,8 @@ struct Line {
     waiting: VecDeque<Waiting>,
     /// Whether somebody is about to run what waits.
     led: bool,
+    /// Whether the batch before was more than one request.
+    crowded: bool,
 }
 
 impl Line {
@@ -82,6 +86,9 @@ impl Queue {
     /// Until when the first one waits for others; `None` if it need not.
     fn until(&self, terms: Gather) -> Option<Instant> {
         let line = self.line();
+        if !line.crowded && line.waiting.len() < 2 {
+            return None;
+        }
         let until = line.waiting.front()?.from + terms.wait_max;
         (!line.front(terms.rows_max).1 && until > Instant::now()).then_some(until)
     }
@@ -103,6 +110,7 @@ impl Queue {
         // Who went away is not asked for.
         line.waiting.retain(|one| !one.answer.is_closed());
         let n = line.front(rows_max).0;
+        line.crowded = n > 1;
         let taken = line.waiting.drain(..n).collect();
         line.led = !line.waiting.is_empty();
         (taken, line.led)
@@ -130,7 +138,9 @@ pub(super) fn terms(
     let small = (1..terms.rows_max).contains(&asked.rows);
     let whole = || asked.inputs.iter().all(|input| is_whole(input, asked.rows));
     let queues = limit.is_none() && !is_inline(expected_us(model, asked), limit);
-    (queues && free && plain && small && whole()).then_some(terms)
+    let in_time = pool.run_max().as_micros() / 2 / u128::from(model.row_us().max(1));
+    let rows_max = terms.rows_max.min(usize::try_from(in_time).unwrap_or(usize::MAX));
+    (queues && free && plain && small && whole()).then_some(Gather { rows_max, ..terms })
 }
 
 /// Whether a tensor holds as many bytes as its shape says, so that it can not shift those of the next request.
@@ -172,7 +182,7 @@ async fn lead(pool: Pool, terms: Gather, model: Arc<Serving>) {
             }
         }
         let (batch, more) = model.queue.take(terms.rows_max);
-        if let Some(worker) = worker {
+        if let Some(worker) = worker.filter(|_| !batch.is_empty()) {
             tokio::spawn(serve(pool.clone(), worker, Arc::clone(&model), batch));
         }
         if !more {
@@ -197,7 +207,10 @@ async fn serve(pool: Pool, worker: OwnedSemaphorePermit, model: Arc<Serving>, ba
             }
         }
         Worked::Late(limit) => {
-            answers.into_iter().for_each(|(answer, _)| drop(answer.send(Worked::Late(limit))));
+            // One run was late, not as many as waited for it.
+            for (i, (answer, _)) in answers.into_iter().enumerate() {
+                drop(answer.send(if i == 0 { Worked::Late(limit) } else { Worked::Waited }));
+            }
         }
         // An answer that is not given is a refusal.
         Worked::Waited | Worked::Refused => {}
@@ -209,7 +222,7 @@ async fn serve(pool: Pool, worker: OwnedSemaphorePermit, model: Arc<Serving>, ba
 fn together(model: &Serving, all: &[Arc<Asked>]) -> Vec<Result<Made, Unable>> {
     let rows: Vec<usize> = all.iter().map(|asked| asked.rows).collect();
     if all.len() > 1
-        && let Ok(made) = model.run(&joined(all), rows.iter().sum())
+        && let Ok(made) = model.made(&joined(all), rows.iter().sum())
         && let Some(parts) = apart(&made, &rows)
     {
         return parts.into_iter().map(Ok).collect();

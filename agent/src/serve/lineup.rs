@@ -185,6 +185,6 @@ impl LineUp {
 
     pub(super) fn classes(&self) -> usize {
         let of_policy = || self.policy.as_ref().map_or(0, |p| p.labels.len());
-        self.champion().map(|c| c.classes()).filter(|n| *n > 0).unwrap_or_else(of_policy)
+        self.slot.models().next().map(|model| model.classes()).filter(|n| *n > 0).unwrap_or_else(of_policy)
     }
 }

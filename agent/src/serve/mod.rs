@@ -93,7 +93,10 @@ impl Serving {
     /// The same, with what the settings say of budgets and tasks.
     pub fn with(limits: Limits, settings: pack::Settings) -> Arc<Self> {
         let gather = |(task, of): (&TaskId, &pack::TaskSettings)| Some((task.clone(), of.gather?));
-        let pool = Pool::new(limits, settings.tasks.iter().filter_map(gather).collect());
+        let gather: BTreeMap<_, _> = settings.tasks.iter().filter_map(gather).collect();
+        // One batch is filled while another one runs.
+        let together = gather.values().map(|of| 2 * of.rows_max).max().unwrap_or(0);
+        let pool = Pool::new(Limits { waiting_max: limits.waiting_max.max(together), ..limits }, gather);
         Arc::new(Self {
             tasks: RwLock::default(),
             pool,

@@ -87,6 +87,11 @@ impl Pool {
         }
     }
 
+    /// How long a worker may take for one run.
+    pub(super) fn run_max(&self) -> Duration {
+        self.run_max
+    }
+
     /// How requests of a task are gathered, if they are.
     pub(super) fn gather(&self, task: &TaskId) -> Option<Gather> {
         self.gather.get(task).copied()
@@ -138,6 +143,12 @@ impl Pool {
     /// A worker, as soon as there is one.
     pub(super) async fn worker(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.workers).acquire_owned().await.ok()
+    }
+
+    /// How many wait for a worker.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Takes a worker, so that none is idle.

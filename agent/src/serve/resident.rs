@@ -94,8 +94,18 @@ impl Serving {
         }
     }
 
-    /// Runs the model. An answer counts only if its outputs are what the signature promises and its numbers are finite.
+    /// Runs the model on one request, from which later ones are expected to take as long.
     pub(super) fn run(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
+        let made = self.made(inputs, rows)?;
+        let row_ns = made.latency_ns / rows.max(1) as u64;
+        // One part in eight of the new value: follows a change within some requests, forgives one hiccup.
+        let old = self.row_ns.load(Ordering::Relaxed);
+        self.row_ns.store(old - old / 8 + row_ns / 8, Ordering::Relaxed);
+        Ok(made)
+    }
+
+    /// Runs the model. An answer counts only if its outputs are what the signature promises and its numbers are finite.
+    pub(super) fn made(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
         self.takes(rows)?;
         let from = Instant::now();
         let outputs = self.resident.model.run(inputs).map_err(|e| {
@@ -117,11 +127,8 @@ impl Serving {
                 scores.len()
             )));
         }
+        self.tally().executions += 1;
         let latency_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
-        let row_ns = latency_ns / rows.max(1) as u64;
-        // One part in eight of the new value: follows a change within some requests, forgives one hiccup.
-        let old = self.row_ns.load(Ordering::Relaxed);
-        self.row_ns.store(old - old / 8 + row_ns / 8, Ordering::Relaxed);
         Ok(Made { outputs, scores, latency_ns })
     }
 

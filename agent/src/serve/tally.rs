@@ -49,6 +49,8 @@ pub struct Tally {
     pub infer: Span,
     /// Writing answers.
     pub output: Span,
+    /// Runs of the model that gave an answer: one for all requests that were run together.
+    pub executions: u64,
     /// Rows answered.
     pub rows: u64,
     /// Wall time of the last answer, milliseconds since 1970; zero if there was none or the time is not known.

@@ -92,7 +92,10 @@ impl Task {
         let mut place = self.lineup.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = LineUp::clone(&place);
         let result = change(&mut next);
-        *place = Arc::new(next);
+        let before = std::mem::replace(&mut *place, Arc::new(next));
+        // Models are freed without holding up requests.
+        drop(place);
+        drop(before);
         result
     }
 

@@ -45,7 +45,7 @@ pub use explain::{
 };
 pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
-pub use model::{Model, ROWS_MAX};
+pub use model::{Model, ROWS_MAX, ROWS_TOGETHER_MIN};
 pub use parent::{end_with_parent, tie};
 pub use program::this_program;
 pub use tensor::{floats, of_floats};

@@ -24,6 +24,8 @@ const ROWS: &str = "dunlin_rows";
 /// Row counts that a graph is prepared for. A request is cut into these, largest first: single rows are fast,
 /// batches reuse what they load, and a hostile mix of sizes makes no more than three plans.
 const BUCKETS: [usize; 3] = [32, 8, 1];
+/// Fewest rows that are run together instead of one after the other.
+pub const ROWS_TOGETHER_MIN: usize = BUCKETS[1];
 /// Most rows of one request: bounds the time one request holds a worker.
 pub const ROWS_MAX: usize = 4096;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use dunlin_tests::swaps;
+use dunlin_tests::swaps::{self, NEAR_MS};
 
 /// How much slower the slowest hundredth of requests may be near a swap.
 const NEAR_FACTOR_MAX: f64 = 2.0;
@@ -53,10 +53,11 @@ fn main() -> Result<ExitCode> {
         "memory of the server: {early:.1} MiB in the second cycle of line-ups, {end:.1} MiB in the last"
     );
     let factor = done.near_p99_ms / done.far_p99_ms;
-    let met = if factor <= NEAR_FACTOR_MAX { "met" } else { "MISSED" };
+    let undisturbed = factor <= NEAR_FACTOR_MAX;
+    let met = if undisturbed { "met" } else { "MISSED" };
     println!(
-        "p99 within 50 ms of a swap {:.2} ms, elsewhere {:.2} ms: {factor:.2} ×, at most {NEAR_FACTOR_MAX} ×: {met}",
+        "p99 within {NEAR_MS} ms of a swap {:.2} ms, elsewhere {:.2} ms: {factor:.2} ×, at most {NEAR_FACTOR_MAX} ×: {met}",
         done.near_p99_ms, done.far_p99_ms
     );
-    Ok(if done.wrong == 0 && done.is_flat() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if done.wrong == 0 && done.is_flat() && undisturbed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

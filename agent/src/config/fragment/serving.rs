@@ -46,6 +46,19 @@ fn task(name: &str, keys: &merged::TaskKeys) -> Result<TaskSettings, ConfigError
     };
     let value = number(&keys.value, "value", 0, VALUE_LIMIT, default.value.into())?;
     let rows_max = number(&keys.gather_rows_max, "gather_rows_max", 1, dunlin_engine::ROWS_MAX as u64, 1)?;
+    if (2..dunlin_engine::ROWS_TOGETHER_MIN as u64).contains(&rows_max) {
+        let problem = format!("{rows_max} rows are run one after the other");
+        let remedy = format!(
+            "from {} rows on they are run together; 1 gathers none",
+            dunlin_engine::ROWS_TOGETHER_MIN
+        );
+        return Err(ConfigError::new(
+            keys.gather_rows_max.as_ref().map_or("settings", |value| value.file.as_str()),
+            &format!("serving.tasks.{name}.gather_rows_max"),
+            &problem,
+            &remedy,
+        ));
+    }
     let wait_us = number(&keys.gather_wait_us_max, "gather_wait_us_max", 0, WAIT_US_LIMIT, 0)?;
     let gather = Gather {
         rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),

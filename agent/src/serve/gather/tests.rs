@@ -21,7 +21,7 @@ fn task() -> TaskId {
 /// A model that is expected to be too slow for the connection's own thread.
 fn slow(release: &str, onnx: &[u8]) -> Resident {
     let mut resident = resident(release, &task(), onnx, 3);
-    Arc::make_mut(&mut resident.bundle).latency_us = 60_000_000;
+    Arc::make_mut(&mut resident.bundle).latency_us = 8 * INLINE_US_MAX;
     resident
 }
 
@@ -49,6 +49,27 @@ async fn ask(serving: &Arc<crate::serve::Serving>, all: Vec<Vec<TensorData>>) ->
     tokio::time::timeout(Duration::from_secs(120), futures_util::future::join_all(asked)).await.unwrap()
 }
 
+/// The same, while the worker is busy until each of so many members is waited for by all of them.
+async fn ask_a_busy_one(
+    serving: &Arc<crate::serve::Serving>,
+    all: Vec<Vec<TensorData>>,
+    members: usize,
+) -> Answers {
+    let (n, busy) = (all.len() * members, serving.pool.hold());
+    let free = async {
+        while serving.pool.waiting() < n {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(busy);
+    };
+    tokio::join!(ask(serving, all), free).0
+}
+
+/// How often each member was run.
+fn executions(serving: &crate::serve::Serving) -> Vec<u64> {
+    serving.view_of(&task()).unwrap().members.iter().map(|member| member.tally.executions).collect()
+}
+
 fn scores(answer: &crate::serve::Answer) -> Vec<f32> {
     floats(&answer.outputs[0]).unwrap()
 }
@@ -57,7 +78,8 @@ fn scores(answer: &crate::serve::Answer) -> Vec<f32> {
 async fn a_full_batch_is_run_at_once_and_answers_as_single_requests_do() {
     let serving = serving(CROWD.into(), FOR_EVER);
     serving.switch(&task(), slow("m@1", &linear(3, 3, &IDENTITY, false)), None, 1, false);
-    let answers = ask(&serving, (0..CROWD).map(x).collect()).await;
+    let answers = ask_a_busy_one(&serving, (0..CROWD).map(x).collect(), 1).await;
+    assert_eq!(executions(&serving), [1]);
     for (i, answer) in (0..CROWD).zip(answers) {
         let answer = answer.unwrap();
         let alone = serving.infer(&task(), "alone", &x(i), NOW).unwrap();
@@ -74,9 +96,30 @@ async fn no_request_waits_for_others_longer_than_the_bound() {
     let serving = serving(1000, Duration::from_millis(20));
     serving.switch(&task(), slow("m@1", &linear(3, 3, &IDENTITY, false)), None, 1, false);
     // So few never make a full batch.
-    for n in [1, 3] {
-        assert!(ask(&serving, (0..n).map(x).collect()).await.iter().all(Result::is_ok));
+    assert!(ask_a_busy_one(&serving, (0..3).map(x).collect(), 1).await.iter().all(Result::is_ok));
+    assert_eq!(executions(&serving), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_client_waits_for_nobody() {
+    let serving = serving(1000, FOR_EVER);
+    serving.switch(&task(), slow("m@1", &linear(3, 3, &IDENTITY, false)), None, 1, false);
+    for i in 0..3 {
+        assert!(ask(&serving, vec![x(i)]).await[0].is_ok());
     }
+    assert_eq!(executions(&serving), [3]);
+}
+
+#[test]
+fn a_batch_is_no_longer_than_a_worker_has_time_for() {
+    let gather = Gather { rows_max: 1000, wait_max: FOR_EVER };
+    let limits = Limits { run_max: Duration::from_secs(1), ..Limits::default() };
+    let pool = Pool::new(limits, [(task(), gather)].into());
+    let mut model = resident("m@1", &task(), &linear(3, 3, &IDENTITY, false), 3);
+    Arc::make_mut(&mut model.bundle).latency_us = 50_000;
+    let asked = Asked::new("a".into(), x(1), NOW);
+    let terms = terms(&pool, Wait::Gathered, &Serving::new(model), None, &asked).unwrap();
+    assert_eq!(terms.rows_max, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -92,22 +135,22 @@ async fn champion_and_voters_gather_each_for_itself() {
         ..Crew::new(good("m@1"), None)
     };
     serving.line_up(&task(), crew, 1, false);
-    for answer in ask(&serving, (0..CROWD).map(x).collect()).await {
+    for answer in ask_a_busy_one(&serving, (0..CROWD).map(x).collect(), 2).await {
         let answer = answer.unwrap();
         assert_eq!((answer.by, answer.voters.len()), (AnsweredBy::Vote, 2));
     }
+    assert_eq!(executions(&serving), [1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_input_fails_alone() {
-    // Long enough for a full batch on a busy machine; the fallback waits for others in vain that long.
-    let serving = serving(CROWD.into(), Duration::from_secs(2));
+    let serving = serving(CROWD.into(), Duration::from_millis(20));
     // The logarithm of what is negative is no number.
     let brittle = slow("m@2", &linear(3, 3, &IDENTITY, true));
     serving.switch(&task(), brittle, Some(slow("m@1", &linear(3, 3, &IDENTITY, false))), 1, false);
     let mut all: Vec<_> = (0..CROWD).map(x).collect();
     all[3] = vec![of_floats("x", &[1, 3], &[-1.0, 1.0, 1.0])];
-    for (i, answer) in ask(&serving, all).await.into_iter().enumerate() {
+    for (i, answer) in ask_a_busy_one(&serving, all, 1).await.into_iter().enumerate() {
         let by = if i == 3 { AnsweredBy::Fallback } else { AnsweredBy::Champion };
         assert_eq!(answer.unwrap().by, by, "request {i}");
     }
@@ -122,7 +165,7 @@ async fn a_request_of_another_shape_is_refused_and_the_rest_answered() {
     all[2] = vec![of_floats("x", &[1, 2], &[1.0, 1.0])];
     // Its shape promises more bytes than there are, so that the next one's would move up.
     all[5][0].data.0.truncate(8);
-    for (i, answer) in ask(&serving, all).await.into_iter().enumerate() {
+    for (i, answer) in ask_a_busy_one(&serving, all, 1).await.into_iter().enumerate() {
         match answer {
             Ok(answer) => assert!(i != 2 && i != 5 && answer.by == AnsweredBy::Champion),
             Err(InferError::Input(_)) => assert!(i == 2 || i == 5, "request {i}"),
@@ -136,7 +179,7 @@ async fn on_probation_nobody_waits_for_others() {
     let serving = serving(1000, FOR_EVER);
     serving.switch(&task(), slow("m@1", &linear(3, 3, &IDENTITY, false)), None, 1, false);
     serving.switch(&task(), slow("m@2", &linear(3, 3, &IDENTITY, false)), None, 2, true);
-    assert!(ask(&serving, vec![x(1)]).await[0].is_ok());
+    assert!(ask_a_busy_one(&serving, (0..3).map(x).collect(), 1).await.iter().all(Result::is_ok));
 }
 
 #[test]
