@@ -21,7 +21,8 @@ const LAYERS: &[Layer] = &[
     Layer { package: "dunlin-select", normal: &["protocol", "monitor"], dev: &[] },
     Layer { package: "dunlin-rollout", normal: &["protocol", "trust", "monitor"], dev: &[] },
     Layer { package: "dunlin-pipeline", normal: &["protocol", "monitor"], dev: &[] },
-    Layer { package: "dunlin-engine", normal: &["protocol"], dev: &[] },
+    Layer { package: "dunlin-forest", normal: &[], dev: &[] },
+    Layer { package: "dunlin-engine", normal: &["protocol", "forest"], dev: &[] },
     Layer { package: "dunlin-learn", normal: &["protocol", "engine", "monitor"], dev: &[] },
     Layer {
         package: "dunlin-agent",

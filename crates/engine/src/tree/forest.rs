@@ -1,4 +1,6 @@
-//! The nodes of an ensemble and the walk through them.
+//! The nodes of an ensemble, as the walk wants them.
+
+use dunlin_forest::{Aggregate, Leaves, MISSING_LOW, Node, Trees};
 
 use crate::EngineError;
 use crate::check::{malformed, too_large, unsupported};
@@ -7,48 +9,13 @@ use crate::check::{malformed, too_large, unsupported};
 const NODES_MAX: usize = 1 << 23;
 /// Most classes or targets: what a scores row may hold.
 pub(super) const TARGETS_MAX: usize = 1 << 16;
-/// Walks that go on in step. Eight independent chains of loads hide the latency of one another on every core
-/// this runs on.
-const LANES: usize = 8;
-/// Marks a node whose missing value takes the `low` child.
-pub(super) const MISSING_LOW: u32 = 1 << 31;
-
-/// `x[feature] <= threshold` leads to `low`, all else to `high`; a leaf leads to itself.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Node {
-    threshold: f32,
-    /// The feature, with [`MISSING_LOW`] in the top bit.
-    pub(super) feature: u32,
-    low: u32,
-    high: u32,
-}
-
-/// How the values of the leaves that a row reaches are put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Aggregate {
-    Sum,
-    Average,
-    Min,
-    Max,
-}
-
 /// A validated ensemble: every index is in range, every tree is a tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Forest {
-    pub(super) nodes: Vec<Node>,
-    pub(super) roots: Vec<u32>,
-    /// By node: where its values begin in `values`; only a leaf has any.
-    first: Vec<u32>,
-    /// `(target, value)` of all leaves, leaf after leaf.
-    values: Vec<(u32, f32)>,
-    /// Every leaf holds a value for each target, in order: they can be added as a row.
-    dense: bool,
-    pub(super) aggregate: Aggregate,
-    missing_low: bool,
+    pub(super) trees: Trees,
     /// All tests are `<=` or its opposite.
     only_up_to: bool,
     features: usize,
-    pub(super) targets: usize,
 }
 
 /// One node as the file has it.
@@ -156,79 +123,15 @@ impl Forest {
         let roots = roots(raw, &order, &parents).map_err(bad)?;
         reach(&nodes, &roots).map_err(bad)?;
         let (first, values) = values(raw, &order, raw_values, targets, place).map_err(bad)?;
-        let mut forest = Self {
-            nodes,
-            roots,
-            first,
-            values,
-            dense: false,
-            aggregate,
-            missing_low: false,
-            only_up_to: raw.iter().all(|n| matches!(n.mode, Mode::Leq | Mode::Gt | Mode::Leaf)),
-            features,
-            targets,
-        };
-        forest.normalise(raw, &order);
-        forest.dense = forest.is_dense();
-        if forest.features > MISSING_LOW as usize || forest.nodes.len() > u32::MAX as usize {
+        let leaves = Leaves::Any;
+        let mut trees = Trees { nodes, roots, first, values, leaves, aggregate, targets, missing_low: false };
+        normalise(&mut trees, raw, &order);
+        lay_out(&mut trees);
+        if features > MISSING_LOW as usize || trees.nodes.len() > u32::MAX as usize {
             return Err(unsupported("a tree ensemble of this size", at, "use fewer trees"));
         }
-        Ok(forest)
-    }
-
-    /// Turns each branch mode into `x <= t`. For any f32 `x` that is a number, `x < t` is `x <= pred(t)`; `>` and
-    /// `>=` are their opposites, so children and the way of a missing value swap; `==` is two nodes in a row.
-    fn normalise(&mut self, raw: &[RawNode], order: &[usize]) {
-        for (place, &i) in order.iter().enumerate() {
-            let RawNode { mode, missing_yes, .. } = raw[i];
-            let Node { threshold, low: yes, high: no, feature } = self.nodes[place];
-            let node = match mode {
-                Mode::Leaf => continue,
-                Mode::Leq => Node { threshold, feature: flag(feature, missing_yes), low: yes, high: no },
-                Mode::Lt => Node {
-                    threshold: pred(threshold),
-                    feature: flag(feature, missing_yes),
-                    low: yes,
-                    high: no,
-                },
-                // A missing value is not above anything: without the flag it takes `no`, here the low child.
-                Mode::Gt => Node { threshold, feature: flag(feature, !missing_yes), low: no, high: yes },
-                Mode::Gte => Node {
-                    threshold: pred(threshold),
-                    feature: flag(feature, !missing_yes),
-                    low: no,
-                    high: yes,
-                },
-                // A missing value is not equal to anything: `==` sends it to `no`, `!=` to `yes`.
-                Mode::Eq | Mode::Neq => {
-                    let (same, other) = if mode == Mode::Eq { (yes, no) } else { (no, yes) };
-                    let missing_same = mode == Mode::Eq && missing_yes;
-                    let second = self.nodes.len() as u32;
-                    self.nodes.push(Node { threshold: pred(threshold), feature, low: other, high: same });
-                    self.first.push(u32::MAX);
-                    Node { threshold, feature: flag(feature, missing_same), low: second, high: other }
-                }
-            };
-            self.nodes[place] = node;
-        }
-        self.missing_low = self.nodes.iter().any(|n| n.feature & MISSING_LOW != 0);
-        // The end of the last leaf's values.
-        self.first.push(self.values.len() as u32);
-        // Values lie in place order and nodes without any keep the start of the next.
-        let mut next = self.values.len() as u32;
-        for start in self.first.iter_mut().rev() {
-            if *start == u32::MAX {
-                *start = next;
-            }
-            next = *start;
-        }
-    }
-
-    fn is_dense(&self) -> bool {
-        self.nodes.iter().enumerate().filter(|(i, n)| n.low == *i as u32).all(|(i, _)| {
-            let own = &self.values[self.first[i] as usize..self.first[i + 1] as usize];
-            own.len() == self.targets && own.iter().enumerate().all(|(k, (t, _))| *t as usize == k)
-        })
+        let only_up_to = raw.iter().all(|n| matches!(n.mode, Mode::Leq | Mode::Gt | Mode::Leaf));
+        Ok(Self { trees, only_up_to, features })
     }
 
     /// Least number of columns a row must have.
@@ -243,154 +146,119 @@ impl Forest {
 
     /// Number of classes or targets.
     pub(crate) fn targets(&self) -> usize {
-        self.targets
-    }
-
-    /// Adds up the leaves of `rows` (`columns` values each) into `out`, `targets` values a row, which starts
-    /// out as zeros. `reached` says for each of them whether any leaf spoke about it. The result of a row does
-    /// not depend on what rows it comes with.
-    pub(crate) fn eval(&self, rows: &[f32], columns: usize, out: &mut [f32], reached: &mut [bool]) {
-        let count = rows.len() / columns.max(1);
-        reached.fill(self.dense);
-        if self.missing_low {
-            self.walk::<true>(rows, columns, count, out, reached)
-        } else {
-            self.walk::<false>(rows, columns, count, out, reached)
-        }
-        if self.aggregate == Aggregate::Average {
-            out.iter_mut().for_each(|x| *x /= self.roots.len() as f32);
-        }
-    }
-
-    fn walk<const MISSING: bool>(
-        &self,
-        rows: &[f32],
-        columns: usize,
-        count: usize,
-        out: &mut [f32],
-        reached: &mut [bool],
-    ) {
-        if count >= LANES {
-            // Row blocks outside, trees inside: a block's rows and scores stay in the first-level cache.
-            let blocks = count / LANES * LANES;
-            for block in (0..blocks).step_by(LANES) {
-                let lanes: [&[f32]; LANES] =
-                    std::array::from_fn(|l| &rows[(block + l) * columns..][..columns]);
-                for &root in &self.roots {
-                    let leaves = descend::<MISSING, LANES>(&self.nodes, [root; LANES], lanes);
-                    for (l, leaf) in leaves.into_iter().enumerate() {
-                        self.collect(leaf, block + l, out, reached);
-                    }
-                }
-            }
-            for row in blocks..count {
-                self.walk_row::<MISSING>(&rows[row * columns..][..columns], row, out, reached);
-            }
-        } else {
-            for row in 0..count {
-                self.walk_row::<MISSING>(&rows[row * columns..][..columns], row, out, reached);
-            }
-        }
-    }
-
-    /// One row: the lanes are trees.
-    fn walk_row<const MISSING: bool>(&self, x: &[f32], row: usize, out: &mut [f32], reached: &mut [bool]) {
-        let (blocks, rest) = self.roots.as_chunks::<LANES>();
-        for roots in blocks {
-            for leaf in descend::<MISSING, LANES>(&self.nodes, *roots, [x; LANES]) {
-                self.collect(leaf, row, out, reached);
-            }
-        }
-        for &root in rest {
-            let [leaf] = descend::<MISSING, 1>(&self.nodes, [root], [x]);
-            self.collect(leaf, row, out, reached);
-        }
+        self.trees.targets
     }
 
     pub(super) fn is_leaf(&self, at: u32) -> bool {
-        self.nodes[at as usize].low == at
-    }
-
-    /// The values of a leaf, by target.
-    #[inline]
-    pub(super) fn leaf(&self, at: u32) -> &[(u32, f32)] {
-        &self.values[self.first[at as usize] as usize..self.first[at as usize + 1] as usize]
+        self.trees.nodes[at as usize].low == at
     }
 
     /// Where a row goes on from a node.
     pub(super) fn next(&self, at: u32, row: &[f32]) -> u32 {
-        let node = self.nodes[at as usize];
+        let node = self.trees.nodes[at as usize];
         let x = row[(node.feature & !MISSING_LOW) as usize];
         let low = x <= node.threshold || (x.is_nan() && node.feature & MISSING_LOW != 0);
         if low { node.low } else { node.high }
     }
 
-    #[inline]
-    fn collect(&self, leaf: u32, row: usize, out: &mut [f32], reached: &mut [bool]) {
-        let own = self.leaf(leaf);
-        let out = &mut out[row * self.targets..][..self.targets];
-        match self.aggregate {
-            Aggregate::Sum | Aggregate::Average if self.dense => {
-                for (x, (_, value)) in out.iter_mut().zip(own) {
-                    *x += value;
-                }
-            }
-            Aggregate::Sum | Aggregate::Average => {
-                for &(target, value) in own {
-                    out[target as usize] += value;
-                    reached[row * self.targets + target as usize] = true;
-                }
-            }
-            Aggregate::Min | Aggregate::Max => {
-                for &(target, value) in own {
-                    let seen = &mut reached[row * self.targets + target as usize];
-                    let x = &mut out[target as usize];
-                    let better = if self.aggregate == Aggregate::Min { value < *x } else { value > *x };
-                    if !*seen || better {
-                        *x = value;
-                    }
-                    *seen = true;
-                }
-            }
-        }
-    }
-
     /// Whether all targets of all leaves are the same one, and it; the one-score layout of two classes.
     pub(crate) fn only_target(&self) -> Option<u32> {
-        let (first, _) = self.values.first()?;
-        self.values.iter().all(|(t, _)| t == first).then_some(*first)
+        let (first, _) = self.trees.values.first()?;
+        self.trees.values.iter().all(|(t, _)| t == first).then_some(*first)
     }
 
     /// Whether no leaf value is negative.
     pub(crate) fn is_non_negative(&self) -> bool {
-        self.values.iter().all(|(_, v)| *v >= 0.0)
+        self.trees.values.iter().all(|(_, v)| *v >= 0.0)
     }
 }
 
-/// Walks every lane down to its leaf. Lanes that have arrived stay where they are until the last one has.
-#[inline]
-fn descend<const MISSING: bool, const N: usize>(
-    nodes: &[Node],
-    mut at: [u32; N],
-    rows: [&[f32]; N],
-) -> [u32; N] {
-    loop {
-        let mut moved = 0;
-        for (here, row) in at.iter_mut().zip(rows) {
-            let node = nodes[*here as usize];
-            let x = row[(node.feature & !MISSING_LOW) as usize];
-            let mut low = x <= node.threshold;
-            if MISSING {
-                low |= x.is_nan() & (node.feature & MISSING_LOW != 0);
+/// Turns each branch mode into `x <= t`. For any f32 `x` that is a number, `x < t` is `x <= pred(t)`; `>` and
+/// `>=` are their opposites, so children and the way of a missing value swap; `==` is two nodes in a row.
+fn normalise(trees: &mut Trees, raw: &[RawNode], order: &[usize]) {
+    for (place, &i) in order.iter().enumerate() {
+        let RawNode { mode, missing_yes, .. } = raw[i];
+        let Node { threshold, low: yes, high: no, feature } = trees.nodes[place];
+        let node = match mode {
+            Mode::Leaf => continue,
+            Mode::Leq => Node { threshold, feature: flag(feature, missing_yes), low: yes, high: no },
+            Mode::Lt => {
+                Node { threshold: pred(threshold), feature: flag(feature, missing_yes), low: yes, high: no }
             }
-            let next = if low { node.low } else { node.high };
-            moved |= next ^ *here;
-            *here = next;
-        }
-        if moved == 0 {
-            return at;
-        }
+            // A missing value is not above anything: without the flag it takes `no`, here the low child.
+            Mode::Gt => Node { threshold, feature: flag(feature, !missing_yes), low: no, high: yes },
+            Mode::Gte => {
+                Node { threshold: pred(threshold), feature: flag(feature, !missing_yes), low: no, high: yes }
+            }
+            // A missing value is not equal to anything: `==` sends it to `no`, `!=` to `yes`.
+            Mode::Eq | Mode::Neq => {
+                let (same, other) = if mode == Mode::Eq { (yes, no) } else { (no, yes) };
+                let missing_same = mode == Mode::Eq && missing_yes;
+                let second = trees.nodes.len() as u32;
+                trees.nodes.push(Node { threshold: pred(threshold), feature, low: other, high: same });
+                trees.first.push(u32::MAX);
+                Node { threshold, feature: flag(feature, missing_same), low: second, high: other }
+            }
+        };
+        trees.nodes[place] = node;
     }
+    trees.missing_low = trees.nodes.iter().any(|n| n.feature & MISSING_LOW != 0);
+    // The end of the last leaf's values.
+    trees.first.push(trees.values.len() as u32);
+    // Values lie in place order and nodes without any keep the start of the next.
+    let mut next = trees.values.len() as u32;
+    for start in trees.first.iter_mut().rev() {
+        if *start == u32::MAX {
+            *start = next;
+        }
+        next = *start;
+    }
+}
+
+/// Finds the quickest layout of the leaves.
+fn lay_out(trees: &mut Trees) {
+    match trees.aggregate {
+        Aggregate::Sum | Aggregate::Average => {}
+        Aggregate::Min | Aggregate::Max => return,
+    }
+    let is_leaf = |at: usize| trees.nodes[at].low == at as u32;
+    let whole = |at: usize| {
+        let own = trees.leaf(at as u32);
+        own.len() == trees.targets && own.iter().enumerate().all(|(k, (target, _))| *target as usize == k)
+    };
+    if let Some(of_tree) = sole_targets(trees) {
+        for at in 0..trees.nodes.len() {
+            if let &[(_, value)] = trees.leaf(at as u32) {
+                trees.nodes[at].threshold = value;
+            }
+        }
+        trees.leaves = Leaves::One(of_tree);
+    } else if (0..trees.nodes.len()).filter(|&at| is_leaf(at)).all(whole) {
+        trees.leaves = Leaves::Row;
+    }
+}
+
+/// By tree the target that each of its leaves holds one value for; `None` if a leaf holds others.
+fn sole_targets(trees: &Trees) -> Option<Vec<u32>> {
+    let mut of_tree = Vec::with_capacity(trees.roots.len());
+    let mut open = Vec::new();
+    for &root in &trees.roots {
+        let mut sole = None;
+        open.push(root);
+        while let Some(at) = open.pop() {
+            let node = trees.nodes[at as usize];
+            if node.low != at {
+                open.extend([node.low, node.high]);
+                continue;
+            }
+            let &[(target, _)] = trees.leaf(at) else { return None };
+            if *sole.get_or_insert(target) != target {
+                return None;
+            }
+        }
+        of_tree.push(sole?);
+    }
+    Some(of_tree)
 }
 
 fn flag(feature: u32, missing_low: bool) -> u32 {

@@ -1,8 +1,9 @@
 //! The attributes of `TreeEnsembleClassifier` and `TreeEnsembleRegressor`.
 
+use dunlin_forest::Aggregate;
 use tract_onnx::pb::NodeProto;
 
-use super::forest::{Aggregate, Forest, Mode, RawNode, RawValue};
+use super::forest::{Forest, Mode, RawNode, RawValue};
 use super::scores::{Layout, PostTransform, Scores};
 use crate::EngineError;
 use crate::attributes::Attributes;

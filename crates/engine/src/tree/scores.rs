@@ -76,7 +76,7 @@ impl Scores {
         let count = rows.len() / columns.max(1);
         let mut out = vec![0.0; count * width];
         let mut reached = vec![false; count * width];
-        self.forest.eval(rows, columns, &mut out, &mut reached);
+        self.forest.trees.eval(rows, columns, &mut out, &mut reached);
         for row in out.chunks_exact_mut(width) {
             match self.layout {
                 Layout::Targets => self.finish(row),

@@ -4,7 +4,9 @@
 //! explained row and certain others from the background row. Such an indicator has Shapley values in closed form, so a
 //! walk over the leaves that any mixture can reach adds them up exactly.
 
-use super::forest::{Aggregate, Forest, MISSING_LOW};
+use dunlin_forest::{Aggregate, MISSING_LOW};
+
+use super::forest::Forest;
 
 /// The row a feature comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,7 @@ enum Step {
 impl Forest {
     /// Whether the answer is a sum over the trees.
     pub(super) fn is_sum(&self) -> bool {
-        match self.aggregate {
+        match self.trees.aggregate {
             Aggregate::Sum | Aggregate::Average => true,
             Aggregate::Min | Aggregate::Max => false,
         }
@@ -32,21 +34,21 @@ impl Forest {
 
     /// The part of each tree in the answer.
     fn share(&self) -> f64 {
-        match self.aggregate {
-            Aggregate::Average => 1.0 / self.roots.len() as f64,
+        match self.trees.aggregate {
+            Aggregate::Average => 1.0 / self.trees.roots.len() as f64,
             Aggregate::Sum | Aggregate::Min | Aggregate::Max => 1.0,
         }
     }
 
     /// The sums over the trees by target, in double precision.
     pub(super) fn sums(&self, x: &[f32]) -> Vec<f64> {
-        let mut sums = vec![0.0; self.targets];
-        for &root in &self.roots {
+        let mut sums = vec![0.0; self.trees.targets];
+        for &root in &self.trees.roots {
             let mut at = root;
             while !self.is_leaf(at) {
                 at = self.next(at, x);
             }
-            for &(target, value) in self.leaf(at) {
+            for &(target, value) in self.trees.leaf(at) {
                 sums[target as usize] += f64::from(value) * self.share();
             }
         }
@@ -57,7 +59,7 @@ impl Forest {
     pub(super) fn contributions(&self, x: &[f32], background: &[f32], out: &mut [f64]) {
         let mut walk = Walk { side: vec![None; x.len()], fixed: Vec::new(), explained: 0 };
         let mut open = Vec::new();
-        for &root in &self.roots {
+        for &root in &self.trees.roots {
             open.push(Step::At(root));
             while let Some(step) = open.pop() {
                 match step {
@@ -65,7 +67,7 @@ impl Forest {
                     Step::Free(feature) => walk.free(feature),
                     Step::At(at) if self.is_leaf(at) => self.credit(at, &walk, x.len(), out),
                     Step::At(at) => {
-                        let feature = self.nodes[at as usize].feature & !MISSING_LOW;
+                        let feature = self.trees.nodes[at as usize].feature & !MISSING_LOW;
                         let (of_x, of_background) = (self.next(at, x), self.next(at, background));
                         if of_x == of_background {
                             open.push(Step::At(of_x));
@@ -96,7 +98,7 @@ impl Forest {
         let (explained, background) = (walk.explained, walk.fixed.len() - walk.explained);
         let gain = if explained > 0 { weight(explained - 1, background) } else { 0.0 };
         let loss = if background > 0 { weight(explained, background - 1) } else { 0.0 };
-        for &(target, value) in self.leaf(leaf) {
+        for &(target, value) in self.trees.leaf(leaf) {
             let value = f64::from(value) * self.share();
             for &(feature, side) in &walk.fixed {
                 let part = match side {
