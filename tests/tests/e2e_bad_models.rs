@@ -86,7 +86,7 @@ async fn signed_releases_of_hostile_files_are_refused_by_the_device_which_answer
         (
             "meter-giant",
             hostile::computed_giant(),
-            &["model_malformed", "model_unsupported", "proof_crashed", "golden_mismatch"],
+            &["model_malformed", "model_unsupported", "model_failed", "proof_crashed"],
         ),
     ];
     for (name, onnx, reasons) in files {

@@ -56,7 +56,8 @@ async fn push_meta(world: &Small, folder: &Path, onnx: &[u8]) -> String {
     let labels = (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join(",");
     let file = file.display().to_string();
     let args = ["model", "push", &file, "--task", TASK, "--name", "meter-meta", "--labels", &labels];
-    world.controller.json(&args).await.unwrap()["release"].as_str().unwrap().to_owned()
+    let scored = ["--accuracy-ppm", "100000", "--accuracy-n", "100"];
+    world.controller.json(&[&args[..], &scored[..]].concat()).await.unwrap()["release"].as_str().unwrap().to_owned()
 }
 
 /// The task with a line-up beside the release of its pool.
