@@ -57,7 +57,10 @@ async fn push_meta(world: &Small, folder: &Path, onnx: &[u8]) -> String {
     let file = file.display().to_string();
     let args = ["model", "push", &file, "--task", TASK, "--name", "meter-meta", "--labels", &labels];
     let scored = ["--accuracy-ppm", "100000", "--accuracy-n", "100"];
-    world.controller.json(&[&args[..], &scored[..]].concat()).await.unwrap()["release"].as_str().unwrap().to_owned()
+    world.controller.json(&[&args[..], &scored[..]].concat()).await.unwrap()["release"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// The task with a line-up beside the release of its pool.

@@ -73,12 +73,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         return compare("release", cases, &[]);
     }
     if let Some(given) = &options.mlperf {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let mut arguments = vec!["--given".to_owned(), text(given)];
-        if let Some(set) = &options.kws_set {
-            arguments.extend(["--keywords".to_owned(), text(set)]);
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let given = given.to_string_lossy();
+        let set = options.kws_set.as_ref().map(|set| set.to_string_lossy());
+        let mut arguments = vec!["--given", &*given];
+        arguments.extend(set.iter().flat_map(|set| ["--keywords", &**set]));
         let cases = make("parity", PYTHON, &arguments)?;
         return compare("release", &cases, &["--least", LEAST_GIVEN, "--right", RIGHT]);
     }

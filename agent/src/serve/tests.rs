@@ -280,7 +280,8 @@ async fn a_member_that_panics_is_answered_for_at_once_and_soon_not_asked() {
         assert_eq!((by, release.as_str()), (AnsweredBy::Fallback, "m@1"), "the same request is answered");
     }
     let told = serving.take_indicators();
-    let of = |reason| told.iter().find(|i| i.reason == reason).unwrap_or_else(|| panic!("{told:?}"));
+    let of =
+        |reason: ReasonCode| told.iter().find(|i| i.reason == reason).unwrap_or_else(|| panic!("{told:?}"));
     let failed = of(ReasonCode::ModelFailed);
     assert!(failed.count == u64::from(STRIKES_MAX) && failed.detail.contains("panicked"), "{told:?}");
     assert!(of(ReasonCode::Quarantined).detail.contains("m@2"), "{told:?}");

@@ -476,7 +476,7 @@ fn a_child_that_computes_for_too_long_runs_out_of_processor_time() {
     let mut nodes = Vec::new();
     let mut before = "x";
     for name in &names {
-        nodes.push(node("MatMul", &[before, "w"], &[name], vec![]));
+        nodes.push(node("MatMul", &[before, "w"], &[name.as_str()], vec![]));
         before = name;
     }
     let file = bytes(&model(
