@@ -154,7 +154,8 @@ impl Model {
     ///
     /// States are reused: once as many have been made as run side by side, a run takes from the heap what its rows and the
     /// values between its operators need, and gives it back. A row through 8 MB of weights takes at most 64 KiB, the
-    /// thousandth as much as the tenth, and as much through a thousand trees as through ten (`tests/allocation.rs`).
+    /// thousandth as much as the tenth; through a thousand trees it takes at most a kilobyte more than through ten
+    /// (`tests/allocation.rs`).
     ///
     /// # Errors
     /// [`EngineError::Input`] names the input at fault; [`EngineError::Run`] and [`EngineError::Panicked`] are
