@@ -141,6 +141,11 @@ impl Agent {
         self.process.as_ref().context("it runs")?.freeze()
     }
 
+    /// SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.as_ref().context("it runs")?.thaw()
+    }
+
     /// SIGKILL.
     pub async fn kill(&mut self) -> Result<()> {
         match self.process.take() {

@@ -22,12 +22,17 @@ const FILTERS: [usize; 5] = [32, 64, 128, 256, 512];
 /// Width of the layer before the scores; it brings the file to 14 MB.
 const HIDDEN: usize = 3700;
 
-struct Graph {
-    graph: GraphProto,
+pub(crate) struct Graph {
+    pub(crate) graph: GraphProto,
     rng: Rng,
 }
 
 impl Graph {
+    /// An empty graph.
+    pub(crate) fn new(name: &str, seed: u64) -> Self {
+        Self { graph: GraphProto { name: name.into(), ..Default::default() }, rng: Rng(seed) }
+    }
+
     /// Uniform weights whose sums keep their size from layer to layer (He et al. 2015).
     fn weights(&mut self, name: &str, dims: &[usize], fan_in: usize) -> String {
         let limit = (6.0 / fan_in as f32).sqrt();
@@ -53,7 +58,13 @@ impl Graph {
         self.node("Gemm", &[input, &weights, &bias], &format!("gemm_{i}"), vec![])
     }
 
-    fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) -> String {
+    pub(crate) fn node(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) -> String {
         self.graph.node.push(NodeProto {
             name: format!("{}_{}", op.to_lowercase(), self.graph.node.len()),
             op_type: op.into(),
@@ -66,7 +77,7 @@ impl Graph {
     }
 }
 
-fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto {
         name: name.into(),
         r#type: AttributeType::Ints as i32,
@@ -75,7 +86,8 @@ fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     }
 }
 
-fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
+/// A float input or output of any number of rows, each of this shape.
+pub(crate) fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
     let free = Dim::DimParam("N".into());
     let dims = std::iter::once(free).chain(shape.iter().map(|&dim| Dim::DimValue(dim as i64)));
     let dim = dims.map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
@@ -85,8 +97,9 @@ fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }
 
-fn file(graph: GraphProto) -> Vec<u8> {
-    let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
+pub(crate) fn file(graph: GraphProto) -> Vec<u8> {
+    let set = |domain: &str, version| OperatorSetIdProto { domain: domain.into(), version };
+    let opset_import = vec![set("", 17), set("ai.onnx.ml", 3)];
     ModelProto {
         ir_version: 8,
         opset_import,
@@ -99,7 +112,7 @@ fn file(graph: GraphProto) -> Vec<u8> {
 
 /// A convolutional network of about 14 MB: `x` `[N, 3, 64, 64]` to `scores` `[N, 10]`.
 pub fn cnn() -> Vec<u8> {
-    let mut graph = Graph { graph: GraphProto { name: "cnn".into(), ..Default::default() }, rng: Rng(1) };
+    let mut graph = Graph::new("cnn", 1);
     let (mut at, mut channels) = (String::from("x"), CHANNELS);
     for (i, filters) in FILTERS.into_iter().enumerate() {
         let fan_in = channels * 9;
@@ -125,7 +138,7 @@ pub fn cnn() -> Vec<u8> {
 
 /// A perceptron with one hidden layer: `x` `[N, width]` to `scores` `[N, classes]`.
 pub fn perceptron(width: usize, hidden: usize, classes: usize, seed: u64) -> Vec<u8> {
-    let mut graph = Graph { graph: GraphProto { name: "mlp".into(), ..Default::default() }, rng: Rng(seed) };
+    let mut graph = Graph::new("mlp", seed);
     let hidden_layer = graph.dense("x", width, hidden, 0);
     let relu = graph.node("Relu", &[&hidden_layer], "hidden", vec![]);
     let logits = graph.dense(&relu, hidden, classes, 1);
@@ -137,7 +150,7 @@ pub fn perceptron(width: usize, hidden: usize, classes: usize, seed: u64) -> Vec
 
 /// A graph that does nothing to rows of `width`: what a call costs before any work.
 pub fn nothing(width: usize) -> Vec<u8> {
-    let mut graph = Graph { graph: GraphProto { name: "nothing".into(), ..Default::default() }, rng: Rng(1) };
+    let mut graph = Graph::new("nothing", 1);
     graph.node("Identity", &["x"], "scores", vec![]);
     graph.graph.input = vec![port("x", &[width])];
     graph.graph.output = vec![port("scores", &[width])];

@@ -1,14 +1,19 @@
 //! The inference API of a running agent, asked by clients that others wrote and by the examples of docs/inference.md.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use dunlin_engine::batch::{Progress, progress_file};
 use dunlin_tests::agent::Agent;
 use dunlin_tests::controller::Controller;
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::operator::TASK;
-use dunlin_tests::process::wait_for;
+use dunlin_tests::process::{Process, wait_for};
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
+use parquet::data_type::FloatType;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -20,6 +25,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Longest run of one client: hundreds of small requests, and Python's start with its libraries.
 const CLIENT_LIMIT: Duration = Duration::from_secs(300);
 const TOKEN: &str = "an-administrators-token";
+/// Rows of a batch of some forty chunks.
+const LONG_ROWS: usize = 40_000;
+/// More than the time between two syncs of a batch's output.
+const PACE: Duration = Duration::from_millis(2500);
 const GUIDE: &str = include_str!("../../docs/inference.md");
 
 fn here(path: &str) -> PathBuf {
@@ -138,19 +147,41 @@ async fn a_batch_has_the_same_bytes_from_the_running_agent_from_its_files_and_at
     assert!(other.to_string().contains("meter-first@99"), "{other:#}");
     let again = on_device(agent, "rows.csv", "running.csv", &[]).await.unwrap_err();
     assert!(again.to_string().contains("--resume"), "{again:#}");
-    let desk = [
-        "task",
-        "batch",
-        TASK,
-        "--release",
-        &release,
-        "--input",
-        &at("rows.csv"),
-        "--output",
-        &at("desk.csv"),
-    ];
-    let summary = world.controller.json(&desk).await.unwrap();
-    assert_eq!((&summary["rows"], &summary["bad"]), (&json!(1500), &json!(0)));
+    write_parquet(Path::new(&at("rows.parquet")), &names, &rows);
+    for (input, output) in [("rows.csv", "desk.csv"), ("rows.parquet", "parquet.csv")] {
+        let (input, output) = (at(input), at(output));
+        let desk = ["task", "batch", TASK, "--release", &release, "--input", &input, "--output", &output];
+        let summary = world.controller.json(&desk).await.unwrap();
+        assert_eq!((&summary["rows"], &summary["bad"]), (&json!(1500), &json!(0)), "{input}");
+    }
+
+    // Killed in the middle, it goes on where its progress was made durable last.
+    let table: Vec<String> =
+        std::iter::once(names.join(",")).chain(rows.iter().cycle().take(LONG_ROWS).map(line)).collect();
+    std::fs::write(at("long.csv"), table.join("\n")).unwrap();
+    on_device(agent, "long.csv", "whole.csv", &[]).await.unwrap();
+    let config = agent.folder.join("agent.toml").display().to_string();
+    let args = batch("long.csv", "killed.csv");
+    let args = ["--config", &config].into_iter().chain(args.iter().map(String::as_str));
+    let mut process = Process::start("dunlin-agent", args, Path::new(&at("batch.log"))).unwrap();
+    let killed = PathBuf::from(at("killed.csv"));
+    until(&mut process, || std::fs::metadata(&killed).is_ok_and(|file| file.len() > 0)).await;
+    // The agent answers nothing until the output is to be synced.
+    agent.freeze().unwrap();
+    tokio::time::sleep(PACE).await;
+    agent.thaw().unwrap();
+    let progress =
+        || -> Option<Progress> { serde_json::from_slice(&std::fs::read(progress_file(&killed)).ok()?).ok() };
+    until(&mut process, || progress().is_some_and(|progress| progress.rows > 0)).await;
+    process.kill().await.unwrap();
+    let left = progress().unwrap();
+    assert!(!left.done && left.rows < LONG_ROWS as u64, "{left:?}");
+    let again = on_device(agent, "long.csv", "killed.csv", &[]).await.unwrap_err();
+    assert!(again.to_string().contains("--resume"), "{again:#}");
+    on_device(agent, "long.csv", "killed.csv", &["--resume"]).await.unwrap();
+    let whole = std::fs::read_to_string(at("whole.csv")).unwrap();
+    assert_eq!(whole.lines().count(), LONG_ROWS + 1);
+    assert!(std::fs::read_to_string(&killed).unwrap() == whole, "killed after {} rows", left.rows);
 
     let explained = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/v1/models/{TASK}:explain", agent.api);
@@ -167,10 +198,37 @@ async fn a_batch_has_the_same_bytes_from_the_running_agent_from_its_files_and_at
     on_device(&world.agents[0], "rows.csv", "stopped.csv", &[]).await.unwrap();
     let want = std::fs::read_to_string(at("running.csv")).unwrap();
     assert_eq!(want.lines().count(), 1501);
-    for name in ["objects.csv", "desk.csv", "stopped.csv"] {
+    for name in ["objects.csv", "desk.csv", "parquet.csv", "stopped.csv"] {
         assert!(std::fs::read_to_string(at(name)).unwrap() == want, "{name}");
     }
     world.controller.stop().await.unwrap();
+}
+
+/// Waits, looking often, while a process works.
+async fn until(process: &mut Process, holds: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        process.alive().unwrap();
+        assert!(begin.elapsed() < LIMIT, "waited {LIMIT:?} in vain");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Writes rows of floats under these names.
+fn write_parquet(path: &Path, names: &[String], rows: &[[f32; PIXELS]]) {
+    let fields: String = names.iter().map(|name| format!("required float {name}; ")).collect();
+    let schema = Arc::new(parse_message_type(&format!("message rows {{ {fields} }}")).unwrap());
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for i in 0..names.len() {
+        let values: Vec<f32> = rows.iter().map(|row| row[i]).collect();
+        let mut column = group.next_column().unwrap().unwrap();
+        column.typed::<FloatType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
 }
 
 /// `mlserver infer`, which asks in batches of JSON lines, with JSON inputs and with binary ones.

@@ -1,12 +1,15 @@
-//! Line-ups of three releases on a real agent: what an operator writes into a task becomes a vote, a cascade with a
-//! challenger, and a smaller member while the link is down.
+//! Line-ups of several releases on a real agent: what an operator writes into a task becomes a vote, a cascade with a
+//! challenger, a smaller member while the link is down, and a stack with a shadow.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use dunlin_engine::Model;
+use dunlin_protocol::{Window, cbor};
 use dunlin_tests::agent::Agent;
-use dunlin_tests::digits::{NEW, PIXELS, views};
+use dunlin_tests::digits::{CLASSES, NEW, PIXELS, views};
+use dunlin_tests::networks;
 use dunlin_tests::operator::{self, TASK, push, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
@@ -15,13 +18,25 @@ use sqlx::Row;
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What the answer to one row of zeros says of itself.
-async fn ask(agent: &Agent, id: &str) -> anyhow::Result<(String, Value)> {
+/// The answer to one row of zeros, of the line-up or of this version alone.
+async fn infer(agent: &Agent, version: Option<&str>, id: &str) -> anyhow::Result<Value> {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
     let data = vec![0.0; PIXELS];
     let body = json!({ "id": id, "inputs": [{ "name": "x", "shape": [1, PIXELS], "datatype": "FP32", "data": data }] });
-    let url = format!("http://{}/v2/models/{TASK}/infer", agent.api);
-    let answer: Value = client.post(url).json(&body).send().await?.error_for_status()?.json().await?;
+    let of = version.map(|version| format!("/versions/{version}")).unwrap_or_default();
+    let url = format!("http://{}/v2/models/{TASK}{of}/infer", agent.api);
+    Ok(client.post(url).json(&body).send().await?.error_for_status()?.json().await?)
+}
+
+/// The scores of an answer.
+fn scores(answer: &Value) -> Vec<f32> {
+    let last = answer["outputs"].as_array().unwrap().last().unwrap();
+    last["data"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap() as f32).collect()
+}
+
+/// What the answer to one row of zeros says of itself.
+async fn ask(agent: &Agent, id: &str) -> anyhow::Result<(String, Value)> {
+    let answer = infer(agent, None, id).await?;
     Ok((answer["model_version"].as_str().unwrap_or_default().to_owned(), answer["parameters"].clone()))
 }
 
@@ -32,6 +47,20 @@ async fn answered_by(world: &Small, who: &str) -> (String, Value) {
     })
     .await
     .unwrap()
+}
+
+/// Pushes a model that takes the scores of two others.
+async fn push_meta(world: &Small, folder: &Path, onnx: &[u8]) -> String {
+    let file = folder.join("meta.onnx");
+    std::fs::write(&file, onnx).unwrap();
+    let labels = (0..CLASSES).map(|digit| digit.to_string()).collect::<Vec<_>>().join(",");
+    let file = file.display().to_string();
+    let args = ["model", "push", &file, "--task", TASK, "--name", "meter-meta", "--labels", &labels];
+    let scored = ["--accuracy-ppm", "100000", "--accuracy-n", "100"];
+    world.controller.json(&[&args[..], &scored[..]].concat()).await.unwrap()["release"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// The task with a line-up beside the release of its pool.
@@ -57,6 +86,9 @@ async fn what_an_operator_lines_up_answers_together_on_the_device() {
         pushed.push(push(&world.controller, &job, "logistic", name, candidate).await.unwrap());
     }
     let [big, tiny] = [&pushed[0], &pushed[1]];
+    // What it makes of the scores means nothing, and it is to be heard in the answer.
+    let meta_model = networks::perceptron(2 * CLASSES, 16, CLASSES, 5);
+    let meta = push_meta(&world, folder, &meta_model).await;
     world.controller.json(&["model", "approve", "--keys", &world.offline_keys()]).await.unwrap();
     world.enrol().await.unwrap();
     world.ask().unwrap();
@@ -138,6 +170,57 @@ async fn what_an_operator_lines_up_answers_together_on_the_device() {
         challenged += u32::from(is_challenger);
     }
     assert!((60..140).contains(&challenged), "{challenged} of 200 at a half");
+
+    let lineup = format!(
+        "rule = \"stack\"
+        members = [
+            {{ release = \"{big}\", role = {{ voter = {{ weight_ppm = 1000000 }} }} }},
+            {{ release = \"{meta}\", role = \"meta\" }},
+            {{ release = \"{tiny}\", role = {{ shadow = {{ cpu_ppm = 1000000, ram_bytes = 0, battery_ppm_min = 0 }} }} }},
+        ]"
+    );
+    line_up(&world, folder, &first, &lineup).await;
+    let agent = &world.agents[0];
+    let stacked = wait_for("an answer of the stack", LIMIT, async || {
+        let answer = infer(agent, None, "look").await.ok();
+        Ok(answer.filter(|answer| answer["parameters"]["answered_by"] == "stack"))
+    })
+    .await
+    .unwrap();
+    let parameters = &stacked["parameters"];
+    assert_eq!(
+        (&stacked["model_version"], &parameters["voters"]),
+        (&json!(meta), &json!(format!("{first},{big}")))
+    );
+    assert!(parameters["left_out"].is_null(), "{parameters}");
+    // The meta-model is given what the two say, champion first.
+    let mut heard = Vec::new();
+    for release in [&first, big] {
+        heard.extend(scores(&infer(agent, Some(release.as_str()), "one").await.unwrap()));
+    }
+    let want = Model::load(&meta_model, None).unwrap().run_f32(&heard, 1).unwrap();
+    let got = scores(&stacked);
+    assert!(
+        got.len() == CLASSES && got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5),
+        "{got:?} where {want:?} belongs"
+    );
+
+    // The shadow is in no answer, and in windows beside the champion's.
+    let generation = parameters["generation"].as_i64().unwrap();
+    let database = world.controller.database().await.unwrap();
+    let pair = wait_for("a window of the shadow", LIMIT, async || {
+        let (version, parameters) = ask(agent, "still").await?;
+        anyhow::ensure!(version != *tiny && parameters["voters"] != json!(tiny), "{parameters}");
+        let query = "SELECT body FROM windows WHERE release = ? AND generation = ? AND n > 0";
+        let bodies: Vec<Vec<u8>> =
+            sqlx::query_scalar(query).bind(tiny).bind(generation).fetch_all(&database).await?;
+        let mut windows = bodies.iter().map(|body| cbor::decode::<Window>(body, body.len()));
+        Ok(windows.find_map(|window| window.unwrap().pair))
+    })
+    .await
+    .unwrap();
+    assert!(pair.other.to_string() == first && pair.n > 0 && pair.disagree <= pair.n, "{pair:?}");
+    database.close().await;
 
     world.stop().await.unwrap();
 }

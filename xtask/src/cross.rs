@@ -122,8 +122,8 @@ pub(crate) fn released(triple: &str) -> PathBuf {
 const SWITCHES: &[u8] = b"DUNLIN_WEAKEN";
 
 /// A static build for this machine, as part of the tests. It is of the small feature set: it says of itself that it has no
-/// gRPC. And it is built as what is released is, so it has no switches for its defences.
-pub(crate) fn static_build(triple: &str) -> Result<()> {
+/// gRPC. And it is built as what is released is, so it has no switches for its defences. Returns where it lies.
+pub(crate) fn static_build(triple: &str) -> Result<PathBuf> {
     let program = build_agent(&target(triple)?, emulated::PROFILE)?;
     let check = |address: &str| {
         let mut command = Command::new(&program);
@@ -137,5 +137,5 @@ pub(crate) fn static_build(triple: &str) -> Result<()> {
     if std::fs::read(&program)?.windows(SWITCHES.len()).any(|bytes| bytes == SWITCHES) {
         bail!("{} can switch its defences off", program.display());
     }
-    Ok(())
+    Ok(program)
 }

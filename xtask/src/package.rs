@@ -239,4 +239,6 @@ impl Package {
 }
 
 #[cfg(test)]
+mod environment;
+#[cfg(test)]
 mod tests;

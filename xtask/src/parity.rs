@@ -26,6 +26,10 @@ const NETWORKS: &[&str] = &["torch==2.15.0", "onnxconverter-common==1.16.0"];
 const SETS: &[&str] = &["sklearn", "lightgbm", "xgboost", "quantised"];
 /// Least share of the exported models that must run, per cent.
 const LEAST: &str = "90";
+/// The same of models that are brought along.
+const LEAST_GIVEN: &str = "100";
+/// Least share of the rows of a test set that must be answered rightly, per cent.
+const RIGHT: &str = "90";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -35,12 +39,21 @@ pub(crate) struct Options {
     /// Compare the cases of this folder, in the form of ONNX's backend tests, instead of making any
     #[arg(long)]
     cases: Option<PathBuf>,
+    /// Compare the ONNX files of this folder, such as those of MLPerf Tiny, on inputs drawn at random, instead of making
+    /// any. Float scores are held to the tolerance of all; of 8-bit ones 98 of 100 must be no more than a step off what ONNX
+    /// Runtime answers operator by operator; and every row must have the same class
+    #[arg(long, conflicts_with_all = ["cases", "networks"])]
+    mlperf: Option<PathBuf>,
+    /// Test set of the keyword model in that folder, kws_ref_model.onnx: an .npz with the arrays x and y, or a folder of
+    /// .bin files and y_labels.csv. 90 % must be right
+    #[arg(long, requires = "mlperf")]
+    kws_set: Option<PathBuf>,
     /// Where to write the table
     #[arg(long, default_value = "docs/parity.md")]
     out: PathBuf,
 }
 
-/// Makes the models of `sets` and returns their folder.
+/// Makes the models of `sets` and returns their folder. Other arguments of the script may be among them.
 fn make(name: &str, packages: &[&str], sets: &[&str]) -> Result<PathBuf> {
     let python = install::python(name, packages)?;
     let cases = target_dir().join("parity");
@@ -58,6 +71,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     execute(&mut cargo(&["build", "--locked", "--release", "-p", "dunlin-tests", "--bin", "dunlin-parity"]))?;
     if let Some(cases) = &options.cases {
         return compare("release", cases, &[]);
+    }
+    if let Some(given) = &options.mlperf {
+        let given = given.to_string_lossy();
+        let set = options.kws_set.as_ref().map(|set| set.to_string_lossy());
+        let mut arguments = vec!["--given", &*given];
+        arguments.extend(set.iter().flat_map(|set| ["--keywords", &**set]));
+        let cases = make("parity", PYTHON, &arguments)?;
+        return compare("release", &cases, &["--least", LEAST_GIVEN, "--right", RIGHT]);
     }
     let cases = if options.networks {
         make("parity-networks", &[PYTHON, NETWORKS].concat(), &[SETS, &["torch"]].concat())?

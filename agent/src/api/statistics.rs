@@ -7,6 +7,9 @@ use super::refusal::{self, Refusal};
 use super::{Answered, Api, models};
 use crate::serve::{Member, Span, TaskView};
 
+/// Answers are kept in no cache.
+pub(super) const NO_CACHE: Span = Span { count: 0, ns: 0 };
+
 /// Members of all tasks, of one, or the one that a version names.
 pub(super) fn members(
     api: &Api,
@@ -39,7 +42,14 @@ fn one(view: &TaskView, member: &Member) -> Value {
     let batches: Vec<Value> = tally
         .batches
         .iter()
-        .map(|(rows, infer)| json!({ "batch_size": rows, "compute_infer": span(infer) }))
+        .map(|(rows, batch)| {
+            json!({
+                "batch_size": rows,
+                "compute_input": span(&batch.input),
+                "compute_infer": span(&batch.infer),
+                "compute_output": span(&batch.output),
+            })
+        })
         .collect();
     json!({
         "name": view.task.as_str(),
@@ -54,6 +64,8 @@ fn one(view: &TaskView, member: &Member) -> Value {
             "compute_input": span(&tally.input),
             "compute_infer": span(&tally.infer),
             "compute_output": span(&tally.output),
+            "cache_hit": span(&NO_CACHE),
+            "cache_miss": span(&NO_CACHE),
         },
         "batch_stats": batches,
     })

@@ -63,6 +63,19 @@ fn tasks_are_gathered_and_packed_only_where_the_settings_say_so() {
 }
 
 #[test]
+fn what_the_guide_says_of_serving_is_a_configuration() {
+    let guide = include_str!("../../../docs/inference.md");
+    let blocks = guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let blocks: Vec<&str> = blocks.filter(|block| block.contains("[serving")).collect();
+    assert!(blocks.len() >= 2, "the guide's examples are found");
+    for block in blocks {
+        let settings = Settings::from_texts(&[("guide.toml", block)]);
+        let settings = settings.unwrap_or_else(|error| panic!("{error}\n{block}"));
+        assert_ne!(settings.serving, crate::serve::pack::Settings::default(), "{block}");
+    }
+}
+
+#[test]
 fn a_remote_address_is_taken_when_it_was_asked_for() {
     let text = "[api]\nlisten = \"0.0.0.0:80\"\nallow_remote = true\n";
     let open = Settings::from_texts(&[("site.toml", text)]).unwrap();

@@ -133,6 +133,30 @@ pub(crate) fn linear(features: usize, classes: usize, w: &[f32], log: bool) -> V
     })
 }
 
+/// `x` as whole numbers, divided by themselves: ones, but for a zero the runtime panics.
+pub(crate) fn panicky(columns: usize) -> Vec<u8> {
+    let cast = |input: &str, kind: i64, output: &str, graph: &mut Vec<u8>| {
+        message(1, graph, |n| {
+            bytes(1, input.as_bytes(), n);
+            bytes(2, output.as_bytes(), n);
+            bytes(4, b"Cast", n);
+            message(5, n, |attribute| {
+                bytes(1, b"to", attribute);
+                number(3, kind, attribute);
+                number(20, 2, attribute);
+            });
+        });
+    };
+    file(|graph| {
+        cast("x", 6, "whole", graph);
+        node("Div", &["whole", "whole"], "ones", graph);
+        cast("ones", 1, "scores", graph);
+        bytes(2, b"g", graph);
+        port(11, "x", 1, columns as i64, graph);
+        port(12, "scores", 1, columns as i64, graph);
+    })
+}
+
 /// A release of `task` around a model file, with classes `c0`, `c1`, ...
 pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize) -> Resident {
     let model = Model::load(onnx, None).unwrap();

@@ -34,6 +34,17 @@ pub struct Spent {
     pub output_ns: u64,
 }
 
+/// Where the time of requests of one size went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Reading requests.
+    pub input: Span,
+    /// Running the model.
+    pub infer: Span,
+    /// Writing answers.
+    pub output: Span,
+}
+
 /// Counters of one loaded model, from when it was loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -55,8 +66,8 @@ pub struct Tally {
     pub rows: u64,
     /// Wall time of the last answer, milliseconds since 1970; zero if there was none or the time is not known.
     pub last_ms: u64,
-    /// Running the model, by rows of a request.
-    pub batches: BTreeMap<u64, Span>,
+    /// By rows of a request.
+    pub batches: BTreeMap<u64, Batch>,
 }
 
 impl Tally {
@@ -71,7 +82,10 @@ impl Tally {
         self.rows += rows;
         self.last_ms = wall_ms.unwrap_or(self.last_ms);
         if self.batches.len() < BATCHES_MAX || self.batches.contains_key(&rows) {
-            self.batches.entry(rows).or_default().add(infer_ns);
+            let batch = self.batches.entry(rows).or_default();
+            batch.input.add(input_ns);
+            batch.infer.add(infer_ns);
+            batch.output.add(output_ns);
         }
     }
 

@@ -1,7 +1,7 @@
 use dunlin_engine::{floats, of_floats};
 use dunlin_protocol::{Now, ReasonCode, ResourceUse, SampleKind, SamplePolicy, TaskId, TensorData, Window};
 
-use super::onnx::{IDENTITY, chain, linear, policy, resident};
+use super::onnx::{IDENTITY, chain, linear, panicky, policy, resident};
 use super::{AnsweredBy, FeedbackError, InferError, Limits, Resident, STRIKES_MAX, Serving};
 
 fn task() -> TaskId {
@@ -249,6 +249,44 @@ fn a_member_whose_scores_are_not_as_many_as_its_signature_says_is_passed_over() 
     let answer = serving.infer(&task(), "a", &x(&[[1.0, 0.0, 0.0]]), now(1)).unwrap();
     assert_eq!((answer.by, answer.release.unwrap().to_string()), (AnsweredBy::Fallback, "m@1".into()));
     assert!(serving.take_indicators()[0].detail.contains("3 scores for 1 rows of 4 classes"));
+}
+
+#[test]
+fn a_member_whose_scores_have_another_shape_than_its_signature_says_is_passed_over() {
+    let serving = Serving::new(Limits::default());
+    let mut wrong = good("m@2");
+    std::sync::Arc::make_mut(&mut wrong.bundle).signature.outputs[0].shape = vec![-1, 4];
+    serving.switch(&task(), wrong, Some(good("m@1")), 1, false);
+    let answer = serving.infer(&task(), "a", &x(&[[1.0, 0.0, 0.0]]), now(1)).unwrap();
+    assert_eq!((answer.by, answer.release.unwrap().to_string()), (AnsweredBy::Fallback, "m@1".into()));
+    let told = serving.take_indicators();
+    assert_eq!((told.len(), told[0].reason), (1, ReasonCode::ModelFailed));
+    assert!(told[0].detail.contains("shape [1, 3] to 1 rows where the signature has [-1, 4]"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_panics_is_answered_for_at_once_and_soon_not_asked() {
+    let serving = Serving::new(Limits::default());
+    let panics = resident("m@2", &task(), &panicky(3), 3);
+    serving.switch(&task(), panics, Some(good("m@1")), 1, false);
+    let ask = async |id: String, row: [f32; 3]| {
+        let answer = serving.answer(&task(), None, id, x(&[row]), now(1)).await.unwrap();
+        (answer.by, answer.release.unwrap().to_string())
+    };
+    let fine = [1.0, 2.0, 3.0];
+    assert_eq!(ask("fine".into(), fine).await.0, AnsweredBy::Champion);
+    for i in 0..STRIKES_MAX {
+        let (by, release) = ask(format!("{i}"), [0.0, 1.0, 2.0]).await;
+        assert_eq!((by, release.as_str()), (AnsweredBy::Fallback, "m@1"), "the same request is answered");
+    }
+    let told = serving.take_indicators();
+    let of =
+        |reason: ReasonCode| told.iter().find(|i| i.reason == reason).unwrap_or_else(|| panic!("{told:?}"));
+    let failed = of(ReasonCode::ModelFailed);
+    assert!(failed.count == u64::from(STRIKES_MAX) && failed.detail.contains("panicked"), "{told:?}");
+    assert!(of(ReasonCode::Quarantined).detail.contains("m@2"), "{told:?}");
+    assert_eq!(serving.fallen().await[0].1.to_string(), "m@2");
+    assert_eq!(ask("after".into(), fine).await.0, AnsweredBy::Fallback, "it is not asked any more");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -467,6 +467,36 @@ fn a_child_that_never_answers_is_killed() {
     assert_eq!((died.reason(), missing.reason()), (ReasonCode::ProofCrashed, ReasonCode::ProofCrashed));
 }
 
+#[test]
+fn a_child_that_computes_for_too_long_runs_out_of_processor_time() {
+    // A millisecond or so of work a run, and ten thousand timed runs.
+    const SIDE: i64 = 256;
+    const STEPS: usize = 100;
+    let names: Vec<String> = (0..STEPS).map(|i| format!("h{i}")).collect();
+    let mut nodes = Vec::new();
+    let mut before = "x";
+    for name in &names {
+        nodes.push(node("MatMul", &[before, "w"], &[name.as_str()], vec![]));
+        before = name;
+    }
+    let file = bytes(&model(
+        nodes,
+        vec![tensor("w", &[SIDE, SIDE], &vec![0.0; (SIDE * SIDE) as usize])],
+        vec![port("x", DataType::Float, &[FREE, SIDE])],
+        vec![port(before, DataType::Float, &[FREE, SIDE])],
+    ));
+    let x = of_floats("x", &[1, SIDE as u64], &[0.0; SIDE as usize]);
+    let y = of_floats(before, &[1, SIDE as u64], &[0.0; SIDE as usize]);
+    let set = GoldenSet { format: 1, inputs: vec![x], outputs: vec![y], tolerance_ppm: 50, labels: vec![] };
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), &file, &set);
+    job.repeat = 10_000;
+    job.limits = Limits { cpu_s: 1, wall_ms: 300_000, ..limits() };
+    let failure = run(&child(), "engine-child", &job).unwrap_err();
+    assert!(matches!(failure, ProveError::Timeout { what: "processor time" }), "{failure}");
+    assert_eq!(failure.reason(), ReasonCode::ProofTimeout);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

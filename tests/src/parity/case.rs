@@ -10,12 +10,16 @@ use dunlin_protocol::{Bytes, DType, TensorData};
 use prost::Message;
 use serde::Deserialize;
 
+use crate::strict;
+
 /// Largest accepted `|a - b| / max(1, |b|)`: what sums of the same numbers in another order differ by.
 pub(crate) const TOLERANCE: f64 = 1e-4;
 /// The same for float16 models, which are computed in float32 here.
 pub(crate) const TOLERANCE_HALF: f64 = 1e-2;
 /// The same for quantised models: some values lie on the edge of two steps, and the sums before them differ.
 pub(crate) const TOLERANCE_STEPS: f64 = 5e-2;
+/// Steps of 8 bits.
+const STEPS: f64 = 255.0;
 /// Timed calls.
 const CALLS: usize = 300;
 
@@ -30,6 +34,9 @@ pub(crate) struct Meta {
     pub(crate) us: Option<f64>,
     /// Why the exporter failed.
     pub(crate) failed: Option<String>,
+    /// Whether it is held to single steps of 8 bits and to the class of every row.
+    #[serde(default)]
+    pub(crate) strict: bool,
 }
 
 /// What came of it.
@@ -51,6 +58,8 @@ pub(crate) struct Case {
     pub(crate) outcome: Outcome,
     /// Operators that were rewritten.
     pub(crate) rewritten: Vec<String>,
+    /// Rows whose class is known and was answered, and all rows whose class is known.
+    pub(crate) right: (usize, usize),
 }
 
 impl Case {
@@ -65,7 +74,7 @@ impl Case {
         }
         if let Some(failed) = &meta.failed {
             let outcome = Outcome::Missing(failed.clone());
-            return Ok(Self { outcome, meta, rewritten: Vec::new() });
+            return Ok(Self::without_answers(meta, outcome, Vec::new()));
         }
         let onnx = std::fs::read(folder.join("model.onnx"))
             .with_context(|| format!("{} holds no model", folder.display()))?;
@@ -77,11 +86,7 @@ impl Case {
         let (model, imported) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                return Ok(Self {
-                    outcome: Outcome::Refused(error.to_string()),
-                    meta,
-                    rewritten: Vec::new(),
-                });
+                return Ok(Self::without_answers(meta, Outcome::Refused(error.to_string()), Vec::new()));
             }
         };
         let rewritten: Vec<String> = imported.rewritten.into_iter().map(|one| one.what).collect();
@@ -94,16 +99,30 @@ impl Case {
         let answers = match model.run(&named) {
             Ok(answers) => answers,
             // What does not run does not pass its proof.
-            Err(error) => return Ok(Self { outcome: Outcome::Refused(error.to_string()), meta, rewritten }),
+            Err(error) => {
+                return Ok(Self::without_answers(meta, Outcome::Refused(error.to_string()), rewritten));
+            }
         };
-        let outcome = match compare(&answers, &wanted, tolerance(&rewritten)) {
+        let outcome = match compare(&answers, &wanted, tolerance(&rewritten), meta.strict) {
             Ok(difference) => {
                 let us = if time { median_us(&model, &named)? } else { None };
                 Outcome::Equal { difference, us }
             }
             Err(error) => Outcome::Wrong(format!("{error:#}")),
         };
-        Ok(Self { meta, outcome, rewritten })
+        let right = match std::fs::read(folder.join("test_data_set_0/labels.pb")) {
+            Ok(bytes) => {
+                let labels = tensor(&TensorProto::decode(bytes.as_slice())?)?;
+                let scores = answers.last().and_then(numbers).context("the last output holds no scores")?;
+                strict::right(&scores, &labels)?
+            }
+            Err(_) => (0, 0),
+        };
+        Ok(Self { meta, outcome, rewritten, right })
+    }
+
+    fn without_answers(meta: Meta, outcome: Outcome, rewritten: Vec<String>) -> Self {
+        Self { meta, outcome, rewritten, right: (0, 0) }
     }
 
     /// One line for people.
@@ -195,7 +214,7 @@ fn half(bits: u16) -> f64 {
 }
 
 /// The largest difference of the answers; an error where they are not the same.
-fn compare(answers: &[TensorData], wanted: &[TensorData], tolerance: f64) -> Result<f64> {
+fn compare(answers: &[TensorData], wanted: &[TensorData], tolerance: f64, strict: bool) -> Result<f64> {
     if answers.len() != wanted.len() {
         bail!("{} outputs where {} belong", answers.len(), wanted.len());
     }
@@ -211,10 +230,14 @@ fn compare(answers: &[TensorData], wanted: &[TensorData], tolerance: f64) -> Res
         // A step of 8 bits is a share of their whole range.
         let steps = matches!(want.datatype, DType::Int8 | DType::Uint8);
         match (numbers(got), numbers(want)) {
+            (Some(got), Some(want)) if strict && steps => {
+                let furthest = strict::steps(name, &got, &want)?;
+                worst = worst.max(furthest / STEPS);
+            }
             (Some(got), Some(want)) => {
                 for (i, (a, b)) in got.iter().zip(&want).enumerate() {
                     let same = a == b || (a.is_nan() && b.is_nan());
-                    let whole = if steps { 255.0 } else { b.abs().max(1.0) };
+                    let whole = if steps { STEPS } else { b.abs().max(1.0) };
                     let difference = if same { 0.0 } else { (a - b).abs() / whole };
                     if difference.is_nan() || difference > tolerance {
                         bail!("value {i} of output {name:?} is {a} where {b} belongs");
@@ -225,6 +248,14 @@ fn compare(answers: &[TensorData], wanted: &[TensorData], tolerance: f64) -> Res
             _ if got.data != want.data => bail!("output {name:?} holds other values"),
             _ => {}
         }
+    }
+    // Scores come last.
+    if let Some((got, want)) = answers.last().zip(wanted.last()).filter(|_| strict)
+        && let (Some(got), Some(scores)) = (numbers(got), numbers(want))
+    {
+        let close = if matches!(want.datatype, DType::Int8 | DType::Uint8) { 1.0 } else { tolerance };
+        let rows = want.shape.first().copied().unwrap_or(1) as usize;
+        strict::classes(&got, &scores, rows, close)?;
     }
     Ok(worst)
 }

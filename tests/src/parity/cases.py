@@ -26,17 +26,20 @@ class Cases:
         self.folder = folder
         self.count = 0
 
-    def add(self, exporter, name, make):
-        """`make` returns the ONNX file and its inputs by name."""
+    def add(self, exporter, name, make, strict=False):
+        """`make` returns the ONNX file, its inputs by name, and their classes if those are known. A strict case is held to
+        single steps of 8 bits, and to what ONNX Runtime answers operator by operator: fused, it answers otherwise itself."""
         case = os.path.join(self.folder, f"{self.count:03}")
         self.count += 1
         os.makedirs(case, exist_ok=True)
-        meta = {"exporter": exporter, "model": name}
+        meta = {"exporter": exporter, "model": name, "strict": strict}
         try:
-            model, inputs = make()
+            model, inputs, *labels = make()
             data = model if isinstance(model, bytes) else model.SerializeToString()
-            outputs, meta["us"] = answers(data, inputs)
+            outputs, meta["us"] = answers(data, inputs, fused=not strict)
             save(case, data, inputs, outputs)
+            for known in labels:
+                write(case, "labels", known)
         except Exception as error:
             meta["failed"] = f"{type(error).__name__}: {error}".split("\n")[0][:200]
             if os.environ.get("PARITY_TRACE"):
@@ -45,13 +48,20 @@ class Cases:
             json.dump(meta, file)
 
 
-def answers(data, inputs):
-    """What ONNX Runtime answers on one thread, and the median time for the first row in microseconds."""
+def session(data, fused=True):
+    """ONNX Runtime on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    names = [port.name for port in session.get_outputs()]
-    outputs = session.run(names, inputs)
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def answers(data, inputs, fused):
+    """What ONNX Runtime answers, and the median time for the first row in microseconds."""
+    runtime = session(data)
+    names = [port.name for port in runtime.get_outputs()]
+    outputs = (runtime if fused else session(data, fused)).run(names, inputs)
     # A sequence of maps is the table of its values.
     outputs = [
         np.array([list(row.values()) for row in out], dtype=np.float32) if isinstance(out, list) else out
@@ -62,7 +72,7 @@ def answers(data, inputs):
         times = []
         for _ in range(CALLS):
             start = time.perf_counter_ns()
-            session.run(names, first)
+            runtime.run(names, first)
             times.append(time.perf_counter_ns() - start)
         us = float(np.median(times)) / 1000
     except Exception:
@@ -73,14 +83,19 @@ def answers(data, inputs):
 def save(case, data, inputs, outputs):
     with open(os.path.join(case, "model.onnx"), "wb") as file:
         file.write(data)
-    folder = os.path.join(case, "test_data_set_0")
-    os.makedirs(folder, exist_ok=True)
     known = {port.name for port in onnx.load_from_string(data).graph.initializer}
     ports = [port.name for port in onnx.load_from_string(data).graph.input if port.name not in known]
-    for kind, arrays in (("input", [inputs[name] for name in ports]), ("output", outputs)):
-        for i, array in enumerate(arrays):
-            array = np.asarray(array)
-            if array.dtype.kind in "UO":
-                array = array.astype(object)
-            with open(os.path.join(folder, f"{kind}_{i}.pb"), "wb") as file:
-                file.write(numpy_helper.from_array(array).SerializeToString())
+    for i, name in enumerate(ports):
+        write(case, f"input_{i}", inputs[name])
+    for i, array in enumerate(outputs):
+        write(case, f"output_{i}", array)
+
+
+def write(case, name, array):
+    folder = os.path.join(case, "test_data_set_0")
+    os.makedirs(folder, exist_ok=True)
+    array = np.asarray(array)
+    if array.dtype.kind in "UO":
+        array = array.astype(object)
+    with open(os.path.join(folder, f"{name}.pb"), "wb") as file:
+        file.write(numpy_helper.from_array(array).SerializeToString())

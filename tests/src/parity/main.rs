@@ -5,6 +5,7 @@
 
 mod case;
 mod page;
+mod strict;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,9 @@ struct Options {
     /// Least share of the exported models that must run, per cent
     #[arg(long, default_value_t = 0.0)]
     least: f64,
+    /// Least share of the rows with a known class that must be answered with it, per cent
+    #[arg(long, default_value_t = 0.0)]
+    right: f64,
 }
 
 fn folders(of: &Path) -> Result<Vec<PathBuf>> {
@@ -56,6 +60,15 @@ fn main() -> Result<()> {
     }
     ensure!(exported > 0, "{} holds no cases", options.cases.display());
     ensure!(wrong == 0, "{wrong} models answer otherwise than ONNX Runtime");
+    let absent = cases.iter().filter(|case| case.meta.strict && matches!(case.outcome, Outcome::Missing(_)));
+    ensure!(absent.count() == 0, "ONNX Runtime could not be asked about all that was brought along");
+    let right: usize = cases.iter().map(|case| case.right.0).sum();
+    let known: usize = cases.iter().map(|case| case.right.1).sum();
+    if known > 0 {
+        let share = right as f64 * 100.0 / known as f64;
+        println!("{right} of {known} rows with a known class are right, {share:.1} %");
+        ensure!(share >= options.right, "{} % must be", options.right);
+    }
     let share = equal as f64 * 100.0 / exported as f64;
     ensure!(share >= options.least, "{share:.1} % of the models run; {} % must", options.least);
     Ok(())

@@ -91,11 +91,18 @@ fn stats(view: &TaskView, member: &Member) -> ModelStatistics {
             compute_input: span(&tally.input),
             compute_infer: span(&tally.infer),
             compute_output: span(&tally.output),
+            cache_hit: span(&statistics::NO_CACHE),
+            cache_miss: span(&statistics::NO_CACHE),
         }),
         batch_stats: tally
             .batches
             .iter()
-            .map(|(rows, infer)| BatchStatistics { batch_size: *rows, compute_infer: span(infer) })
+            .map(|(rows, batch)| BatchStatistics {
+                batch_size: *rows,
+                compute_input: span(&batch.input),
+                compute_infer: span(&batch.infer),
+                compute_output: span(&batch.output),
+            })
             .collect(),
     }
 }

@@ -194,7 +194,7 @@ pub(super) struct StatisticDuration {
     pub(super) ns: u64,
 }
 
-/// `InferStatistics`; there is no cache, so its two counters are left out.
+/// `InferStatistics`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Statistics {
     #[prost(message, optional, tag = "1")]
@@ -209,6 +209,10 @@ pub(super) struct Statistics {
     pub(super) compute_infer: Option<StatisticDuration>,
     #[prost(message, optional, tag = "6")]
     pub(super) compute_output: Option<StatisticDuration>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) cache_hit: Option<StatisticDuration>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) cache_miss: Option<StatisticDuration>,
 }
 
 /// `InferBatchStatistics`.
@@ -216,8 +220,12 @@ pub(super) struct Statistics {
 pub(super) struct BatchStatistics {
     #[prost(uint64, tag = "1")]
     pub(super) batch_size: u64,
+    #[prost(message, optional, tag = "2")]
+    pub(super) compute_input: Option<StatisticDuration>,
     #[prost(message, optional, tag = "3")]
     pub(super) compute_infer: Option<StatisticDuration>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) compute_output: Option<StatisticDuration>,
 }
 
 /// `ModelStatistics`.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use dunlin_protocol::{Now, ReasonCode, TaskId};
+use dunlin_protocol::{Conduct, Member, Now, ReasonCode, Role, Rule, TaskId};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -15,9 +15,10 @@ use tonic::Code;
 use super::message::*;
 use crate::api::{Api, Door, Limits};
 use crate::serve::onnx::{IDENTITY, linear, resident};
-use crate::serve::{self, Serving};
+use crate::serve::{self, Crew, Serving};
 
 struct Served {
+    serving: Arc<Serving>,
     client: SendRequest<Full<Bytes>>,
     stop: oneshot::Sender<()>,
     server: tokio::task::JoinHandle<()>,
@@ -30,8 +31,8 @@ impl Served {
         serving.switch(&task, resident("m@3", &task, &linear(3, 3, &IDENTITY, false), 3), None, 5, false);
         let clock = Arc::new(|| Now { mono_ms: 1, wall_ms: Some(7) });
         let limits = Limits { body_bytes_max: 4096, ..Limits::default() };
-        let api =
-            Api::new(serving, clock, limits).with_loader(Arc::new(|_, _| async { ReasonCode::Ok }.boxed()));
+        let api = Api::new(Arc::clone(&serving), clock, limits)
+            .with_loader(Arc::new(|_, _| async { ReasonCode::Ok }.boxed()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -44,7 +45,7 @@ impl Served {
         tokio::spawn(async {
             let _ended = connection.await;
         });
-        Self { client, stop, server }
+        Self { serving, client, stop, server }
     }
 
     /// One unary call: a message behind five bytes of framing, the status in the trailers.
@@ -120,9 +121,54 @@ async fn inference_metadata_and_statistics() {
     let stats: StatisticsResponse = served.call("ModelStatistics", &model).await.unwrap();
     let of = &stats.model_stats[0];
     assert_eq!((of.inference_count, of.execution_count, of.last_inference), (4, 2, 7));
-    assert_eq!(of.inference_stats.as_ref().unwrap().compute_infer.as_ref().unwrap().count, 2);
+    let spans = of.inference_stats.as_ref().unwrap();
+    assert_eq!(spans.compute_infer.as_ref().unwrap().count, 2);
+    let none = Some(StatisticDuration { count: 0, ns: 0 });
+    assert_eq!((&spans.cache_hit, &spans.cache_miss), (&none, &none));
+    let batch = &of.batch_stats[0];
+    assert_eq!(batch.batch_size, 2);
+    for span in [&batch.compute_input, &batch.compute_infer, &batch.compute_output] {
+        assert_eq!(span.as_ref().unwrap().count, 2);
+    }
     let index: IndexResponse = served.call("RepositoryIndex", &IndexRequest { ready: true }).await.unwrap();
     assert_eq!((index.models[0].name.as_str(), index.models[0].state.as_str()), ("meter", "READY"));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_of_several_names_who_voted_and_who_was_left_out() {
+    let mut served = Served::start().await;
+    let task: TaskId = "meter".parse().unwrap();
+    let model = |release: &str, log| resident(release, &task, &linear(3, 3, &IDENTITY, log), 3);
+    // The second voter is not finite below zero.
+    let members = [("v@1", false), ("v@2", true)]
+        .map(|(name, log)| {
+            let role = Role::Voter { weight_ppm: 1_000_000 };
+            let model = model(name, log);
+            (Member { release: model.release.clone(), role, limit_us: None }, model)
+        })
+        .into();
+    let conduct = Conduct { rule: Rule::SoftVote, context: vec![] };
+    let crew = Crew { members, conduct, ..Crew::new(model("m@3", false), None) };
+    served.serving.line_up(&task, crew, 6, false);
+    let text = |answer: &InferResponse, name: &str| {
+        let Some(ParameterChoice::String(text)) = answer.parameters.get(name)?.choice.clone() else {
+            panic!("{answer:?}")
+        };
+        Some(text)
+    };
+
+    let all: InferResponse = served.call("ModelInfer", &request(&[[3.0, 1.0, 1.0]])).await.unwrap();
+    assert_eq!(all.model_version, "m@3");
+    assert_eq!(text(&all, "answered_by").as_deref(), Some("vote"));
+    assert_eq!(text(&all, "voters").as_deref(), Some("m@3,v@1,v@2"));
+    assert_eq!(text(&all, "left_out"), None);
+    assert_eq!(all.parameters["generation"].choice, Some(ParameterChoice::Uint64(6)));
+    assert_eq!((all.outputs.len(), all.outputs[0].shape.clone()), (1, vec![1, 3]));
+
+    let two: InferResponse = served.call("ModelInfer", &request(&[[3.0, 1.0, -1.0]])).await.unwrap();
+    assert_eq!(text(&two, "voters").as_deref(), Some("m@3,v@1"));
+    assert_eq!(text(&two, "left_out").as_deref(), Some("v@2:failed"));
     served.end().await;
 }
 

@@ -144,11 +144,28 @@ async fn statistics_count_requests_rows_and_failures() {
             assert_eq!(spans[name]["count"], 3, "{name}");
         }
         assert!(spans["success"]["ns"].as_u64() >= spans["compute_infer"]["ns"].as_u64());
-        let batches: Vec<_> = of["batch_stats"].as_array().unwrap().iter().collect();
+        let keys = |value: &Value| {
+            let mut keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+            keys.sort();
+            keys.join(" ")
+        };
         assert_eq!(
-            (&batches[1]["batch_size"], &batches[1]["compute_infer"]["count"]),
-            (&json!(8), &json!(2))
+            keys(of),
+            "batch_stats execution_count inference_count inference_stats last_inference name version"
         );
+        assert_eq!(
+            keys(spans),
+            "cache_hit cache_miss compute_infer compute_input compute_output fail queue success"
+        );
+        assert_eq!(spans["cache_hit"], json!({ "count": 0, "ns": 0 }));
+        assert_eq!(spans["cache_miss"], json!({ "count": 0, "ns": 0 }));
+        let batch = &of["batch_stats"][1];
+        assert_eq!(keys(batch), "batch_size compute_infer compute_input compute_output");
+        assert_eq!(batch["batch_size"], 8);
+        for name in ["compute_input", "compute_infer", "compute_output"] {
+            assert_eq!(keys(&batch[name]), "count ns");
+            assert_eq!(batch[name]["count"], 2, "{name}");
+        }
     }
     assert_eq!(served.send("GET", "/v2/models/other/stats", &[], "").await.status, StatusCode::NOT_FOUND);
     served.end().await;

@@ -499,6 +499,42 @@ fn a_member_that_fails_too_often_stays_left_over_a_restart_until_an_operator_or_
     assert_eq!((members(&world).len(), line(&world).conduct.rule), (2, Rule::Stack));
 }
 
+/// An operator's word comes with the floors as they are, and those are told right after it.
+#[test]
+fn a_withdrawn_member_that_an_operator_has_tried_again_is_not_served() {
+    let failed = || Event::ServeFailed {
+        task: task("meter"),
+        release: release("v@1"),
+        detail: "it failed".to_string(),
+    };
+    for (left, before) in [("by its failures", failed()), ("by its withdrawal", floors("v"))] {
+        let mut world = World::new();
+        world.assign(1, vec![("meter", vote(1, "m@1"))]);
+        world.settle();
+        world.tell(before);
+        assert_eq!(members(&world), ["w@1"], "left {left}");
+        world.log.clear();
+        assert!(world.tell(Event::Retarget { release: release("v@1") }), "left {left}");
+        assert!(world.tell(floors("v")));
+        let stays = |world: &World| {
+            assert_eq!(world.serving("meter").unwrap(), "m@1", "left {left}");
+            assert_eq!(members(world), ["w@1"], "left {left}");
+        };
+        stays(&world);
+        world.settle();
+        stays(&world);
+        let again = |command: &Command| match command {
+            Command::Prove { pack, .. } => pack.release == release("v@1"),
+            Command::SwitchTo { line, .. } => line.packs().any(|pack| pack.release == release("v@1")),
+            _ => false,
+        };
+        assert!(!world.log.iter().any(again), "left {left}: {:?}", world.log);
+        world.restart(Stop::Orderly);
+        world.settle();
+        stays(&world);
+    }
+}
+
 #[test]
 fn a_member_that_fails_too_often_on_probation_leaves_the_champion_on_probation() {
     let mut world = World::new();
