@@ -49,7 +49,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dunlin_protocol::{
-    Indicator, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
+    Indicator, IntoTree, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
 };
 
 pub use answer::{Absence, Answer, AnsweredBy, FeedbackError, InferError};
@@ -93,7 +93,7 @@ impl Serving {
     /// The same, with what the settings say of budgets and tasks.
     pub fn with(limits: Limits, settings: pack::Settings) -> Arc<Self> {
         let gather = |(task, of): (&TaskId, &pack::TaskSettings)| Some((task.clone(), of.gather?));
-        let gather: BTreeMap<_, _> = settings.tasks.iter().filter_map(gather).collect();
+        let gather: BTreeMap<_, _> = settings.tasks.iter().filter_map(gather).into_tree();
         // One batch is filled while another one runs.
         let together = gather.values().map(|of| 2 * of.rows_max).max().unwrap_or(0);
         let pool = Pool::new(Limits { waiting_max: limits.waiting_max.max(together), ..limits }, gather);

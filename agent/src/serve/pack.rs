@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use dunlin_protocol::{Digest, ReleaseId, Role, TaskId};
+use dunlin_protocol::{Digest, IntoTree, ReleaseId, Role, TaskId};
 use serde::Serialize;
 
 use super::gather::Gather;
@@ -135,9 +135,9 @@ fn stands_in(role: MemberRole) -> bool {
 /// it is the least valuable that give way, and none does whose absence would gain nothing.
 pub fn pack(candidates: &[Candidate<'_>], budget: &Budget) -> BTreeSet<usize> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
-    order.sort_by_key(|&i| {
+    order.sort_unstable_by_key(|&i| {
         let held = candidates[i].held;
-        (held.struck, Reverse((held.trial, rank(held.role), held.value)))
+        (held.struck, Reverse((held.trial, rank(held.role), held.value)), i)
     });
     let (mut ram, mut cpu) = (0_u64, 0_u64);
     let (mut models, mut answering) = (BTreeSet::new(), BTreeSet::new());
@@ -218,7 +218,7 @@ impl Serving {
 
     /// Rows that each task has answered since the agent started.
     pub fn rows(&self) -> BTreeMap<TaskId, u64> {
-        self.all().iter().map(|task| (task.id().clone(), task.rows())).collect()
+        self.all().iter().map(|task| (task.id().clone(), task.rows())).into_tree()
     }
 
     /// Takes one member out of memory; the rest of its line-up answers. Requests that it is at work on are answered. What is

@@ -245,7 +245,7 @@ impl<'a> Turn<'a> {
         }
         let mut ran = join_all(runs).await;
         let order = |model: &Arc<Serving>| self.lineup.members().position(|(_, m)| Arc::ptr_eq(m, model));
-        ran.sort_by_key(|(_, model, _, _)| order(model));
+        ran.sort_unstable_by_key(|(_, model, _, _)| order(model));
         let mut replies = Vec::new();
         for (by, model, weight, ran) in ran {
             replies.extend(self.take(by, model, weight, ran)?);

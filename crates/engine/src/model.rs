@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
-use dunlin_protocol::{Bytes, DType, TensorData, TensorSpec};
+use dunlin_protocol::{Bytes, DType, IntoTree, TensorData, TensorSpec};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_shape_proto::Dimension;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
@@ -246,7 +246,7 @@ impl Model {
 
     /// The inputs in the graph's order, and the number of rows they agree on.
     fn order<'a>(&self, given: &'a [TensorData]) -> Result<(usize, Vec<Cow<'a, TensorData>>), EngineError> {
-        let by_name: BTreeMap<&str, &TensorData> = given.iter().map(|t| (t.name.as_str(), t)).collect();
+        let by_name: BTreeMap<&str, &TensorData> = given.iter().map(|t| (t.name.as_str(), t)).into_tree();
         if let Some(extra) = by_name.keys().find(|name| self.inputs.iter().all(|spec| spec.name != **name)) {
             let known: Vec<&str> = self.inputs.iter().map(|s| s.name.as_str()).collect();
             return Err(input(extra, &format!("the model has no such input, it takes {known:?}")));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{Bytes, DType, TensorData, TensorSpec};
+use dunlin_protocol::{Bytes, DType, IntoTree, TensorData, TensorSpec};
 use serde::{Deserialize, Serialize};
 use tract_onnx::pb;
 
@@ -31,7 +31,7 @@ pub(crate) struct Words {
 impl Words {
     pub(crate) fn new(words: Vec<String>, inputs: Vec<String>, outputs: Vec<String>) -> Self {
         let codes = words.iter().zip(UNKNOWN + 1..).map(|(word, code)| (word.clone().into_bytes(), code));
-        Self { codes: codes.collect(), words, inputs, outputs }
+        Self { codes: codes.into_tree(), words, inputs, outputs }
     }
 
     /// The words a file holds; `None` if it has no text.

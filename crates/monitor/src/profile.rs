@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Counts, ReferenceFeature, ReferenceProfile};
+use dunlin_protocol::{Counts, IntoTree, ReferenceFeature, ReferenceProfile};
 
 /// Default number of quantile bins. Against exact samples the mean error of a KS distance is 0.0043 with 64.
 pub const BINS: usize = 64;
@@ -126,7 +126,7 @@ struct Bins {
 
 impl Bins {
     fn new(feature: &ReferenceFeature) -> Self {
-        let atoms = feature.atoms.iter().enumerate().map(|(i, x)| ((x + 0.0).to_bits(), i)).collect();
+        let atoms = feature.atoms.iter().enumerate().map(|(i, x)| ((x + 0.0).to_bits(), i)).into_tree();
         Self { edges: feature.edges.clone(), atoms }
     }
 

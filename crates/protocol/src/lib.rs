@@ -37,6 +37,7 @@ mod reason;
 mod tensor;
 mod time;
 mod topic;
+mod tree;
 mod up;
 pub mod varint;
 pub mod weaken;
@@ -64,6 +65,7 @@ pub use reason::ReasonCode;
 pub use tensor::{DType, GoldenSet, TensorData, TensorSpec};
 pub use time::{BootId, Now};
 pub use topic::{Down, Topic, Up};
+pub use tree::IntoTree;
 pub use up::{
     Gap, Indicator, Installed, Outcome, Phase, Reply, Report, Sample, SampleKind, Samples, Status,
     WindowsDigest,

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+use dunlin_protocol::IntoTree;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -181,7 +182,7 @@ fn read_signatures(raw: Vec<RawSignature>) -> Result<Vec<Signature>, &'static st
 /// The one threshold function: how many distinct keys of the authority made a good signature. Keys are told
 /// apart by what they are made of, so one key under several ids counts once.
 fn distinct_signers(authority: Authority<'_>, signatures: &[Signature], message: &[u8]) -> usize {
-    let named: BTreeSet<&str> = authority.role.keyids.iter().map(String::as_str).collect();
+    let named: BTreeSet<&str> = authority.role.keyids.iter().map(String::as_str).into_tree();
     let mut good: BTreeSet<&Material> = BTreeSet::new();
     for signature in signatures {
         let Some(key) = authority.keys.get(&signature.keyid) else { continue };

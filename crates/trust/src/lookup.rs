@@ -1,7 +1,7 @@
 //! The search for a target through delegations (specification §5.6.7).
 use std::collections::BTreeSet;
 
-use dunlin_protocol::Digest;
+use dunlin_protocol::{Digest, IntoTree};
 use serde_json::Value;
 
 use crate::TrustedRepo;
@@ -108,6 +108,6 @@ impl TrustedRepo {
         let top = self.current_targets().into_iter().map(|targets| &targets.body);
         let delegated = self.delegated.values().map(|held| &held.document.body);
         let names = top.chain(delegated).flat_map(|targets| targets.targets.keys());
-        names.map(String::as_str).filter(|name| matches!(self.lookup(name), Lookup::Found { .. })).collect()
+        names.map(String::as_str).filter(|name| matches!(self.lookup(name), Lookup::Found { .. })).into_tree()
     }
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dunlin_protocol::weaken::{self, Defence};
-use dunlin_protocol::{Bytes, Now, RepoFiles, RepoVersions};
+use dunlin_protocol::{Bytes, IntoTree, Now, RepoFiles, RepoVersions};
 use serde_json::Value;
 
 use crate::document::{Authority, Document, Signed, Verified};
@@ -281,7 +281,7 @@ impl TrustedRepo {
             targets: bytes(&self.targets),
             delegated: delegated
                 .map(|(name, held)| (name.clone(), Bytes(held.document.bytes.clone())))
-                .collect(),
+                .into_tree(),
         }
     }
 
@@ -306,7 +306,7 @@ impl TrustedRepo {
     }
 
     fn counted_by(&self, pick: fn(&RootRoles) -> &RoleKeys, before: Option<CountedBy>) -> CountedBy {
-        let ids: BTreeSet<&str> = pick(&self.root.body.roles).keyids.iter().map(String::as_str).collect();
+        let ids: BTreeSet<&str> = pick(&self.root.body.roles).keyids.iter().map(String::as_str).into_tree();
         let keys = sha256(ids.into_iter().collect::<Vec<_>>().join("\n").as_bytes());
         let same = before.filter(|before| before.keys == keys);
         same.unwrap_or(CountedBy { root: self.root.head.version, keys })

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use dunlin_protocol::{Assignment, ModelName, ReleaseId, TargetsCustom, TaskId};
+use dunlin_protocol::{Assignment, IntoTree, ModelName, ReleaseId, TargetsCustom, TaskId};
 use serde::Deserialize;
 
 use crate::key::sha256;
@@ -53,7 +53,7 @@ pub fn held_roles(image: &TrustedRepo, director: &TrustedRepo) -> String {
     let targets = director.current_targets();
     let assignment = targets.and_then(|targets| Assignment::deserialize(&targets.body.custom).ok());
     let tasks = assignment.into_iter().flat_map(|assignment| assignment.tasks).map(|task| task.task);
-    roles_digest(&image.role_versions(), &tasks.collect())
+    roles_digest(&image.role_versions(), &tasks.into_tree())
 }
 
 impl TrustedRepo {
@@ -67,7 +67,7 @@ impl TrustedRepo {
     /// Versions of the roles of single tasks that are held.
     pub fn role_versions(&self) -> BTreeMap<String, u64> {
         let held = self.delegated.iter().filter(|(role, _)| task_of(role).is_some());
-        held.map(|(role, held)| (role.clone(), held.document.head.version)).collect()
+        held.map(|(role, held)| (role.clone(), held.document.head.version)).into_tree()
     }
 
     /// The least versions of roles of single tasks that are accepted from now on; to be kept in the floors record.

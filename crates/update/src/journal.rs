@@ -2,7 +2,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use dunlin_protocol::cbor::{self, CborError};
-use dunlin_protocol::{Blob, Outcome, ReasonCode, ReleaseId, TaskId};
+use dunlin_protocol::{Blob, IntoTree, Outcome, ReasonCode, ReleaseId, TaskId};
 use dunlin_trust::CountedBy;
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +119,7 @@ impl Journal {
             step: Step::Idle,
             crashes: 0,
         };
-        let tasks = record.tasks.into_iter().map(|(id, slot)| (id, task(slot))).collect();
+        let tasks = record.tasks.into_iter().map(|(id, slot)| (id, task(slot))).into_tree();
         Self { generation: record.generation.saturating_sub(1), tasks, ..Self::default() }
     }
 }

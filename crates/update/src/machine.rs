@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Blob, Budgets, Digest, Installed, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
+    Blob, Budgets, Digest, Installed, IntoTree, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
 };
 use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, CountedBy};
 
@@ -163,7 +163,7 @@ impl Updater {
             serving: state.serving.clone(),
             previous: state.previous.clone(),
         };
-        let tasks = self.journal.tasks.iter().map(|(task, state)| (task.clone(), slot(state))).collect();
+        let tasks = self.journal.tasks.iter().map(|(task, state)| (task.clone(), slot(state))).into_tree();
         Record { format: 1, generation: self.journal.generation, tasks }
     }
 
@@ -182,7 +182,7 @@ impl Updater {
                 proof_bytes: line.map(|line| line.proof.peak_bytes),
             }
         };
-        self.journal.tasks.iter().map(|(task, state)| (task.clone(), installed(state))).collect()
+        self.journal.tasks.iter().map(|(task, state)| (task.clone(), installed(state))).into_tree()
     }
 
     fn take(&mut self, event: Event, now: Now) -> Result<(), Ignored> {
@@ -245,7 +245,7 @@ impl Updater {
         self.queue.extend(serving);
         if core::mem::take(&mut self.untidy) {
             let keep: BTreeSet<Digest> =
-                self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).collect();
+                self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).into_tree();
             self.queue.push_back(Command::DropBlobs { keep });
         }
         self.queue.extend(rest);
@@ -375,9 +375,9 @@ impl Updater {
             .iter()
             .filter(|verdict| !again || !same(verdict))
             .map(|(task, _)| task.clone())
-            .collect();
+            .into_tree();
         (self.journal.generation, self.journal.counted_by) = (generation, counted_by);
-        let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).collect();
+        let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).into_tree();
         let gone: Vec<TaskId> =
             self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
         for task in gone {

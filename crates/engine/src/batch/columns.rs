@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{Bundle, Bytes, DType, TaskType, TensorData, TensorSpec};
+use dunlin_protocol::{Bundle, Bytes, DType, IntoTree, TaskType, TensorData, TensorSpec};
 use serde_json::{Number, Value};
 
 use super::{BatchError, CHUNK_BYTES, CHUNK_ROWS_MAX};
@@ -59,7 +59,7 @@ impl Columns {
             columns.extend(names.into_iter().map(|name| (name, spec.datatype)));
         }
         let by_name: BTreeMap<String, usize> =
-            columns.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).collect();
+            columns.iter().enumerate().map(|(i, (name, _))| (name.clone(), i)).into_tree();
         if by_name.len() != columns.len() || columns.is_empty() {
             return refuse("its features have no names of their own".into());
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use dunlin_protocol::IntoTree;
+
 use crate::known;
 
 /// `ai.onnx` operators that tract computes as ONNX Runtime does. Left out on purpose: control flow (`If`,
@@ -151,7 +153,7 @@ const OWN: &[&str] = &[known::NAME];
 pub fn supported_ops() -> BTreeSet<String> {
     let onnx = ONNX.iter().map(|op| format!("ai.onnx/{op}"));
     let ml = ML.iter().map(|op| format!("ai.onnx.ml/{op}"));
-    onnx.chain(ml).chain(OWN.iter().map(|op| format!("{}/{op}", known::DOMAIN))).collect()
+    onnx.chain(ml).chain(OWN.iter().map(|op| format!("{}/{op}", known::DOMAIN))).into_tree()
 }
 
 /// `domain/Name` of a node, the default domain spelt out.

@@ -76,7 +76,7 @@ impl Forest {
             return Err(bad(format!("{targets} classes or targets")));
         }
         let mut order: Vec<usize> = (0..raw.len()).collect();
-        order.sort_by_key(|&i| (raw[i].tree, raw[i].id));
+        order.sort_unstable_by_key(|&i| (raw[i].tree, raw[i].id));
         let place =
             |tree: i64, id: i64| order.binary_search_by_key(&(tree, id), |&i| (raw[i].tree, raw[i].id)).ok();
         if let Some(pair) =
@@ -334,12 +334,13 @@ fn values(
                 value.node, value.tree
             ));
         }
-        placed.push((at, target, value.value));
+        placed.push((at, target, placed.len(), value.value));
     }
-    placed.sort_by_key(|&(at, target, _)| (at, target));
+    // In the order of the file where a leaf has several for one target: sums of floats depend on it.
+    placed.sort_unstable_by_key(|&(at, target, place, _)| (at, target, place));
     let mut first = vec![u32::MAX; raw.len()];
     for (i, &(at, ..)) in placed.iter().enumerate().rev() {
         first[at] = i as u32;
     }
-    Ok((first, placed.into_iter().map(|(_, target, value)| (target, value)).collect()))
+    Ok((first, placed.into_iter().map(|(_, target, _, value)| (target, value)).collect()))
 }

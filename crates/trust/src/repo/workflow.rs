@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dunlin_protocol::Now;
+use dunlin_protocol::{IntoTree, Now};
 
 use super::{
     Delegated, RETRAINED, RepoKind, TARGETS, Trusted, TrustedRepo, not_below, not_expired, root_authority,
@@ -277,7 +277,7 @@ impl TrustedRepo {
         if let Some(held) = held {
             held.trusted_by.insert(delegator.to_owned());
         } else {
-            let trusted_by = BTreeSet::from([delegator.to_owned()]);
+            let trusted_by = std::iter::once(delegator.to_owned()).into_tree();
             self.delegated.insert(role.to_owned(), Delegated { document: Arc::new(document), trusted_by });
             self.forget_delegator(role);
         }

@@ -11,7 +11,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Now, Phase, ReasonCode, ReleaseId, TaskId};
+use dunlin_protocol::{IntoTree, Now, Phase, ReasonCode, ReleaseId, TaskId};
 
 use crate::checks::terms;
 use crate::{Command, Designation, GUARD_EVERY_MS, Goal, Ignored, Item, Pack, Part, Step, Updater, Work};
@@ -171,7 +171,7 @@ impl Updater {
             self.calm_ms = None;
             self.journal.tasks.values_mut().for_each(|state| state.crashes = 0);
         }
-        let tasks: BTreeSet<TaskId> = self.journal.tasks.keys().cloned().collect();
+        let tasks: BTreeSet<TaskId> = self.journal.tasks.keys().cloned().into_tree();
         for task in tasks {
             match self.step(&task).clone() {
                 Step::Deferred { work, item, tries, wait_ms, since_ms, .. } => {
