@@ -1,5 +1,4 @@
 //! The single steps of the client workflow (specification §5.3–5.6).
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dunlin_protocol::{IntoTree, Now};
