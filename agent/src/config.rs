@@ -1,8 +1,8 @@
 //! Layered settings: built-in defaults, the main file, drop-ins in name order, the environment.
 //!
-//! Three stages: a fragment is one file as it reads, fragments merge into one, and [`Settings`] is the
-//! validated outcome, in which no text is left that could still be wrong. The defaults are the commented file
-//! that packages install, so there is one place to read them.
+//! Two stages: a fragment takes in one file after the other as it reads, later ones winning, and [`Settings`]
+//! is the validated outcome, in which no text is left that could still be wrong. The defaults are the
+//! commented file that packages install, so there is one place to read them.
 
 mod error;
 mod fragment;
@@ -19,6 +19,8 @@ use fragment::Fragment;
 
 /// The shipped file: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../../firmware-targets/rootfs/etc/dunlin/agent.toml");
+/// What complaints call it.
+const DEFAULTS_NAME: &str = "built-in defaults";
 /// Where packages install it.
 pub const PATH: &str = "/etc/dunlin/agent.toml";
 /// Largest configuration file, bytes; a hundred times what a thorough one needs.
@@ -145,9 +147,10 @@ impl Settings {
 
     /// Merges named texts over the defaults; later ones win.
     pub fn from_texts(texts: &[(&str, &str)]) -> Result<Self, ConfigError> {
-        let mut merged = Fragment::parse("built-in defaults", DEFAULTS)?;
+        let mut merged = Fragment::default();
+        merged.read(DEFAULTS_NAME, DEFAULTS)?;
         for (name, text) in texts {
-            merged.merge(Fragment::parse(name, text)?);
+            merged.read(name, text)?;
         }
         merged.validate()
     }
@@ -197,7 +200,7 @@ fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
             files.push(path);
         }
     }
-    files.sort();
+    files.sort_unstable();
     if files.len() > DROP_INS_MAX {
         return Err(ConfigError::new(
             &dir.display().to_string(),

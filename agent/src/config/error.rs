@@ -39,17 +39,22 @@ impl ConfigError {
             Some(section) => format!("{section}.{key}"),
             None => key.to_owned(),
         };
-        let number = text[..start].lines().count().max(1);
-        let message = error.message();
+        Self::at(file, text, start, &key, error.message())
+    }
+
+    /// A complaint about the key that stands `at` bytes into a file's text.
+    pub(super) fn at(file: &str, text: &str, at: usize, key: &str, message: &str) -> Self {
+        let before = &text.as_bytes()[..at.min(text.len().saturating_sub(1))];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let remedy = if message.starts_with("unknown field") {
-            "use one of the keys of the shipped agent.toml; units are part of the key".to_owned()
+            "use one of the keys of the shipped agent.toml; units are part of the key"
         } else if message.contains("invalid type") && key.ends_with("_s") {
-            "write a whole number of seconds, without quotes or unit".to_owned()
+            "write a whole number of seconds, without quotes or unit"
         } else if message.contains("invalid type") && key.contains("bytes") {
-            "write a whole number of bytes, without quotes or unit".to_owned()
+            "write a whole number of bytes, without quotes or unit"
         } else {
-            "compare it with the shipped agent.toml".to_owned()
+            "compare it with the shipped agent.toml"
         };
-        Self::new(file, &key, &format!("line {number}: {message}"), &remedy)
+        Self::new(file, key, &format!("line {line}: {message}"), remedy)
     }
 }

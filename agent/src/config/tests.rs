@@ -49,6 +49,52 @@ fn a_complaint_names_file_key_and_remedy() {
 }
 
 #[test]
+fn a_complaint_names_the_line_and_the_whole_key() {
+    let table = [
+        ("\n[telemetry]\nwindow = 60\n", "telemetry.window", "line 3: unknown field `window`"),
+        ("telemetry = { window_s = true }\n", "telemetry.window_s", "line 1: invalid type: boolean `true`"),
+        ("[telemetry]\nwindow_s = -1\n", "telemetry.window_s", "line 2: invalid value: integer `-1`"),
+        ("device.cores = 4294967296\n", "device.cores", "integer `4294967296`, expected u32"),
+        ("[device]\nclass = 4\n", "device.class", "line 2: invalid type: integer `4`, expected a string"),
+        ("\nmqtt = 5\n", "mqtt", "line 2: invalid type: integer `5`, expected a table"),
+        ("[serving.tasks]\nmeter = 1.5\n", "serving.tasks.meter", "invalid type: floating point `1.5`"),
+        ("[[spool]]\nbytes_max = 5\n", "spool", "line 1: invalid type: sequence, expected a table"),
+        ("[spool]\nbytes_max = 1\nbytes_max = 1\n", "spool.bytes_max", "line 3: duplicate key"),
+    ];
+    for (text, key, problem) in table {
+        let error = refused(text);
+        assert_eq!(error.key, key, "{text}\n{error}");
+        assert!(error.problem.contains(problem), "{text}\n{error}");
+    }
+}
+
+#[test]
+fn architectures_have_the_names_they_have_elsewhere() {
+    use dunlin_protocol::Arch;
+    for arch in [Arch::Aarch64, Arch::Armv7, Arch::X86_64, Arch::Riscv64] {
+        let text = format!("device.arch = {}\n", serde_json::to_string(&arch).unwrap());
+        let warnings = Settings::from_texts(&[("site.toml", &text)]).unwrap().warnings;
+        let says = format!("says arch {arch:?},");
+        let warned = warnings.iter().any(|warning| warning.contains(&says));
+        assert_eq!(warned, arch != crate::device::ARCH, "{text}\n{warnings:?}");
+    }
+    let elsewhere = serde_json::from_value::<Arch>("pdp11".into()).unwrap_err().to_string();
+    let here = refused("device.arch = \"pdp11\"\n").problem;
+    assert!(here.ends_with(&elsewhere), "{here}\n{elsewhere}");
+}
+
+#[test]
+fn whatever_an_environment_variable_holds_is_one_text() {
+    let value = "/a \"quoted\" \\ path\nboard = 5 \u{7f}é";
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("agent.toml");
+    std::fs::write(&main, "").unwrap();
+    let env = [("DUNLIN_STATE_DIR".to_owned(), value.to_owned())];
+    let settings = Settings::load(Some(&main), &env).unwrap();
+    assert_eq!(settings.state_dir, Path::new(value));
+}
+
+#[test]
 fn tasks_are_gathered_and_packed_only_where_the_settings_say_so() {
     let plain = Settings::from_texts(&[]).unwrap();
     assert_eq!(plain.serving, crate::serve::pack::Settings::default());

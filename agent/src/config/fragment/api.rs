@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Sourced, merged, require, within};
+use super::keys::{Api, Key, Sourced};
+use super::{require, within};
 use crate::api::Limits;
 use crate::config::{ApiSettings, ConfigError};
 
@@ -17,13 +18,13 @@ const TENSORS_LIMIT: u64 = 1024;
 /// Longest time that one member may be given, milliseconds; nobody waits longer for an answer.
 const RUN_MS_LIMIT: u64 = 600_000;
 
-pub(super) fn validate(api: &merged::Api) -> Result<ApiSettings, ConfigError> {
+pub(super) fn validate(api: &Api) -> Result<ApiSettings, ConfigError> {
     let remote = require(&api.allow_remote, "api.allow_remote")?.value;
     let listen = require(&api.listen, "api.listen")?;
     let grpc = require(&api.grpc_listen, "api.grpc_listen")?;
     let socket = require(&api.socket, "api.socket")?;
     let mode = require(&api.socket_mode, "api.socket_mode")?;
-    let bound = |value: &Option<Sourced<u64>>, key: &str, max: u64| {
+    let bound = |value: &Key<u64>, key: &str, max: u64| {
         within(value, key, 1, max).map(|n| usize::try_from(n).unwrap_or(usize::MAX))
     };
     Ok(ApiSettings {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dunlin_protocol::TaskId;
 
-use super::{Sourced, merged, within};
+use super::keys::{Key, Serving, TaskKeys};
+use super::within;
 use crate::config::ConfigError;
 use crate::serve::gather::Gather;
 use crate::serve::pack::{Budget, Settings, TaskSettings};
@@ -17,30 +18,28 @@ const WAIT_US_LIMIT: u64 = 1_000_000;
 /// Largest bound that may be configured.
 const BOUND_LIMIT: u64 = 1 << 40;
 
-pub(super) fn validate(
-    serving: &merged::Serving,
-    tasks: &BTreeMap<String, merged::TaskKeys>,
-) -> Result<Settings, ConfigError> {
-    let bound = |value: &Option<Sourced<u64>>, key: &str| {
+pub(super) fn validate(serving: &Serving) -> Result<Settings, ConfigError> {
+    let bound = |value: &Key<u64>, key: &str| {
         within(value, key, 0, BOUND_LIMIT).map(|bound| Some(bound).filter(|bound| *bound > 0))
     };
     let budget = Budget {
         ram_bytes: bound(&serving.ram_bytes_max, "serving.ram_bytes_max")?,
         cpu_ppm: bound(&serving.cpu_ppm_max, "serving.cpu_ppm_max")?,
     };
-    let tasks = tasks.iter().map(|(name, keys)| -> Result<(TaskId, TaskSettings), ConfigError> {
+    let mut tasks = BTreeMap::new();
+    for (name, keys) in &serving.tasks {
         let id = name.parse::<TaskId>().map_err(|e| {
             let key = format!("serving.tasks.{name}");
             ConfigError::new("settings", &key, &e.to_string(), "name a task as its assignment does")
         })?;
-        Ok((id, task(name, keys)?))
-    });
-    Ok(Settings { budget, tasks: tasks.collect::<Result<_, _>>()? })
+        tasks.insert(id, task(name, keys)?);
+    }
+    Ok(Settings { budget, tasks })
 }
 
-fn task(name: &str, keys: &merged::TaskKeys) -> Result<TaskSettings, ConfigError> {
+fn task(name: &str, keys: &TaskKeys) -> Result<TaskSettings, ConfigError> {
     let default = TaskSettings::default();
-    let number = |value: &Option<Sourced<u64>>, key: &str, min, max, default| match value {
+    let number = |value: &Key<u64>, key: &str, min, max, default| match value {
         None => Ok(default),
         Some(_) => within(value, &format!("serving.tasks.{name}.{key}"), min, max),
     };
