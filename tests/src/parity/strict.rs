@@ -61,7 +61,7 @@ pub(crate) fn right(scores: &[f64], labels: &TensorData) -> Result<(usize, usize
     let labels: Vec<i64> = labels.data.0.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
     let rows = labels.len();
     ensure!(
-        rows > 0 && !scores.is_empty() && scores.len() % rows == 0,
+        rows > 0 && !scores.is_empty() && scores.len().is_multiple_of(rows),
         "{} scores of {rows} labelled rows",
         scores.len()
     );
