@@ -32,8 +32,8 @@ const ROWS: usize = 64;
 const HIDDEN: usize = 2048;
 /// Swaps after which the same kinds of line-up come again: some hold one model, some three.
 const CYCLE: usize = 6;
-/// Fewest swaps of a run, however quickly it is done: a cycle to get warm, and two to compare.
-const SWAPS_MIN: usize = 3 * CYCLE;
+/// Fewest swaps of a run, however quickly it is done.
+const SWAPS_MIN: usize = 6 * CYCLE;
 /// Requests this close to a swap count as near it, milliseconds.
 pub const NEAR_MS: u64 = 50;
 /// Largest difference of a score from that of the model called directly.
@@ -83,9 +83,9 @@ pub struct Outcome {
     pub wrong: u64,
     /// The first of those.
     pub first_wrong: Option<String>,
-    /// The server's memory in the second cycle of line-ups, bytes: the least that was seen, as what stays behind never
-    /// leaves it and what a load takes for a moment does.
-    pub rss_early: u64,
+    /// The server's memory in the cycle of line-ups in the middle, when the heap has settled, bytes: the least that was
+    /// seen, as what stays behind never leaves it and what a load takes for a moment does.
+    pub rss_middle: u64,
     /// The same in the last cycle.
     pub rss_end: u64,
     /// 99th percentile of the latency of requests near a swap, milliseconds.
@@ -97,9 +97,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the server took no more memory in the last cycle than in the second.
+    /// Whether the server took no more memory in the last cycle than in the middle.
     pub fn is_flat(&self) -> bool {
-        self.rss_end * 100 <= self.rss_early * FLAT_PERCENT
+        self.rss_end * 100 <= self.rss_middle * FLAT_PERCENT
     }
 }
 
@@ -260,7 +260,8 @@ pub fn drive(requests: u64) -> Result<Outcome> {
         seen.min().context("the server was not swapped often enough")
     };
     let last = looks.last().map_or(0, |(swaps, _)| *swaps + 1);
-    let (rss_early, rss_end) = (least(CYCLE, 2 * CYCLE)?, least(last.saturating_sub(CYCLE), last)?);
+    let cycle_to = |to: usize| least(to.saturating_sub(CYCLE), to);
+    let (rss_middle, rss_end) = (cycle_to(last / 2)?, cycle_to(last)?);
     let near: BTreeMap<u64, u64> =
         swaps.iter().map(|(from, to)| (from / 1000 - NEAR_MS, to / 1000 + NEAR_MS)).collect();
     let is_near = |(began, us): &Asked| {
@@ -273,7 +274,7 @@ pub fn drive(requests: u64) -> Result<Outcome> {
         swaps: swaps.len(),
         wrong: scene.wrong.load(Ordering::Relaxed),
         first_wrong: scene.first_wrong.into_inner().unwrap_or_else(PoisonError::into_inner),
-        rss_early,
+        rss_middle,
         rss_end,
         near_p99_ms: p99_ms(close),
         far_p99_ms: p99_ms(far),

@@ -48,10 +48,8 @@ fn main() -> Result<ExitCode> {
     if let Some(first) = &done.first_wrong {
         println!("the first: {first}");
     }
-    let (early, end) = (done.rss_early as f64 / MIB, done.rss_end as f64 / MIB);
-    println!(
-        "memory of the server: {early:.1} MiB in the second cycle of line-ups, {end:.1} MiB in the last"
-    );
+    let (middle, end) = (done.rss_middle as f64 / MIB, done.rss_end as f64 / MIB);
+    println!("memory of the server: {middle:.1} MiB in the middle of the run, {end:.1} MiB at its end");
     let factor = done.near_p99_ms / done.far_p99_ms;
     let undisturbed = factor <= NEAR_FACTOR_MAX;
     let met = if undisturbed { "met" } else { "MISSED" };
