@@ -28,8 +28,10 @@ const TASK: &str = "soak";
 const CLIENTS: usize = 8;
 /// Rows that are asked about, over and over.
 const ROWS: usize = 64;
-/// Width of the models' hidden layer: half a megabyte of weights, so that one that stays behind is seen.
+/// Width of the models' hidden layer: so many weights that a model that stays behind is seen.
 const HIDDEN: usize = 2048;
+/// Bytes of a model's weights.
+pub const MODEL_BYTES: u64 = (HIDDEN * (PIXELS + CLASSES) * size_of::<f32>()) as u64;
 /// Swaps after which the same kinds of line-up come again: some hold one model, some three.
 const CYCLE: usize = 6;
 /// Fewest swaps of a run, however quickly it is done.
@@ -97,6 +99,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What each swap since the middle of the run has left behind, bytes.
+    pub fn left_behind(&self) -> u64 {
+        self.rss_end.saturating_sub(self.rss_middle) / (self.swaps as u64 / 2).max(1)
+    }
+
     /// Whether the server took no more memory in the last cycle than in the middle.
     pub fn is_flat(&self) -> bool {
         self.rss_end * 100 <= self.rss_middle * FLAT_PERCENT

