@@ -108,6 +108,7 @@ impl Repos {
                     generation: 0,
                     correlation: String::new(),
                     tasks: vec![],
+                    program: None,
                 };
                 let expires_ms = now_ms.saturating_add(ONLINE_TARGETS_LIFE_MS);
                 let value = write::targets(1, expires_ms, &BTreeMap::new(), &[], json!(empty));
