@@ -12,8 +12,8 @@ const FIRST_LABEL: &str = "agent.";
 /// What the name of a program's target ends with; a manifest's ends otherwise, so that neither is taken for the other.
 const SUFFIX: &str = ".bin";
 
-/// Largest program, bytes: several times what any agent is, far below what would fill a board.
-pub const PROGRAM_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Largest program, bytes: twice a development build of an agent with all its symbols, which is ten times a released one.
+pub const PROGRAM_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// What a program is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
