@@ -43,8 +43,7 @@ struct About {
     /// Release of the agent that it is.
     agent: String,
     /// Hardware classes it is for, separated by commas; none means any.
-    #[serde(default)]
-    classes: String,
+    classes: Option<String>,
 }
 
 /// A program.
@@ -67,7 +66,6 @@ pub struct ProgramView {
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OrderBody {
     /// Those of this group; absent means all that it was built for.
-    #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub group: Option<GroupId>,
     /// So many of them before all others.
@@ -115,7 +113,8 @@ async fn push(
     Query(about): Query<About>,
     body: Bytes,
 ) -> ApiResult<Response> {
-    let classes = about.classes.split(',').filter(|class| !class.is_empty()).map(parse::<ClassName>);
+    let classes = about.classes.unwrap_or_default();
+    let classes = classes.split(',').filter(|class| !class.is_empty()).map(parse::<ClassName>);
     let push = ProgramPush {
         triple: about.triple,
         agent: about.agent,
