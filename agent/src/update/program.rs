@@ -37,8 +37,9 @@ pub const SOUND: &str = "dunlin-agent: sound";
 /// In the environment of a program that was started in the installed one's place: digest of its file, and path of the installed
 /// one. It does not begin as settings do.
 const STARTED: &str = "AGENT_STARTED_BY";
-/// A program on trial leaves by itself when its time is over; this long after it, milliseconds, it hangs.
-const HANGS_AFTER_MS: u64 = 10_000;
+/// A program on trial leaves by itself when its time is over, which begins when it has started. One that is still there so long
+/// after its time, milliseconds, hangs: no board takes longer for a start and an end in order.
+const HANGS_AFTER_MS: u64 = 30_000;
 /// How often the watch looks whether what it watches still runs.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Address space of a test: the program, libraries and a model of one operator.

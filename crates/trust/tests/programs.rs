@@ -70,6 +70,18 @@ fn an_assignment_without_a_program_asks_for_none() {
     assert!(approved.program.is_none());
 }
 
+/// Both sides grow: what a later controller says beside the program, and of it, is kept and ignored.
+#[test]
+fn what_a_later_release_says_changes_nothing() {
+    let mut custom = said();
+    custom["of_a_later_release"] = json!({ "any": ["thing"] });
+    custom["schemas"] = json!([1, 2]);
+    let mut world = World::new(custom);
+    world.director.custom["of_a_later_release"] = json!(7);
+    world.director.custom["program"]["of_a_later_release"] = json!("x");
+    assert_eq!(world.judge().unwrap(), World::new(said()).judge().unwrap());
+}
+
 #[test]
 fn wrong_hardware_an_unknown_kind_and_other_schemas_have_their_reasons() {
     let with = |key: &str, value: Value| {
