@@ -40,7 +40,9 @@ mod stored;
 mod tasks;
 pub mod write;
 
-pub use approve::{Approved, ApprovedFile, ApprovedProgram, ApprovedRelease, ApprovedTask, TASKS_MAX, approve};
+pub use approve::{
+    Approved, ApprovedFile, ApprovedProgram, ApprovedRelease, ApprovedTask, TASKS_MAX, approve,
+};
 pub use canonical::{FloatError, canonical};
 pub use constraints::{Refusal, at_least, check_bundle, check_hard, check_retrained};
 pub use document::{Document, Signed, Verified};

@@ -167,12 +167,13 @@ impl Journal {
         Some(Launch { program, trial: false })
     }
 
-    /// A program that [`Journal::launch`] named could not be started; it is left for what ran before.
+    /// A program that [`Journal::launch`] named could not be started; it is left for what ran before. One that was committed did
+    /// nothing wrong, so that the next check may have it fetched and tried again.
     pub fn launch_failed(&mut self, launch: &Launch, reason: ReasonCode, detail: &str, now: Now) {
         if launch.trial {
             self.leave_program(reason, detail, now);
         } else {
-            self.program.committed = None;
+            (self.program.committed, self.program.judged) = (None, 0);
             self.tell(launch.program.outcome(Phase::RolledBack, reason, detail, now));
         }
     }
