@@ -11,6 +11,7 @@ pub mod claims;
 pub mod controller;
 pub mod cuts;
 pub mod digits;
+pub mod fuzzed;
 pub mod line;
 pub mod mirror;
 pub mod operator;
