@@ -192,7 +192,7 @@ async fn second_model(small: &Small, folder: &Path) -> Result<String> {
     let file = job.join("long.onnx");
     std::fs::write(&file, annotate(&model, LONG_BYTES)?)?;
     let release = push_file(&small.controller, &job, &file, "meter-second", candidate).await?;
-    small.controller.json(&["model", "approve", &release, "--keys", &small.offline_keys()]).await?;
+    small.approve(&release).await?;
     Ok(release)
 }
 

@@ -4,7 +4,7 @@ use dunlin_engine::onnx_pb::tensor_proto::DataType;
 use dunlin_engine::onnx_pb::{AttributeProto, TensorProto};
 
 use crate::digits::{CLASSES, PIXELS};
-use crate::networks::{Graph, file, ints, port};
+use crate::networks::{Graph, file, ints, port, port_of};
 
 /// The class that a leaf of [`class_out_of_range`] names: room for as many scores a row is 400 MB.
 const CLASS: i64 = 100_000_000;
@@ -52,14 +52,8 @@ pub fn class_out_of_range() -> Vec<u8> {
         tree.domain = "ai.onnx.ml".into();
         tree.output.push("scores".into());
     }
-    let mut label = port("label", &[]);
-    if let Some(dunlin_engine::onnx_pb::type_proto::Value::TensorType(tensor)) =
-        label.r#type.as_mut().and_then(|kind| kind.value.as_mut())
-    {
-        tensor.elem_type = DataType::Int64 as i32;
-    }
     graph.graph.input = vec![port("x", &[PIXELS])];
-    graph.graph.output = vec![label, port("scores", &[CLASSES])];
+    graph.graph.output = vec![port_of("label", DataType::Int64, &[]), port("scores", &[CLASSES])];
     file(graph.graph)
 }
 

@@ -88,11 +88,15 @@ pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
 
 /// A float input or output of any number of rows, each of this shape.
 pub(crate) fn port(name: &str, shape: &[usize]) -> ValueInfoProto {
+    port_of(name, DataType::Float, shape)
+}
+
+/// The same of another type.
+pub(crate) fn port_of(name: &str, kind: DataType, shape: &[usize]) -> ValueInfoProto {
     let free = Dim::DimParam("N".into());
     let dims = std::iter::once(free).chain(shape.iter().map(|&dim| Dim::DimValue(dim as i64)));
     let dim = dims.map(|value| Dimension { denotation: String::new(), value: Some(value) }).collect();
-    let tensor =
-        type_proto::Tensor { elem_type: DataType::Float as i32, shape: Some(TensorShapeProto { dim }) };
+    let tensor = type_proto::Tensor { elem_type: kind as i32, shape: Some(TensorShapeProto { dim }) };
     let r#type = TypeProto { denotation: String::new(), value: Some(type_proto::Value::TensorType(tensor)) };
     ValueInfoProto { name: name.into(), r#type: Some(r#type), ..Default::default() }
 }

@@ -49,6 +49,9 @@ pub fn children(pid: u32) -> Vec<u32> {
 }
 
 /// Memory of a process and its children; a child that ends meanwhile counts as nothing.
+///
+/// # Errors
+/// There is no such process, or the kernel does not say.
 pub fn tree(pid: u32) -> Result<Memory> {
     let mut sum = memory(pid)?;
     for child in children(pid) {
@@ -63,12 +66,18 @@ pub fn tree(pid: u32) -> Result<Memory> {
 }
 
 /// Makes the kernel forget the peak of a process, so that [`peak`] counts from now.
+///
+/// # Errors
+/// There is no such process, or it is another user's.
 pub fn forget_peak(pid: u32) -> Result<()> {
     std::fs::write(path(pid, "clear_refs"), "5")
         .with_context(|| format!("resetting the peak of process {pid}"))
 }
 
 /// The most pages a process has had in memory, bytes.
+///
+/// # Errors
+/// There is no such process.
 pub fn peak(pid: u32) -> Result<u64> {
     let text = std::fs::read_to_string(path(pid, "status"))?;
     field(&text, "VmHWM").with_context(|| format!("no peak of process {pid}"))

@@ -61,6 +61,16 @@ impl Small {
         Ok(Self { controller, agents, pools: Pools::new(17), held, scene: None, traffic })
     }
 
+    /// The same with a first model, to which every device has committed while applications ask; and its release.
+    pub async fn serving(folder: &Path, classes: &[&str], limit: Duration) -> Result<(Self, String)> {
+        let mut small = Self::new(folder, classes).await?;
+        let release = small.first_model(folder).await?;
+        small.enrol().await?;
+        small.ask()?;
+        small.committed(&release, limit).await?;
+        Ok((small, release))
+    }
+
     /// Enrols and starts every device.
     pub async fn enrol(&mut self) -> Result<()> {
         for agent in &mut self.agents {
@@ -95,6 +105,12 @@ impl Small {
         self.controller.keys.join("private").display().to_string()
     }
 
+    /// Signs a pushed release with the offline keys.
+    pub async fn approve(&self, release: &str) -> Result<()> {
+        let args = ["model", "approve", release, "--keys", &self.offline_keys()];
+        self.controller.json(&args).await.map(drop)
+    }
+
     /// Applications on every device begin to ask and to label.
     pub fn ask(&mut self) -> Result<()> {
         let cameras = self.agents.iter().enumerate().map(|(index, agent)| Camera {
@@ -123,9 +139,10 @@ impl Small {
         self.traffic.abort_all();
     }
 
-    /// Rolls an approved release out; of a single device, that is the canary.
-    pub async fn roll_out(&self, release: &str) -> Result<()> {
-        self.controller.json(&["rollout", "create", "--task", TASK, release]).await.map(drop)
+    /// Rolls an approved release out; of a single device, that is the canary. The rollout.
+    pub async fn roll_out(&self, release: &str) -> Result<String> {
+        let created = self.controller.json(&["rollout", "create", "--task", TASK, release]).await?;
+        Ok(created["plan"]["rollout"].as_str().context("a rollout's id")?.to_owned())
     }
 
     /// Ends all of it in order: applications, devices, the controller.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use dunlin_agent::serve::pack::ALLOCATOR;
 use dunlin_engine::Model;
 
 pub use server::serve;
@@ -44,10 +45,6 @@ const DIFFERENCE_MAX: f32 = 1e-4;
 const LOOK: Duration = Duration::from_millis(250);
 /// Growth of memory that counts as none, per cent.
 const FLAT_PERCENT: u64 = 105;
-
-/// What docs/inference.md advises for the GNU C library.
-const ENVIRONMENT: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 
 /// The two models that take turns, and the rows they are asked about.
 #[derive(Debug)]
@@ -129,7 +126,7 @@ impl Server {
     fn start() -> Result<Self> {
         let mut child = Command::new(program("dunlin-soak")?)
             .arg("serve")
-            .envs(ENVIRONMENT)
+            .envs(ALLOCATOR)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

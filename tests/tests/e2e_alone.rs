@@ -13,11 +13,10 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 /// Trains, pushes and approves a model of these images, and begins to roll it out; the release, and the rollout.
 async fn roll_out(world: &Small, folder: &Path, name: &str, images: &[Image]) -> [String; 2] {
-    let controller = &world.controller;
     let release = world.model(folder, name, images, 2).await.unwrap();
-    controller.json(&["model", "approve", &release, "--keys", &world.offline_keys()]).await.unwrap();
-    let created = controller.json(&["rollout", "create", "--task", TASK, &release]).await.unwrap();
-    [release, created["plan"]["rollout"].as_str().unwrap().to_owned()]
+    world.approve(&release).await.unwrap();
+    let rollout = world.roll_out(&release).await.unwrap();
+    [release, rollout]
 }
 
 /// Waits until the device answers by `release`.
@@ -35,11 +34,7 @@ async fn answers(world: &Small, release: &str) {
 async fn without_a_controller_a_device_leaves_what_fails_its_probation_and_goes_back_when_told_to() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let mut world = Small::new(folder, &["raspberry-pi-4"]).await.unwrap();
-    let first = world.first_model(folder).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&first, LIMIT).await.unwrap();
+    let (mut world, first) = Small::serving(folder, &["raspberry-pi-4"], LIMIT).await.unwrap();
 
     // Told by hand, with two releases that were committed.
     let images = views(&world.pools.training, NEW, 1, 5);

@@ -17,12 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// A world whose devices run their first model, with applications that ask.
 async fn serving(folder: &Path) -> (Small, String) {
-    let mut world = Small::new(folder, &["raspberry-pi-4", "raspberry-pi-4"]).await.unwrap();
-    let release = world.first_model(folder).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&release, LIMIT).await.unwrap();
-    (world, release)
+    Small::serving(folder, &["raspberry-pi-4"; 2], LIMIT).await.unwrap()
 }
 
 async fn answer(agent: &Agent, release: &str) {
@@ -110,7 +105,7 @@ async fn full_disk() {
     // The same model is taken in now and reaches a device.
     let second = push(&world.controller, &job, "logistic", "meter-second", candidate).await.unwrap();
     assert_eq!(second, "meter-second@1");
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     let database = world.controller.database().await.unwrap();
     wait_for("the canary to commit to it", LIMIT, async || {

@@ -69,11 +69,7 @@ async fn slip_in(world: &Small, like: &str, name: &str, onnx: &[u8]) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signed_releases_of_hostile_files_are_refused_by_the_device_which_answers_all_the_while() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
-    let first = world.first_model(folder.path()).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&first, LIMIT).await.unwrap();
+    let (mut world, first) = Small::serving(folder.path(), &["raspberry-pi-4"], LIMIT).await.unwrap();
     let database = world.controller.database().await.unwrap();
     let application = Application::new(TASK).unwrap();
     let agent = world.agents[0].pid().unwrap();
@@ -91,8 +87,8 @@ async fn signed_releases_of_hostile_files_are_refused_by_the_device_which_answer
     ];
     for (name, onnx, reasons) in files {
         let broken = slip_in(&world, &first, name, &onnx).await;
-        world.controller.json(&["model", "approve", &broken, "--keys", &world.offline_keys()]).await.unwrap();
-        let created = world.controller.json(&["rollout", "create", "--task", TASK, &broken]).await.unwrap();
+        world.approve(&broken).await.unwrap();
+        let rollout = world.roll_out(&broken).await.unwrap();
         let (phase, reason): (String, String) =
             wait_for(&format!("the device to refuse {broken}"), LIMIT, async || {
                 let answer = application.infer(world.agents[0].api, "still", &[0.0; PIXELS]).await?;
@@ -106,8 +102,7 @@ async fn signed_releases_of_hostile_files_are_refused_by_the_device_which_answer
             .unwrap();
         assert!(reasons.contains(&reason.as_str()), "{broken}: {phase} for {reason}");
         // It may have ended by itself.
-        let rollout = created["plan"]["rollout"].as_str().unwrap();
-        world.controller.try_run(&["rollout", "abort", rollout]).await.unwrap();
+        world.controller.try_run(&["rollout", "abort", &rollout]).await.unwrap();
     }
     let answer = application.infer(world.agents[0].api, "still", &[0.0; PIXELS]).await.unwrap();
     assert_eq!(answer.version, first);

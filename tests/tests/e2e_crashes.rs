@@ -61,17 +61,13 @@ fn keep_asking(world: &Small) -> (JoinSet<()>, Arc<AtomicU32>) {
 async fn an_agent_that_is_killed_in_mid_request_again_and_again_starts_with_the_release_before() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let mut world = Small::new(folder, &["raspberry-pi-4"]).await.unwrap();
-    let first = world.first_model(folder).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&first, LIMIT).await.unwrap();
+    let (mut world, first) = Small::serving(folder, &["raspberry-pi-4"], LIMIT).await.unwrap();
     world.hush();
 
     long_probation(&world, folder, &first).await;
     let images = views(&world.pools.training, NEW, 1, 5);
     let second = world.model(folder, "meter-second", &images, 2).await.unwrap();
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     wait_for(
         "the device to switch",

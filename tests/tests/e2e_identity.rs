@@ -76,11 +76,7 @@ async fn a_device_is_approved_renews_by_itself_and_comes_back_with_a_lapsed_cert
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
-    let first = world.first_model(folder.path()).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&first, LIMIT).await.unwrap();
+    let (mut world, _) = Small::serving(folder.path(), &["raspberry-pi-4"], LIMIT).await.unwrap();
     let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
     world.stop().await.unwrap();
 
@@ -92,7 +88,7 @@ async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
         assert!(world.controller.data.join(format!("repo/{repo}/3.root.json")).is_file(), "{repo}");
     }
     world.controller.start().await.unwrap();
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    world.approve(&second).await.unwrap();
     let task = folder.path().join("task.toml");
     std::fs::write(&task, definition(&[second.clone()].into(), None)).unwrap();
     world.controller.json(&["task", "apply", &task.display().to_string()]).await.unwrap();

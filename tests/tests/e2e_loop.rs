@@ -32,11 +32,8 @@ async fn no_false_alarm(database: &SqlitePool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4", "beaglebone-black"]).await.unwrap();
-    let release = world.first_model(folder.path()).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&release, LIMIT).await.unwrap();
+    let (mut world, release) =
+        Small::serving(folder.path(), &["raspberry-pi-4", "beaglebone-black"], LIMIT).await.unwrap();
 
     let database = world.controller.database().await.unwrap();
     wait_for("labelled windows of both devices", LIMIT, async || {
@@ -91,18 +88,14 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Small::new(folder.path(), &["raspberry-pi-4"]).await.unwrap();
-    let first = world.first_model(folder.path()).await.unwrap();
-    world.enrol().await.unwrap();
-    world.ask().unwrap();
-    world.committed(&first, LIMIT).await.unwrap();
+    let (mut world, first) = Small::serving(folder.path(), &["raspberry-pi-4"], LIMIT).await.unwrap();
 
     let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
     let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
     assert_ne!(refused.code, 0, "a release without offline signatures was rolled out: {}", refused.stdout);
     assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);
 
-    world.controller.json(&["model", "approve", &second, "--keys", &world.offline_keys()]).await.unwrap();
+    world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
     world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();

@@ -191,7 +191,7 @@ pub(super) fn from_env(env: &[(String, String)]) -> String {
             None => continue,
         };
         let plain = value.parse::<u64>().is_ok() || value == "true" || value == "false";
-        let value = if plain { value.clone() } else { quoted(value) };
+        let value = if plain { value.clone() } else { toml::Value::String(value.clone()).to_string() };
         sections.entry(section.to_owned()).or_default().push_str(&format!("{key} = {value}\n"));
     }
     let mut text = String::new();
@@ -201,22 +201,5 @@ pub(super) fn from_env(env: &[(String, String)]) -> String {
         }
         text.push_str(&keys);
     }
-    text
-}
-
-/// A TOML string.
-fn quoted(value: &str) -> String {
-    let mut text = String::from("\"");
-    for c in value.chars() {
-        if c.is_control() {
-            text.push_str(&format!("\\u{:04x}", u32::from(c)));
-            continue;
-        }
-        if c == '"' || c == '\\' {
-            text.push('\\');
-        }
-        text.push(c);
-    }
-    text.push('"');
     text
 }

@@ -1,12 +1,11 @@
 //! What runs after an answer was given, for the record only.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use super::asked::{Asked, expected_us, run};
 use super::lineup::LineUp;
 use super::live::{Answered, Principal};
-use super::pool::{Pool, Wait, is_inline};
+use super::pool::{Place, Pool, Wait, is_inline};
 use super::resident::{Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
@@ -14,26 +13,6 @@ use super::view::MemberRole;
 /// Requests of a task whose record is being made at one time; while so many are, further ones go without. Records must
 /// not take the workers from requests.
 const BESIDE_MAX: usize = 2;
-
-/// Counts the requests whose record is being made.
-#[derive(Debug, Default)]
-pub(super) struct Beside(AtomicUsize);
-
-/// A place among them, given back however the work ends.
-struct Place(Arc<Task>);
-
-impl Place {
-    fn take(task: &Arc<Task>) -> Option<Self> {
-        let place = Self(Arc::clone(task));
-        (task.beside.0.fetch_add(1, Ordering::Relaxed) < BESIDE_MAX).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.beside.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 impl Task {
     /// Runs on the inputs of an answered request what is only run for the record, on idle workers: in probation the previous
@@ -52,12 +31,12 @@ impl Task {
         if lineup.before().is_none() && !shadows {
             return;
         }
-        let Some(place) = Place::take(self) else { return };
+        let Some(place) = Place::take(&self.beside, BESIDE_MAX) else { return };
         let (lineup, champion, asked) = (Arc::clone(lineup), Arc::clone(champion), Arc::clone(asked));
-        let pool = pool.cloned();
+        let (task, pool) = (Arc::clone(self), pool.cloned());
         let after = pool.is_some();
         let work = async move {
-            let task = &place.0;
+            let _place = place;
             task.previous(pool.as_ref(), &lineup, &champion, &principal, &asked).await;
             if shadows {
                 task.shadows(pool.as_ref(), &lineup, &principal, &asked).await;

@@ -16,6 +16,10 @@ use super::resident;
 use super::view::MemberRole;
 use super::{Resident, Serving};
 
+/// The environment under which the GNU C library gives freed weights back to the kernel at once, and has threads that load
+/// models share one heap instead of each keeping its own. Installed units set it, as docs/inference.md advises.
+pub const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
 /// Worth of a task that the settings say nothing of.
 const VALUE: u32 = 100;
 /// How long a member stays out before it may come back, milliseconds: loading costs more than what a minute without it does.

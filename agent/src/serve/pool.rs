@@ -133,11 +133,7 @@ impl Pool {
 
     /// A place in the queue, unless it is full.
     pub(super) fn place(&self) -> Option<Place> {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) < self.waiting_max {
-            return Some(Place(Arc::clone(&self.waiting)));
-        }
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        None
+        Place::take(&self.waiting, self.waiting_max)
     }
 
     /// A worker, as soon as there is one.
@@ -189,9 +185,17 @@ impl Pool {
     }
 }
 
-/// A place in the queue, given back even if the caller goes away while it waits.
+/// One of a bounded number of places, given back however its holder ends.
 #[derive(Debug)]
 pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place, unless `max` are `taken`.
+    pub(super) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let place = Self(Arc::clone(taken));
+        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {

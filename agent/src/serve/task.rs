@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dunlin_protocol::{
@@ -9,7 +9,6 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::answer::{Answer, AnsweredBy, FeedbackError, InferError};
 use super::asked::{Asked, run};
 use super::baseline;
-use super::beside::Beside;
 use super::context::{Degrader, Reading};
 use super::guard::{Guard, Watch};
 use super::lineup::{Berth, Crew, LineUp, Slot};
@@ -33,7 +32,8 @@ pub(super) struct Task {
     surroundings: Mutex<Surroundings>,
     /// Whether a context rule holds: asked for every request, so that it needs no lock.
     degraded: AtomicBool,
-    pub(super) beside: Beside,
+    /// Requests whose record is being made.
+    pub(super) beside: Arc<AtomicUsize>,
     /// Whether `live` names a fallen member: asked after every request, so that it needs no lock.
     fallen: AtomicBool,
 }
@@ -57,7 +57,7 @@ impl Task {
             rows: AtomicU64::new(0),
             surroundings: Mutex::default(),
             degraded: AtomicBool::new(false),
-            beside: Beside::default(),
+            beside: Arc::default(),
             fallen: AtomicBool::new(false),
         }
     }

@@ -263,8 +263,7 @@ impl Hands {
                     Slot { policy, serving: Designation::Line(line.clone()), previous },
                 );
                 self.write_record(&record).await;
-                self.switch(&task, &line, residents, trial);
-                self.make_room().await;
+                self.switch(&task, &line, residents, trial).await;
                 Told::Event(Event::Switched { task })
             }
             Command::Commit { task } => {
@@ -393,17 +392,17 @@ impl Hands {
 
     async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
         let residents = self.residents(line).await?;
-        self.switch(task, line, residents, trial);
-        self.make_room().await;
+        self.switch(task, line, residents, trial).await;
         Ok(())
     }
 
-    fn switch(&mut self, task: &TaskId, line: &Line, crew: Crew, trial: bool) {
+    async fn switch(&mut self, task: &TaskId, line: &Line, crew: Crew, trial: bool) {
         let live = self.live.entry(task.clone()).or_default();
         let before = live.line.take();
         *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial).map(warm) };
         self.crowd.forget(task);
         self.serving.line_up(task, crew, line.generation, trial);
+        self.make_room().await;
     }
 
     /// Loads a line-up. A fallback or member that does not load is gone without; the champion decides.

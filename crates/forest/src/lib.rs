@@ -40,8 +40,13 @@ pub enum Aggregate {
 /// What the leaves hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leaves {
-    /// One value each, for the same target in all leaves of a tree: the target of each tree. The value is in the node.
-    One(Vec<u32>),
+    /// One value each, for the same target in all leaves of a tree. The value is in the node.
+    One {
+        /// By tree: its target.
+        of_tree: Vec<u32>,
+        /// By target: whether any tree speaks about it.
+        reached: Vec<bool>,
+    },
     /// A value for each target, in order: they can be added as a row.
     Row,
     /// Any values.
@@ -76,11 +81,8 @@ impl Trees {
     /// not depend on what rows it comes with.
     pub fn eval(&self, rows: &[f32], columns: usize, out: &mut [f32], reached: &mut [bool]) {
         match &self.leaves {
-            Leaves::One(of_tree) => {
-                reached.fill(false);
-                for row in reached.chunks_exact_mut(self.targets) {
-                    of_tree.iter().for_each(|&target| row[target as usize] = true);
-                }
+            Leaves::One { reached: by_any, .. } => {
+                reached.chunks_exact_mut(self.targets).for_each(|row| row.copy_from_slice(by_any));
             }
             Leaves::Row => reached.fill(true),
             Leaves::Any => reached.fill(false),
@@ -141,7 +143,7 @@ impl Trees {
         let from = row * self.targets;
         let out = &mut out[from..][..self.targets];
         match &self.leaves {
-            Leaves::One(of_tree) => out[of_tree[tree] as usize] += self.nodes[leaf as usize].threshold,
+            Leaves::One { of_tree, .. } => out[of_tree[tree] as usize] += self.nodes[leaf as usize].threshold,
             Leaves::Row => {
                 for (x, (_, value)) in out.iter_mut().zip(self.leaf(leaf)) {
                     *x += value;

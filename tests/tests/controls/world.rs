@@ -7,7 +7,7 @@ use dunlin_protocol::DeviceId;
 use dunlin_protocol::weaken::Defence;
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims::{self, Claim};
-use dunlin_tests::operator::{TASK, definition};
+use dunlin_tests::operator::definition;
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use sqlx::SqlitePool;
@@ -162,10 +162,8 @@ impl World {
     }
 
     pub(crate) async fn roll_out(&self, release: &str) -> String {
-        let controller = &self.small.controller;
-        controller.json(&["model", "approve", release, "--keys", &self.small.offline_keys()]).await.unwrap();
-        let created = controller.json(&["rollout", "create", "--task", TASK, release]).await.unwrap();
-        created["plan"]["rollout"].as_str().unwrap().to_owned()
+        self.small.approve(release).await.unwrap();
+        self.small.roll_out(release).await.unwrap()
     }
 
     /// Number of the newest window.

@@ -27,8 +27,8 @@ fn unit_init_scripts_and_guide_set_the_allocator_as_it_is_tested() {
         assert_eq!(settings(exported), set, "{script}");
     }
     assert_eq!(settings(&read("docs/inference.md")), set);
-    // The test of memory that goes back runs with them.
-    let test = read("agent/src/serve/pack/rss.rs");
+    // The tests of memory that goes back run with them.
+    let test = read("agent/src/serve/pack.rs");
     for setting in &set {
         let (name, value) = setting.split_once('=').unwrap();
         assert!(test.contains(&format!("(\"{name}\", \"{value}\")")), "{setting}");

@@ -83,7 +83,7 @@ fn stats(view: &TaskView, member: &Member) -> ModelStatistics {
         version: member.release.to_string(),
         last_inference: tally.last_ms,
         inference_count: tally.rows,
-        execution_count: tally.success.count,
+        execution_count: tally.executions,
         inference_stats: Some(Statistics {
             success: span(&tally.success),
             fail: span(&tally.fail),

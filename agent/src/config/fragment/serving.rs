@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dunlin_engine::{ROWS_MAX, ROWS_TOGETHER_MIN};
 use dunlin_protocol::TaskId;
 
-use super::keys::{Key, Serving, TaskKeys};
+use super::keys::{Key, Serving, Sourced, TaskKeys};
 use super::within;
 use crate::config::ConfigError;
 use crate::serve::gather::Gather;
@@ -44,19 +45,14 @@ fn task(name: &str, keys: &TaskKeys) -> Result<TaskSettings, ConfigError> {
         Some(_) => within(value, &format!("serving.tasks.{name}.{key}"), min, max),
     };
     let value = number(&keys.value, "value", 0, VALUE_LIMIT, default.value.into())?;
-    let rows_max = number(&keys.gather_rows_max, "gather_rows_max", 1, dunlin_engine::ROWS_MAX as u64, 1)?;
-    if (2..dunlin_engine::ROWS_TOGETHER_MIN as u64).contains(&rows_max) {
-        let problem = format!("{rows_max} rows are run one after the other");
-        let remedy = format!(
-            "from {} rows on they are run together; 1 gathers none",
-            dunlin_engine::ROWS_TOGETHER_MIN
-        );
-        return Err(ConfigError::new(
-            keys.gather_rows_max.as_ref().map_or("settings", |value| value.file.as_str()),
-            &format!("serving.tasks.{name}.gather_rows_max"),
-            &problem,
-            &remedy,
-        ));
+    let rows_max = number(&keys.gather_rows_max, "gather_rows_max", 1, ROWS_MAX as u64, 1)?;
+    if let Some(Sourced { value, file }) = &keys.gather_rows_max
+        && (2..ROWS_TOGETHER_MIN as u64).contains(value)
+    {
+        let key = format!("serving.tasks.{name}.gather_rows_max");
+        let problem = format!("{value} rows are run one after the other");
+        let remedy = format!("from {ROWS_TOGETHER_MIN} rows on they are run together; 1 gathers none");
+        return Err(ConfigError::new(file, &key, &problem, &remedy));
     }
     let wait_us = number(&keys.gather_wait_us_max, "gather_wait_us_max", 0, WAIT_US_LIMIT, 0)?;
     let gather = Gather {

@@ -17,11 +17,6 @@ const SIDE: usize = 1000;
 /// Most that a hundred swaps may take, per cent of what two do.
 const PERCENT_MAX: u64 = 105;
 
-/// What docs/inference.md advises for the GNU C library: freed weights go back to the kernel at once, and threads that
-/// load models share one heap instead of each keeping its own.
-const ENVIRONMENT: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_TRIM_THRESHOLD_", "65536")];
-
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -66,7 +61,7 @@ fn a_hundred_swaps_take_no_more_memory_than_two() {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
-        .envs(ENVIRONMENT)
+        .envs(super::ALLOCATOR)
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&child.stdout);

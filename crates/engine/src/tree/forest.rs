@@ -232,7 +232,9 @@ fn lay_out(trees: &mut Trees) {
                 trees.nodes[at].threshold = value;
             }
         }
-        trees.leaves = Leaves::One(of_tree);
+        let mut reached = vec![false; trees.targets];
+        of_tree.iter().for_each(|&target| reached[target as usize] = true);
+        trees.leaves = Leaves::One { of_tree, reached };
     } else if (0..trees.nodes.len()).filter(|&at| is_leaf(at)).all(whole) {
         trees.leaves = Leaves::Row;
     }
