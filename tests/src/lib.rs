@@ -12,6 +12,7 @@ pub mod client;
 pub mod controller;
 pub mod cuts;
 pub mod digits;
+pub mod fuzzed;
 pub mod hostile;
 pub mod line;
 pub mod mirror;

@@ -5,10 +5,7 @@
 //! does not find: `docs/adr/0006-fuzzing-on-the-stable-toolchain.md`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
-mod messages;
-mod metadata;
 mod mutate;
-mod range;
 mod shrink;
 
 use std::collections::BTreeSet;
@@ -19,9 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use dunlin_agent::update::MANIFEST_BYTES_MAX;
-use dunlin_protocol::PAYLOAD_BYTES_MAX;
-use dunlin_trust::metadata::{Kind, Targets};
+use dunlin_tests::fuzzed::{TARGETS, Target};
 use peak_alloc::PeakAlloc;
 
 use mutate::{Random, mutate};
@@ -36,108 +31,13 @@ const HANG: Duration = Duration::from_secs(10);
 const POOLED_BYTES_MAX: usize = 64 * 1024;
 /// What any input may cost, bytes; the rest grows with its length.
 const BYTES_BASE: usize = 256 * 1024;
-/// What a byte of input may cost, bytes: `{"":` is four bytes and a map's first node some hundred, held at most three
-/// times (the value, what is signed, what was read).
-const BYTES_PER_BYTE: usize = 1024;
 /// Inputs in the pool at most; it is as many as there are different outcomes.
 const POOL_MAX: usize = 4096;
 
 /// Files of a target's corpus at most: what is replayed in every test must be quick, and small enough to be looked at.
-const CORPUS_FILES_MAX: usize = 48;
+const CORPUS_FILES_MAX: usize = 64;
 /// Longest of them.
 const CORPUS_BYTES_MAX: usize = 4096;
-
-/// Something that reads what others wrote.
-struct Target {
-    name: &'static str,
-    words: &'static [&'static [u8]],
-    seeds: fn() -> Vec<Vec<u8>>,
-    /// Well-formed inputs about as long as the parser's own cap, and longer than it; run once each.
-    large: fn() -> Vec<Vec<u8>>,
-    /// Longest input that is made: over the parser's own cap.
-    bytes_max: usize,
-    /// Where the input got to; the same number for what behaves alike.
-    run: fn(&[u8]) -> u64,
-}
-
-const TARGETS: [Target; 6] = [
-    Target {
-        name: "metadata",
-        words: &[
-            b"\"keyids\":",
-            b"\"threshold\":",
-            b"\"delegations\":",
-            b"\"paths\":[\"*\"]",
-            b"\"path_hash_prefixes\":",
-            b"\"terminating\":true",
-            b"\"meta\":",
-            b"\"version\":",
-            b"\"hashes\":{\"sha512\":\"00\"}",
-            b"\"length\":",
-            b"\"consistent_snapshot\":false",
-            b"\"name\":\"task-gate\"",
-            b"\"classes\":[\"pi\"]",
-            b"\"keytype\":\"rsa\",\"scheme\":\"rsassa-pss-sha256\"",
-            b"\"keytype\":\"ecdsa\",\"scheme\":\"ecdsa-sha2-nistp256\"",
-            b"\"signatures\":[]",
-        ],
-        seeds: metadata::metadata_seeds,
-        large: metadata::metadata_large,
-        bytes_max: Targets::BYTES_MAX + 1024,
-        run: metadata::metadata,
-    },
-    Target {
-        name: "director",
-        words: &[
-            b"\"device\":\"pole-2\"",
-            b"\"class\":\"pole\"",
-            b"\"task\":\"gate\"",
-            b"\"generation\":",
-            b"\"lineup\":",
-            b"\"champion\":\"meter@2\"",
-            b"\"fallback\":",
-            b"\"members\":[{\"release\":\"meter@3\",\"role\":\"bigger\"}]",
-            b"\"conduct\":{\"rule\":{\"cascade\":{\"margin_ppm\":1}}}",
-            b"\"tasks\":",
-        ],
-        seeds: metadata::director_seeds,
-        large: metadata::director_large,
-        bytes_max: Targets::BYTES_MAX + 1024,
-        run: metadata::director,
-    },
-    Target {
-        name: "cbor",
-        words: &[b"\x64kind", b"\x63seq", b"\xa0", b"\x80", b"\xf6", b"\xf9\x7e\x00"],
-        seeds: messages::cbor_seeds,
-        large: messages::cbor_large,
-        bytes_max: PAYLOAD_BYTES_MAX + 1024,
-        run: messages::cbor,
-    },
-    Target {
-        name: "topic",
-        words: &[b"+", b"#", b"/", b"$SYS", b"dunlin/v1/d/", b"/up/", b"/down/", b"@", b".json"],
-        seeds: messages::topic_seeds,
-        large: Vec::new,
-        bytes_max: POOLED_BYTES_MAX,
-        run: messages::topic,
-    },
-    Target {
-        name: "manifest",
-        words: &[b"\"length\":", b"\"shape\":", b"\"retrained\":", b"\"format\":"],
-        seeds: messages::manifest_seeds,
-        large: messages::manifest_large,
-        bytes_max: MANIFEST_BYTES_MAX as usize,
-        run: messages::manifest,
-    },
-    Target {
-        name: "range",
-        words: &[b"bytes=", b"bytes ", b"-", b",", b"/", b"*"],
-        seeds: range::range_seeds,
-        large: Vec::new,
-        bytes_max: POOLED_BYTES_MAX,
-        run: range::range,
-    },
-];
 
 /// Fuzzes the parsers.
 #[derive(Debug, Parser)]
@@ -151,12 +51,12 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Inputs that are replayed first: a folder for each target
-    #[arg(long, default_value = "tests/fuzz")]
+    #[arg(long, default_value = "tests/src/fuzzed/__fuzz__")]
     corpus: PathBuf,
     /// Where an input goes that ends a run
     #[arg(long, default_value = "out/fuzz")]
     out: PathBuf,
-    /// Adds inputs that got somewhere new to the corpus, made small first
+    /// Adds the good inputs to the corpus, and those that got somewhere new, made small first
     #[arg(long)]
     grow: bool,
 }
@@ -165,7 +65,10 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let known = |name: &String| TARGETS.iter().any(|target| target.name == name);
     if let Some(unknown) = options.targets.iter().find(|name| !known(name)) {
-        bail!("there is no target {unknown}; there are {}", TARGETS.map(|target| target.name).join(", "));
+        bail!(
+            "there is no target {unknown}; there are {}",
+            TARGETS.each_ref().map(|target| target.name).join(", ")
+        );
     }
     for target in &TARGETS {
         if options.targets.is_empty() || options.targets.iter().any(|name| name == target.name) {
@@ -177,7 +80,7 @@ fn main() -> Result<()> {
 
 fn fuzz(target: &Target, options: &Options) -> Result<()> {
     let mut watched = Watched::new(target, &options.out);
-    let folder = options.corpus.join(target.name);
+    let folder = options.corpus.join(target.name).join("corpus");
     let mut pool = (target.seeds)();
     let seeds = pool.len();
     pool.extend(corpus(&folder)?);
@@ -214,8 +117,12 @@ fn fuzz(target: &Target, options: &Options) -> Result<()> {
     if options.grow { grow(&folder, &mut watched, &found) } else { Ok(()) }
 }
 
-/// Keeps inputs that got somewhere new, as small as they can be made, until the corpus is large enough.
+/// Keeps the good inputs, for engines that know only files; then those that got somewhere new, as small as they can be made,
+/// until the corpus is large enough.
 fn grow(folder: &Path, watched: &mut Watched<'_>, found: &[(Vec<u8>, u64)]) -> Result<()> {
+    for seed in (watched.target.seeds)() {
+        keep(&folder.join(name(&seed)), &seed)?;
+    }
     let room = CORPUS_FILES_MAX.saturating_sub(corpus(folder)?.len());
     let mut kept = 0;
     for (input, outcome) in found {
@@ -288,7 +195,7 @@ impl<'a> Watched<'a> {
             let kept = keep(&path, input);
             anyhow::anyhow!("{} panicked; its input is in {} ({kept:?})", self.target.name, path.display())
         })?;
-        let cap = BYTES_BASE + BYTES_PER_BYTE * input.len();
+        let cap = BYTES_BASE + self.target.bytes_per_byte * input.len();
         if allocated > cap {
             keep(&path, input)?;
         }
@@ -306,17 +213,6 @@ impl<'a> Watched<'a> {
 /// What an input's file is called.
 fn name(input: &[u8]) -> String {
     dunlin_trust::sha256(input).to_string()[..16].to_owned()
-}
-
-/// Tells the texts of errors apart by what the parser says itself: quoted pieces of the input, and numbers, end it.
-fn told_apart(text: &str) -> u64 {
-    let own = text.split(|c: char| c == '"' || c.is_ascii_digit()).next().unwrap_or_default();
-    own.bytes().fold(0u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))) & 0x3ff
-}
-
-/// An error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
 }
 
 fn keep(path: &Path, input: &[u8]) -> Result<()> {
