@@ -24,9 +24,9 @@ use crate::identity::IdentityError;
 use crate::local::{self, Local};
 use crate::run::{LocalCommand, RunError, run};
 use crate::status::AgentStatus;
-use crate::update::begin_anew;
+use crate::update::{SOUND, begin_anew, launch, self_test, start_anew};
 
-pub use crate::update::ENGINE_CHILD;
+pub use crate::update::{ENGINE_CHILD, WATCH};
 
 /// Threads for sockets, timers and answers of less than a millisecond: one that answers while another waits for the
 /// disk. Each costs 100 KiB for its stack and heap; longer work has threads of its own, as many as there are cores.
@@ -76,6 +76,9 @@ enum Verb {
     },
     /// Check the settings and print the outcome.
     Check,
+    /// Test whether this program could be this device's agent: settings, identity, pinned roots, journal, engine. Nothing is
+    /// written. A program that comes by an update has to pass this in a child process before it is tried.
+    SelfTest,
     /// Take the assignment and models that `dunlin export` put on a medium; the agent must run. What does not pass the same
     /// checks as fetched files is refused.
     Install {
@@ -204,7 +207,19 @@ impl Cli {
     async fn run(self) -> Result<Exit, Failure> {
         let settings = self.settings()?;
         match &self.verb {
-            Verb::Run => run(settings).await.map(|()| Exit::Done).map_err(Failure::from),
+            Verb::Run => {
+                launch(&settings);
+                if run(settings).await? {
+                    Err(Failure::new(Exit::Failed, &start_anew()))
+                } else {
+                    Ok(Exit::Done)
+                }
+            }
+            Verb::SelfTest => {
+                self_test(&settings).map_err(|message| Failure { exit: Exit::Failed, message })?;
+                print(&mut std::io::stdout(), &SOUND);
+                Ok(Exit::Done)
+            }
             Verb::Check => {
                 let value = serde_json::to_value(&settings).unwrap_or_default();
                 self.show(&value);

@@ -8,8 +8,12 @@ use dunlin_agent::cli::{self, Cli};
 pub(crate) fn main() -> ExitCode {
     dunlin_engine::end_with_parent();
     // The prover's child must be this binary and nothing but a prover: it sets its limits before anything else.
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == cli::ENGINE_CHILD) {
+    let verb = std::env::args_os().nth(1);
+    if verb.as_ref().is_some_and(|verb| verb == cli::ENGINE_CHILD) {
         return dunlin_engine::prove::child_main();
+    }
+    if verb.is_some_and(|verb| verb == cli::WATCH) {
+        return dunlin_agent::update::watch();
     }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");

@@ -100,8 +100,8 @@ async fn open_spool(settings: &Settings, boot: BootId) -> Result<Spool, SpoolErr
     }
 }
 
-/// Runs the agent until it is told to stop.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
+/// Runs the agent until it is told to stop. True if it stopped for another program, and is to be started anew.
+pub async fn run(settings: Settings) -> Result<bool, RunError> {
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Before it can be seen to run: who sees that may tell it to end.
     let catch = |kind| signal(kind).map_err(RunError::Signals);
@@ -143,6 +143,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         Arc::new(move |envelope| {
             let header = driver.open_down(envelope, clock::now())?;
             driver.time_hint(&header, boot).into_iter().for_each(clock::learn);
+            driver.note_reached(&header, boot);
             Ok(header)
         })
     };
@@ -171,6 +172,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
         board,
         report_every: settings.telemetry.report,
         link_up: false,
+        anew: false,
     };
     if let Found::Damaged(aside) = agent.spool.found() {
         let detail = format!("the damaged file is {}", aside.display());
@@ -183,8 +185,11 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     supervisor.tell(supervisor::READY);
     agent.serve(settings.telemetry.window, &mut notices, &mut news, signals, &supervisor).await;
 
-    tracing::info!("agent stops");
-    supervisor.tell(supervisor::STOPPING);
+    tracing::info!(anew = agent.anew, "agent stops");
+    // A manager that hears it would start another process in the place of this one, which goes on.
+    if !agent.anew {
+        supervisor.tell(supervisor::STOPPING);
+    }
     driver.stop().await;
     while let Ok(notice) = notices.try_recv() {
         agent.notice(notice);
@@ -212,7 +217,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }
     }
-    Ok(())
+    Ok(agent.anew)
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), RunError> {
@@ -253,6 +258,8 @@ struct Agent {
     /// Ids of the last commands; the controller gives one again until it has the reply.
     commands: VecDeque<String>,
     link_up: bool,
+    /// Whether it stops for another program.
+    anew: bool,
     /// Records that the disk did not take; tried again with the next ones.
     unspooled: VecDeque<(Kind, Vec<u8>)>,
 }
@@ -278,7 +285,12 @@ impl Agent {
                 _ = windows.tick() => self.close_windows().await,
                 _ = looks.tick() => self.look_around().await,
                 () = sleep_until(self.report_at) => self.report().await,
-                Some(notice) = notices.recv() => self.notice(notice),
+                Some(notice) = notices.recv() => {
+                    self.notice(notice);
+                    if self.anew {
+                        return;
+                    }
+                }
                 Some(news) = news.recv() => self.news(news).await,
                 _ = terminate.recv() => return,
                 _ = interrupt.recv() => return,
@@ -314,6 +326,7 @@ impl Agent {
                 });
                 self.report_within(SETTLE);
             }
+            Notice::StartAnew => self.anew = true,
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, Role, TaskId, TaskPolicy};
-use dunlin_update::{Command, Designation, Event, FileRef, Line, Observed, Pack, Record, Slot, Updater};
+use dunlin_update::{
+    Command, Designation, Event, Fault, FileRef, Line, Observed, Pack, Record, Slot, Updater,
+};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -13,7 +15,7 @@ use super::crowd::Crowd;
 use super::fetch::{Fetcher, chain};
 use super::store::Store;
 use super::twin::Twin;
-use super::{at_disk, load, prove};
+use super::{at_disk, load, program, prove};
 use crate::clock;
 use crate::serve::{Crew, Resident, Serving};
 
@@ -34,6 +36,8 @@ pub(super) enum Told {
     Outcome(u64, Outcome),
     /// Something that is not the machine's business.
     Trouble(ReasonCode, String),
+    /// This process is to end in order, and to begin anew.
+    StartAnew,
 }
 
 /// What the serving side was told last.
@@ -310,8 +314,51 @@ impl Hands {
                 }
                 None => Told::Nothing,
             },
+            Command::FetchProgram { file } => {
+                let (store, fetcher, fetches) =
+                    (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
+                let writer = self.writer(file.digest);
+                self.jobs.spawn(async move {
+                    let writer = writer.lock_owned().await;
+                    let held = (writer, fetches.acquire_owned().await.ok()?);
+                    let fetched = match program::admits(&store, &file) {
+                        Ok(()) => fetcher.blob(&store, &file, held).await.map_err(|error| error.fault()),
+                        Err(fault) => Err(fault),
+                    };
+                    Some(match fetched {
+                        Ok(()) => Event::ProgramStored { file: file.digest },
+                        Err(fault) => Event::ProgramFailed { file: file.digest, fault },
+                    })
+                });
+                Told::Nothing
+            }
+            Command::ProveProgram { file } => {
+                let (store, proofs) = (self.store.clone(), self.proofs.clone());
+                self.jobs.spawn(async move {
+                    let turn = proofs.acquire_owned().await.ok()?;
+                    let proof = tokio::task::spawn_blocking(move || {
+                        let proof = program::prove(&store, &file);
+                        drop(turn);
+                        proof
+                    });
+                    Some(match proof.await.ok()? {
+                        Ok(()) => Event::ProgramProved { file: file.digest },
+                        Err((reason, detail)) => {
+                            Event::ProgramFailed { file: file.digest, fault: Fault::Wrong { reason, detail } }
+                        }
+                    })
+                });
+                Told::Nothing
+            }
+            Command::StartAnew => Told::StartAnew,
             Command::Report { seq, outcome } => Told::Outcome(seq, outcome),
         }
+    }
+
+    /// What keeps others from writing a blob.
+    fn writer(&mut self, digest: Digest) -> Arc<Mutex<()>> {
+        self.writers.retain(|_, writer| Arc::strong_count(writer) > 1);
+        self.writers.entry(digest).or_default().clone()
     }
 
     fn keep_track(&mut self, task: TaskId, spawn: impl FnOnce(&mut JoinSet<Option<Event>>) -> AbortHandle) {
@@ -324,8 +371,7 @@ impl Hands {
 
     fn fetch(&mut self, task: TaskId, item: Item) {
         let (store, fetcher, fetches) = (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
-        self.writers.retain(|_, writer| Arc::strong_count(writer) > 1);
-        let writer = self.writers.entry(item.blob().digest).or_default().clone();
+        let writer = self.writer(item.blob().digest);
         self.keep_track(task.clone(), |jobs| {
             jobs.spawn(async move {
                 let writer = writer.lock_owned().await;

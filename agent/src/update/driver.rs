@@ -6,7 +6,7 @@ use std::time::Duration;
 use dunlin_protocol::{
     BootId, Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
 };
-use dunlin_update::{Command, Event, Journal, Record, Setup, Slot, Stop, Updater};
+use dunlin_update::{Command, Event, Journal, ProgramStep, Record, Setup, Slot, Stop, Updater};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -15,8 +15,9 @@ use super::at_disk;
 use super::carry::{Hands, Told};
 use super::fetch::{FetchError, Fetcher, chain};
 use super::marker::Marker;
+use super::program;
 use super::store::Store;
-use super::trusted::{FloorsFound, Trusted, TrustedError};
+use super::trusted::{FloorsFound, Trusted, TrustedError, acknowledged};
 use super::twin::Twin;
 use crate::api::Residency;
 use crate::clock;
@@ -115,6 +116,8 @@ pub enum Notice {
     Indicator(Indicator),
     /// What every task runs, and the generation of the assignment in force; told at the start and when it changed.
     Installed(BTreeMap<TaskId, Installed>, u64),
+    /// This process is to end in order, and to become the installed program again, which starts the one that is to run.
+    StartAnew,
 }
 
 /// Why the driver can not start.
@@ -185,6 +188,7 @@ pub struct UpdateDriver {
     trusted: Arc<Mutex<Trusted>>,
     stop: watch::Sender<bool>,
     ended: watch::Receiver<bool>,
+    reached: watch::Sender<bool>,
 }
 
 impl UpdateDriver {
@@ -229,12 +233,13 @@ impl UpdateDriver {
         driver.announce();
         let (stop, stopping) = watch::channel(false);
         let (end, ended) = watch::channel(false);
+        let reached = driver.reached.clone();
         tokio::spawn(async move {
             driver.run(stopping).await;
             // Nobody waits any more if the handle is gone.
             end.send_replace(true);
         });
-        Ok(Self { trusted, stop, ended })
+        Ok(Self { trusted, stop, ended, reached })
     }
 
     /// Opens a signed message for this device, see [`Trusted::open_down`].
@@ -243,6 +248,13 @@ impl UpdateDriver {
     /// Why it may not be believed.
     pub fn open_down(&self, envelope: &Envelope, now: Now) -> Result<Header, ReasonCode> {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner).open_down(envelope, now)
+    }
+
+    /// Notes whether an opened message acknowledges a record of this process, which was started under `boot`.
+    pub fn note_reached(&self, header: &Header, boot: BootId) {
+        if acknowledged(header, boot).is_some_and(|upto| upto > 0) {
+            self.reached.send_replace(true);
+        }
     }
 
     /// The wall time that an opened message tells, see [`Trusted::time_hint`].
@@ -293,6 +305,10 @@ struct Driver {
     stale_told: bool,
     /// Whether it was told that somebody answers in the controller's place, since that last answered itself.
     untrusted_told: bool,
+    /// Whether the controller has acknowledged a record of this process.
+    reached: watch::Sender<bool>,
+    /// Whether this process is to begin anew as soon as the moment is right.
+    start_anew: bool,
 }
 
 /// Pause between two looks at what all models together take: rates of requests change no faster than that matters.
@@ -339,7 +355,11 @@ impl Driver {
             }
         };
         let now = clock::now();
-        let updater = Updater::restore(taken, Setup { budgets: config.profile.budgets, seed }, now);
+        let updater = Updater::restore(
+            taken,
+            Setup { budgets: config.profile.budgets, seed, program: program::runs() },
+            now,
+        );
         let hands = Hands::new(
             store,
             journal_file,
@@ -375,6 +395,8 @@ impl Driver {
             clock_told: false,
             stale_told: false,
             untrusted_told: false,
+            reached: watch::Sender::new(false),
+            start_anew: false,
         };
         Ok((driver, stop))
     }
@@ -383,11 +405,16 @@ impl Driver {
         let notices = self.notices.clone();
         let serving = self.hands.serving();
         let mut room_at = Instant::now() + ROOM_EVERY;
+        let (mut reached, mut reach_told) = (self.reached.subscribe(), false);
         loop {
             let due = self.updater.poll_timeout().map(at);
             let inhibit_at = self.inhibited.then(|| Instant::now() + INHIBIT_EVERY);
             tokio::select! {
-                () = told_to_stop(&mut stopping) => break,
+                () = set(&mut stopping) => break,
+                () = set(&mut reached), if !reach_told => {
+                    reach_told = true;
+                    self.tell(Event::ControllerReached).await;
+                }
                 Ok(room) = notices.reserve(), if !self.pending.is_empty() => {
                     if let Some(notice) = self.pending.pop_front() {
                         room.send(notice);
@@ -412,6 +439,10 @@ impl Driver {
             }
             if self.inhibited && !self.inhibit() {
                 self.approve().await;
+            }
+            if self.start_anew && !self.holds_trial() {
+                self.start_anew = false;
+                self.notice(Notice::StartAnew);
             }
             self.announce();
         }
@@ -666,6 +697,15 @@ impl Driver {
         self.inhibited
     }
 
+    /// Whether this is not the moment to leave for a program on trial: updates are held back, or a model is on probation, and
+    /// two things that change at one time would be two causes of one failure. To return from one every moment is right.
+    fn holds_trial(&mut self) -> bool {
+        let on_probation = |task: &TaskId| self.updater.step(task).phase() == Phase::Probation;
+        let probation = self.updater.tasks().any(on_probation);
+        let trial = matches!(self.updater.journal().program().step(), ProgramStep::Trying { .. });
+        trial && (probation || self.inhibit())
+    }
+
     fn indicate(&mut self, reason: ReasonCode, detail: String) {
         tracing::warn!(%reason, detail, "refused or failed");
         self.notice(Notice::Indicator(indicator(reason, detail)));
@@ -711,6 +751,7 @@ impl Driver {
                     events.push(Event::Reported { seq });
                 }
                 Told::Trouble(reason, detail) => self.indicate(reason, detail),
+                Told::StartAnew => self.start_anew = true,
             }
         }
         events
@@ -742,9 +783,9 @@ fn refused(phase: Phase) -> bool {
     }
 }
 
-/// Ends when the handle says so, or is gone.
-async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
-    if stopping.wait_for(|stop| *stop).await.is_err() {
+/// Ends when a flag is set, or nobody is left who could.
+async fn set(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|set| *set).await.is_err() {
         tracing::debug!("the updater's handle is gone");
     }
 }

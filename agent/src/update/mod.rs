@@ -2,7 +2,8 @@
 //!
 //! [`UpdateDriver`] owns the update machine and carries out its orders. Below it: [`Store`], a content-addressed
 //! store of blobs; [`Twin`], small records that survive a cut at any byte; [`Trusted`], both repositories'
-//! verified state and the floors; [`Fetcher`], downloads that resume; and proofs in a child process.
+//! verified state and the floors; [`Fetcher`], downloads that resume; and proofs in a child process. The agent's own program is
+//! updated by the same machine; `program.rs` starts it.
 
 mod anew;
 mod aside;
@@ -12,6 +13,7 @@ mod driver;
 mod fetch;
 mod load;
 mod marker;
+mod program;
 mod prove;
 mod store;
 mod stored;
@@ -22,6 +24,8 @@ pub use anew::begin_anew;
 pub use driver::{Notice, Order, UpdateConfig, UpdateDriver, UpdateError};
 pub(crate) use fetch::chain;
 pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX, check_path, is_the_rest, retry_after_ms};
+pub use program::{SELF_TEST, SOUND, WATCH, watch};
+pub(crate) use program::{launch, self_test, start_anew};
 pub use prove::{ENGINE_CHILD, prove};
 pub use store::{CHUNK_BYTES, Partial, Room, SYNC_BYTES, Store, StoreError};
 pub use stored::Stored;

@@ -169,6 +169,15 @@ impl Store {
         Ok(Room { missing, free })
     }
 
+    /// Whether programs may be started from here: the file system is not mounted with `noexec`.
+    ///
+    /// # Errors
+    /// The file system does not say.
+    pub fn is_executable(&self) -> io::Result<bool> {
+        let fs = rustix::fs::statvfs(&self.dir)?;
+        Ok(!fs.f_flag.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+    }
+
     /// Opens a blob to be fetched, at the last whole chunk it has. What is there is hashed again, as it will be
     /// part of the digest.
     ///

@@ -309,8 +309,7 @@ impl Trusted {
     /// whose id was drawn at random, so that it is no replay, and it lies within bounds.
     pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
         let sealed_ms = header.exp?.checked_sub(ACK_LIFE_MS).filter(|_| header.kind == Kind::Ack)?;
-        let body: AckBody = cbor::decode(header.body.as_slice(), PAYLOAD_BYTES_MAX).ok()?;
-        let fresh = body.ranges.iter().any(|range| range.boot == boot);
+        let fresh = acknowledged(header, boot).is_some();
         (fresh && self.floors.admits_hint(sealed_ms, WALL_MS_MIN)).then_some(sealed_ms)
     }
 
@@ -354,6 +353,13 @@ impl Trusted {
         }
         Ok(())
     }
+}
+
+/// Up to which record of a boot an opened message acknowledges, if it is about that boot.
+pub(super) fn acknowledged(header: &Header, boot: BootId) -> Option<u64> {
+    let body = Some(header.body.as_slice()).filter(|_| header.kind == Kind::Ack)?;
+    let body: AckBody = cbor::decode(body, PAYLOAD_BYTES_MAX).ok()?;
+    body.ranges.iter().find(|range| range.boot == boot).map(|range| range.upto)
 }
 
 #[cfg(test)]

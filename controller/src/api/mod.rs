@@ -35,6 +35,7 @@ pub mod enrol;
 pub mod export;
 pub mod limit;
 pub mod models;
+pub mod programs;
 pub mod range;
 mod readable;
 pub mod renew;
@@ -229,6 +230,7 @@ fn open_api_router() -> OpenApiRouter<AppState> {
         .merge(drift::router())
         .merge(repo::router())
         .merge(models::router())
+        .merge(programs::router())
         .merge(rollouts::router())
         .merge(runs::router())
         .merge(tasks::router())

@@ -76,8 +76,8 @@ fn refuse_unless(readable: bool, device: &DeviceId) -> ApiResult<()> {
         .hint("check for new metadata: the assignment may have changed"))
 }
 
-/// What a device may fetch: the releases of its present assignment with their files, and the policies of its tasks
-/// with their anchor sets.
+/// What a device may fetch: the releases of its present assignment with their files, the policies of its tasks with their
+/// anchor sets, and the program that it is to run.
 #[derive(Debug, Default)]
 struct Readable {
     names: BTreeSet<String>,
@@ -88,6 +88,11 @@ impl Readable {
     async fn of(state: &AppState, device: &DeviceId) -> ApiResult<Self> {
         let mut readable = Self::default();
         let Some(assignment) = state.store.assignment(device).await? else { return Ok(readable) };
+        if let Some(program) = &assignment.program {
+            let name = program.release.program_name();
+            readable.blobs.extend(state.repos.image()?.target(&name).map(|info| info.sha256));
+            readable.names.insert(name);
+        }
         for assigned in &assignment.tasks {
             readable.names.insert(TaskPolicy::target_name(&assigned.task));
             if let Some(row) = state.store.policy_in_force(&assigned.task).await? {

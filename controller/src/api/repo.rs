@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use dunlin_protocol::{DeviceId, RepoVersions, cbor};
+use dunlin_protocol::{DeviceId, Digest, ReleaseId, RepoVersions, cbor};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +18,9 @@ use super::readable::Reader;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::repo::{RepoError, Repos};
+
+/// How long what never changes under its name may be kept.
+const IMMUTABLE: &str = "max-age=31536000, immutable";
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -154,14 +157,26 @@ async fn target_file(
 ) -> ApiResult<Response> {
     let target = file.split_once('.').map_or("", |(_, target)| target);
     reader.may_read_target(&state, target).await?;
+    if ReleaseId::from_program_name(target).is_some() {
+        return program(&state, &reader, &file).await;
+    }
     let name = file.clone();
     served(&file, on_files(&state, move |repos| repos.target_file(&name)).await?)
+}
+
+/// A program, which lies with the blobs.
+async fn program(state: &AppState, reader: &Reader, file: &str) -> ApiResult<Response> {
+    let missing = || ApiError::not_found("file", file);
+    let digest: Digest = file.split_once('.').and_then(|(hex, _)| hex.parse().ok()).ok_or_else(missing)?;
+    reader.may_read_blob(state, &digest).await?;
+    let content = state.registry.blobs().get(&digest).await?.ok_or_else(missing)?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, IMMUTABLE)], content).into_response())
 }
 
 /// A file, or 404. All but the timestamp never change under their name.
 fn served(name: &str, content: Option<Vec<u8>>) -> ApiResult<Response> {
     let content = content.ok_or_else(|| ApiError::not_found("file", name))?;
-    let cache = if name == "timestamp.json" { "no-cache" } else { "max-age=31536000, immutable" };
+    let cache = if name == "timestamp.json" { "no-cache" } else { IMMUTABLE };
     Ok(([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, cache)], Bytes::from(content)).into_response())
 }
 

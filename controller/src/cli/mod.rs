@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 pub mod admission;
+pub mod agent;
 pub mod alert;
 pub mod audit;
 pub mod batch;
@@ -122,6 +123,9 @@ enum Verb {
     /// Models and their releases.
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Programs of the agent itself, and which devices run which.
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
     /// Tasks and their policies.
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -190,6 +194,7 @@ impl Verb {
             online @ (Self::Device(_)
             | Self::Group(_)
             | Self::Model(_)
+            | Self::Agent(_)
             | Self::Task(_)
             | Self::Rollout(_)
             | Self::Run(_)
@@ -208,6 +213,7 @@ impl Verb {
             Self::Device(verb) => verb.run(&client, out).await,
             Self::Group(verb) => verb.run(&client, out).await,
             Self::Model(verb) => verb.run(&client, out).await,
+            Self::Agent(verb) => verb.run(&client, out).await,
             Self::Task(verb) => verb.run(&client, out).await,
             Self::Rollout(verb) => verb.run(&client, out).await,
             Self::Run(verb) => verb.run(&client, out).await,

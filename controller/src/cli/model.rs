@@ -274,7 +274,7 @@ impl AnchorArgs {
 
 impl Signing {
     /// Signs the published targets with `request` carried out, and publishes them.
-    async fn sign(&self, client: &ApiClient, out: &Output, request: &Request) -> Result<Exit> {
+    pub(super) async fn sign(&self, client: &ApiClient, out: &Output, request: &Request) -> Result<Exit> {
         let task = self.task.as_ref();
         let current = client.download(&approvals("/current", task)).await?;
         let signed = key::sign(task, &current, request, &self.keys, &self.unlock)?;

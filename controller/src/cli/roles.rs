@@ -30,6 +30,7 @@ const CURRENT: Route = ("GET", "/v1/approvals/current");
 const APPROVE: Route = ("POST", "/v1/approvals");
 const TARGET: Route = ("GET", "/v1/targets/{file}");
 const BLOB: Route = ("GET", "/v1/blobs/{sha256}");
+const PROGRAMS: Route = ("GET", "/v1/programs");
 const COMMAND: Route = ("POST", "/v1/devices/{id}/commands");
 const REPLY: Route = ("GET", "/v1/devices/{id}/replies/{command}");
 const STATE: Route = ("PUT", "/v1/devices/{id}/state");
@@ -71,6 +72,11 @@ const VERBS: &[Asks] = &[
     asks("model blob", &[("POST", "/v1/blobs")]),
     asks("model policy sign", &[("POST", "/v1/policies"), CURRENT, APPROVE]),
     asks("model policy show", &[("GET", "/v1/policies/{task}")]),
+    asks("agent push", &[("POST", "/v1/programs")]),
+    asks("agent list", &[PROGRAMS]),
+    asks("agent approve", &[PROGRAMS, CURRENT, TARGET, APPROVE]),
+    asks("agent withdraw", &[CURRENT, APPROVE]),
+    asks("agent roll-out", &[("POST", "/v1/programs/{release}/orders")]),
     asks("task apply", &[("PUT", "/v1/tasks/{task}")]),
     asks("task list", &[("GET", "/v1/tasks")]),
     asks("task batch", &[RELEASE, BLOB]),

@@ -13,7 +13,7 @@ use super::{Addition, KeyError, Keyring, Request, RoleChange, TARGETS_LIFE_MS};
 
 /// First labels of target names that have a meaning of their own, so that neither a task nor a line of a task's own signers
 /// may be called so.
-const RESERVED: [&str; 2] = ["auto", "policy"];
+const RESERVED: [&str; 3] = ["agent", "auto", "policy"];
 
 /// What becomes of the delegation of a task.
 #[derive(Debug, Clone)]

@@ -105,11 +105,13 @@ pub fn sign_targets_with(
     sign(&next, signers)
 }
 
-/// A release is immutable: a name is never listed with other content than before. A policy may change.
+/// A release, of a model or a program, is immutable: a name is never listed with other content than before. A policy may change.
 fn add(next: &mut Value, addition: &Addition) -> Result<(), KeyError> {
     let entry = write::target(&addition.spec());
     let old = &next["targets"][&addition.name];
-    let release = ReleaseId::from_target_name(&addition.name).is_some();
+    let release = ReleaseId::from_target_name(&addition.name)
+        .or_else(|| ReleaseId::from_program_name(&addition.name))
+        .is_some();
     if release && !old.is_null() && old["hashes"] != entry["hashes"] {
         return Err(KeyError::Request(format!(
             "{} is listed with other content; make a new release of it",

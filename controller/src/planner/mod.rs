@@ -9,6 +9,7 @@ use std::time::Duration;
 mod assign;
 mod definition;
 mod lineup;
+mod programs;
 mod progress;
 mod records;
 mod still;

@@ -2,12 +2,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dunlin_protocol::weaken::{self, Defence};
-use dunlin_protocol::{Assignment, Bundle, ClassName, Desired as Hint, DeviceId, ReleaseId, TaskId};
+use dunlin_protocol::{
+    Assignment, Bundle, ClassName, Desired as Hint, DeviceId, ProgramAssignment, ReleaseId, TaskId,
+};
 use dunlin_rollout::{Inventory, Member, Progress, State, Verdict, plan};
 use dunlin_select::Predicted;
 use serde_json::json;
 
 use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
+use super::programs::Programs;
 use super::progress::{Ledger, Outcomes};
 use super::still::Still;
 use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
@@ -63,7 +66,7 @@ pub async fn tick(state: &AppState, memory: &mut Memory) -> Result<(), PlannerEr
         let id = &task.definition.task;
         let releases: Vec<&ReleaseId> =
             approved.iter().filter(|(_, a)| a.task == *id).map(|(release, _)| release).collect();
-        outcomes.insert(id.clone(), Outcomes::new(state.store.outcomes_of(id, &releases).await?));
+        outcomes.insert(id.clone(), Outcomes::new(state.store.outcomes_of(Some(id), &releases).await?));
     }
     let mut progress: BTreeMap<String, BTreeMap<DeviceId, Progress>> = BTreeMap::new();
     for rollout in &mut rollouts {
@@ -238,6 +241,9 @@ async fn assign(
     let assigned = state.store.assignments().await?;
     let decided = state.store.decided().await?;
     let mut alerted = state.store.alerted(UNASSIGNED).await?;
+    let told = |device: &DeviceId| assigned.get(device)?.assignment.program.as_ref();
+    let mut programs =
+        programs(state, assigned.keys().any(|device| told(device).is_some())).await?.wanted(devices, told);
     let (mut decisions, mut all) = (Vec::new(), Vec::new());
     for device in devices {
         let before = assigned.get(&device.id);
@@ -257,13 +263,13 @@ async fn assign(
                 decisions.push(decision);
             }
         }
-        all.push((device, before, desired));
+        all.push((device, before, desired, programs.remove(&device.id)));
     }
     // The reasons are there before any device can do what it is told. Where they can not be kept, it is told all the same.
     let kept = state.store.decisions_put(&decisions).await;
-    for (device, before, desired) in all {
+    for (device, before, desired, program) in all {
         let subject = format!("device:{}", device.id);
-        match tell(state, device, before, desired).await {
+        match tell(state, device, before, desired, program).await {
             Ok(()) if alerted.remove(&subject) => {
                 state.store.alert_clear(UNASSIGNED, &subject, clock::wall_ms()).await?;
             }
@@ -281,6 +287,17 @@ async fn assign(
     Ok(())
 }
 
+/// What is known of programs; nothing where none was ever ordered.
+async fn programs(state: &AppState, told: bool) -> Result<Programs, PlannerError> {
+    let orders = state.store.program_orders().await?;
+    if orders.is_empty() && !told {
+        return Ok(Programs::default());
+    }
+    let releases: Vec<&ReleaseId> = orders.iter().map(|order| &order.release).collect();
+    let outcomes = state.store.outcomes_of(None, &releases).await?;
+    Ok(Programs::new(orders, state.repos.programs()?, outcomes))
+}
+
 /// Alert: what a device shall run can not be stored, signed or published.
 const UNASSIGNED: &str = "assignment_failed";
 
@@ -290,15 +307,19 @@ async fn tell(
     device: &DeviceRow,
     before: Option<&AssignmentRow>,
     desired: Desired,
+    program: Option<ProgramAssignment>,
 ) -> Result<(), PlannerError> {
+    let same = |before: &AssignmentRow| {
+        before.assignment.tasks == desired.tasks && before.assignment.program == program
+    };
     let assignment = match before {
-        Some(before) if before.assignment.tasks == desired.tasks && is_of_class(before, device) => {
+        Some(before) if same(before) && is_of_class(before, device) => {
             if before.published {
                 return Ok(());
             }
             before.assignment.clone()
         }
-        None if desired.tasks.is_empty() => return Ok(()),
+        None if desired.tasks.is_empty() && program.is_none() => return Ok(()),
         Some(_) | None => {
             // Above whatever was ever published, also if database and repository are older copies: then the device tells,
             // within bounds that leave room above a number it made up.
@@ -313,6 +334,7 @@ async fn tell(
                 generation,
                 correlation,
                 tasks: desired.tasks,
+                program,
             };
             state.store.assignment_put(&assignment, &desired.orders, clock::wall_ms()).await?;
             assignment

@@ -18,12 +18,14 @@ use crate::store::{Store, StoreError};
 mod approval;
 mod blobs;
 mod intake;
+mod program;
 mod proof;
 mod push;
 mod trained;
 
 pub use approval::POLICY_BYTES_MAX;
 pub use blobs::{BLOB_BYTES_MAX, Blobs};
+pub use program::{ProgramPush, arch_of};
 pub use proof::ENGINE_CHILD;
 pub(crate) use proof::examine;
 pub use push::Push;

@@ -63,6 +63,12 @@ impl Registry {
                 push.model
             )));
         }
+        if push.model.is_program() {
+            return Err(RegistryError::Refused(format!(
+                "names that begin with agent. belong to the agent's programs; choose another than {}",
+                push.model
+            )));
+        }
         let brought = dunlin_trust::sha256(&push.onnx);
         let (onnx, Examined { inspection, rewritten }) =
             self.look_into(std::mem::take(&mut push.onnx)).await?;

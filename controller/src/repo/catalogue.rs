@@ -1,7 +1,7 @@
 //! What is approved, for those who plan.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{Digest, ModelName, ReleaseId, TargetCustom, TaskId, TaskPolicy};
+use dunlin_protocol::{Digest, ModelName, ProgramCustom, ReleaseId, TargetCustom, TaskId, TaskPolicy};
 use dunlin_trust::{RETRAINED, TargetInfo, TrustedRepo, speaks_for, task_of};
 
 use super::{RepoError, Repos};
@@ -47,6 +47,22 @@ impl Repos {
         let mut approvals: Vec<Approval> = image.target_names().into_iter().filter_map(approval).collect();
         approvals.sort_by(|a, b| a.release.cmp(&b.release));
         Ok(approvals)
+    }
+
+    /// Every approved program that is not below its floor, by release. The owner's own targets alone speak for one.
+    ///
+    /// # Errors
+    /// There is no repository yet.
+    pub fn programs(&self) -> Result<BTreeMap<ReleaseId, ProgramCustom>, RepoError> {
+        let (image, floors) = (self.image()?, self.release_floors()?);
+        let program = |name: &str| {
+            let release = ReleaseId::from_program_name(name)?;
+            let info = image.target(name).filter(TargetInfo::is_owners)?;
+            let custom = serde_json::from_value(info.custom).ok()?;
+            let above = floors.get(&release.model).is_none_or(|floor| release.version >= *floor);
+            above.then_some((release, custom))
+        };
+        Ok(image.target_names().into_iter().filter_map(program).collect())
     }
 
     /// Release floors in force.

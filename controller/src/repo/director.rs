@@ -108,6 +108,7 @@ impl Repos {
                     generation: 0,
                     correlation: String::new(),
                     tasks: vec![],
+                    program: None,
                 };
                 let expires_ms = now_ms.saturating_add(ONLINE_TARGETS_LIFE_MS);
                 let value = write::targets(1, expires_ms, &BTreeMap::new(), &[], json!(empty));
@@ -260,14 +261,15 @@ impl Director {
     }
 }
 
-/// The manifests of an assignment, with length and digest as the image repository has them. What is said about
+/// The manifests and the program of an assignment, with length and digest as the image repository has them. What is said about
 /// them stays there: it would only be a second copy without authority.
 fn list(state: &State, assignment: &Assignment) -> Result<BTreeMap<String, TargetSpec>, RepoError> {
     let releases = assignment.tasks.iter().flat_map(|task| task.lineup.releases());
-    let entry = |release: &ReleaseId| {
-        let name = release.target_name();
+    let releases = releases.map(|release| (release, release.target_name()));
+    let program = assignment.program.iter().map(|program| (&program.release, program.release.program_name()));
+    let entry = |(release, name): (&ReleaseId, String)| {
         let info = state.image.target(&name).ok_or_else(|| RepoError::NotApproved(release.clone()))?;
         Ok((name, TargetSpec { length: info.length, sha256: info.sha256, custom: Value::Null }))
     };
-    releases.map(entry).collect()
+    releases.chain(program).map(entry).collect()
 }

@@ -10,8 +10,8 @@ use sqlx::sqlite::SqliteRow;
 use super::row::id;
 use super::{Attempt, Result, Store, StoreError};
 use super::{
-    admissions, alerts, assignments, boots, certificates, claims, commands, devices, registry, rollouts,
-    runs, samples, tasks, telemetry, tokens,
+    admissions, alerts, assignments, boots, certificates, claims, commands, devices, programs, registry,
+    rollouts, runs, samples, tasks, telemetry, tokens,
 };
 
 /// Damaged rows named at a time; more than this is a broken file, not some broken rows.
@@ -150,6 +150,16 @@ const DECIDING: &[Check] = &[
         table: "orders",
         query: "SELECT * FROM orders ORDER BY rollout, device",
         read: |row| rollouts::order(row).map(drop),
+    },
+    Check {
+        table: "programs",
+        query: "SELECT * FROM programs ORDER BY model, version",
+        read: |row| programs::program(row).map(drop),
+    },
+    Check {
+        table: "program_orders",
+        query: "SELECT * FROM program_orders ORDER BY model, grp",
+        read: |row| programs::order(row).map(drop),
     },
     Check {
         table: "forgiven",

@@ -223,21 +223,25 @@ impl Store {
     }
 
     /// Ends of updates to a release of `releases`, oldest first, without those that are forgiven; the last ones of
-    /// each device and release.
-    pub async fn outcomes_of(&self, task: &TaskId, releases: &[&ReleaseId]) -> Result<Vec<DeviceOutcome>> {
+    /// each device and release. Those of programs are of no task.
+    pub async fn outcomes_of(
+        &self,
+        task: Option<&TaskId>,
+        releases: &[&ReleaseId],
+    ) -> Result<Vec<DeviceOutcome>> {
         let list = json(&releases);
         let rows = sqlx::query(
             "SELECT * FROM (
                  SELECT o.id, o.device, o.release, o.generation, o.phase, o.reason, o.received_ms,
                      row_number() OVER (PARTITION BY o.device, o.release ORDER BY o.id DESC) AS age
                  FROM outcomes o LEFT JOIN forgiven f ON f.device = o.device AND f.release = o.release
-                 WHERE o.release IN (SELECT value FROM json_each(?1)) AND o.task = ?2
+                 WHERE o.release IN (SELECT value FROM json_each(?1)) AND o.task IS ?2
                      AND o.phase IN ('committed', 'rolled_back', 'failed', 'rejected') AND o.reason <> 'superseded'
                      AND (f.at_ms IS NULL OR o.received_ms > f.at_ms))
              WHERE age <= ?3 ORDER BY id",
         )
         .bind(list)
-        .bind(task.as_str())
+        .bind(task.map(TaskId::as_str))
         .bind(ENDS_MAX)
         .fetch_all(self.readers())
         .await

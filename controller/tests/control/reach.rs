@@ -134,6 +134,7 @@ impl World {
             generation,
             correlation: String::new(),
             tasks: vec![task],
+            program: None,
         };
         let store = &self.controller.state.store;
         store.assignment_put(&assignment, &BTreeMap::new(), clock::wall_ms()).await.unwrap();

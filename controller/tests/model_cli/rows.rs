@@ -34,6 +34,8 @@ const FLEET: &[(&str, &str)] = &[
     ("releases", "model, version, state"),
     ("aliases", "model, alias, version"),
     ("policies", "sha256, in_force"),
+    ("programs", "model, version"),
+    ("program_orders", "model, grp, version"),
     ("tasks", "id, definition"),
     ("rollouts", "id, generation"),
     ("plans", "rollout, generation"),
@@ -195,6 +197,23 @@ async fn next_targets(caller: &Caller<'_>, add: Vec<keys::Addition>) -> Vec<u8> 
     keys::sign_targets(&current, &request, &daemon.path("safe/private"), clock::wall_ms()).unwrap()
 }
 
+/// A program is taken in, approved and ordered.
+async fn programs(caller: &mut Caller<'_>) {
+    // The header of an executable for x86-64, as far as it is looked at.
+    let header = [&b"\x7fELF"[..], &[0; 14], &[0x3e, 0], &[0; 44]].concat();
+    let path = "/v1/programs?triple=x86_64-unknown-linux-musl&agent=0.2.0";
+    let target = caller.attempt("POST", "/v1/programs", path, header).await.unwrap();
+    let next = next_targets(caller, vec![serde_json::from_value(target).unwrap()]).await;
+    caller.logged("POST", "/v1/approvals", "/v1/approvals", next).await.unwrap();
+    let (route, body) = ("/v1/programs/{release}/orders", json!({ "canaries": 1, "reach_s": 60 }));
+    let path = "/v1/programs/agent.x86-64-unknown-linux-musl@1/orders";
+    let order = caller.call("POST", route, path, body).await;
+    assert_eq!(
+        (&order["release"], &order["made_by"]),
+        (&json!("agent.x86-64-unknown-linux-musl@1"), &json!("admin"))
+    );
+}
+
 async fn models_and_rollouts(caller: &mut Caller<'_>) {
     let daemon = caller.daemon;
     model(daemon.folder.path(), 1e-3);
@@ -223,6 +242,7 @@ async fn models_and_rollouts(caller: &mut Caller<'_>) {
         (&of("before")["releases"]["lamp@1"], &of("after")["releases"]["lamp@1"]),
         (&json!("pending"), &json!("approved"))
     );
+    programs(caller).await;
     let (route, path) = ("/v1/models/{model}/aliases/{alias}", "/v1/models/lamp/aliases/stable");
     caller.call("PUT", route, path, json!({ "version": 1 })).await;
     let definition = json!({ "task": "lamp", "labels": ["off", "on"], "retraining": {} });

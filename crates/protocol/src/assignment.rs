@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClassName, DeviceId, LineUp, TaskId};
+use crate::{ClassName, DeviceId, LineUp, ProgramAssignment, TaskId};
 
 /// How long a release is watched beside the one it replaces, and what ends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,4 +51,7 @@ pub struct Assignment {
     pub correlation: String,
     /// One entry per task.
     pub tasks: Vec<TaskAssignment>,
+    /// The program that the device is to run as its agent; absent means whichever it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramAssignment>,
 }

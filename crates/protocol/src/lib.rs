@@ -33,6 +33,7 @@ mod envelope;
 mod ids;
 mod lineup;
 mod profile;
+mod program;
 mod reason;
 mod tensor;
 mod time;
@@ -61,6 +62,7 @@ pub use lineup::{
     CONTEXT_MAX, Conduct, ContextRule, LineUp, LineUpError, MEMBERS_MAX, Member, Role, Rule, Signal,
 };
 pub use profile::{Arch, Budgets, DeviceProfile};
+pub use program::{PROGRAM_BYTES_MAX, ProgramAssignment, ProgramCustom, ProgramKind};
 pub use reason::ReasonCode;
 pub use tensor::{DType, GoldenSet, TensorData, TensorSpec};
 pub use time::{BootId, Now};

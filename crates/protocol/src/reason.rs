@@ -133,6 +133,12 @@ reasons! {
     GuardDisagreement = "guard_disagreement",
     /// The agent died repeatedly in probation.
     CrashLoop = "crash_loop",
+    /// Programs can not be started from the device's state folder.
+    NotExecutable = "not_executable",
+    /// A program did not reach its controller within its time.
+    ControllerUnreached = "controller_unreached",
+    /// A program is older than the one that is installed.
+    ProgramOlder = "program_older",
     /// Failed here before; not tried again until an operator says so.
     KnownBad = "known_bad",
     /// An operator asked for it.

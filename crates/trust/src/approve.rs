@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Assignment, DeviceId, DeviceProfile, Digest, LineUp, ReasonCode, ReleaseId, TargetCustom, TaskAssignment,
-    TaskId, TaskPolicy,
+    Assignment, Blob, DeviceId, DeviceProfile, Digest, Hard, LineUp, PROGRAM_BYTES_MAX, ProgramCustom,
+    ReasonCode, ReleaseId, SCHEMA, TargetCustom, TaskAssignment, TaskId, TaskPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -27,6 +27,8 @@ pub struct Approved {
     pub assignment: Assignment,
     /// By task: what may be staged, or why nothing may.
     pub tasks: Vec<(TaskId, Result<ApprovedTask, Refusal>)>,
+    /// The program that is to run as the agent, or why it may not; `None` if none is named.
+    pub program: Option<Result<ApprovedProgram, Refusal>>,
     /// The floors, raised; to be made durable before anything of this is acted upon.
     pub floors: Floors,
 }
@@ -64,6 +66,19 @@ pub struct ApprovedRelease {
     pub custom: TargetCustom,
     /// Whether only the controller's online key vouches for it, so that the policy's bounds apply.
     pub retrained: bool,
+}
+
+/// An approved program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApprovedProgram {
+    /// The release.
+    pub release: ReleaseId,
+    /// The program itself.
+    pub file: Blob,
+    /// Release of the agent that its signers say it is.
+    pub agent: String,
+    /// How long it has after a start to reach its controller, milliseconds, as the director says.
+    pub reach_ms: u64,
 }
 
 /// A file as signed metadata names it.
@@ -127,7 +142,9 @@ pub fn approve(
     let mut tasks: Vec<_> =
         assignment.tasks.iter().map(|task| (task.task.clone(), judge.task(task))).collect();
     fit_together(&mut tasks, profile.ram_bytes);
-    Ok(Verified::new(Approved { assignment, tasks, floors: raised }))
+    let program =
+        assignment.program.as_ref().map(|program| judge.program(&program.release, program.reach_ms));
+    Ok(Verified::new(Approved { assignment, tasks, program, floors: raised }))
 }
 
 /// The keys that the director's generations are counted by. They never go back to those of an older root.
@@ -254,6 +271,65 @@ impl Judge<'_> {
         Ok(info.map(|info| ApprovedFile::of(name, &info)))
     }
 
+    /// What both repositories say of the target that stands for a release.
+    fn listed(&self, release: &ReleaseId, name: &str) -> Result<TargetInfo, Refusal> {
+        let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
+        let unapproved = || self.director.target(name).filter(|_| weaken::off(Defence::Approval));
+        let Some(info) = self.find(name)?.or_else(unapproved) else {
+            return refuse(ReasonCode::NotApproved, "the image repository does not hold it");
+        };
+        let Some(assigned) = self.director.target(name) else {
+            return refuse(ReasonCode::TargetMismatch, "the director assigns it without listing its file");
+        };
+        if (assigned.length, assigned.sha256) != (info.length, info.sha256) {
+            return refuse(ReasonCode::TargetMismatch, "director and image repository name different files");
+        }
+        Ok(info)
+    }
+
+    fn not_withdrawn(&self, release: &ReleaseId) -> Result<(), Refusal> {
+        if self.floors.releases.get(&release.model).is_some_and(|floor| release.version < *floor) {
+            let detail = format!("{release}: it is withdrawn");
+            return Err(Refusal::new(ReasonCode::BelowReleaseFloor, detail));
+        }
+        Ok(())
+    }
+
+    /// A program runs with all that the agent may do, so that the owner's own targets alone speak for one: no delegated role
+    /// does, whatever names it covers.
+    fn program(&self, release: &ReleaseId, reach_ms: u64) -> Result<ApprovedProgram, Refusal> {
+        let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
+        let info = self.listed(release, &release.program_name())?;
+        if !info.is_owners() {
+            return refuse(ReasonCode::NotApproved, "only a delegated role lists this program");
+        }
+        let Ok(custom) = serde_json::from_value::<ProgramCustom>(info.custom) else {
+            return refuse(ReasonCode::NotApproved, "the image repository does not say what program it is");
+        };
+        self.not_withdrawn(release)?;
+        let hard = Hard {
+            arch: [custom.arch].into(),
+            classes: custom.classes,
+            ops: BTreeSet::new(),
+            bundle_bytes: 0,
+            ram_bytes: 0,
+            min_agent: String::new(),
+        };
+        check_hard(&hard, self.profile)
+            .map_err(|refusal| Refusal::new(refusal.reason, format!("{release}: {}", refusal.detail)))?;
+        if !custom.schemas.contains(&SCHEMA) {
+            return refuse(
+                ReasonCode::SchemaUnknown,
+                "it does not speak as this agent and its controller do",
+            );
+        }
+        if info.length > PROGRAM_BYTES_MAX {
+            return refuse(ReasonCode::SizeExceeded, "it is larger than any program may be");
+        }
+        let file = Blob { digest: info.sha256, length: info.length };
+        Ok(ApprovedProgram { release: release.clone(), file, agent: custom.agent, reach_ms })
+    }
+
     fn release(
         &self,
         release: &ReleaseId,
@@ -262,22 +338,7 @@ impl Judge<'_> {
     ) -> Result<ApprovedRelease, Refusal> {
         let refuse = |reason, what: &str| Err(Refusal::new(reason, format!("{release}: {what}")));
         let name = release.target_name();
-        let unapproved = || self.director.target(&name).filter(|_| weaken::off(Defence::Approval));
-        let Some(info) = self.find(&name)?.or_else(unapproved) else {
-            return refuse(ReasonCode::NotApproved, "the image repository does not hold it");
-        };
-        let Some(assigned) = self.director.target(&name) else {
-            return refuse(
-                ReasonCode::TargetMismatch,
-                "the director assigns it without listing its manifest",
-            );
-        };
-        if (assigned.length, assigned.sha256) != (info.length, info.sha256) {
-            return refuse(
-                ReasonCode::TargetMismatch,
-                "director and image repository name different manifests",
-            );
-        }
+        let info = self.listed(release, &name)?;
         let Ok(custom) = serde_json::from_value::<TargetCustom>(info.custom.clone()) else {
             return refuse(ReasonCode::NotApproved, "the image repository does not say what it needs");
         };
@@ -287,9 +348,7 @@ impl Judge<'_> {
         if !speaks_for(&info.role, task) {
             return refuse(ReasonCode::NotApproved, "only the signers of another task list it");
         }
-        if self.floors.releases.get(&release.model).is_some_and(|floor| release.version < *floor) {
-            return refuse(ReasonCode::BelowReleaseFloor, "it is withdrawn");
-        }
+        self.not_withdrawn(release)?;
         let retrained = info.role == RETRAINED;
         if retrained && !release.model.is_retrained_for(task) {
             return refuse(ReasonCode::RetrainedNotAllowed, "a retrained release of another line or task");

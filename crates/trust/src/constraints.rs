@@ -55,9 +55,9 @@ pub fn check_hard(hard: &Hard, profile: &DeviceProfile) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether release `have` (`1.4.0`, build suffixes ignored) is not older than `need`. What does not read as
+/// Whether release `have` of the agent (`1.4.0`, build suffixes ignored) is not older than `need`. What does not read as
 /// numbers is older than everything.
-fn at_least(have: &str, need: &str) -> bool {
+pub fn at_least(have: &str, need: &str) -> bool {
     let numbers = |text: &str| -> Option<Vec<u64>> {
         let core = text.split(['-', '+']).next().unwrap_or_default();
         let mut parts: Vec<u64> = core.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;

@@ -40,9 +40,11 @@ mod stored;
 mod tasks;
 pub mod write;
 
-pub use approve::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, TASKS_MAX, approve};
+pub use approve::{
+    Approved, ApprovedFile, ApprovedProgram, ApprovedRelease, ApprovedTask, TASKS_MAX, approve,
+};
 pub use canonical::{FloatError, canonical};
-pub use constraints::{Refusal, check_bundle, check_hard, check_retrained};
+pub use constraints::{Refusal, at_least, check_bundle, check_hard, check_retrained};
 pub use document::{Document, Signed, Verified};
 pub use error::TrustError;
 pub use floors::{CountedBy, Floors, Recovery};

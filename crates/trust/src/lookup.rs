@@ -45,6 +45,13 @@ pub struct TargetInfo {
     pub role: String,
 }
 
+impl TargetInfo {
+    /// Whether the top-level targets name it, and no delegated role.
+    pub fn is_owners(&self) -> bool {
+        self.role == TARGETS
+    }
+}
+
 impl TrustedRepo {
     /// Searches for a target: pre-order through the delegations that cover its name, at most
     /// [`DELEGATIONS_MAX`] roles, ending at a terminating one.

@@ -130,6 +130,18 @@ pub enum Command {
         /// The task.
         task: TaskId,
     },
+    /// Fetch the agent's next program from where the store has it, or find it there: `ProgramStored | ProgramFailed`.
+    FetchProgram {
+        /// The program.
+        file: Blob,
+    },
+    /// Have it test itself in a child process: `ProgramProved | ProgramFailed`.
+    ProveProgram {
+        /// The program.
+        file: Blob,
+    },
+    /// End in order and begin anew with the installed program, which starts the one that is to run. No fact answers.
+    StartAnew,
     /// Spool an outcome: `Reported`.
     Report {
         /// Its number.

@@ -180,6 +180,25 @@ pub enum Event {
         /// The release.
         release: ReleaseId,
     },
+    /// The agent's next program is whole, durable and has its digest.
+    ProgramStored {
+        /// Digest of its file.
+        file: Digest,
+    },
+    /// It could not be fetched, or its test of itself failed.
+    ProgramFailed {
+        /// Digest of its file.
+        file: Digest,
+        /// Why.
+        fault: Fault,
+    },
+    /// Its test of itself passed.
+    ProgramProved {
+        /// Digest of its file.
+        file: Digest,
+    },
+    /// The controller has acknowledged a record of this very process.
+    ControllerReached,
     /// An outcome is durable in the spool.
     Reported {
         /// Its number.
@@ -214,6 +233,9 @@ pub enum Ignored {
         /// The fact.
         what: &'static str,
     },
+    /// The agent's program is at another step; mostly the answer to an order that was superseded.
+    #[error("the agent's program does not wait for {0}")]
+    NoProgram(&'static str),
     /// There is no previous release.
     #[error("task {0} has no previous release to return to")]
     NothingToReturnTo(TaskId),
@@ -228,7 +250,9 @@ impl Ignored {
         match self {
             Self::StaleGeneration { .. } => ReasonCode::GenerationRollback,
             Self::NothingToReturnTo(_) | Self::UnknownTask(_) => ReasonCode::NothingToReturnTo,
-            Self::NotStarted | Self::NotAwaited { .. } | Self::NotKnownBad(_) => ReasonCode::Superseded,
+            Self::NotStarted | Self::NotAwaited { .. } | Self::NoProgram(_) | Self::NotKnownBad(_) => {
+                ReasonCode::Superseded
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use dunlin_protocol::{Blob, IntoTree, Outcome, ReasonCode, ReleaseId, TaskId};
 use dunlin_trust::CountedBy;
 use serde::{Deserialize, Serialize};
 
-use crate::{Designation, Record, Slot, Step};
+use crate::{Designation, ProgramState, Record, Slot, Step};
 
 /// Format of the journal this build writes.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -62,6 +62,9 @@ pub struct Journal {
     pub(crate) known_bad: VecDeque<KnownBad>,
     pub(crate) outbox: VecDeque<(u64, Outcome)>,
     pub(crate) next_seq: u64,
+    /// Where the agent's own program stands; agents before this field run the installed one.
+    #[serde(default, skip_serializing_if = "ProgramState::is_new")]
+    pub(crate) program: ProgramState,
 }
 
 impl Default for Journal {
@@ -75,6 +78,7 @@ impl Default for Journal {
             known_bad: VecDeque::new(),
             outbox: VecDeque::new(),
             next_seq: 1,
+            program: ProgramState::default(),
         }
     }
 }

@@ -19,6 +19,8 @@
 //! - A process that dies again and again soon after its start leaves every line-up, even one that was committed: first its
 //!   members, then all of it for its predecessor.
 //! - What failed here by its own fault is remembered and refused until an operator retargets it.
+//! - The agent's own program is replaced by one that tested itself here, and stays replaced only once the controller has
+//!   acknowledged a record of it. The number of starts without that is bounded, and counted before each.
 //!
 //! Phases: `assigned → fetching → verifying → staged → proving → probation → committed`, and from any of them
 //! `rolled_back | failed | rejected | deferred | superseded`.
@@ -29,7 +31,7 @@
 //!
 //! let budgets = Budgets { model_bytes_max: 1 << 20, model_ram_bytes_max: 1 << 24, latency_us_max: 5_000 };
 //! let now = Now { mono_ms: 0, wall_ms: None };
-//! let mut updater = Updater::restore(Journal::default(), Setup { budgets, seed: 7 }, now);
+//! let mut updater = Updater::restore(Journal::default(), Setup { budgets, seed: 7, program: None }, now);
 //! updater.handle(Event::ProcessStarted(Stop::Orderly), now).unwrap();
 //! let mut orders = std::iter::from_fn(|| updater.poll_command());
 //! assert!(orders.all(|order| matches!(order, Command::Persist(_) | Command::DropBlobs { .. })));
@@ -47,6 +49,7 @@ mod guard;
 mod journal;
 mod line;
 mod machine;
+mod program;
 mod step;
 mod steps;
 mod strikes;
@@ -64,5 +67,6 @@ pub use journal::{
 };
 pub use line::{Designation, Line, Pack, Record, RecordError, Slot};
 pub use machine::{DETAIL_CHARS_MAX, GUARD_EVERY_MS, Setup, Updater, WRONG_MAX};
+pub use program::{Launch, Program, ProgramState, ProgramStep};
 pub use step::{Item, Step, Tries, Work};
 pub use strikes::{CALM_MS, CRASHES_MAX, RESETS_MAX, Strikes};

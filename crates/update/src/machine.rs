@@ -12,8 +12,8 @@ use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, Counte
 use crate::backoff::Backoff;
 use crate::journal::TaskState;
 use crate::{
-    Command, Designation, Event, FileRef, Goal, Ignored, Journal, KNOWN_BAD_MAX, KnownBad, Line, OUTBOX_MAX,
-    Pack, Part, Record, Slot, Step,
+    Command, Designation, Event, FileRef, Goal, Ignored, Journal, KnownBad, Line, Pack, Part, Record, Slot,
+    Step,
 };
 
 /// How often the counters of a release on probation are read, milliseconds: a bad model is left within a second
@@ -27,7 +27,7 @@ pub const WRONG_MAX: u32 = 3;
 pub const DETAIL_CHARS_MAX: usize = 300;
 
 /// What is said of a release that signers withdrew.
-const WITHDRAWN: &str = "was withdrawn";
+pub(crate) const WITHDRAWN: &str = "was withdrawn";
 
 /// What a machine needs to know about its device.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,8 @@ pub struct Setup {
     pub budgets: Budgets,
     /// Differs between devices, so that their retries do.
     pub seed: u64,
+    /// Digest of the program that runs, if it is not the installed one.
+    pub program: Option<Digest>,
 }
 
 /// A verdict of the trust core on one task: a goal, or why there is none.
@@ -47,6 +49,10 @@ pub struct Updater {
     pub(crate) journal: Journal,
     pub(crate) budgets: Budgets,
     pub(crate) backoff: Backoff,
+    /// Digest of the program that runs, if it is not the installed one.
+    pub(crate) runs: Option<Digest>,
+    /// When a program on trial has had its time, or one that could not be fetched is fetched again, on this process's clock.
+    pub(crate) program_due_ms: Option<u64>,
     persisted: Vec<u8>,
     started: bool,
     /// When the deaths of earlier processes are forgotten, on this process's clock; `None` if there were none.
@@ -83,6 +89,8 @@ impl Updater {
             journal,
             budgets: setup.budgets,
             backoff,
+            runs: setup.program,
+            program_due_ms: None,
             persisted,
             started: false,
             calm_ms: None,
@@ -118,7 +126,8 @@ impl Updater {
 
     /// When [`Event::TimePassed`] is due, on the clock of [`Now::mono_ms`].
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.journal.tasks.values().filter_map(|state| due_ms(&state.step)).chain(self.calm_ms).min()
+        let steps = self.journal.tasks.values().filter_map(|state| due_ms(&state.step));
+        steps.chain(self.calm_ms).chain(self.program_due_ms).min()
     }
 
     /// The journal as it stands.
@@ -192,7 +201,11 @@ impl Updater {
                 Ok(())
             }
             Event::AssignmentApproved(approved) => {
-                let Approved { assignment, tasks, floors } = approved.into_inner();
+                let Approved { assignment, tasks, program, floors } = approved.into_inner();
+                if let (Some(named), Some(verdict)) = (&assignment.program, program) {
+                    let (generation, correlation) = (assignment.generation, &assignment.correlation);
+                    self.assign_program(generation, correlation, &named.release, verdict, now);
+                }
                 let verdict = |verdict: Result<ApprovedTask, dunlin_trust::Refusal>| match verdict {
                     Ok(task) => Ok(goal(task, assignment.generation, &assignment.correlation)),
                     Err(refusal) => Err((refusal.reason, refusal.detail)),
@@ -221,6 +234,10 @@ impl Updater {
             Event::GuardObserved { task, seen } => self.guard_observed(&task, &seen, now),
             Event::OperatorRollback { task } => self.operator_rollback(&task, now),
             Event::Retarget { release } => self.retarget(&release, now),
+            Event::ProgramStored { file } => self.program_stored(file, now),
+            Event::ProgramFailed { file, fault } => self.program_failed(file, fault, now),
+            Event::ProgramProved { file } => self.program_proved(file, now),
+            Event::ControllerReached => self.controller_reached(now),
             Event::Reported { seq } => {
                 self.journal.outbox.retain(|(number, _)| *number != seq);
                 Ok(())
@@ -244,8 +261,9 @@ impl Updater {
             core::mem::take(&mut self.orders).into_iter().partition(concerns_serving);
         self.queue.extend(serving);
         if core::mem::take(&mut self.untidy) {
-            let keep: BTreeSet<Digest> =
+            let mut keep: BTreeSet<Digest> =
                 self.journal.tasks.values().flat_map(kept).map(|blob| blob.digest).into_tree();
+            keep.extend(self.journal.program.files().map(|file| file.digest));
             self.queue.push_back(Command::DropBlobs { keep });
         }
         self.queue.extend(rest);
@@ -302,8 +320,7 @@ impl Updater {
         detail: String,
         now: Now,
     ) {
-        let detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
-        let outcome = Outcome {
+        self.journal.tell(Outcome {
             generation,
             task: Some(task.clone()),
             release,
@@ -312,22 +329,19 @@ impl Updater {
             reason,
             detail,
             at_ms: now.wall_ms,
-        };
-        let seq = self.journal.next_seq;
-        self.journal.next_seq += 1;
-        if self.journal.outbox.len() >= OUTBOX_MAX {
-            self.journal.outbox.pop_front();
+        });
+        self.report_last();
+    }
+
+    /// Orders the newest outcome of the outbox to be spooled.
+    pub(crate) fn report_last(&mut self) {
+        if let Some((seq, outcome)) = self.journal.outbox.back().cloned() {
+            self.order(Command::Report { seq, outcome });
         }
-        self.journal.outbox.push_back((seq, outcome.clone()));
-        self.order(Command::Report { seq, outcome });
     }
 
     pub(crate) fn remember_bad(&mut self, release: &ReleaseId, reason: ReasonCode) {
-        self.journal.known_bad.retain(|bad| bad.release != *release);
-        if self.journal.known_bad.len() >= KNOWN_BAD_MAX {
-            self.journal.known_bad.pop_front();
-        }
-        self.journal.known_bad.push_back(KnownBad { release: release.clone(), reason });
+        self.journal.remember_bad(release, reason);
     }
 
     pub(crate) fn bad(&self, release: &ReleaseId) -> Option<ReasonCode> {
@@ -438,6 +452,7 @@ impl Updater {
             let stays = |release: &ReleaseId| !below(release);
             self.go_on_without(&task, &stays, ReasonCode::BelowReleaseFloor, WITHDRAWN, now);
         }
+        self.withdraw_program(floors, now);
         if !self.orders.is_empty() {
             self.tidy();
         }
@@ -462,6 +477,9 @@ fn concerns_serving(command: &Command) -> bool {
         | Command::SwitchTo { .. }
         | Command::DropBlobs { .. }
         | Command::ReadGuard { .. }
+        | Command::FetchProgram { .. }
+        | Command::ProveProgram { .. }
+        | Command::StartAnew
         | Command::Report { .. } => false,
     }
 }

@@ -49,7 +49,7 @@ fn start(state: &Path) -> TakenUp {
     let driver = restored(state, &assigned());
     let told = driver.pending.iter().filter_map(|notice| match notice {
         Notice::Indicator(indicator) => Some(indicator.reason),
-        Notice::Outcome(_) | Notice::Installed(..) => None,
+        Notice::Outcome(_) | Notice::Installed(..) | Notice::StartAnew => None,
     });
     let floor = driver.trusted.lock().unwrap().floors().generation;
     TakenUp {
@@ -192,7 +192,7 @@ async fn an_impostor_is_told_once_until_the_controller_answered_itself() {
         driver.checked(Err(error)).await;
         let untrusted = driver.pending.iter().filter(|notice| match notice {
             Notice::Indicator(indicator) => indicator.reason == ReasonCode::ServerUntrusted,
-            Notice::Outcome(_) | Notice::Installed(..) => false,
+            Notice::Outcome(_) | Notice::Installed(..) | Notice::StartAnew => false,
         });
         assert_eq!(untrusted.count(), expected, "{what}");
     }

@@ -91,6 +91,7 @@ fn told(champion: &str, made_ms: u64) -> AssignmentRow {
         generation: 1,
         correlation: String::new(),
         tasks: vec![task],
+        program: None,
     };
     AssignmentRow { assignment, published: true, made_ms }
 }

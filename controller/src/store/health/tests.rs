@@ -56,6 +56,8 @@ named! {
     a_damaged_rollout_is_named: "rollouts", "r-1", "INSERT INTO rollouts (id, task, policy, cause, created_by, created_ms, generation, state, updated_ms) VALUES ('r-1', 'meter', '{', '', 'ann', 1, 1, 'open', 1)";
     a_damaged_plan_is_named: "plans", "r-1 generation 2", "INSERT INTO plans VALUES ('r-1', 2, 1, '{', 1)";
     a_damaged_order_is_named: "orders", "cam", "INSERT INTO orders VALUES ('r-1', 'cam', 'no release', 1, 1)";
+    a_damaged_program_is_named: "programs", "agent.x@1", "INSERT INTO programs VALUES ('agent.x', 1, 'ab', 1, '{', 'ann', 1)";
+    a_damaged_order_for_a_program_is_named: "program_orders", "agent.x@1", "INSERT INTO program_orders VALUES ('agent.x', 'a b', 1, 1, 1, 'ann', 1)";
     a_damaged_pardon_is_named: "forgiven", "cam", "INSERT INTO forgiven VALUES ('cam', 'no release', 1)";
     a_damaged_assignment_is_named: "assignments", "cam", "INSERT INTO assignments VALUES ('cam', 1, '{', 1, 1)";
     a_damaged_decision_is_named: "decisions", "cam/meter", "INSERT INTO decisions VALUES ('cam', 'meter', '{', 1)";

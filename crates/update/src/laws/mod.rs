@@ -2,6 +2,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "the world answers some orders and lets the rest pass")]
 
 mod lineups;
+mod programs;
 mod world;
 
 use alloc::string::{String, ToString};

@@ -181,6 +181,7 @@ pub(super) fn setup() -> Setup {
     Setup {
         budgets: Budgets { model_bytes_max: 1_000, model_ram_bytes_max: 1_000, latency_us_max: 100 },
         seed: 1,
+        program: None,
     }
 }
 
@@ -267,7 +268,10 @@ impl World {
                         || !self.updater.tasks().any(|known| known == task)
                 }
                 // No process survives a cut, so nothing needs cancelling or removing, and counters start anew.
-                Command::Cancel { .. } | Command::Remove { .. } | Command::ReadGuard { .. } => true,
+                Command::Cancel { .. }
+                | Command::Remove { .. }
+                | Command::ReadGuard { .. }
+                | Command::StartAnew => true,
                 // A later order to drop may keep less.
                 Command::DropBlobs { keep } => orders.iter().any(|order| matches!(order, Command::DropBlobs { keep: again } if again.is_subset(keep))),
                 other => orders.contains(other),
@@ -366,6 +370,8 @@ impl World {
                 }
             }
             Command::SwitchTo { task, .. } => Event::Switched { task },
+            Command::FetchProgram { file } => Event::ProgramStored { file: file.digest },
+            Command::ProveProgram { file } => Event::ProgramProved { file: file.digest },
             Command::ReadGuard { task } => {
                 let seen = Observed {
                     requests: 1_000,
@@ -384,6 +390,7 @@ impl World {
             | Command::RollBack { .. }
             | Command::Remove { .. }
             | Command::DropBlobs { .. }
+            | Command::StartAnew
             | Command::Report { .. } => return,
         };
         self.tell(event);
@@ -427,6 +434,9 @@ impl World {
                 let release = pack.unwrap_or(&line.champion).release.clone();
                 Event::ServeFailed { task, release, detail: String::new() }
             }
+            Command::FetchProgram { file } | Command::ProveProgram { file } => {
+                Event::ProgramFailed { file: file.digest, fault }
+            }
             Command::Restore { task, serving: Designation::Line(line), .. } => {
                 Event::ServeFailed { task, release: line.champion.release, detail: String::new() }
             }
@@ -442,6 +452,7 @@ impl World {
             | Command::RollBack { .. }
             | Command::Remove { .. }
             | Command::DropBlobs { .. }
+            | Command::StartAnew
             | Command::Report { .. } => return,
         };
         self.tell(event);
@@ -531,6 +542,9 @@ pub(super) fn replaces(new: &Command, open: &Command) -> bool {
         | Command::Remove { .. }
         | Command::DropBlobs { .. }
         | Command::ReadGuard { .. }
+        | Command::FetchProgram { .. }
+        | Command::ProveProgram { .. }
+        | Command::StartAnew
         | Command::Report { .. } => None,
     };
     of(new).is_some() && of(new) == of(open)

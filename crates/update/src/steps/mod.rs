@@ -2,6 +2,7 @@
 mod fetching;
 mod members;
 mod operator;
+mod program;
 mod proving;
 mod serving;
 mod start;
@@ -171,6 +172,7 @@ impl Updater {
             self.calm_ms = None;
             self.journal.tasks.values_mut().for_each(|state| state.crashes = 0);
         }
+        self.program_time_passed(now);
         let tasks: BTreeSet<TaskId> = self.journal.tasks.keys().cloned().into_tree();
         for task in tasks {
             match self.step(&task).clone() {

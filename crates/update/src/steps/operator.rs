@@ -98,6 +98,10 @@ impl Updater {
             .iter()
             .filter_map(|(task, state)| Some((task.clone(), wanting(state)?)))
             .collect();
+        // A program comes again with the next check that names it.
+        if forgotten && release.model.is_program() {
+            self.journal.program.judged = 0;
+        }
         if !forgotten && again.is_empty() {
             return Err(Ignored::NotKnownBad(release.clone()));
         }

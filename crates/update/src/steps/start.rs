@@ -18,6 +18,7 @@ impl Updater {
         if self.journal.tasks.values().any(|state| state.crashes > 0) {
             self.calm_ms = Some(now.mono_ms + CALM_MS);
         }
+        self.program_started(now);
         // What follows covers the orders that strikes gave.
         self.drop_orders();
         for task in &tasks {
@@ -36,6 +37,7 @@ impl Updater {
         for task in &tasks {
             self.go_on(task);
         }
+        self.go_on_with_program();
     }
 
     fn strike(&mut self, task: &TaskId, stop: Stop, now: Now) {

@@ -1,0 +1,317 @@
+//! The agent's own program: how one is started in the installed one's place, how it tests itself, and who ends it when it
+//! hangs.
+//!
+//! Every start begins with the installed program. It looks into the update journal, and where that names another one it
+//! counts the start, and becomes that one ([`launch`]). Who was started so starts nobody: to leave for another program it
+//! ends in order and becomes the installed one again ([`start_anew`]). So there is no circle that is not counted.
+use std::ffi::OsString;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+use dunlin_engine::{Model, this_program};
+use dunlin_protocol::{Blob, Digest, ReasonCode};
+use dunlin_trust::{RepoKind, TrustedRepo};
+use dunlin_update::{Fault, Journal, Launch};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, kill_process, prlimit};
+
+use super::fetch::chain;
+use super::marker::KERNEL_BOOT;
+use super::store::Store;
+use super::twin::Twin;
+use crate::clock;
+use crate::config::Settings;
+use crate::identity::Identity;
+
+/// The hidden verb under which the installed program watches over one on trial.
+pub const WATCH: &str = "watch-trial";
+/// The verb under which a program tests itself.
+pub const SELF_TEST: &str = "self-test";
+/// What a program prints that finds itself sound: one that knows no such test may end well at anything.
+pub const SOUND: &str = "dunlin-agent: sound";
+
+/// In the environment of a program that was started in the installed one's place: digest of its file, and path of the installed
+/// one. It does not begin as settings do.
+const STARTED: &str = "AGENT_STARTED_BY";
+/// A program on trial leaves by itself when its time is over, which begins when it has started. One that is still there so long
+/// after its time, milliseconds, hangs: no board takes longer for a start and an end in order.
+const HANGS_AFTER_MS: u64 = 30_000;
+/// How often the watch looks whether what it watches still runs.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Address space of a test: the program, libraries and a model of one operator.
+const TEST_BYTES: u64 = 1024 * 1024 * 1024;
+/// Processor time of a test, seconds.
+const TEST_CPU_S: u64 = 60;
+/// Longest wait for a test; a busy board may give it a tenth of a core.
+const TEST: Duration = Duration::from_secs(120);
+/// How often is looked whether it has ended.
+const TEST_POLL: Duration = Duration::from_millis(20);
+
+/// The smallest model: `y = Relu(x)` of two values, ONNX of operator set 13.
+const MODEL: &[u8] = b"\x08\x08:@\n\x0f\n\x01x\x12\x01y\x1a\x01n\"\x04Relu\x12\x01g\
+Z\x14\n\x01x\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02\
+b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02B\x02\x10\r";
+
+/// Digest of the program that runs, and path of the installed one; `None` if that runs itself.
+fn started() -> Option<(Digest, PathBuf)> {
+    let text = env::var(STARTED).ok()?;
+    let (digest, installed) = text.split_once(' ')?;
+    Some((digest.parse().ok()?, installed.into()))
+}
+
+/// Digest of the program that runs, if it is not the installed one.
+pub(super) fn runs() -> Option<Digest> {
+    started().map(|(digest, _)| digest)
+}
+
+/// Becomes the program that is to run. Returns if that is this one.
+pub(crate) fn launch(settings: &Settings) {
+    // A second agent leaves the journal of the one that runs alone.
+    if env::var_os(STARTED).is_some() || UnixStream::connect(settings.socket_file()).is_ok() {
+        return;
+    }
+    if let Err(error) = launch_from(&settings.state_dir.join("slots")) {
+        tracing::warn!(%error, "the installed program runs, whatever the journal says");
+    }
+}
+
+fn launch_from(dir: &Path) -> io::Result<()> {
+    let (mut twin, found) = Twin::open(dir, "journal")?;
+    let Some(mut journal) = found.body.and_then(|bytes| Journal::decode(&bytes).ok()) else { return Ok(()) };
+    let boot = fs::read_to_string(KERNEL_BOOT).unwrap_or_else(|_| "unknown".to_owned());
+    loop {
+        let before = journal.encode();
+        let launch = journal.launch(boot.trim(), crate::VERSION, clock::now());
+        let counted = journal.encode();
+        if counted != before {
+            twin.save(&counted)?;
+        }
+        let Some(launch) = launch else { return Ok(()) };
+        let (reason, detail) = become_program(dir, &launch);
+        tracing::error!(release = %launch.program.release, %reason, detail, "a program could not be started");
+        journal.launch_failed(&launch, reason, &detail, clock::now());
+        twin.save(&journal.encode())?;
+    }
+}
+
+/// Why this process did not become the program.
+#[allow(
+    clippy::zombie_processes,
+    reason = "the watch is a child of what this process becomes, and ends with it"
+)]
+fn become_program(dir: &Path, launch: &Launch) -> (ReasonCode, String) {
+    let file = launch.program.file;
+    let tried = || -> io::Result<io::Error> {
+        let store = Store::open(&dir.join("blobs"), 0)?;
+        if !store.verify(&file).map_err(io::Error::other)? {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if launch.trial {
+            let ms = launch.program.reach_ms.saturating_add(HANGS_AFTER_MS);
+            let me = std::process::id();
+            let words = [me.to_string(), ms.to_string(), file.digest.to_string()];
+            quiet(Command::new(this_program()?).arg(WATCH).args(words).arg(dir)).spawn()?;
+        }
+        tracing::info!(release = %launch.program.release, trial = launch.trial, "becoming another program");
+        let by = format!("{} {}", file.digest, env::current_exe()?.display());
+        let mut program = Command::new(store.path(&file.digest));
+        // It is known by the name of the agent, not of its file.
+        Ok(program.arg0("dunlin-agent").args(env::args_os().skip(1)).env(STARTED, by).exec())
+    };
+    match tried() {
+        Ok(error) => (ReasonCode::ProofCrashed, chain(&error)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            (ReasonCode::DigestMismatch, "its file is damaged or gone".to_owned())
+        }
+        Err(error) => (ReasonCode::ProofCrashed, chain(&error)),
+    }
+}
+
+fn quiet(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
+}
+
+/// Becomes the installed program, which starts whatever is to run. Returns why it could not.
+pub(crate) fn start_anew() -> io::Error {
+    let installed = started().map_or_else(env::current_exe, |(_, installed)| Ok(installed));
+    match installed {
+        Ok(installed) => Command::new(installed).args(env::args_os().skip(1)).env_remove(STARTED).exec(),
+        Err(error) => error,
+    }
+}
+
+/// Process, time, file and folder of the slots, as [`become_program`] names them.
+fn watched(words: &[String]) -> Option<(Pid, Duration, Digest, PathBuf)> {
+    let [tried, ms, file, dir] = words else { return None };
+    let tried = Pid::from_raw(tried.parse().ok()?)?;
+    Some((tried, Duration::from_millis(ms.parse().ok()?), file.parse().ok()?, dir.into()))
+}
+
+/// What the hidden verb [`WATCH`] does, in a child of a program on trial: when its time is long over, it is left, and killed.
+pub fn watch() -> ExitCode {
+    let words: Vec<String> = env::args_os().skip(2).filter_map(|word| word.into_string().ok()).collect();
+    let Some((tried, time, file, dir)) = watched(&words) else { return ExitCode::from(2) };
+    let began = Instant::now();
+    while began.elapsed() < time {
+        if getppid() != Some(tried) {
+            return ExitCode::SUCCESS;
+        }
+        thread::sleep(WATCH_EVERY);
+    }
+    let overdue = || -> io::Result<bool> {
+        let (mut twin, found) = Twin::open(&dir, "journal")?;
+        let Some(mut journal) = found.body.and_then(|bytes| Journal::decode(&bytes).ok()) else {
+            return Ok(false);
+        };
+        let over = journal.overdue(file, clock::now());
+        if over {
+            twin.save(&journal.encode())?;
+        }
+        Ok(over)
+    };
+    // One that can not be noted as left is killed all the same: its next start counts.
+    if overdue().unwrap_or(true) && getppid() == Some(tried) {
+        return if kill_process(tried, Signal::KILL).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    ExitCode::SUCCESS
+}
+
+/// Whether a program may be fetched at all: there is room, and it could be started afterwards.
+pub(super) fn admits(store: &Store, file: &Blob) -> Result<(), Fault> {
+    let unknown = |error: io::Error| Fault::Wrong { reason: ReasonCode::FetchFailed, detail: chain(&error) };
+    if !store.is_executable().map_err(unknown)? {
+        let detail = "the state folder is on a file system that is mounted with noexec".to_owned();
+        return Err(Fault::Wrong { reason: ReasonCode::NotExecutable, detail });
+    }
+    let room = store.room(&[*file]).map_err(unknown)?;
+    if room.enough() {
+        return Ok(());
+    }
+    let detail = format!("{} bytes needed, {} free", room.missing, room.free);
+    Err(Fault::Passing { reason: ReasonCode::NoSpace, detail, retry_after_ms: None })
+}
+
+/// Has a program in the store test itself in a child, with the settings and the state that it would have. Blocks until the
+/// child has ended.
+pub(super) fn prove(store: &Store, file: &Blob) -> Result<(), (ReasonCode, String)> {
+    let path = store.path(&file.digest);
+    let told = path.with_extension("test");
+    let run = || -> io::Result<Option<bool>> {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        let out = fs::File::create(&told)?;
+        // As it will run, but for the verb.
+        let verb = |word: OsString| if word == "run" { SELF_TEST.into() } else { word };
+        let mut command = Command::new(&path);
+        command.args(env::args_os().skip(1).map(verb)).env_remove(STARTED);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let began = Instant::now();
+        let mut child = loop {
+            match command.spawn() {
+                // Another child that was being started while the file was written holds it for a moment.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && began.elapsed() < TEST => {
+                    thread::sleep(TEST_POLL);
+                }
+                spawned => break spawned?,
+            }
+        };
+        let limit = |resource, n| {
+            prlimit(Some(Pid::from_child(&child)), resource, Rlimit { current: Some(n), maximum: Some(n) })
+        };
+        let limited = limit(Resource::As, TEST_BYTES).and_then(|_| limit(Resource::Cpu, TEST_CPU_S));
+        while limited.is_ok() && began.elapsed() < TEST {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status.success()));
+            }
+            thread::sleep(TEST_POLL);
+        }
+        child.kill()?;
+        child.wait()?;
+        Ok(None)
+    };
+    let ended = match store.verify(file) {
+        Ok(true) => run(),
+        Ok(false) | Err(_) => return Err((ReasonCode::DigestMismatch, "it read back damaged".to_owned())),
+    };
+    let said = fs::read_to_string(&told).unwrap_or_default();
+    if let Err(error) = fs::remove_file(&told) {
+        tracing::debug!(%error, "what a program said of itself stays until files are dropped");
+    }
+    let last = || said.lines().last().unwrap_or("it said nothing").to_owned();
+    match ended {
+        Ok(Some(true)) if said.lines().any(|line| line == SOUND) => Ok(()),
+        Ok(Some(_)) => Err((ReasonCode::ProofCrashed, last())),
+        Ok(None) => Err((ReasonCode::ProofTimeout, last())),
+        Err(error) => Err((ReasonCode::ProofCrashed, chain(&error))),
+    }
+}
+
+/// Whether this program could be this device's agent: it reads the settings, the identity holds against its pins, the pinned
+/// roots verify, the journal can be read, and the engine runs a model. Nothing is written.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn self_test(settings: &Settings) -> Result<(), String> {
+    let identity = Identity::load(&settings.identity_dir()).map_err(|e| chain(&e))?;
+    TrustedRepo::pinned(RepoKind::Image, &identity.image_root).map_err(|e| chain(&e))?;
+    TrustedRepo::pinned(RepoKind::Director, &identity.director_root).map_err(|e| chain(&e))?;
+    let (_, found) = Twin::open(&settings.state_dir.join("slots"), "journal").map_err(|e| chain(&e))?;
+    found.body.map(|bytes| Journal::decode(&bytes)).transpose().map_err(|e| chain(&e))?;
+    let model = Model::load(MODEL, None).map_err(|e| chain(&e))?;
+    let answer = model.run_f32(&[-1.0, 2.0], 1).map_err(|e| chain(&e))?;
+    if answer == [0.0, 2.0] { Ok(()) } else { Err(format!("the engine answers {answer:?}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_model_answers() {
+        let model = Model::load(MODEL, None).unwrap();
+        assert_eq!(model.run_f32(&[-3.0, 0.5, 7.0, -0.0], 2).unwrap(), [0.0, 0.5, 7.0, 0.0]);
+    }
+
+    fn stored(content: &[u8]) -> (tempfile::TempDir, Store, Blob) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 0).unwrap();
+        let blob = Blob { digest: dunlin_trust::sha256(content), length: content.len() as u64 };
+        store.put(&blob, content).unwrap();
+        (dir, store, blob)
+    }
+
+    #[test]
+    fn only_who_says_that_it_is_sound_and_ends_well_passes() {
+        for (script, expected) in [
+            ("#!/bin/sh\necho 'dunlin-agent: sound'\n", None),
+            ("#!/bin/sh\nexit 0\n", Some(ReasonCode::ProofCrashed)),
+            ("#!/bin/sh\necho 'dunlin-agent: sound'\nexit 1\n", Some(ReasonCode::ProofCrashed)),
+            ("no program at all", Some(ReasonCode::ProofCrashed)),
+        ] {
+            let (dir, store, blob) = stored(script.as_bytes());
+            let proved = prove(&store, &blob);
+            assert_eq!(proved.as_ref().err().map(|(reason, _)| *reason), expected, "{script}: {proved:?}");
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
+        }
+    }
+
+    #[test]
+    fn what_rotted_is_not_even_started() {
+        let (_dir, store, blob) = stored(b"#!/bin/sh\ntouch started\n");
+        fs::write(store.path(&blob.digest), b"#!/bin/sh\ntouch spoiled\n").unwrap();
+        assert_eq!(prove(&store, &blob).unwrap_err().0, ReasonCode::DigestMismatch);
+    }
+
+    #[test]
+    fn a_program_that_does_not_fit_is_not_fetched() {
+        let (dir, store, blob) = stored(b"a program");
+        assert_eq!(admits(&store, &blob), Ok(()), "it is here already");
+        let next = Blob { digest: Digest([1; 32]), length: 9 };
+        let full = Store::open(dir.path(), u64::MAX).unwrap();
+        let refused = admits(&full, &next).unwrap_err();
+        assert!(matches!(refused, Fault::Passing { reason: ReasonCode::NoSpace, .. }), "{refused:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! Which program each device is to run as its agent: a pure function from orders and outcomes to what is told.
+//!
+//! An order is for a group, or for every device, and the narrower one counts. Its first devices, by id, take the release before
+//! all others; these follow once all of the first have committed to it. A device that failed with it holds it back from every
+//! device that has not been told yet: the order waits until an operator has that device try again, or gives another one.
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{DeviceId, Phase, ProgramAssignment, ProgramCustom, ReleaseId};
+
+use super::DeviceOutcome;
+use crate::store::{DeviceRow, ProgramOrder};
+
+/// What is known of programs.
+#[derive(Debug, Default)]
+pub(super) struct Programs {
+    orders: Vec<ProgramOrder>,
+    approved: BTreeMap<ReleaseId, ProgramCustom>,
+    /// How the last try of a release ended, by device.
+    ends: BTreeMap<(DeviceId, ReleaseId), Phase>,
+}
+
+impl Programs {
+    /// From orders, approved programs, and outcomes of these, oldest first.
+    pub(super) fn new(
+        orders: Vec<ProgramOrder>,
+        approved: BTreeMap<ReleaseId, ProgramCustom>,
+        outcomes: Vec<DeviceOutcome>,
+    ) -> Self {
+        let end = |outcome: DeviceOutcome| ((outcome.device, outcome.release), outcome.phase);
+        Self { orders, approved, ends: outcomes.into_iter().map(end).collect() }
+    }
+
+    /// What each device is to be told, of those that are to be told of a program at all.
+    pub(super) fn wanted<'a>(
+        &self,
+        devices: &[DeviceRow],
+        told: impl Fn(&DeviceId) -> Option<&'a ProgramAssignment>,
+    ) -> BTreeMap<DeviceId, ProgramAssignment> {
+        let mut wanted = BTreeMap::new();
+        let mut members: Vec<Vec<&DeviceRow>> = self.orders.iter().map(|_| Vec::new()).collect();
+        for device in devices {
+            let before = told(&device.id).filter(|told| self.approved.contains_key(&told.release));
+            wanted.extend(before.map(|before| (device.id.clone(), before.clone())));
+            let orders = self.orders.iter().enumerate().filter(|(_, order)| self.fits(order, device));
+            if let Some((at, _)) = orders.max_by_key(|(_, order)| (order.group.is_some(), order.made_ms)) {
+                members[at].push(device);
+            }
+        }
+        for (order, members) in self.orders.iter().zip(members) {
+            let end = |device: &DeviceRow| self.ends.get(&(device.id.clone(), order.release.clone()));
+            let failed =
+                members.iter().any(|device| end(device).is_some_and(|phase| *phase != Phase::Committed));
+            let first = usize::try_from(order.canaries).unwrap_or(usize::MAX);
+            let proven = members.iter().take(first).all(|device| end(device) == Some(&Phase::Committed));
+            for (place, device) in members.iter().enumerate() {
+                let has = wanted.get(&device.id).is_some_and(|told| told.release == order.release);
+                if has || (!failed && (place < first || proven)) {
+                    let (release, reach_ms) = (order.release.clone(), order.reach_ms);
+                    wanted.insert(device.id.clone(), ProgramAssignment { release, reach_ms });
+                }
+            }
+        }
+        wanted
+    }
+
+    fn fits(&self, order: &ProgramOrder, device: &DeviceRow) -> bool {
+        let custom = self.approved.get(&order.release).filter(|custom| {
+            custom.arch == device.profile.arch
+                && (custom.classes.is_empty() || custom.classes.contains(&device.profile.class))
+        });
+        custom.is_some() && order.group.as_ref().is_none_or(|group| device.groups.contains(group))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_protocol::{Arch, Budgets, DeviceProfile, ProgramKind, ReasonCode};
+
+    use super::*;
+    use crate::store::DeviceState;
+
+    const LINE: &str = "agent.aarch64-unknown-linux-musl";
+
+    fn release(version: u32) -> ReleaseId {
+        format!("{LINE}@{version}").parse().unwrap()
+    }
+
+    fn device(id: &str, class: &str, group: &str) -> DeviceRow {
+        let budgets = Budgets { model_bytes_max: 1, model_ram_bytes_max: 1, latency_us_max: 1 };
+        DeviceRow {
+            id: id.parse().unwrap(),
+            state: DeviceState::Active,
+            profile: DeviceProfile {
+                class: class.parse().unwrap(),
+                arch: Arch::Aarch64,
+                cores: 1,
+                ram_bytes: 1,
+                budgets,
+                ops: Default::default(),
+                agent: "0.1.0".into(),
+            },
+            groups: [group.parse().unwrap()].into(),
+            key_id: String::new(),
+            enrolled_ms: 0,
+            online: true,
+            epoch: 1,
+            agent: "0.1.0".into(),
+            seen_ms: 1,
+            generation: 1,
+        }
+    }
+
+    fn custom(classes: &[&str]) -> ProgramCustom {
+        ProgramCustom {
+            kind: ProgramKind::Agent,
+            triple: "aarch64-unknown-linux-musl".into(),
+            arch: Arch::Aarch64,
+            classes: classes.iter().map(|class| class.parse().unwrap()).collect(),
+            agent: "0.2.0".into(),
+            schemas: vec![1],
+        }
+    }
+
+    fn order(version: u32, group: Option<&str>, canaries: u32) -> ProgramOrder {
+        ProgramOrder {
+            release: release(version),
+            group: group.map(|group| group.parse().unwrap()),
+            canaries,
+            reach_ms: 9,
+            made_by: "ann".into(),
+            made_ms: u64::from(version),
+        }
+    }
+
+    fn ended(device: &str, phase: Phase) -> DeviceOutcome {
+        DeviceOutcome {
+            device: device.parse().unwrap(),
+            release: release(1),
+            generation: 1,
+            phase,
+            reason: ReasonCode::Ok,
+            received_ms: 1,
+        }
+    }
+
+    fn fleet() -> Vec<DeviceRow> {
+        vec![device("a", "pi", "north"), device("b", "pi", "north"), device("c", "orin", "south")]
+    }
+
+    fn told(programs: &Programs, before: &BTreeMap<DeviceId, ProgramAssignment>) -> String {
+        let wanted = programs.wanted(&fleet(), |device| before.get(device));
+        let words: Vec<String> =
+            wanted.iter().map(|(device, program)| format!("{device}{}", program.release.version)).collect();
+        words.join(" ")
+    }
+
+    fn programs(orders: &[ProgramOrder], outcomes: Vec<DeviceOutcome>) -> Programs {
+        let approved = [(release(1), custom(&[])), (release(2), custom(&["orin"]))].into();
+        Programs::new(orders.to_vec(), approved, outcomes)
+    }
+
+    #[test]
+    fn the_first_device_goes_alone_and_the_others_follow_when_it_has_committed() {
+        let orders = [order(1, None, 1)];
+        let nothing = BTreeMap::new();
+        assert_eq!(told(&programs(&orders, vec![]), &nothing), "a1");
+        assert_eq!(told(&programs(&orders, vec![ended("a", Phase::Committed)]), &nothing), "a1 b1 c1");
+        assert_eq!(told(&programs(&[order(1, None, 0)], vec![]), &nothing), "a1 b1 c1");
+        assert_eq!(told(&programs(&[], vec![]), &nothing), "");
+    }
+
+    #[test]
+    fn a_failure_holds_it_back_from_those_that_were_not_told() {
+        let orders = [order(1, None, 1)];
+        for phase in [Phase::RolledBack, Phase::Failed, Phase::Rejected] {
+            let before = programs(&orders, vec![]).wanted(&fleet(), |_| None);
+            assert_eq!(told(&programs(&orders, vec![ended("a", phase)]), &before), "a1");
+        }
+        let all = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None);
+        let failed = vec![ended("a", Phase::Committed), ended("b", Phase::RolledBack)];
+        assert_eq!(told(&programs(&orders, failed.clone()), &all), "a1 b1 c1", "what was told stays");
+        assert_eq!(told(&programs(&orders, failed), &BTreeMap::new()), "");
+    }
+
+    #[test]
+    fn a_group_comes_before_everybody_and_hardware_before_both() {
+        let nothing = BTreeMap::new();
+        let orders = [order(1, None, 0), order(2, Some("south"), 0)];
+        assert_eq!(told(&programs(&orders, vec![]), &nothing), "a1 b1 c2");
+        let orders = [order(2, Some("north"), 0)];
+        assert_eq!(told(&programs(&orders, vec![]), &nothing), "", "it is approved for another class");
+    }
+
+    #[test]
+    fn what_is_approved_no_more_is_told_no_more() {
+        let before = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None);
+        let withdrawn = Programs::new(vec![order(1, None, 0)], BTreeMap::new(), vec![]);
+        assert_eq!(told(&withdrawn, &before), "");
+    }
+}
