@@ -6,7 +6,7 @@
 mod batch;
 
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -185,7 +185,7 @@ fn log_to_stderr(json: bool) {
     if json {
         registry.with(lines.json()).init();
     } else {
-        registry.with(lines.with_ansi(std::io::stderr().is_terminal())).init();
+        registry.with(lines.with_ansi(false)).init();
     }
 }
 

@@ -33,6 +33,13 @@ struct BoardTest {
     qemu_cpu: String,
 }
 
+impl Board {
+    /// What the emulator calls its processor, if it is tested that way.
+    pub(crate) fn qemu_cpu(&self) -> Option<&str> {
+        self.test.as_ref().map(|test| test.qemu_cpu.as_str())
+    }
+}
+
 fn folder() -> PathBuf {
     root().join("firmware-targets/boards")
 }

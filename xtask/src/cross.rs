@@ -13,12 +13,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
+pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
 use matrix::How;
 pub(crate) use matrix::{Target, matrix, target};
 use toolchain::Toolchain;
 
-use crate::command::target_dir;
+use crate::command::{run as run_command, target_dir};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -111,6 +112,18 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
     let link = if target.is_static { "static" } else { "dynamic" };
     println!("{}: {version} in {bytes} bytes, {link}, runs", program.display());
     Ok(program)
+}
+
+/// Builds the agent that tests of a target run, and takes its symbols away: half of it, which an emulated board would
+/// have to unpack.
+pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
+    let target = target(triple)?;
+    let toolchain = Toolchain::set_up(&target)?;
+    let program = build::agent(&toolchain, emulated::PROFILE)?;
+    println!("{}", artifact::check(&toolchain, &program)?);
+    let stripped = program.with_extension("stripped");
+    run_command(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
+    Ok(stripped)
 }
 
 /// Where `cross dist` leaves a target's agent.

@@ -40,7 +40,7 @@ const LAYERS: &[Layer] = &[
         dev: &["pipeline"],
     },
     Layer { package: "rustfft", normal: &[], dev: &[] },
-    Layer { package: "xtask", normal: &["protocol"], dev: &[] },
+    Layer { package: "xtask", normal: &["protocol", "trust"], dev: &[] },
 ];
 
 /// Crates that must not appear below these packages: the pure crates have no runtime, and only the engine

@@ -1,7 +1,8 @@
-//! The project's only automation: `cargo xtask {demo, test, bench, parity, soak, fuzz, cuts, tidy, docs, cross, package}`.
+//! The project's only automation: `cargo xtask {demo, test, bench, parity, soak, fuzz, cuts, board, tidy, docs, cross, package}`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod bench;
+mod board;
 mod boards;
 mod command;
 mod cross;
@@ -42,6 +43,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Cut updates at every system call that changes the agent's state
     Cuts(cuts::Options),
+    /// Cut the power of a virtual board in the middle of updates
+    Board(board::Options),
     /// Check layering, lints, boards and texts without building
     Tidy,
     /// Write the generated pages of docs/, or check that they are current
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Cuts(options) => cuts::run(&options),
+        Task::Board(options) => board::run(&options),
         Task::Tidy => tidy::run(),
         Task::Docs(options) => docs::run(&options),
         Task::Cross(options) => cross::run(&options),

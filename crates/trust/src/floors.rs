@@ -58,6 +58,18 @@ pub struct Floors {
 pub const HINT_AHEAD_MS_MAX: u64 = 5 * 365 * 24 * 60 * 60 * 1000;
 
 impl Floors {
+    /// Whether nothing here lies below what was there `before`.
+    pub fn not_below(&self, before: &Self) -> bool {
+        let versions = |of: &RepoVersions| [of.root, of.timestamp, of.snapshot, of.targets, of.retrained];
+        let numbers = |of: &Self| {
+            [versions(&of.image), versions(&of.director), [of.generation, of.wall_ms, of.down_seq, 0, 0]]
+                .concat()
+        };
+        let releases = before.releases.iter().all(|(name, floor)| self.releases.get(name) >= Some(floor));
+        let roles = before.roles.iter().all(|(role, floor)| self.roles.get(role) >= Some(floor));
+        releases && roles && numbers(before).iter().zip(numbers(self)).all(|(before, now)| *before <= now)
+    }
+
     /// The time to judge by: the clock's, or the latest at which metadata was judged fresh if the clock lies before it.
     /// Time does not run backwards, and who can set the clock back could as well set it to that time; refusing to judge
     /// would only keep a device with a bad battery from its updates.
@@ -209,6 +221,22 @@ mod tests {
         let file = encode(&floors(2), 3);
         let found = recover(None, Some(&file)).unwrap();
         assert_eq!(found, Recovery::Known { floors: floors(2), write: 3, repair: true });
+    }
+
+    #[test]
+    fn any_number_that_went_down_lies_below() {
+        let before = Floors { roles: BTreeMap::from([("task-meter".to_owned(), 7)]), ..floors(4) };
+        assert!(before.not_below(&before));
+        assert!(Floors { down_seq: 1, ..before.clone() }.not_below(&before));
+        for lower in [
+            Floors { generation: 3, ..before.clone() },
+            Floors { wall_ms: 0, ..before.clone() },
+            Floors { image: floors(3).image, ..before.clone() },
+            Floors { roles: BTreeMap::new(), ..before.clone() },
+            Floors { releases: BTreeMap::new(), ..before.clone() },
+        ] {
+            assert!(!lower.not_below(&before), "{lower:?}");
+        }
     }
 
     #[test]

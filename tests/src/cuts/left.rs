@@ -4,7 +4,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
-use dunlin_protocol::RepoVersions;
 use dunlin_trust::floors::{self, Floors, Recovery};
 
 pub(super) use crate::breakage::copy;
@@ -44,14 +43,7 @@ pub(super) fn floors(state: &Path) -> Result<Floors> {
 
 /// Whether no floor is lower than before.
 pub(super) fn not_lower(before: &Floors, now: &Floors) -> Result<()> {
-    let versions = |of: &RepoVersions| [of.root, of.timestamp, of.snapshot, of.targets, of.retrained];
-    let numbers = |of: &Floors| {
-        [versions(&of.image), versions(&of.director), [of.generation, of.wall_ms, of.down_seq, 0, 0]].concat()
-    };
-    let release = before.releases.iter().all(|(name, floor)| now.releases.get(name) >= Some(floor));
-    let role = before.roles.iter().all(|(role, floor)| now.roles.get(role) >= Some(floor));
-    let number = numbers(before).iter().zip(numbers(now)).all(|(before, now)| *before <= now);
-    ensure!(release && role && number, "a floor is lower: {before:?} became {now:?}");
+    ensure!(now.not_below(before), "a floor is lower: {before:?} became {now:?}");
     Ok(())
 }
 

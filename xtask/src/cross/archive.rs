@@ -14,9 +14,13 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Architectures with builds of the security suite that can be relied on.
 const WITH_SECURITY: [&str; 2] = ["amd64", "arm64"];
 
+/// Where this machine's package manager keeps what is installed.
+const INSTALLED: &str = "/var/lib/dpkg/status";
+
 /// One suite of the archive for one architecture.
-pub(super) struct Archive {
+pub(crate) struct Archive {
     folder: PathBuf,
+    suite: String,
 }
 
 /// Address of the archive that serves `release` to this machine, as its package manager knows it.
@@ -36,18 +40,35 @@ fn address(release: &str) -> Result<String> {
 
 impl Archive {
     /// Reads the package lists of `suite` for `arch`, with the security suite where there is one.
-    pub(super) fn open(home: &Path, suite: &str, arch: &str) -> Result<Self> {
-        let folder = home.join("apt").join(format!("{suite}-{arch}"));
+    pub(crate) fn open(home: &Path, suite: &str, arch: &str) -> Result<Self> {
+        Self::of(home, &[suite], arch)
+    }
+
+    /// Reads the lists of this machine's backports for `arch`, and those of the release whose packages they build on.
+    pub(crate) fn open_backports(home: &Path, arch: &str) -> Result<Self> {
+        let host = host_suite()?;
+        Self::of(home, &[&format!("{host}-backports"), &host], arch)
+    }
+
+    /// Reads the lists of suites, the first of which is what is asked for.
+    fn of(home: &Path, suites: &[&str], arch: &str) -> Result<Self> {
+        let suite = suites.first().context("an archive has a suite")?.to_owned();
+        let folder = home.join("apt").join(format!("{}-{arch}", suites.join("-")));
         for made in ["state/lists/partial", "cache/archives/partial", "debs"] {
             std::fs::create_dir_all(folder.join(made))?;
         }
-        let base = suite.split('-').next().unwrap_or(suite);
         let host = host_suite()?;
-        let mut sources = format!("deb [signed-by={KEYRING}] {} {suite} main\n", address(&host)?);
-        if suite == base && WITH_SECURITY.contains(&arch) {
-            let security = address(&format!("{host}-security"))?;
-            writeln!(sources, "deb [signed-by={KEYRING}] {security} {suite}-security main")
-                .expect("writing to a string");
+        let mut sources = String::new();
+        let mut source = |release: &str, suite: &str| -> Result<()> {
+            let line = format!("deb [signed-by={KEYRING}] {} {suite} main", address(release)?);
+            writeln!(sources, "{line}").expect("writing to a string");
+            Ok(())
+        };
+        for suite in suites {
+            source(&host, suite)?;
+            if !suite.contains('-') && WITH_SECURITY.contains(&arch) {
+                source(&format!("{host}-security"), &format!("{suite}-security"))?;
+            }
         }
         std::fs::write(folder.join("sources.list"), sources)?;
         std::fs::write(folder.join("status"), "")?;
@@ -61,7 +82,7 @@ impl Archive {
              APT::Sandbox::User \"root\"; Debug::NoLocking \"1\"; Acquire::Languages \"none\"; Acquire::Retries \"3\";\n"
         );
         std::fs::write(folder.join("apt.conf"), settings)?;
-        let archive = Self { folder };
+        let archive = Self { folder, suite: suite.to_owned() };
         run(archive.apt("apt-get").args(["-qq", "update"]))
             .with_context(|| format!("reading the lists of {suite} for {arch}"))?;
         Ok(archive)
@@ -74,7 +95,7 @@ impl Archive {
     }
 
     /// The first dependency of `package` whose name begins so: some packages only name the present version of another.
-    pub(super) fn depends(&self, package: &str, prefix: &str) -> Result<String> {
+    pub(crate) fn depends(&self, package: &str, prefix: &str) -> Result<String> {
         let list = output(self.apt("apt-cache").args(["depends", package]))?;
         let found = list.lines().find_map(|line| line.trim().strip_prefix("Depends: ")?.strip_prefix(prefix));
         found
@@ -84,31 +105,53 @@ impl Archive {
 
     /// Fetches packages and unpacks them into `into`. Each becomes a line of `home/packages.tsv`, which provenance
     /// quotes.
-    pub(super) fn unpack(&self, home: &Path, into: &Path, packages: &[&str]) -> Result<()> {
-        std::fs::create_dir_all(into)?;
+    pub(crate) fn unpack(&self, home: &Path, into: &Path, packages: &[&str]) -> Result<()> {
         run(self.apt("apt-get").args(["-qq", "download"]).args(packages))?;
-        let mut names: Vec<PathBuf> = Vec::new();
-        for entry in std::fs::read_dir(self.folder.join("debs"))? {
-            names.push(entry?.path());
+        let unpacked = extract(&self.folder.join("debs"), home, into)?;
+        if unpacked != packages.len() {
+            bail!("asked for {} packages, {unpacked} came", packages.len());
         }
-        if names.len() != packages.len() {
-            bail!("asked for {} packages, {} came", packages.len(), names.len());
+        Ok(())
+    }
+
+    /// The same for a package and whatever it needs; if it is to run here, what of that this machine lacks.
+    pub(crate) fn unpack_whole(&self, home: &Path, into: &Path, package: &str, here: bool) -> Result<()> {
+        let mut apt = self.apt("apt-get");
+        if here {
+            apt.args(["-o", &format!("Dir::State::status={INSTALLED}")]);
         }
-        names.sort();
-        for deb in names {
-            let format = "${Package}\t${Version}\t${Architecture}";
-            let what = output(Command::new("dpkg-deb").args(["--show", "--showformat", format]).arg(&deb))?;
-            let digest = sha256(&deb)?;
-            run(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(into))?;
-            std::fs::remove_file(&deb)?;
-            note(home, &format!("{what}\t{digest}"))?;
+        apt.args(["-qq", "-y", "--no-install-recommends", "--no-remove", "--download-only", "install"]);
+        run(apt.args(["-t", &self.suite, package]))?;
+        let unpacked = extract(&self.folder.join("cache/archives"), home, into)?;
+        if unpacked == 0 && !here {
+            bail!("nothing came of {package}");
         }
         Ok(())
     }
 }
 
+/// Unpacks the packages in `folder` into `into` and deletes them; returns how many they were.
+fn extract(folder: &Path, home: &Path, into: &Path) -> Result<usize> {
+    std::fs::create_dir_all(into)?;
+    let mut packages: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        packages.push(entry?.path());
+    }
+    packages.retain(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    packages.sort();
+    for deb in &packages {
+        let format = "${Package}\t${Version}\t${Architecture}";
+        let what = output(Command::new("dpkg-deb").args(["--show", "--showformat", format]).arg(deb))?;
+        let digest = sha256(deb)?;
+        run(Command::new("dpkg-deb").arg("--extract").arg(deb).arg(into))?;
+        std::fs::remove_file(deb)?;
+        note(home, &format!("{what}\t{digest}"))?;
+    }
+    Ok(packages.len())
+}
+
 /// Deletes the package lists, which are larger than what they lead to and old tomorrow.
-pub(super) fn forget(home: &Path) -> Result<()> {
+pub(crate) fn forget(home: &Path) -> Result<()> {
     let lists = home.join("apt");
     if lists.exists() { Ok(std::fs::remove_dir_all(lists)?) } else { Ok(()) }
 }
@@ -129,7 +172,7 @@ pub(super) fn host_suite() -> Result<String> {
 }
 
 /// SHA-256 of a file, in hex.
-pub(super) fn sha256(path: &Path) -> Result<String> {
+pub(crate) fn sha256(path: &Path) -> Result<String> {
     let text = output(Command::new("sha256sum").arg(path))?;
     Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
 }

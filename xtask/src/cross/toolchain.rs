@@ -108,6 +108,11 @@ impl<'a> Toolchain<'a> {
         self.target.debian.as_ref().map_or_else(|| "cc".into(), |debian| format!("{}-gcc", debian.gnu))
     }
 
+    /// What takes symbols from the target's programs.
+    pub(super) fn strip(&self) -> String {
+        self.target.debian.as_ref().map_or_else(|| "strip".into(), |debian| format!("{}-strip", debian.gnu))
+    }
+
     fn sysroot(&self) -> Result<PathBuf> {
         Ok(output(Command::new(self.rustc()).args(["--print", "sysroot"]))?.trim().into())
     }

@@ -1,0 +1,210 @@
+//! `cargo xtask board`: a virtual board loses its power in the middle of updates. `cargo xtask test` does it once.
+mod device;
+mod disk;
+mod fleet;
+mod http;
+mod initramfs;
+mod kind;
+mod parts;
+mod power;
+mod sweep;
+mod vm;
+mod writes;
+
+use std::fs::File;
+use std::io::{copy, stdin, stdout};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
+
+use crate::boards::{self, Board};
+use crate::command::{cargo, run as execute, target_dir};
+use crate::cross;
+use kind::Kind;
+use parts::Parts;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Fetch the emulator, a kernel and what else a virtual board is made of
+    Setup {
+        /// Board of `firmware-targets/boards` that is emulated
+        #[arg(long, default_value = BOARD)]
+        board: String,
+    },
+    /// Cut the power at random moments of updates
+    PowerCut {
+        /// Cuts
+        #[arg(long, default_value_t = 10)]
+        cuts: usize,
+        /// The same seed cuts at the same moments
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Cut one update after each write to the disk
+    EveryWrite {
+        /// About so many cuts, evenly spread
+        #[arg(long, default_value_t = 100)]
+        cuts: u64,
+        /// Cut after every single write
+        #[arg(long, conflicts_with = "cuts")]
+        all: bool,
+        #[command(flatten)]
+        run: Run,
+    },
+    /// Cut the power once, as the tests do
+    Test,
+    /// Pass what comes in on to an address and back; the emulator starts it
+    #[command(hide = true)]
+    Relay {
+        /// Where to
+        address: SocketAddr,
+    },
+}
+
+/// The board of the tests.
+const BOARD: &str = "qemu-virt-aarch64";
+
+#[derive(Args)]
+struct Run {
+    /// Board of `firmware-targets/boards` that is emulated
+    #[arg(long, default_value = BOARD)]
+    board: String,
+    /// The control: syncs on the board do nothing, and something must be lost by that
+    #[arg(long)]
+    without_sync: bool,
+    /// An agent for the board, instead of one that is built
+    #[arg(long)]
+    agent: Option<PathBuf>,
+    /// Folder with `dunlin` and `dunlin-agent` of this machine, instead of those that are built
+    #[arg(long)]
+    programs: Option<PathBuf>,
+}
+
+/// What runs on the board and around it.
+struct Programs {
+    /// The board's agent.
+    agent: PathBuf,
+    /// Folder of those of this machine.
+    here: PathBuf,
+    /// The board.
+    board: Board,
+    /// Its file.
+    board_file: PathBuf,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    match &options.verb {
+        Verb::Setup { board } => Parts::set_up(Kind::of(&boards::named(board)?.device)?).map(drop),
+        Verb::PowerCut { cuts, seed, run } => judged(run, "power-cut", |parts, programs, folder| {
+            power::cuts(parts, programs, folder, (*cuts, *seed), run.without_sync)
+        }),
+        Verb::EveryWrite { cuts, all, run } => judged(run, "every-write", |parts, programs, folder| {
+            let cuts = if *all { None } else { Some(*cuts) };
+            sweep::every_write(parts, programs, folder, cuts, run.without_sync)
+        }),
+        Verb::Test => test(),
+        Verb::Relay { address } => relay(*address),
+    }
+}
+
+/// One cut of the power, as part of the tests.
+pub(crate) fn test() -> Result<()> {
+    let run = Run { board: BOARD.to_owned(), without_sync: false, agent: None, programs: None };
+    judged(&run, "power-cut", |parts, programs, folder| power::cuts(parts, programs, folder, (1, 1), false))
+}
+
+/// Cuts, and those after which something was not as it must be.
+#[derive(Default)]
+struct Outcome {
+    cuts: u64,
+    bad: u64,
+}
+
+impl Outcome {
+    fn note(&mut self, cut: &str, came: Result<String>) {
+        self.cuts += 1;
+        match came {
+            Ok(came) => println!("{cut}: {came}"),
+            Err(error) => {
+                self.bad += 1;
+                println!("{cut}: BAD: {error:#}");
+            }
+        }
+    }
+}
+
+/// Makes what is needed, cuts, and says whether the outcome is the one that is asked for.
+fn judged(
+    run: &Run,
+    name: &str,
+    cut: impl FnOnce(&Parts, &Programs, &Path) -> Result<Outcome>,
+) -> Result<()> {
+    let programs = run.programs()?;
+    let parts = Parts::set_up(Kind::of(&programs.board.device)?)?;
+    let folder = parts.home().join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let outcome = cut(&parts, &programs, &folder)?;
+    println!("{} cuts, {} bad outcomes", outcome.cuts, outcome.bad);
+    if run.without_sync {
+        ensure!(outcome.bad > 0, "nothing was lost without syncs: this test can not fail");
+    } else {
+        ensure!(outcome.bad == 0, "{} bad outcomes; everything is left in {}", outcome.bad, folder.display());
+    }
+    Ok(std::fs::remove_dir_all(&folder)?)
+}
+
+impl Run {
+    /// Builds what is not given.
+    fn programs(&self) -> Result<Programs> {
+        let board = boards::named(&self.board)?;
+        let here = match &self.programs {
+            Some(folder) => std::path::absolute(folder)?,
+            None => {
+                execute(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+                target_dir().join("debug")
+            }
+        };
+        let agent = match &self.agent {
+            Some(agent) => agent.clone(),
+            None => cross::emulated_agent(&board.build.triple)?,
+        };
+        Ok(Programs { agent, here, board, board_file: boards::path(&self.board) })
+    }
+}
+
+/// A program that is ended when this one ends, however that is.
+fn tied(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// One connection of a board to the controller.
+fn relay(address: SocketAddr) -> Result<()> {
+    let stream = TcpStream::connect(address).with_context(|| format!("reaching {address}"))?;
+    let mut up = stream.try_clone()?;
+    let mut from = File::from(stdin().as_fd().try_clone_to_owned()?);
+    std::thread::spawn(move || -> Result<()> {
+        copy(&mut from, &mut up)?;
+        Ok(up.shutdown(Shutdown::Write)?)
+    });
+    // Not by way of the standard library's buffer, which waits for the end of a line.
+    let mut out = File::from(stdout().as_fd().try_clone_to_owned()?);
+    copy(&mut &stream, &mut out)?;
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! A running agent as its applications see it, on a board or on this machine.
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::fleet::{FEATURES, TASK};
+use super::http::ask;
+
+/// How long a step may take: a board emulated by a busy machine is a hundred times slower than a real one.
+pub(super) const LIMIT: Duration = Duration::from_secs(900);
+/// What an agent fetches and checks at a time, bytes; after a cut it fetches at most one chunk again.
+pub(super) const CHUNK_BYTES: u64 = 64 * 1024;
+/// How long an emulated board may take over one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+/// How long it is asked whether it answers already.
+const KNOCK_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(50);
+
+const STATUS: &str = "/dunlin/status";
+
+/// Looks until there is something to see.
+pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begin = Instant::now();
+    while begin.elapsed() < LIMIT {
+        if let Some(seen) = look()? {
+            return Ok(seen);
+        }
+        sleep(PAUSE);
+    }
+    bail!("{what}: not within {LIMIT:?}")
+}
+
+/// What an agent told of itself at one moment: what it said is so must be so after a cut.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// Generation of the assignment that it accepted.
+    pub(super) generation: u64,
+    /// This start of the agent.
+    pub(super) boot: String,
+    /// The release that serves, and its phase.
+    pub(super) release: String,
+    pub(super) phase: String,
+    /// Records made durable, by start of the agent.
+    pub(super) durable: BTreeMap<String, u64>,
+    /// Telemetry windows among them.
+    pub(super) windows: BTreeMap<String, u64>,
+}
+
+impl Told {
+    /// Whether the release is there to stay.
+    pub(super) fn committed(&self, release: &str) -> bool {
+        self.phase == "committed" && self.release == release
+    }
+
+    fn read(status: &Value) -> Result<Self> {
+        let installed = &status["installed"][TASK];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut told = Self {
+            generation: status["generation"].as_u64().context("a status has a generation")?,
+            boot: text(&status["boot"]),
+            release: text(&installed["release"]),
+            phase: text(&installed["phase"]),
+            ..Self::default()
+        };
+        for boot in status["spool"]["boots"].as_array().context("a spool has boots")? {
+            let number = |name: &str| boot[name].as_u64().with_context(|| format!("a boot has {name}"));
+            told.durable.insert(text(&boot["boot"]), number("appended")?);
+            told.windows.insert(text(&boot["boot"]), number("windows")?);
+        }
+        Ok(told)
+    }
+
+    /// What was told `before` a cut is so after it.
+    pub(super) fn keeps(&self, before: &Self) -> Result<()> {
+        for (boot, records) in &before.durable {
+            let kept = self.durable.get(boot).copied().unwrap_or(0);
+            ensure!(kept >= *records, "of {records} records of boot {boot}, {kept} are left");
+        }
+        ensure!(
+            self.generation >= before.generation,
+            "generation {} was accepted, now {} is",
+            before.generation,
+            self.generation
+        );
+        Ok(())
+    }
+}
+
+/// An agent's API.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Device {
+    pub(super) api: SocketAddr,
+}
+
+impl Device {
+    /// Asks a question; returns which release answered.
+    pub(super) fn answer(self) -> Result<String> {
+        let question = json!({
+            "inputs": [{"name": "x", "shape": [1, FEATURES], "datatype": "FP32", "data": vec![0.5; FEATURES]}],
+        });
+        let answer = ask(self.api, &format!("/v2/models/{TASK}/infer"), Some(&question), ANSWER_LIMIT)?;
+        Ok(answer["model_version"].as_str().unwrap_or("baseline").to_owned())
+    }
+
+    /// What it tells of itself.
+    pub(super) fn told(self) -> Result<Told> {
+        Told::read(&ask(self.api, STATUS, None, ANSWER_LIMIT)?)
+    }
+
+    /// Whether it answers at all.
+    pub(super) fn listens(self) -> bool {
+        ask(self.api, STATUS, None, KNOCK_LIMIT).is_ok()
+    }
+
+    /// Asks on until the first release is there to stay; before it there may be no answer.
+    pub(super) fn takes(self, release: &str) -> Result<()> {
+        until("the first release to be installed", || {
+            let answered = self.answer().is_ok();
+            Ok((answered && self.told()?.committed(release)).then_some(()))
+        })
+    }
+
+    /// Asks on until `release` is there to stay; every answer is one of `releases`. Returns what the agent tells then.
+    pub(super) fn comes_to(self, release: &str, releases: &[&str]) -> Result<Told> {
+        let mut last = String::new();
+        until("the update to come through", || {
+            let version = self.answer().context("no answer")?;
+            ensure!(releases.contains(&version.as_str()), "{version} answers, which is none of {releases:?}");
+            let told = self.told()?;
+            last = format!("{} {}", told.release, told.phase);
+            Ok(told.committed(release).then_some(told))
+        })
+        .with_context(|| format!("{release} was assigned; the device is at {last:?}"))
+    }
+}
+
+/// What is downloaded in these lines begins at most `again_max` bytes before what was there.
+pub(super) fn not_fetched_again(log: &str, there: &BTreeMap<String, u64>, again_max: u64) -> Result<()> {
+    let field = |line: &str, name: &str| -> Option<String> {
+        Some(line.split_once(name)?.1.split_whitespace().next()?.to_owned())
+    };
+    for line in log.lines().filter(|line| line.contains("downloading")) {
+        let digest = field(line, "digest=").with_context(|| format!("no digest in {line:?}"))?;
+        let from: u64 = field(line, "from=").with_context(|| format!("no offset in {line:?}"))?.parse()?;
+        let had = there.get(&digest).copied().unwrap_or(0);
+        ensure!(from + again_max >= had, "{} bytes of {digest} are fetched again of {had}", had - from);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_download_that_begins_anew_is_found_and_one_that_goes_on_is_not() {
+        let there = BTreeMap::from([("ab".to_owned(), 200)]);
+        let log = |from: u64| format!("INFO x: downloading digest=ab from={from} length=300\n");
+        assert!(not_fetched_again(&log(136), &there, 64).is_ok());
+        assert!(not_fetched_again(&log(135), &there, 64).is_err());
+        assert!(not_fetched_again("INFO x: downloading digest=cd from=0 length=3", &there, 64).is_ok());
+        assert!(not_fetched_again("INFO x: downloading", &there, 64).is_err());
+    }
+
+    #[test]
+    fn a_record_that_was_told_and_is_gone_is_found() {
+        let status = |generation: u64, appended: u64| {
+            Told::read(&json!({
+                "generation": generation,
+                "installed": {TASK: {"release": "gate@1", "phase": "committed"}},
+                "spool": {"boots": [{"boot": "aa", "appended": appended, "windows": 1}]},
+            }))
+            .unwrap()
+        };
+        let before = status(2, 7);
+        assert!(before.committed("gate@1") && !before.committed("gate@2"));
+        assert!(status(3, 8).keeps(&before).is_ok());
+        assert!(status(3, 6).keeps(&before).is_err());
+        assert!(status(1, 8).keeps(&before).is_err());
+        assert!(Told::default().keeps(&before).is_err());
+    }
+}

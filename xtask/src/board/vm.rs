@@ -1,0 +1,177 @@
+//! A virtual board that runs, until its power is cut.
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::Programs;
+use super::device::{Device, until};
+use super::fleet::Fleet;
+use super::initramfs::Initramfs;
+use super::kind::size;
+use super::parts::{CONTROL, Parts};
+use crate::cross::Elf;
+
+/// Where the board sees the controller; nothing else is there to be seen.
+const CONTROLLER: &str = "10.0.2.100";
+/// Port of the API on the board.
+const API_PORT: u16 = 8090;
+/// Settings of agents on boards and of those that go on with a board's state here.
+pub(super) const SETTINGS: &str = "[telemetry]\nwindow_s = 1\nreport_s = 1\n\n[update]\ncheck_s = 5\nretry_min_s = 1\nretry_max_s = 2\n\n\
+     [device.budgets]\nmodel_bytes_max = 16777216\nmodel_ram_bytes_max = 134217728\nlatency_us_max = 60000000\n";
+
+/// A board that can be switched on.
+pub(super) struct Machine<'a> {
+    parts: &'a Parts,
+    programs: &'a Programs,
+    initramfs: PathBuf,
+    log: PathBuf,
+    /// Where the controller listens here.
+    ports: [u16; 2],
+}
+
+impl<'a> Machine<'a> {
+    /// Puts agent and settings into the first file system. With `without_sync`, what the agent syncs is not synced.
+    pub(super) fn new(
+        parts: &'a Parts,
+        programs: &'a Programs,
+        fleet: &Fleet,
+        folder: &Path,
+        without_sync: bool,
+    ) -> Result<Self> {
+        let mut initramfs = Initramfs::of(parts)?;
+        initramfs.program("bin/dunlin-agent", &programs.agent)?;
+        // The address that the controller gives devices is one of the machine that it runs on.
+        initramfs.text("etc/hosts", &format!("{CONTROLLER} localhost\n"));
+        let settings = format!(
+            "state_dir = \"/data/dunlin\"\nrun_dir = \"/run/dunlin\"\nboard = \"/etc/dunlin/board.toml\"\n\n\
+             [api]\nlisten = \"0.0.0.0:{API_PORT}\"\nallow_remote = true\n\n{SETTINGS}"
+        );
+        initramfs.text("etc/dunlin/agent.toml", &settings);
+        initramfs.text("etc/dunlin/board.toml", &std::fs::read_to_string(&programs.board_file)?);
+        initramfs.text("etc/dunlin/claim", &fleet.claim()?);
+        if without_sync {
+            initramfs.program("bin/strace", &parts.board().join("usr/bin").join(CONTROL))?;
+        }
+        if without_sync || Elf(&std::fs::read(&programs.agent)?).has_interpreter() {
+            initramfs.libraries(&parts.board(), parts.kind().libraries)?;
+        }
+        let path = folder.join("initramfs");
+        initramfs.write(&path)?;
+        Ok(Self { parts, programs, initramfs: path, log: folder.join("board.log"), ports: fleet.ports })
+    }
+
+    /// Switches it on. With `writes`, every write to the disk is recorded there.
+    pub(super) fn start(&self, disk: &Path, writes: Option<&Path>) -> Result<Running> {
+        let (board, kind) = (&self.programs.board, self.parts.kind());
+        let api = free_port()?;
+        let mut qemu = self.parts.emulator();
+        // By its name: a machine may have a /dev/kvm that no guest starts under.
+        qemu.args(["-accel", "tcg,thread=multi", "-M", kind.machine]);
+        qemu.args(size(&board.device, board.qemu_cpu()));
+        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+        qemu.arg("-kernel").arg(self.parts.kernel()?).arg("-initrd").arg(&self.initramfs);
+        qemu.args(["-append", &format!("{} quiet loglevel=3 panic=-1", kind.console)]);
+        let [network, disk_device] = kind.devices;
+        qemu.args(["-netdev", &self.network(api)?]);
+        qemu.args(["-device", &format!("{network},netdev=net")]);
+        qemu.args(["-blockdev", &format!("driver=file,node-name=disk,filename={}", name(disk)?)]);
+        if let Some(writes) = writes {
+            qemu.args(["-blockdev", &format!("driver=file,node-name=writes,filename={}", name(writes)?)]);
+            // After each write the log says how many it holds, so that somebody else can look on.
+            let logged = "driver=blklogwrites,node-name=logged,file=disk,log=writes,log-sector-size=512,log-super-update-interval=1";
+            qemu.args(["-blockdev", logged]);
+        }
+        let drive = if writes.is_some() { "logged" } else { "disk" };
+        qemu.args(["-device", &format!("{disk_device},drive={drive}")]);
+        let mark = std::fs::metadata(&self.log).map_or(0, |about| about.len());
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        qemu.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = qemu.spawn().context("starting the emulator")?;
+        let device = Device { api: SocketAddr::from(([127, 0, 0, 1], api)) };
+        Ok(Running { child, device, log: self.log.clone(), mark })
+    }
+
+    /// The board sees the two ports of the controller and is seen at its API; it reaches nothing else.
+    fn network(&self, api: u16) -> Result<String> {
+        let relay = std::env::current_exe()?;
+        let mut text = format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{api}-10.0.2.15:{API_PORT}");
+        for port in self.ports {
+            let command = format!("{} board relay 127.0.0.1:{port}", name(&relay)?);
+            text.push_str(&format!(",guestfwd=tcp:{CONTROLLER}:{port}-cmd:{command}"));
+        }
+        Ok(text)
+    }
+}
+
+/// A path as the emulator's options take it.
+fn name(path: &Path) -> Result<String> {
+    let text = path.to_str().context("a path that is no text")?;
+    if text.contains([' ', '\'', '"', '\\']) {
+        bail!("{text}: the emulator can not be given a path with a space or a quote");
+    }
+    Ok(text.replace(',', ",,"))
+}
+
+/// A port that nobody listens on at this moment: the emulator does not tell which one it would take.
+pub(super) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A board with power.
+pub(super) struct Running {
+    child: Child,
+    pub(super) device: Device,
+    log: PathBuf,
+    mark: u64,
+}
+
+impl Running {
+    /// Waits until the agent listens.
+    pub(super) fn up(&mut self) -> Result<()> {
+        let device = self.device;
+        until("the board's agent to listen", || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the emulator ended with {status}: {}", self.log()?);
+            }
+            // Until the API listens, the emulator's network takes the call and says nothing.
+            Ok(device.listens().then_some(()))
+        })
+        .with_context(|| format!("the board's log is {}", self.log.display()))
+    }
+
+    /// Waits for the agent and asks the first question; returns which release answered.
+    pub(super) fn first_answer(&mut self) -> Result<String> {
+        self.up()?;
+        self.device.answer().context("the first question was not answered")
+    }
+
+    /// Cuts the power.
+    pub(super) fn cut(mut self) -> Result<String> {
+        self.end()?;
+        self.log()
+    }
+
+    /// What the board has printed since it was switched on.
+    pub(super) fn log(&self) -> Result<String> {
+        let bytes = std::fs::read(&self.log)?;
+        let from = usize::try_from(self.mark)?.min(bytes.len());
+        Ok(String::from_utf8_lossy(&bytes[from..]).into_owned())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            eprintln!("the emulator could not be ended: {error:#}");
+        }
+    }
+}
