@@ -105,7 +105,7 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
     settings.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // Before it can be seen to run: who sees that may tell it to end.
     let catch = |kind| signal(kind).map_err(RunError::Signals);
-    let signals = [catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?];
+    let mut signals = [catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?];
     let supervisor = Supervisor::from_env();
     for dir in [&settings.state_dir, &settings.run_dir] {
         std::fs::create_dir_all(dir).map_err(|source| RunError::Folder { path: dir.clone(), source })?;
@@ -183,13 +183,11 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
         agent.indicate(ReasonCode::StateRecovered, detail, 1);
     }
     supervisor.tell(supervisor::READY);
-    agent.serve(settings.telemetry.window, &mut notices, &mut news, signals, &supervisor).await;
+    agent.serve(settings.telemetry.window, &mut notices, &mut news, &mut signals, &supervisor).await;
 
     tracing::info!(anew = agent.anew, "agent stops");
-    // A manager that hears it would start another process in the place of this one, which goes on.
-    if !agent.anew {
-        supervisor.tell(supervisor::STOPPING);
-    }
+    // A manager that hears of an end would start another process in the place of this one, which goes on.
+    supervisor.tell(if agent.anew { supervisor::WATCHDOG } else { supervisor::STOPPING });
     driver.stop().await;
     while let Ok(notice) = notices.try_recv() {
         agent.notice(notice);
@@ -217,7 +215,22 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }
     }
-    Ok(agent.anew)
+    if !agent.anew || told_to_end(&mut signals).await {
+        return Ok(false);
+    }
+    // The start that follows has the manager's whole patience.
+    supervisor.tell(supervisor::WATCHDOG);
+    Ok(true)
+}
+
+/// Whether a signal came that nobody waited for.
+async fn told_to_end([terminate, interrupt]: &mut [Signal; 2]) -> bool {
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => true,
+        _ = interrupt.recv() => true,
+        () = std::future::ready(()) => false,
+    }
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), RunError> {
@@ -270,7 +283,7 @@ impl Agent {
         window: Duration,
         notices: &mut mpsc::Receiver<Notice>,
         news: &mut mpsc::Receiver<News>,
-        [mut terminate, mut interrupt]: [Signal; 2],
+        [terminate, interrupt]: &mut [Signal; 2],
         supervisor: &Supervisor,
     ) {
         let mut windows = interval_at(Instant::now() + window, window);

@@ -63,8 +63,6 @@ enum Verb {
         #[command(flatten)]
         run: Run,
     },
-    /// Cut the power once, as the tests do
-    Test,
     /// Pass what comes in on to an address and back; the emulator starts it
     #[command(hide = true)]
     Relay {
@@ -73,8 +71,10 @@ enum Verb {
     },
 }
 
-/// The board of the tests.
+/// The board that is meant where none is named.
 const BOARD: &str = "qemu-virt-aarch64";
+/// The board of the tests, which build its agent anyway.
+const TEST_BOARD: &str = "x86-64-generic";
 
 #[derive(Args)]
 struct Run {
@@ -114,14 +114,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let cuts = if *all { None } else { Some(*cuts) };
             sweep::every_write(parts, programs, folder, cuts, run.without_sync)
         }),
-        Verb::Test => test(),
         Verb::Relay { address } => relay(*address),
     }
 }
 
-/// One cut of the power, as part of the tests.
-pub(crate) fn test() -> Result<()> {
-    let run = Run { board: BOARD.to_owned(), without_sync: false, agent: None, programs: None };
+/// One cut of the power, as part of the tests, which have built the board's agent and the programs of this machine.
+pub(crate) fn test(agent: PathBuf, programs: PathBuf) -> Result<()> {
+    let run = Run {
+        board: TEST_BOARD.to_owned(),
+        without_sync: false,
+        agent: Some(agent),
+        programs: Some(programs),
+    };
     judged(&run, "power-cut", |parts, programs, folder| power::cuts(parts, programs, folder, (1, 1), false))
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::command::{cargo, run as execute, target_dir};
-use crate::{cross, docs, fuzz, install, parity, tidy};
+use crate::{board, cross, docs, fuzz, install, parity, tidy};
 
 /// The whole run must stay below this, so that a two-core machine finishes it in time.
 const LIMIT: Duration = Duration::from_secs(75 * 60);
@@ -89,6 +89,7 @@ const STAGES: &[Stage] = &[
         ]))
     }),
     ("static build", static_build),
+    ("board", power_cut),
 ];
 
 /// The small feature set, as released; everything else here is built and tested with the full one. Two of its agents go the
@@ -100,6 +101,13 @@ fn static_build() -> Result<()> {
     execute(
         workspace("test", &["--test", "e2e_loop", "--", "--test-threads=1"]).env("AGENT_PROGRAM", program),
     )
+}
+
+/// The same agent on a virtual board that loses its power.
+fn power_cut() -> Result<()> {
+    let program = cross::static_build(STATIC_TARGET)?;
+    execute(&mut workspace("build", &["--all-targets"]))?;
+    board::test(program, target_dir().join("debug"))
 }
 
 /// These start whole fleets, which wait for windows and time limits most of the time: two of them share two processors,

@@ -61,6 +61,8 @@ pub(super) struct Hands {
     crowd: Crowd,
     jobs: JoinSet<Option<Event>>,
     aborts: BTreeMap<TaskId, AbortHandle>,
+    /// The last fetch of a program; a newer one ends it.
+    program: Option<AbortHandle>,
     fetches: Arc<Semaphore>,
     /// By blob: two tasks may want the same one, and only one may write it.
     writers: BTreeMap<Digest, Arc<Mutex<()>>>,
@@ -90,6 +92,7 @@ impl Hands {
             crowd,
             jobs: JoinSet::new(),
             aborts: BTreeMap::new(),
+            program: None,
             fetches: Arc::new(Semaphore::new(FETCHES)),
             writers: BTreeMap::new(),
             proofs: Arc::new(Semaphore::new(PROOFS)),
@@ -318,7 +321,7 @@ impl Hands {
                 let (store, fetcher, fetches) =
                     (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
                 let writer = self.writer(file.digest);
-                self.jobs.spawn(async move {
+                let job = self.jobs.spawn(async move {
                     let writer = writer.lock_owned().await;
                     let held = (writer, fetches.acquire_owned().await.ok()?);
                     let fetched = match program::admits(&store, &file) {
@@ -330,6 +333,9 @@ impl Hands {
                         Err(fault) => Event::ProgramFailed { file: file.digest, fault },
                     })
                 });
+                if let Some(before) = self.program.replace(job) {
+                    before.abort();
+                }
                 Told::Nothing
             }
             Command::ProveProgram { file } => {

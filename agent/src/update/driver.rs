@@ -744,8 +744,11 @@ impl Driver {
                 Told::Outcome(seq, outcome) => {
                     tracing::info!(task = ?outcome.task, release = ?outcome.release, phase = ?outcome.phase, reason = %outcome.reason, detail = outcome.detail, "update");
                     if SUSPICIOUS.contains(&outcome.reason) && refused(outcome.phase) {
-                        let task = outcome.task.as_ref().map_or("", TaskId::as_str);
-                        self.indicate(outcome.reason, format!("{task}: {}", outcome.detail));
+                        // What is of no task is of the agent's own program.
+                        let of = outcome.task.as_ref().map(ToString::to_string);
+                        let of = of.or_else(|| outcome.release.as_ref().map(ToString::to_string));
+                        let of = of.unwrap_or_default();
+                        self.indicate(outcome.reason, format!("{of}: {}", outcome.detail));
                     }
                     self.notice(Notice::Outcome(outcome));
                     events.push(Event::Reported { seq });

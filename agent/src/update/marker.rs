@@ -36,7 +36,12 @@ impl Marker {
 
     /// The end is orderly.
     pub(super) fn clear(&self) -> io::Result<()> {
-        write_or_overwrite(&self.dir, NAME, ORDERLY.as_bytes())
+        Self::settled(&self.dir)
+    }
+
+    /// The last end is as good as orderly: it is laid to somebody's charge already.
+    pub(super) fn settled(dir: &Path) -> io::Result<()> {
+        write_or_overwrite(dir, NAME, ORDERLY.as_bytes())
     }
 }
 

@@ -5,6 +5,7 @@
 //! counts the start, and becomes that one ([`launch`]). Who was started so starts nobody: to leave for another program it
 //! ends in order and becomes the installed one again ([`start_anew`]). So there is no circle that is not counted.
 use std::ffi::OsString;
+use std::io::{Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,11 +17,11 @@ use std::{env, fs, io, thread};
 use dunlin_engine::{Model, this_program};
 use dunlin_protocol::{Blob, Digest, ReasonCode};
 use dunlin_trust::{RepoKind, TrustedRepo};
-use dunlin_update::{Fault, Journal, Launch};
+use dunlin_update::{Fault, Journal, Launch, ProgramStep};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, kill_process, prlimit};
 
 use super::fetch::chain;
-use super::marker::KERNEL_BOOT;
+use super::marker::{KERNEL_BOOT, Marker};
 use super::store::Store;
 use super::twin::Twin;
 use crate::clock;
@@ -48,7 +49,11 @@ const TEST_BYTES: u64 = 1024 * 1024 * 1024;
 const TEST_CPU_S: u64 = 60;
 /// Longest wait for a test; a busy board may give it a tenth of a core.
 const TEST: Duration = Duration::from_secs(120);
-/// How often is looked whether it has ended.
+/// Longest wait for an agent that is ending, as its spool is waited for.
+const ENDING: Duration = Duration::from_secs(5);
+/// Longest word of a test that is kept, bytes.
+const TEST_SAYS_MAX: u64 = 64 * 1024;
+/// How often is looked whether another process has ended.
 const TEST_POLL: Duration = Duration::from_millis(20);
 
 /// The smallest model: `y = Relu(x)` of two values, ONNX of operator set 13.
@@ -70,25 +75,38 @@ pub(super) fn runs() -> Option<Digest> {
 
 /// Becomes the program that is to run. Returns if that is this one.
 pub(crate) fn launch(settings: &Settings) {
-    // A second agent leaves the journal of the one that runs alone.
-    if env::var_os(STARTED).is_some() || UnixStream::connect(settings.socket_file()).is_ok() {
+    if env::var_os(STARTED).is_some() {
         return;
     }
-    if let Err(error) = launch_from(&settings.state_dir.join("slots")) {
+    // A second agent leaves the journal of the one that runs alone; one that is ending is waited for.
+    let began = Instant::now();
+    while UnixStream::connect(settings.socket_file()).is_ok() {
+        if began.elapsed() >= ENDING {
+            return;
+        }
+        thread::sleep(TEST_POLL);
+    }
+    let hold = settings.update.inhibit_file.as_deref().is_some_and(Path::exists);
+    if let Err(error) = launch_from(&settings.state_dir.join("slots"), hold) {
         tracing::warn!(%error, "the installed program runs, whatever the journal says");
     }
 }
 
-fn launch_from(dir: &Path) -> io::Result<()> {
-    let (mut twin, found) = Twin::open(dir, "journal")?;
-    let Some(mut journal) = found.body.and_then(|bytes| Journal::decode(&bytes).ok()) else { return Ok(()) };
+fn launch_from(dir: &Path, hold: bool) -> io::Result<()> {
+    let Some((mut twin, mut journal)) = read_journal(dir)? else { return Ok(()) };
     let boot = fs::read_to_string(KERNEL_BOOT).unwrap_or_else(|_| "unknown".to_owned());
+    let tried =
+        matches!(journal.program().step(), ProgramStep::Trying { boot, .. } if !boot.is_empty());
     loop {
         let before = journal.encode();
-        let launch = journal.launch(boot.trim(), crate::VERSION, clock::now());
+        let launch = journal.launch(boot.trim(), crate::VERSION, hold, clock::now());
         let counted = journal.encode();
         if counted != before {
             twin.save(&counted)?;
+            if tried {
+                // That end is laid to the program; the models are not to blame too.
+                Marker::settled(dir)?;
+            }
         }
         let Some(launch) = launch else { return Ok(()) };
         let (reason, detail) = become_program(dir, &launch);
@@ -110,11 +128,11 @@ fn become_program(dir: &Path, launch: &Launch) -> (ReasonCode, String) {
         if !store.verify(&file).map_err(io::Error::other)? {
             return Err(io::ErrorKind::InvalidData.into());
         }
+        // A power cut may have taken what the test had set.
+        make_executable(&store.path(&file.digest))?;
         if launch.trial {
-            let ms = launch.program.reach_ms.saturating_add(HANGS_AFTER_MS);
-            let me = std::process::id();
-            let words = [me.to_string(), ms.to_string(), file.digest.to_string()];
-            quiet(Command::new(this_program()?).arg(WATCH).args(words).arg(dir)).spawn()?;
+            let me = std::process::id().to_string();
+            quiet(Command::new(this_program()?).arg(WATCH).arg(me).arg(dir)).spawn()?;
         }
         tracing::info!(release = %launch.program.release, trial = launch.trial, "becoming another program");
         let by = format!("{} {}", file.digest, env::current_exe()?.display());
@@ -131,6 +149,10 @@ fn become_program(dir: &Path, launch: &Launch) -> (ReasonCode, String) {
     }
 }
 
+fn make_executable(program: &Path) -> io::Result<()> {
+    fs::set_permissions(program, fs::Permissions::from_mode(0o700))
+}
+
 fn quiet(command: &mut Command) -> &mut Command {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
 }
@@ -144,40 +166,57 @@ pub(crate) fn start_anew() -> io::Error {
     }
 }
 
-/// Process, time, file and folder of the slots, as [`become_program`] names them.
-fn watched(words: &[String]) -> Option<(Pid, Duration, Digest, PathBuf)> {
-    let [tried, ms, file, dir] = words else { return None };
-    let tried = Pid::from_raw(tried.parse().ok()?)?;
-    Some((tried, Duration::from_millis(ms.parse().ok()?), file.parse().ok()?, dir.into()))
+/// The journal in the folder of the slots.
+fn read_journal(dir: &Path) -> io::Result<Option<(Twin, Journal)>> {
+    let (twin, found) = Twin::open(dir, "journal")?;
+    let journal = found.body.and_then(|bytes| Journal::decode(&bytes).ok());
+    Ok(journal.map(|journal| (twin, journal)))
 }
 
-/// What the hidden verb [`WATCH`] does, in a child of a program on trial: when its time is long over, it is left, and killed.
+/// What the hidden verb [`WATCH`] does, in a child of a program on trial, with its process and the folder of the slots: when
+/// its time is long over, it is left, and killed.
 pub fn watch() -> ExitCode {
-    let words: Vec<String> = env::args_os().skip(2).filter_map(|word| word.into_string().ok()).collect();
-    let Some((tried, time, file, dir)) = watched(&words) else { return ExitCode::from(2) };
-    let began = Instant::now();
+    let mut words = env::args_os().skip(2);
+    let tried = words.next().and_then(|word| Pid::from_raw(word.to_str()?.parse().ok()?));
+    let (Some(tried), Some(dir)) = (tried, words.next().map(PathBuf::from)) else { return ExitCode::from(2) };
+    match watch_over(tried, &dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        // One that can not be noted as left is killed all the same: its next start counts.
+        Err(_) if getppid() == Some(tried) && kill_process(tried, Signal::KILL).is_ok() => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn watch_over(tried: Pid, dir: &Path) -> io::Result<()> {
+    let Ok(Some((_, journal))) = read_journal(dir) else { return Ok(()) };
+    let ProgramStep::Trying { program, .. } = journal.program().step() else { return Ok(()) };
+    let file = program.file.digest;
+    let time = Duration::from_millis(program.reach_ms.saturating_add(HANGS_AFTER_MS));
+    let (exe, name) = (format!("/proc/{}/exe", tried.as_raw_nonzero()), file.to_string());
+    let runs = || {
+        let path = fs::read_link(&exe).unwrap_or_default();
+        path.file_name().is_some_and(|found| found.to_string_lossy().starts_with(&name))
+    };
+    let (began, mut became) = (Instant::now(), false);
     while began.elapsed() < time {
-        if getppid() != Some(tried) {
-            return ExitCode::SUCCESS;
+        let runs = runs();
+        // It has ended, or become another program again.
+        if getppid() != Some(tried) || (became && !runs) {
+            return Ok(());
         }
+        became |= runs;
         thread::sleep(WATCH_EVERY);
     }
-    let overdue = || -> io::Result<bool> {
-        let (mut twin, found) = Twin::open(&dir, "journal")?;
-        let Some(mut journal) = found.body.and_then(|bytes| Journal::decode(&bytes).ok()) else {
-            return Ok(false);
-        };
-        let over = journal.overdue(file, clock::now());
-        if over {
-            twin.save(&journal.encode())?;
-        }
-        Ok(over)
-    };
-    // One that can not be noted as left is killed all the same: its next start counts.
-    if overdue().unwrap_or(true) && getppid() == Some(tried) {
-        return if kill_process(tried, Signal::KILL).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let Some((mut twin, mut journal)) = read_journal(dir)? else { return Ok(()) };
+    if !journal.overdue(file, clock::now()) {
+        return Ok(());
     }
-    ExitCode::SUCCESS
+    twin.save(&journal.encode())?;
+    Marker::settled(dir)?;
+    if getppid() == Some(tried) {
+        kill_process(tried, Signal::KILL)?;
+    }
+    Ok(())
 }
 
 /// Whether a program may be fetched at all: there is room, and it could be started afterwards.
@@ -198,55 +237,67 @@ pub(super) fn admits(store: &Store, file: &Blob) -> Result<(), Fault> {
 /// Has a program in the store test itself in a child, with the settings and the state that it would have. Blocks until the
 /// child has ended.
 pub(super) fn prove(store: &Store, file: &Blob) -> Result<(), (ReasonCode, String)> {
-    let path = store.path(&file.digest);
-    let told = path.with_extension("test");
-    let run = || -> io::Result<Option<bool>> {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
-        let out = fs::File::create(&told)?;
-        // As it will run, but for the verb.
-        let verb = |word: OsString| if word == "run" { SELF_TEST.into() } else { word };
-        let mut command = Command::new(&path);
-        command.args(env::args_os().skip(1).map(verb)).env_remove(STARTED);
-        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let began = Instant::now();
-        let mut child = loop {
-            match command.spawn() {
-                // Another child that was being started while the file was written holds it for a moment.
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && began.elapsed() < TEST => {
-                    thread::sleep(TEST_POLL);
-                }
-                spawned => break spawned?,
-            }
-        };
-        let limit = |resource, n| {
-            prlimit(Some(Pid::from_child(&child)), resource, Rlimit { current: Some(n), maximum: Some(n) })
-        };
-        let limited = limit(Resource::As, TEST_BYTES).and_then(|_| limit(Resource::Cpu, TEST_CPU_S));
-        while limited.is_ok() && began.elapsed() < TEST {
-            if let Some(status) = child.try_wait()? {
-                return Ok(Some(status.success()));
-            }
-            thread::sleep(TEST_POLL);
-        }
-        child.kill()?;
-        child.wait()?;
-        Ok(None)
-    };
-    let ended = match store.verify(file) {
-        Ok(true) => run(),
+    match store.verify(file) {
+        Ok(true) => {}
         Ok(false) | Err(_) => return Err((ReasonCode::DigestMismatch, "it read back damaged".to_owned())),
-    };
-    let said = fs::read_to_string(&told).unwrap_or_default();
-    if let Err(error) = fs::remove_file(&told) {
-        tracing::debug!(%error, "what a program said of itself stays until files are dropped");
     }
+    let path = store.path(&file.digest);
+    let run = || -> io::Result<(Option<bool>, String)> {
+        make_executable(&path)?;
+        // Only the handle of what it says is kept.
+        let says = path.with_extension("test");
+        let mut out = fs::File::options().read(true).write(true).create(true).truncate(true).open(&says)?;
+        fs::remove_file(&says)?;
+        let ended = run_test(&path, &out)?;
+        out.rewind()?;
+        let mut said = Vec::new();
+        out.take(TEST_SAYS_MAX).read_to_end(&mut said)?;
+        Ok((ended, String::from_utf8_lossy(&said).into_owned()))
+    };
+    let (ended, said) = run().map_err(|error| (ReasonCode::ProofCrashed, chain(&error)))?;
     let last = || said.lines().last().unwrap_or("it said nothing").to_owned();
     match ended {
-        Ok(Some(true)) if said.lines().any(|line| line == SOUND) => Ok(()),
-        Ok(Some(_)) => Err((ReasonCode::ProofCrashed, last())),
-        Ok(None) => Err((ReasonCode::ProofTimeout, last())),
-        Err(error) => Err((ReasonCode::ProofCrashed, chain(&error))),
+        Some(true) if said.lines().any(|line| line == SOUND) => Ok(()),
+        Some(_) => Err((ReasonCode::ProofCrashed, last())),
+        None => Err((ReasonCode::ProofTimeout, last())),
     }
+}
+
+/// Runs the test of a program, which says what it has to say into `out`. Whether it ended well; `None` if its time was over.
+fn run_test(path: &Path, out: &fs::File) -> io::Result<Option<bool>> {
+    // As it will run, but for the verb.
+    let verb = |word: OsString| if word == "run" { SELF_TEST.into() } else { word };
+    let mut command = Command::new(path);
+    command.args(env::args_os().skip(1).map(verb)).env_remove(STARTED);
+    command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out.try_clone()?);
+    let began = Instant::now();
+    let mut child = loop {
+        match command.spawn() {
+            // Another child that was being started while the file was written holds it for a moment.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && began.elapsed() < TEST => {
+                thread::sleep(TEST_POLL);
+            }
+            spawned => break spawned?,
+        }
+    };
+    let limit = |resource, n| {
+        prlimit(Some(Pid::from_child(&child)), resource, Rlimit { current: Some(n), maximum: Some(n) })
+    };
+    let limited = limit(Resource::As, TEST_BYTES)
+        .and_then(|_| limit(Resource::Cpu, TEST_CPU_S))
+        .and_then(|_| limit(Resource::Fsize, TEST_SAYS_MAX));
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status.success()));
+        }
+        if limited.is_err() || began.elapsed() >= TEST {
+            break;
+        }
+        thread::sleep(TEST_POLL);
+    }
+    child.kill()?;
+    child.wait()?;
+    limited.map(|_| None).map_err(io::Error::from)
 }
 
 /// Whether this program could be this device's agent: it reads the settings, the identity holds against its pins, the pinned
@@ -267,6 +318,12 @@ pub(crate) fn self_test(settings: &Settings) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use dunlin_protocol::cbor;
+    use dunlin_update::{CRASHES_MAX, JOURNAL_FORMAT, Program, Stop, Strikes};
+    use serde::Serialize;
+
     use super::*;
 
     #[test]
@@ -296,6 +353,67 @@ mod tests {
             assert_eq!(proved.as_ref().err().map(|(reason, _)| *reason), expected, "{script}: {proved:?}");
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
         }
+    }
+
+    /// A journal with a program on trial that was started last in `boot`.
+    fn on_trial(dir: &Path, boot: &str, strikes: Strikes) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct State {
+            judged: u64,
+            committed: Option<Program>,
+            step: ProgramStep,
+        }
+        #[derive(Serialize)]
+        struct Written {
+            format: u32,
+            generation: u64,
+            tasks: BTreeMap<String, u8>,
+            known_bad: [u8; 0],
+            outbox: [u8; 0],
+            next_seq: u64,
+            program: State,
+        }
+        let program = Program {
+            release: "agent.x86-64-unknown-linux-musl@1".parse().unwrap(),
+            file: Blob { digest: Digest([7; 32]), length: 9 },
+            agent: crate::VERSION.to_owned(),
+            reach_ms: 60_000,
+            generation: 1,
+            correlation: String::new(),
+        };
+        let step = ProgramStep::Trying { program, strikes, boot: boot.to_owned() };
+        let bytes = cbor::encode(&Written {
+            format: JOURNAL_FORMAT,
+            generation: 1,
+            tasks: BTreeMap::new(),
+            known_bad: [],
+            outbox: [],
+            next_seq: 1,
+            program: State { judged: 1, committed: None, step },
+        });
+        Twin::open(dir, "journal").unwrap().0.save(&bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn deaths_of_a_program_on_trial_are_not_laid_to_the_models_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let boot = fs::read_to_string(KERNEL_BOOT).unwrap();
+        on_trial(dir.path(), boot.trim(), Strikes { crashes: CRASHES_MAX - 1, resets: 0 });
+        // As the program on trial left it when it died.
+        Marker::set(dir.path()).unwrap();
+        launch_from(dir.path(), false).unwrap();
+        let (_, journal) = read_journal(dir.path()).unwrap().unwrap();
+        assert_eq!(*journal.program().step(), ProgramStep::Idle);
+        assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::Orderly);
+    }
+
+    #[test]
+    fn a_trial_that_is_held_back_is_not_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let written = on_trial(dir.path(), "", Strikes::default());
+        launch_from(dir.path(), true).unwrap();
+        assert_eq!(Twin::open(dir.path(), "journal").unwrap().1.body.unwrap(), written);
     }
 
     #[test]

@@ -375,10 +375,19 @@ async fn blob(
     Path(text): Path<String>,
     headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let sha256 = digest(&text)?;
-    reader.may_read_blob(&state, &sha256).await?;
-    let missing = || ApiError::not_found("blob", &text);
-    let length = state.registry.blobs().length(&sha256).await?.ok_or_else(missing)?;
+    stream_blob(&state, &reader, &digest(&text)?, &headers).await
+}
+
+/// A blob, or the part of it that is asked for, to who may read it.
+pub(super) async fn stream_blob(
+    state: &AppState,
+    reader: &Reader,
+    sha256: &Digest,
+    headers: &HeaderMap,
+) -> ApiResult<Response> {
+    reader.may_read_blob(state, sha256).await?;
+    let missing = || ApiError::not_found("blob", sha256);
+    let length = state.registry.blobs().length(sha256).await?.ok_or_else(missing)?;
     let range = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(byte_range);
     if let Some(range) = &range
         && !satisfiable(range, length)
@@ -387,7 +396,7 @@ async fn blob(
         return Ok(([(CONTENT_RANGE, format!("bytes */{length}"))], error).into_response());
     }
     let partial = range.is_some();
-    let part = state.registry.blobs().stream(&sha256, range).await?.ok_or_else(missing)?;
+    let part = state.registry.blobs().stream(sha256, range).await?.ok_or_else(missing)?;
     let common = [
         (CONTENT_TYPE, "application/octet-stream".to_owned()),
         (ACCEPT_RANGES, "bytes".to_owned()),

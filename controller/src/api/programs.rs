@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use dunlin_protocol::{ClassName, GroupId, PROGRAM_BYTES_MAX, ReleaseId};
+use dunlin_protocol::{ClassName, GroupId, PROGRAM_BYTES_MAX, PROGRAM_REACH_S, ReleaseId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -20,11 +20,6 @@ use crate::clock;
 use crate::keys::Addition;
 use crate::registry::ProgramPush;
 use crate::store::{ProgramOrder, ProgramRow, ReleaseState, Store};
-
-/// Least time that a program may be given to reach the controller, seconds: enough to start and connect on a good link.
-const REACH_S_MIN: u64 = 5;
-/// The longest: for a day nobody may be left without a word of it.
-const REACH_S_MAX: u64 = 24 * 60 * 60;
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -80,14 +75,22 @@ fn parse<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> Ap
 
 /// Every program with where it stands and what is ordered.
 async fn views(state: &AppState) -> ApiResult<Vec<ProgramView>> {
-    let (approved, floors) = (state.repos.programs()?, state.repos.release_floors()?);
+    let (image, floors) = (state.repos.image()?, state.repos.release_floors()?);
+    let approved = state.repos.programs()?;
+    // A number that was given again after the database was restored stands for other bytes.
+    let approved = |program: &ProgramRow| {
+        approved.contains_key(&program.release)
+            && image
+                .target(&program.release.program_name())
+                .is_some_and(|info| info.sha256 == program.blob.digest)
+    };
     let orders = state.store.program_orders().await?;
     let view = |program: ProgramRow| {
         let release = &program.release;
         let withdrawn = floors.get(&release.model).is_some_and(|floor| release.version < *floor);
         let of = orders.iter().filter(|order| order.release == *release).cloned();
         ProgramView {
-            state: match (withdrawn, approved.contains_key(release)) {
+            state: match (withdrawn, approved(&program)) {
                 (true, _) => ReleaseState::Withdrawn,
                 (false, true) => ReleaseState::Approved,
                 (false, false) => ReleaseState::Pending,
@@ -119,7 +122,7 @@ async fn push(
         triple: about.triple,
         agent: about.agent,
         classes: classes.collect::<ApiResult<BTreeSet<_>>>()?,
-        content: body.to_vec(),
+        content: body,
     };
     let row = state.registry.push_program(push, (&caller.name, &caller.signed())).await?;
     Ok((StatusCode::CREATED, Json(row.addition())).into_response())
@@ -134,9 +137,16 @@ async fn order(
     Json(body): Json<OrderBody>,
 ) -> ApiResult<Json<ProgramOrder>> {
     let release: ReleaseId = parse(&text)?;
-    if !(REACH_S_MIN..=REACH_S_MAX).contains(&body.reach_s) {
-        return Err(ApiError::bad_request(format!("give it {REACH_S_MIN} to {REACH_S_MAX} seconds")));
+    if !PROGRAM_REACH_S.contains(&body.reach_s) {
+        let (least, most) = PROGRAM_REACH_S.into_inner();
+        return Err(ApiError::bad_request(format!("give it {least} to {most} seconds")));
     }
+    if let Some(group) = &body.group
+        && !state.store.groups().await?.contains_key(group.as_str())
+    {
+        return Err(ApiError::not_found("group", group));
+    }
+    let mut change = state.audit.begin().await?;
     let all = views(&state).await?;
     let view = all.iter().find(|view| view.program.release == release);
     let view = view.ok_or_else(|| ApiError::not_found("program", &release))?;
@@ -155,7 +165,6 @@ async fn order(
     let mut orders = all.iter().flat_map(|view| &view.orders);
     let before = orders.find(|held| held.release.model == order.release.model && held.group == order.group);
     let before = before.map_or(Value::Null, |held| json!(held));
-    let mut change = state.audit.begin().await?;
     Store::program_order_put(change.tx(), &order).await?;
     change.commit(&caller.signed(), "agent.order", before, json!(order)).await?;
     state.wake.planner.notify_one();

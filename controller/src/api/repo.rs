@@ -6,21 +6,20 @@ use std::str::FromStr;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use dunlin_protocol::{DeviceId, Digest, ReleaseId, RepoVersions, cbor};
+use dunlin_protocol::{DeviceId, ReleaseId, RepoVersions, cbor};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::models::stream_blob;
 use super::readable::Reader;
 use super::{ApiError, ApiResult, AppState};
 use crate::clock;
 use crate::repo::{RepoError, Repos};
-
-/// How long what never changes under its name may be kept.
-const IMMUTABLE: &str = "max-age=31536000, immutable";
 
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
@@ -146,37 +145,31 @@ async fn director_file(
     served(&file, on_files(&state, move |repos| repos.director_file(&device, &name, clock::wall_ms())).await?)
 }
 
-/// The content of a target: a manifest or a policy. A device reads those of its assignment.
+/// The content of a target: a manifest, a policy, or a program. A device reads those of its assignment.
 #[utoipa::path(get, path = "/v1/targets/{file}", tag = "repository",
     params(("file" = String, Path, description = "`{sha256}.{name}`")),
-    responses((status = 200, description = "the file", content_type = "application/json", body = [u8])))]
+    responses((status = 200, description = "the file; a program is sent as `/v1/blobs` sends it", content_type = "application/json", body = [u8])))]
 async fn target_file(
     State(state): State<AppState>,
     reader: Reader,
     Path(file): Path<String>,
+    headers: HeaderMap,
 ) -> ApiResult<Response> {
-    let target = file.split_once('.').map_or("", |(_, target)| target);
-    reader.may_read_target(&state, target).await?;
+    let (hex, target) = file.split_once('.').unwrap_or_default();
     if ReleaseId::from_program_name(target).is_some() {
-        return program(&state, &reader, &file).await;
+        // It lies with the blobs.
+        let digest = hex.parse().map_err(|_| ApiError::not_found("file", &file))?;
+        return stream_blob(&state, &reader, &digest, &headers).await;
     }
+    reader.may_read_target(&state, target).await?;
     let name = file.clone();
     served(&file, on_files(&state, move |repos| repos.target_file(&name)).await?)
-}
-
-/// A program, which lies with the blobs.
-async fn program(state: &AppState, reader: &Reader, file: &str) -> ApiResult<Response> {
-    let missing = || ApiError::not_found("file", file);
-    let digest: Digest = file.split_once('.').and_then(|(hex, _)| hex.parse().ok()).ok_or_else(missing)?;
-    reader.may_read_blob(state, &digest).await?;
-    let content = state.registry.blobs().get(&digest).await?.ok_or_else(missing)?;
-    Ok(([(CONTENT_TYPE, "application/octet-stream"), (CACHE_CONTROL, IMMUTABLE)], content).into_response())
 }
 
 /// A file, or 404. All but the timestamp never change under their name.
 fn served(name: &str, content: Option<Vec<u8>>) -> ApiResult<Response> {
     let content = content.ok_or_else(|| ApiError::not_found("file", name))?;
-    let cache = if name == "timestamp.json" { "no-cache" } else { IMMUTABLE };
+    let cache = if name == "timestamp.json" { "no-cache" } else { "max-age=31536000, immutable" };
     Ok(([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, cache)], Bytes::from(content)).into_response())
 }
 

@@ -1,10 +1,10 @@
 //! `dunlin agent`: programs of the agent itself.
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use dunlin_protocol::{ClassName, GroupId, ProgramCustom, ReleaseId};
+use dunlin_protocol::{Arch, ClassName, GroupId, ModelName, ProgramCustom, ReleaseId};
 
 use super::model::Signing;
 use super::{ApiClient, Exit, Output};
@@ -24,6 +24,9 @@ pub enum AgentCommand {
     Approve {
         /// `agent.TRIPLE@N`, as `dunlin agent push` names it.
         release: ReleaseId,
+        /// Your own build of it, which the controller's has to be byte for byte. Without it, what the controller holds is signed.
+        #[arg(long)]
+        file: Option<PathBuf>,
         /// With which keys.
         #[command(flatten)]
         signing: Signing,
@@ -36,15 +39,15 @@ pub enum AgentCommand {
         #[command(flatten)]
         signing: Signing,
     },
-    /// Have devices run an approved program. Some take it first; the others follow once all of these have committed to it, and
-    /// none that has not been told yet after a device failed with it.
+    /// Have devices run an approved program. Some take it first; then at most as many try it at a time as have committed to
+    /// it, and after a device failed with it none that has not been told yet.
     RollOut {
         /// The release.
         release: ReleaseId,
         /// The devices of this group; without it, all that the program was built for.
         #[arg(long)]
         group: Option<GroupId>,
-        /// So many devices, the first by id, before all others.
+        /// So many devices before all others: the first by id of those that are online. 0 tells all of them at once.
         #[arg(long, default_value_t = 1)]
         canaries: u32,
         /// Seconds that it has on a device to reach this controller, before it is left again.
@@ -102,17 +105,30 @@ async fn find(client: &ApiClient, release: &ReleaseId) -> Result<ProgramView> {
 }
 
 /// What is signed is what the bytes are, not what the controller says about them.
-async fn check(client: &ApiClient, release: &ReleaseId, target: &Addition) -> Result<()> {
+async fn check(
+    client: &ApiClient,
+    release: &ReleaseId,
+    target: &Addition,
+    own: Option<&Path>,
+) -> Result<ProgramCustom> {
     let content = client.download(&format!("/v1/targets/{}.{}", target.sha256, target.name)).await?;
     let custom: ProgramCustom = serde_json::from_value(target.custom.clone())?;
     if target.name != release.program_name()
         || dunlin_trust::sha256(&content) != target.sha256
         || content.len() as u64 != target.length
         || arch_of(&content) != Some(custom.arch)
+        || Arch::of_triple(&custom.triple) != Some(custom.arch)
+        || ModelName::program(&custom.triple).as_ref() != Ok(&release.model)
     {
         bail!("the controller describes {release} otherwise than it is; do not sign");
     }
-    Ok(())
+    if let Some(own) = own {
+        let build = std::fs::read(own).with_context(|| format!("could not read {}", own.display()))?;
+        if build != content {
+            bail!("{} is not what the controller holds as {release}; do not sign", own.display());
+        }
+    }
+    Ok(custom)
 }
 
 impl AgentCommand {
@@ -140,13 +156,20 @@ impl AgentCommand {
                 out.table(&programs, &["release", "agent", "state", "bytes", "for"], &rows)?;
                 Ok(Exit::Ok)
             }
-            Self::Approve { release, signing } => {
+            Self::Approve { release, file, signing } => {
                 let target = find(client, &release).await?.target;
-                check(client, &release, &target).await?;
-                out.note(&format!("signing {} ({} bytes, {})", target.name, target.length, target.sha256));
+                let custom = check(client, &release, &target, file.as_deref()).await?;
+                let classes: Vec<&str> = custom.classes.iter().map(ClassName::as_str).collect();
+                let classes = if classes.is_empty() { "any".to_owned() } else { classes.join(", ") };
+                out.note(&format!(
+                    "signing {} ({} bytes, {}): agent {}, for hardware classes: {classes}",
+                    target.name, target.length, target.sha256, custom.agent
+                ));
                 signing.sign(client, out, &Request { add: vec![target], ..Request::default() }).await
             }
             Self::Withdraw { release, signing } => {
+                // A floor can not be taken back: not for what is no program, or not here.
+                find(client, &release).await?;
                 let floors = BTreeMap::from([(release.model.clone(), release.version.saturating_add(1))]);
                 signing.sign(client, out, &Request { floors, ..Request::default() }).await
             }

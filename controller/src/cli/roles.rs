@@ -75,7 +75,7 @@ const VERBS: &[Asks] = &[
     asks("agent push", &[("POST", "/v1/programs")]),
     asks("agent list", &[PROGRAMS]),
     asks("agent approve", &[PROGRAMS, CURRENT, TARGET, APPROVE]),
-    asks("agent withdraw", &[CURRENT, APPROVE]),
+    asks("agent withdraw", &[PROGRAMS, CURRENT, APPROVE]),
     asks("agent roll-out", &[("POST", "/v1/programs/{release}/orders")]),
     asks("task apply", &[("PUT", "/v1/tasks/{task}")]),
     asks("task list", &[("GET", "/v1/tasks")]),

@@ -1,11 +1,12 @@
 //! Which program each device is to run as its agent: a pure function from orders and outcomes to what is told.
 //!
-//! An order is for a group, or for every device, and the narrower one counts. Its first devices, by id, take the release before
-//! all others; these follow once all of the first have committed to it. A device that failed with it holds it back from every
-//! device that has not been told yet: the order waits until an operator has that device try again, or gives another one.
+//! An order is for a group, or for every device, and the narrower one counts. Its first devices take the release before all
+//! others; then at most as many try it at a time as have committed to it. So one that stays silent takes a place, and a device
+//! that failed with it holds it back from every device that has not been told yet: the order waits until an operator has
+//! that device try again, or gives another one.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{DeviceId, Phase, ProgramAssignment, ProgramCustom, ReleaseId};
+use dunlin_protocol::{DeviceId, Phase, ProgramAssignment, ProgramCustom, ReasonCode, ReleaseId};
 
 use super::DeviceOutcome;
 use crate::store::{DeviceRow, ProgramOrder};
@@ -16,7 +17,16 @@ pub(super) struct Programs {
     orders: Vec<ProgramOrder>,
     approved: BTreeMap<ReleaseId, ProgramCustom>,
     /// How the last try of a release ended, by device.
-    ends: BTreeMap<(DeviceId, ReleaseId), Phase>,
+    ends: BTreeMap<(DeviceId, ReleaseId), (Phase, ReasonCode)>,
+}
+
+/// What follows from orders and outcomes.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// What each device is to be told, of those that are to be told of a program at all.
+    pub(super) told: BTreeMap<DeviceId, ProgramAssignment>,
+    /// Releases that are held back, and the first device that failed with each.
+    pub(super) held: BTreeMap<ReleaseId, DeviceId>,
 }
 
 impl Programs {
@@ -26,41 +36,60 @@ impl Programs {
         approved: BTreeMap<ReleaseId, ProgramCustom>,
         outcomes: Vec<DeviceOutcome>,
     ) -> Self {
-        let end = |outcome: DeviceOutcome| ((outcome.device, outcome.release), outcome.phase);
+        let end = |outcome: DeviceOutcome| ((outcome.device, outcome.release), (outcome.phase, outcome.reason));
         Self { orders, approved, ends: outcomes.into_iter().map(end).collect() }
     }
 
-    /// What each device is to be told, of those that are to be told of a program at all.
+    /// What each device is to be told.
     pub(super) fn wanted<'a>(
         &self,
         devices: &[DeviceRow],
         told: impl Fn(&DeviceId) -> Option<&'a ProgramAssignment>,
-    ) -> BTreeMap<DeviceId, ProgramAssignment> {
-        let mut wanted = BTreeMap::new();
+    ) -> Wanted {
+        let mut wanted = Wanted::default();
         let mut members: Vec<Vec<&DeviceRow>> = self.orders.iter().map(|_| Vec::new()).collect();
         for device in devices {
             let before = told(&device.id).filter(|told| self.approved.contains_key(&told.release));
-            wanted.extend(before.map(|before| (device.id.clone(), before.clone())));
+            wanted.told.extend(before.map(|before| (device.id.clone(), before.clone())));
             let orders = self.orders.iter().enumerate().filter(|(_, order)| self.fits(order, device));
             if let Some((at, _)) = orders.max_by_key(|(_, order)| (order.group.is_some(), order.made_ms)) {
                 members[at].push(device);
             }
         }
-        for (order, members) in self.orders.iter().zip(members) {
-            let end = |device: &DeviceRow| self.ends.get(&(device.id.clone(), order.release.clone()));
-            let failed =
-                members.iter().any(|device| end(device).is_some_and(|phase| *phase != Phase::Committed));
-            let first = usize::try_from(order.canaries).unwrap_or(usize::MAX);
-            let proven = members.iter().take(first).all(|device| end(device) == Some(&Phase::Committed));
-            for (place, device) in members.iter().enumerate() {
-                let has = wanted.get(&device.id).is_some_and(|told| told.release == order.release);
-                if has || (!failed && (place < first || proven)) {
-                    let (release, reach_ms) = (order.release.clone(), order.reach_ms);
-                    wanted.insert(device.id.clone(), ProgramAssignment { release, reach_ms });
+        for (order, mut members) in self.orders.iter().zip(members) {
+            // Who was given a newer one with its image is no failure of this one, and has no use for it.
+            members.retain(|device| self.end(device, order).is_none_or(|(_, why)| why != ReasonCode::ProgramOlder));
+            let phase = |device: &DeviceRow| self.end(device, order).map(|(phase, _)| phase);
+            let failed = members.iter().find(|device| phase(device).is_some_and(|end| end != Phase::Committed));
+            wanted.held.extend(failed.map(|device| (order.release.clone(), device.id.clone())));
+            let committed = members.iter().filter(|device| phase(device) == Some(Phase::Committed)).count();
+            let room = match usize::try_from(order.canaries).unwrap_or(usize::MAX) {
+                0 => usize::MAX,
+                first => first.max(committed),
+            };
+            let has = |wanted: &Wanted, device: &DeviceRow| {
+                wanted.told.get(&device.id).is_some_and(|told| told.release == order.release)
+            };
+            let mut open =
+                members.iter().filter(|device| has(&wanted, device) && phase(device).is_none()).count();
+            let held = failed.is_some();
+            // Who is there can say what becomes of it; among equals the order is by id.
+            members.sort_by_key(|device| !device.online);
+            for device in members {
+                let has = has(&wanted, device);
+                if !has && (held || open >= room) {
+                    continue;
                 }
+                open += usize::from(!has);
+                let (release, reach_ms) = (order.release.clone(), order.reach_ms);
+                wanted.told.insert(device.id.clone(), ProgramAssignment { release, reach_ms });
             }
         }
         wanted
+    }
+
+    fn end(&self, device: &DeviceRow, order: &ProgramOrder) -> Option<(Phase, ReasonCode)> {
+        self.ends.get(&(device.id.clone(), order.release.clone())).copied()
     }
 
     fn fits(&self, order: &ProgramOrder, device: &DeviceRow) -> bool {
@@ -74,7 +103,7 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_protocol::{Arch, Budgets, DeviceProfile, ProgramKind, ReasonCode};
+    use dunlin_protocol::{Arch, Budgets, DeviceProfile, ProgramKind};
 
     use super::*;
     use crate::store::DeviceState;
@@ -150,7 +179,7 @@ mod tests {
     fn told(programs: &Programs, before: &BTreeMap<DeviceId, ProgramAssignment>) -> String {
         let wanted = programs.wanted(&fleet(), |device| before.get(device));
         let words: Vec<String> =
-            wanted.iter().map(|(device, program)| format!("{device}{}", program.release.version)).collect();
+            wanted.told.iter().map(|(device, program)| format!("{device}{}", program.release.version)).collect();
         words.join(" ")
     }
 
@@ -160,26 +189,50 @@ mod tests {
     }
 
     #[test]
-    fn the_first_device_goes_alone_and_the_others_follow_when_it_has_committed() {
+    fn the_first_device_goes_alone_and_as_many_follow_at_a_time_as_have_committed() {
         let orders = [order(1, None, 1)];
         let nothing = BTreeMap::new();
+        let first = programs(&orders, vec![]).wanted(&fleet(), |_| None).told;
         assert_eq!(told(&programs(&orders, vec![]), &nothing), "a1");
-        assert_eq!(told(&programs(&orders, vec![ended("a", Phase::Committed)]), &nothing), "a1 b1 c1");
+        assert_eq!(told(&programs(&orders, vec![]), &first), "a1", "one that is silent takes a place");
+        let committed = vec![ended("a", Phase::Committed)];
+        let second = programs(&orders, committed.clone()).wanted(&fleet(), |device| first.get(device)).told;
+        assert_eq!(told(&programs(&orders, committed), &first), "a1 b1");
+        let committed = vec![ended("a", Phase::Committed), ended("b", Phase::Committed)];
+        assert_eq!(told(&programs(&orders, committed), &second), "a1 b1 c1");
         assert_eq!(told(&programs(&[order(1, None, 0)], vec![]), &nothing), "a1 b1 c1");
         assert_eq!(told(&programs(&[], vec![]), &nothing), "");
+    }
+
+    #[test]
+    fn devices_that_are_there_go_before_those_that_are_not() {
+        let mut fleet = fleet();
+        fleet[0].online = false;
+        let wanted = programs(&[order(1, None, 1)], vec![]).wanted(&fleet, |_| None);
+        assert!(wanted.told.keys().map(DeviceId::as_str).eq(["b"]));
     }
 
     #[test]
     fn a_failure_holds_it_back_from_those_that_were_not_told() {
         let orders = [order(1, None, 1)];
         for phase in [Phase::RolledBack, Phase::Failed, Phase::Rejected] {
-            let before = programs(&orders, vec![]).wanted(&fleet(), |_| None);
-            assert_eq!(told(&programs(&orders, vec![ended("a", phase)]), &before), "a1");
+            let before = programs(&orders, vec![]).wanted(&fleet(), |_| None).told;
+            let failed = programs(&orders, vec![ended("a", phase)]);
+            assert_eq!(told(&failed, &before), "a1");
+            let held = failed.wanted(&fleet(), |device| before.get(device)).held;
+            assert_eq!(held, [(release(1), "a".parse().unwrap())].into());
         }
-        let all = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None);
+        let all = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None).told;
         let failed = vec![ended("a", Phase::Committed), ended("b", Phase::RolledBack)];
         assert_eq!(told(&programs(&orders, failed.clone()), &all), "a1 b1 c1", "what was told stays");
         assert_eq!(told(&programs(&orders, failed), &BTreeMap::new()), "");
+    }
+
+    #[test]
+    fn an_image_that_brings_a_newer_one_is_no_failure() {
+        let mut older = ended("a", Phase::RolledBack);
+        older.reason = ReasonCode::ProgramOlder;
+        assert_eq!(told(&programs(&[order(1, None, 1)], vec![older]), &BTreeMap::new()), "b1");
     }
 
     #[test]
@@ -193,7 +246,7 @@ mod tests {
 
     #[test]
     fn what_is_approved_no_more_is_told_no_more() {
-        let before = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None);
+        let before = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None).told;
         let withdrawn = Programs::new(vec![order(1, None, 0)], BTreeMap::new(), vec![]);
         assert_eq!(told(&withdrawn, &before), "");
     }

@@ -242,8 +242,9 @@ async fn assign(
     let decided = state.store.decided().await?;
     let mut alerted = state.store.alerted(UNASSIGNED).await?;
     let told = |device: &DeviceId| assigned.get(device)?.assignment.program.as_ref();
-    let mut programs =
-        programs(state, assigned.keys().any(|device| told(device).is_some())).await?.wanted(devices, told);
+    let any = assigned.keys().any(|device| told(device).is_some());
+    let mut programs = programs(state, any).await?.wanted(devices, told);
+    held(state, &programs.held).await?;
     let (mut decisions, mut all) = (Vec::new(), Vec::new());
     for device in devices {
         let before = assigned.get(&device.id);
@@ -263,7 +264,7 @@ async fn assign(
                 decisions.push(decision);
             }
         }
-        all.push((device, before, desired, programs.remove(&device.id)));
+        all.push((device, before, desired, programs.told.remove(&device.id)));
     }
     // The reasons are there before any device can do what it is told. Where they can not be kept, it is told all the same.
     let kept = state.store.decisions_put(&decisions).await;
@@ -296,6 +297,30 @@ async fn programs(state: &AppState, told: bool) -> Result<Programs, PlannerError
     let releases: Vec<&ReleaseId> = orders.iter().map(|order| &order.release).collect();
     let outcomes = state.store.outcomes_of(None, &releases).await?;
     Ok(Programs::new(orders, state.repos.programs()?, outcomes))
+}
+
+/// Alert: a device failed with a program, which is held back from all that were not told of it.
+const HELD: &str = "program_held";
+
+/// Tells which programs are held back, and which are so no more.
+async fn held(state: &AppState, held: &BTreeMap<ReleaseId, DeviceId>) -> Result<(), PlannerError> {
+    let subject = |release: &ReleaseId| format!("program:{release}");
+    let mut alerted = state.store.alerted(HELD).await?;
+    for (release, device) in held {
+        let subject = subject(release);
+        if !alerted.remove(&subject) {
+            let detail = format!(
+                "{device} failed with {release}, so that no other device is told of it: \
+                 have it try again with `dunlin device retarget {device} {release}`, or order another program"
+            );
+            let facts = json!({ "device": device });
+            state.store.alert_raise(HELD, &subject, &detail, &facts, clock::wall_ms()).await?;
+        }
+    }
+    for subject in alerted {
+        state.store.alert_clear(HELD, &subject, clock::wall_ms()).await?;
+    }
+    Ok(())
 }
 
 /// Alert: what a device shall run can not be stored, signed or published.

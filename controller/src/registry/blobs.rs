@@ -48,7 +48,8 @@ impl Blobs {
     ///
     /// # Errors
     /// They are too many, or can not be written.
-    pub async fn put(&self, bytes: Vec<u8>) -> Result<Blob, RegistryError> {
+    pub async fn put(&self, bytes: impl Into<Bytes>) -> Result<Blob, RegistryError> {
+        let bytes = bytes.into();
         if bytes.len() > BLOB_BYTES_MAX {
             return Err(RegistryError::Refused(format!(
                 "a blob of {} bytes; at most {BLOB_BYTES_MAX} are kept",

@@ -1,6 +1,7 @@
 //! Programs of the agent: taken in as they are, and never run here.
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use dunlin_protocol::{Arch, ClassName, ModelName, PROGRAM_BYTES_MAX, ProgramCustom, ProgramKind, SCHEMA};
 use dunlin_trust::at_least;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ pub struct ProgramPush {
     /// Hardware classes it is for; none means any.
     pub classes: BTreeSet<ClassName>,
     /// The program.
-    pub content: Vec<u8>,
+    pub content: Bytes,
 }
 
 /// The architecture of an executable, by its header.

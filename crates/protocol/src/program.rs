@@ -2,6 +2,7 @@
 use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,10 @@ const SUFFIX: &str = ".bin";
 
 /// Largest program, bytes: twice a development build of an agent with all its symbols, which is ten times a released one.
 pub const PROGRAM_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Times that a program may be given to reach its controller, seconds: at least enough to start and connect on a good link, and
+/// nobody is left without a word of it for more than a day.
+pub const PROGRAM_REACH_S: RangeInclusive<u64> = 5..=24 * 60 * 60;
 
 /// What a program is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Assignment, Blob, DeviceId, DeviceProfile, Digest, Hard, LineUp, PROGRAM_BYTES_MAX, ProgramCustom,
-    ReasonCode, ReleaseId, SCHEMA, TargetCustom, TaskAssignment, TaskId, TaskPolicy,
+    Assignment, Blob, DeviceId, DeviceProfile, Digest, Hard, LineUp, PROGRAM_BYTES_MAX, PROGRAM_REACH_S,
+    ProgramCustom, ReasonCode, ReleaseId, SCHEMA, TargetCustom, TaskAssignment, TaskId, TaskPolicy,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -327,6 +327,8 @@ impl Judge<'_> {
             return refuse(ReasonCode::SizeExceeded, "it is larger than any program may be");
         }
         let file = Blob { digest: info.sha256, length: info.length };
+        // The key that says so lies with the controller.
+        let reach_ms = reach_ms.clamp(PROGRAM_REACH_S.start() * 1000, PROGRAM_REACH_S.end() * 1000);
         Ok(ApprovedProgram { release: release.clone(), file, agent: custom.agent, reach_ms })
     }
 

@@ -202,6 +202,10 @@ impl Updater {
             }
             Event::AssignmentApproved(approved) => {
                 let Approved { assignment, tasks, program, floors } = approved.into_inner();
+                // Generations of other keys begin anew.
+                if self.journal.counted_by != floors.counted_by {
+                    self.journal.program.judged = 0;
+                }
                 if let (Some(named), Some(verdict)) = (&assignment.program, program) {
                     let (generation, correlation) = (assignment.generation, &assignment.correlation);
                     self.assign_program(generation, correlation, &named.release, verdict, now);

@@ -62,6 +62,10 @@ pub enum ProgramStep {
     Proving {
         /// The program.
         program: Program,
+        /// Attempts at fetching it.
+        tries: Tries,
+        /// Ends of the process meanwhile.
+        strikes: Strikes,
     },
     /// It runs at the next start, until it has reached its controller.
     Trying {
@@ -79,7 +83,7 @@ impl ProgramStep {
     pub fn program(&self) -> Option<&Program> {
         match self {
             Self::Idle => None,
-            Self::Fetching { program, .. } | Self::Proving { program } | Self::Trying { program, .. } => {
+            Self::Fetching { program, .. } | Self::Proving { program, .. } | Self::Trying { program, .. } => {
                 Some(program)
             }
         }
@@ -135,9 +139,14 @@ impl Journal {
     }
 
     /// Which program is to run: asked by the installed one at its start, with the id of the board's boot and its own release.
-    /// A start of a program on trial is counted here, so that the journal has to be durable before it is made.
-    pub fn launch(&mut self, boot: &str, own: &str, now: Now) -> Option<Launch> {
-        if let ProgramStep::Trying { program, strikes, boot: last } = &mut self.program.step {
+    /// A start of a program on trial is counted here, so that the journal has to be durable before it is made. A trial does not
+    /// begin where updates are to `hold`, nor beside a model's probation: two things that change at one time would be two causes
+    /// of one failure.
+    pub fn launch(&mut self, boot: &str, own: &str, hold: bool, now: Now) -> Option<Launch> {
+        let held = hold || self.tasks.values().any(|state| state.step.phase() == Phase::Probation);
+        if let ProgramStep::Trying { program, strikes, boot: last } = &mut self.program.step
+            && !(held && last.is_empty())
+        {
             let stop = match last.as_str() {
                 "" => Stop::Orderly,
                 same if same == boot => Stop::Crashed,

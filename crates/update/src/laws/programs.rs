@@ -29,6 +29,8 @@ struct Board {
     disk: Vec<u8>,
     /// Number of the board's boot.
     boot: u32,
+    /// Whether updates are held back.
+    hold: bool,
     /// The program that runs, if it is not the installed one.
     runs: Option<Digest>,
     open: Vec<Command>,
@@ -48,6 +50,7 @@ impl Board {
             now,
             disk: Journal::default().encode(),
             boot: 1,
+            hold: false,
             runs: None,
             open: vec![],
             proved: vec![],
@@ -65,9 +68,18 @@ impl Board {
 
     /// The same where files can be damaged.
     fn start_if(&mut self, whole: impl Fn(&Digest) -> bool) {
+        self.launch(whole, Stop::Orderly);
+    }
+
+    /// The same after an end that is laid to what the agent did.
+    fn start_after(&mut self, stop: Stop) {
+        self.launch(|_| true, stop);
+    }
+
+    fn launch(&mut self, whole: impl Fn(&Digest) -> bool, stop: Stop) {
         let mut journal = Journal::decode(&self.disk).unwrap();
         self.runs = loop {
-            let launch = journal.launch(&self.boot.to_string(), INSTALLED, self.now);
+            let launch = journal.launch(&self.boot.to_string(), INSTALLED, self.hold, self.now);
             self.disk = journal.encode();
             let Some(launch) = launch else { break None };
             let file = launch.program.file.digest;
@@ -82,7 +94,7 @@ impl Board {
         self.now.mono_ms = 5;
         let setup = Setup { program: self.runs, ..setup() };
         self.updater = Updater::restore(Journal::decode(&self.disk).unwrap(), setup, self.now);
-        self.tell(Event::ProcessStarted(Stop::Orderly));
+        self.tell(Event::ProcessStarted(stop));
     }
 
     fn tell(&mut self, event: Event) -> bool {
@@ -124,17 +136,19 @@ impl Board {
         if self.open.is_empty() {
             return false;
         }
-        let fault = Fault::Wrong {
-            reason: ReasonCode::DigestMismatch,
-            detail: "x".repeat(2 * crate::DETAIL_CHARS_MAX),
-        };
+        let fault = |reason| Fault::Wrong { reason, detail: "x".repeat(2 * crate::DETAIL_CHARS_MAX) };
         match self.open.remove(0) {
             Command::FetchProgram { file } if well => self.tell(Event::ProgramStored { file: file.digest }),
             Command::ProveProgram { file } if well => {
                 self.proved.push(file.digest);
                 self.tell(Event::ProgramProved { file: file.digest })
             }
-            Command::FetchProgram { file } | Command::ProveProgram { file } => {
+            Command::FetchProgram { file } => {
+                let fault = fault(ReasonCode::DigestMismatch);
+                self.tell(Event::ProgramFailed { file: file.digest, fault })
+            }
+            Command::ProveProgram { file } => {
+                let fault = fault(ReasonCode::ProofCrashed);
                 self.tell(Event::ProgramFailed { file: file.digest, fault })
             }
             Command::StartAnew => {
@@ -245,6 +259,61 @@ fn power_cuts_are_no_failure_of_a_program_as_long_as_they_may_be_chance() {
 }
 
 #[test]
+fn a_trial_that_is_held_back_begins_when_it_is_held_no_more() {
+    let mut board = Board::new();
+    board.assign(1, Ok(program(1, "0.3.0")));
+    board.hold = true;
+    board.try_out();
+    assert!(board.runs.is_none() && board.open.is_empty(), "no circle of starts");
+    for _ in 0..2 * CRASHES_MAX {
+        board.start();
+    }
+    board.hold = false;
+    board.wait();
+    assert!(board.answer(true) && board.runs == Some(program(1, "").file.digest));
+}
+
+#[test]
+fn a_test_that_takes_the_agent_down_is_not_repeated_for_ever() {
+    let mut board = Board::new();
+    board.assign(1, Ok(program(1, "0.3.0")));
+    assert!(board.answer(true));
+    for _ in 0..CRASHES_MAX {
+        assert!(matches!(board.open[..], [Command::ProveProgram { .. }]));
+        board.start_after(Stop::Crashed);
+    }
+    assert_eq!((board.open.len(), board.last()), (0, (Phase::Failed, ReasonCode::ProofCrashed)));
+}
+
+#[test]
+fn a_file_that_rots_before_its_test_is_fetched_again_but_not_for_ever() {
+    let mut board = Board::new();
+    board.assign(1, Ok(program(1, "0.3.0")));
+    let file = program(1, "").file.digest;
+    for _ in 0..WRONG_MAX {
+        assert!(board.answer(true));
+        let detail = String::new();
+        let fault = Fault::Wrong { reason: ReasonCode::DigestMismatch, detail };
+        board.open.clear();
+        board.tell(Event::ProgramFailed { file, fault });
+        board.wait();
+    }
+    assert_eq!((board.open.len(), board.last()), (0, (Phase::Failed, ReasonCode::DigestMismatch)));
+}
+
+#[test]
+fn withdrawing_what_ran_before_leaves_its_successors_trial_alone() {
+    let mut board = committed();
+    board.assign(2, Ok(program(2, "0.4.0")));
+    board.try_out();
+    let floors = [(release(NEXT).model, 2)].into_iter().collect();
+    board.tell(Event::FloorsRaised(floors));
+    assert!(board.open.is_empty() && board.committed().is_none());
+    board.tell(Event::ControllerReached);
+    assert!(board.committed().is_some_and(|release| release.ends_with("@2")));
+}
+
+#[test]
 fn one_that_hangs_is_left_when_its_time_is_over() {
     let mut board = Board::new();
     board.assign(1, Ok(program(1, "0.3.0")));
@@ -266,8 +335,8 @@ fn a_program_older_than_the_installed_one_is_not_started() {
     assert_eq!((board.runs, board.last()), (None, (Phase::RolledBack, ReasonCode::ProgramOlder)));
     // Nor does one run on when an image brings a newer one.
     let mut journal = Journal::decode(&committed().disk).unwrap();
-    assert!(journal.launch("1", "0.3.0", board.now).is_some_and(|launch| !launch.trial));
-    assert_eq!(journal.launch("1", "0.3.1", board.now), None);
+    assert!(journal.launch("1", "0.3.0", false, board.now).is_some_and(|launch| !launch.trial));
+    assert_eq!(journal.launch("1", "0.3.1", false, board.now), None);
     assert!(journal.program().committed().is_none());
 }
 
@@ -297,7 +366,7 @@ fn what_fails_before_it_runs_never_runs() {
     // Nothing speaks against the program itself: the next generation has it fetched again.
     board.assign(2, Ok(program(1, "0.3.0")));
     assert!(board.answer(true) && board.answer(false), "fetched, and its test failed");
-    assert_eq!((board.last(), board.runs), ((Phase::Failed, ReasonCode::DigestMismatch), None));
+    assert_eq!((board.last(), board.runs), ((Phase::Failed, ReasonCode::ProofCrashed), None));
     board.assign(3, Ok(program(1, "0.3.0")));
     assert_eq!(board.last(), (Phase::Rejected, ReasonCode::KnownBad));
 }
@@ -407,7 +476,7 @@ proptest! {
             // What a cut at this moment leaves gives the order again that is waited for.
             let awaited = match journal.program().step() {
                 ProgramStep::Fetching { program, .. } => Some(Command::FetchProgram { file: program.file }),
-                ProgramStep::Proving { program } => Some(Command::ProveProgram { file: program.file }),
+                ProgramStep::Proving { program, .. } => Some(Command::ProveProgram { file: program.file }),
                 ProgramStep::Idle | ProgramStep::Trying { .. } => None,
             };
             let mut again = Updater::restore(journal, Setup { program: board.runs, ..setup() }, board.now);

@@ -98,11 +98,9 @@ impl Updater {
             .iter()
             .filter_map(|(task, state)| Some((task.clone(), wanting(state)?)))
             .collect();
-        // A program comes again with the next check that names it.
-        if forgotten && release.model.is_program() {
-            self.journal.program.judged = 0;
-        }
-        if !forgotten && again.is_empty() {
+        // A program comes again with the next check that names it, also where its fetch was given up.
+        let judged = release.model.is_program() && core::mem::take(&mut self.journal.program.judged) != 0;
+        if !forgotten && again.is_empty() && !judged {
             return Err(Ignored::NotKnownBad(release.clone()));
         }
         for (task, goal) in again {

@@ -6,17 +6,32 @@ use dunlin_protocol::{Digest, ModelName, Now, Outcome, Phase, ReasonCode, Releas
 use dunlin_trust::{ApprovedProgram, Refusal};
 
 use crate::machine::WITHDRAWN;
-use crate::{Command, Fault, Ignored, Program, ProgramStep, Strikes, Tries, Updater, WRONG_MAX};
+use crate::{Command, Fault, Ignored, Program, ProgramStep, Stop, Strikes, Tries, Updater, WRONG_MAX};
+
+/// How long after a start a trial waits that could not begin with it: whatever held it back is not asked for more often.
+const HELD_MS: u64 = 60_000;
 
 impl Updater {
     /// After a start: one on trial has its time to reach the controller. If another program runs in its place, it could not be
-    /// started.
-    pub(crate) fn program_started(&mut self, now: Now) {
-        let ProgramStep::Trying { program, .. } = &self.journal.program.step else { return };
-        if self.runs == Some(program.file.digest) {
-            self.program_due_ms = Some(now.mono_ms.saturating_add(program.reach_ms));
-        } else {
-            self.leave_program(ReasonCode::ProofCrashed, "another program was started in its place", now);
+    /// started, unless its trial is yet to begin.
+    pub(crate) fn program_started(&mut self, stop: Stop, now: Now) {
+        match &mut self.journal.program.step {
+            ProgramStep::Idle | ProgramStep::Fetching { .. } => {}
+            ProgramStep::Proving { strikes, .. } => {
+                if strikes.add(stop) {
+                    let detail = "the agent or the board went down again and again during its test";
+                    self.leave_program(ReasonCode::ProofCrashed, detail, now);
+                }
+            }
+            ProgramStep::Trying { boot, .. } if boot.is_empty() => {
+                self.program_due_ms = Some(now.mono_ms.saturating_add(HELD_MS));
+            }
+            ProgramStep::Trying { program, .. } if self.runs == Some(program.file.digest) => {
+                self.program_due_ms = Some(now.mono_ms.saturating_add(program.reach_ms));
+            }
+            ProgramStep::Trying { .. } => {
+                self.leave_program(ReasonCode::ProofCrashed, "another program was started in its place", now);
+            }
         }
     }
 
@@ -27,7 +42,7 @@ impl Updater {
                 let file = program.file;
                 self.order(Command::FetchProgram { file });
             }
-            ProgramStep::Proving { program } => {
+            ProgramStep::Proving { program, .. } => {
                 let file = program.file;
                 self.order(Command::ProveProgram { file });
             }
@@ -85,20 +100,20 @@ impl Updater {
     }
 
     pub(crate) fn program_stored(&mut self, file: Digest, now: Now) -> Result<(), Ignored> {
-        let ProgramStep::Fetching { program, .. } = self.journal.program.step.clone() else {
+        let ProgramStep::Fetching { program, tries } = self.journal.program.step.clone() else {
             return Err(Ignored::NoProgram("a fetch"));
         };
         if program.file.digest != file {
             return Err(Ignored::NoProgram("this fetch"));
         }
         self.report_program(&program, Phase::Proving, ReasonCode::Ok, "", now);
-        self.journal.program.step = ProgramStep::Proving { program };
+        self.journal.program.step = ProgramStep::Proving { program, tries, strikes: Strikes::default() };
         self.go_on_with_program();
         Ok(())
     }
 
     pub(crate) fn program_proved(&mut self, file: Digest, now: Now) -> Result<(), Ignored> {
-        let ProgramStep::Proving { program } = self.journal.program.step.clone() else {
+        let ProgramStep::Proving { program, .. } = self.journal.program.step.clone() else {
             return Err(Ignored::NoProgram("a proof"));
         };
         if program.file.digest != file {
@@ -111,7 +126,7 @@ impl Updater {
         Ok(())
     }
 
-    /// A fetch is tried again as a model's is; a proof is not.
+    /// A fetch is tried again as a model's is; a test is not. A file that rotted before its test is fetched again.
     pub(crate) fn program_failed(&mut self, file: Digest, fault: Fault, now: Now) -> Result<(), Ignored> {
         let step = self.journal.program.step.clone();
         if step.program().is_none_or(|program| program.file.digest != file) {
@@ -123,7 +138,11 @@ impl Updater {
         };
         match step {
             ProgramStep::Idle | ProgramStep::Trying { .. } => return Err(Ignored::NoProgram("a failure")),
-            ProgramStep::Fetching { program, mut tries } => {
+            ProgramStep::Proving { .. } if reason != ReasonCode::DigestMismatch => {
+                self.leave_program(reason, &detail, now);
+            }
+            ProgramStep::Fetching { program, mut tries }
+            | ProgramStep::Proving { program, mut tries, .. } => {
                 tries.wrong += wrong;
                 if tries.wrong >= WRONG_MAX {
                     // Nothing speaks against the program itself, so that the next generation may name it again.
@@ -140,7 +159,6 @@ impl Updater {
                 self.program_due_ms = Some(now.mono_ms.saturating_add(wait_ms));
                 self.journal.program.step = ProgramStep::Fetching { program, tries };
             }
-            ProgramStep::Proving { .. } => self.leave_program(reason, &detail, now),
         }
         Ok(())
     }
@@ -169,6 +187,7 @@ impl Updater {
         }
         self.program_due_ms = None;
         match &self.journal.program.step {
+            ProgramStep::Trying { boot, .. } if boot.is_empty() => self.order(Command::StartAnew),
             ProgramStep::Trying { .. } => {
                 self.leave_program(ReasonCode::ControllerUnreached, "no record of it was acknowledged", now);
                 self.order(Command::StartAnew);
@@ -190,7 +209,10 @@ impl Updater {
         }
         if let Some(program) = self.journal.program.committed.take_if(|program| below(program)) {
             self.report_program(&program, Phase::RolledBack, reason, WITHDRAWN, now);
-            self.order(Command::StartAnew);
+            // One that is on trial in its place goes on.
+            if self.runs == Some(program.file.digest) {
+                self.order(Command::StartAnew);
+            }
         }
     }
 
@@ -198,7 +220,8 @@ impl Updater {
     fn supersede_program(&mut self, phase: Phase, reason: ReasonCode, detail: &str, now: Now) {
         let (program, phase) = match core::mem::take(&mut self.journal.program.step) {
             ProgramStep::Idle => return,
-            ProgramStep::Fetching { program, .. } | ProgramStep::Proving { program } => (program, phase),
+            ProgramStep::Fetching { program, .. } | ProgramStep::Proving { program, .. } => (program, phase),
+            ProgramStep::Trying { program, boot, .. } if boot.is_empty() => (program, phase),
             ProgramStep::Trying { program, .. } => {
                 self.order(Command::StartAnew);
                 (program, Phase::RolledBack)

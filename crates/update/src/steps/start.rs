@@ -18,7 +18,7 @@ impl Updater {
         if self.journal.tasks.values().any(|state| state.crashes > 0) {
             self.calm_ms = Some(now.mono_ms + CALM_MS);
         }
-        self.program_started(now);
+        self.program_started(stop, now);
         // What follows covers the orders that strikes gave.
         self.drop_orders();
         for task in &tasks {
