@@ -105,7 +105,7 @@ fn static_build() -> Result<()> {
 
 /// The same agent on a virtual board that loses its power.
 fn power_cut() -> Result<()> {
-    let program = cross::static_build(STATIC_TARGET)?;
+    let program = cross::emulated_agent(STATIC_TARGET)?;
     execute(&mut workspace("build", &["--all-targets"]))?;
     board::test(program, target_dir().join("debug"))
 }

@@ -95,8 +95,7 @@ pub(crate) fn launch(settings: &Settings) {
 fn launch_from(dir: &Path, hold: bool) -> io::Result<()> {
     let Some((mut twin, mut journal)) = read_journal(dir)? else { return Ok(()) };
     let boot = fs::read_to_string(KERNEL_BOOT).unwrap_or_else(|_| "unknown".to_owned());
-    let tried =
-        matches!(journal.program().step(), ProgramStep::Trying { boot, .. } if !boot.is_empty());
+    let tried = matches!(journal.program().step(), ProgramStep::Trying { boot, .. } if !boot.is_empty());
     loop {
         let before = journal.encode();
         let launch = journal.launch(boot.trim(), crate::VERSION, hold, clock::now());

@@ -36,7 +36,8 @@ impl Programs {
         approved: BTreeMap<ReleaseId, ProgramCustom>,
         outcomes: Vec<DeviceOutcome>,
     ) -> Self {
-        let end = |outcome: DeviceOutcome| ((outcome.device, outcome.release), (outcome.phase, outcome.reason));
+        let end =
+            |outcome: DeviceOutcome| ((outcome.device, outcome.release), (outcome.phase, outcome.reason));
         Self { orders, approved, ends: outcomes.into_iter().map(end).collect() }
     }
 
@@ -58,9 +59,12 @@ impl Programs {
         }
         for (order, mut members) in self.orders.iter().zip(members) {
             // Who was given a newer one with its image is no failure of this one, and has no use for it.
-            members.retain(|device| self.end(device, order).is_none_or(|(_, why)| why != ReasonCode::ProgramOlder));
+            members.retain(|device| {
+                self.end(device, order).is_none_or(|(_, why)| why != ReasonCode::ProgramOlder)
+            });
             let phase = |device: &DeviceRow| self.end(device, order).map(|(phase, _)| phase);
-            let failed = members.iter().find(|device| phase(device).is_some_and(|end| end != Phase::Committed));
+            let failed =
+                members.iter().find(|device| phase(device).is_some_and(|end| end != Phase::Committed));
             wanted.held.extend(failed.map(|device| (order.release.clone(), device.id.clone())));
             let committed = members.iter().filter(|device| phase(device) == Some(Phase::Committed)).count();
             let room = match usize::try_from(order.canaries).unwrap_or(usize::MAX) {
@@ -178,8 +182,11 @@ mod tests {
 
     fn told(programs: &Programs, before: &BTreeMap<DeviceId, ProgramAssignment>) -> String {
         let wanted = programs.wanted(&fleet(), |device| before.get(device));
-        let words: Vec<String> =
-            wanted.told.iter().map(|(device, program)| format!("{device}{}", program.release.version)).collect();
+        let words: Vec<String> = wanted
+            .told
+            .iter()
+            .map(|(device, program)| format!("{device}{}", program.release.version))
+            .collect();
         words.join(" ")
     }
 

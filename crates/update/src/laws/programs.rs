@@ -489,7 +489,8 @@ proptest! {
             board.start();
         }
         let state = board.updater.journal().program();
-        prop_assert!(!matches!(state.step(), ProgramStep::Trying { .. }));
+        let trying = matches!(state.step(), ProgramStep::Trying { .. });
+        prop_assert!(!trying);
         prop_assert_eq!(board.runs, state.committed().map(|program| program.file.digest));
     }
 }
