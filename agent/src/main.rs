@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dunlin_agent::cli::{self, Cli};
+use dunlin_agent::update;
 
 pub(crate) fn main() -> ExitCode {
     dunlin_engine::end_with_parent();
@@ -13,10 +14,10 @@ pub(crate) fn main() -> ExitCode {
         return dunlin_engine::prove::child_main();
     }
     if verb.is_some_and(|verb| verb == cli::WATCH) {
-        return dunlin_agent::update::watch();
+        return update::watch();
     }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    cli::main(Cli::parse())
+    cli::main(Cli::parse_from(update::words()))
 }

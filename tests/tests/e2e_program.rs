@@ -125,6 +125,11 @@ async fn a_device_takes_another_build_of_its_agent_keeps_it_and_leaves_it_when_i
     let listed = world.controller.json(&["agent", "list"]).await.unwrap();
     assert_eq!((&listed[0]["state"], &listed[0]["orders"][0]["canaries"]), (&"approved".into(), &1.into()));
 
+    let audited = "SELECT COUNT(*) FROM audit WHERE what = 'model.approve' AND after LIKE ?";
+    let approvals: i64 =
+        sqlx::query_scalar(audited).bind(format!("%{release}%")).fetch_one(&database).await.unwrap();
+    assert_eq!(approvals, 1, "the audit log names what was approved");
+
     let keys = world.offline_keys();
     world.controller.json(&["agent", "withdraw", &release, "--keys", &keys]).await.unwrap();
     until_it_runs(&world.agents[0], &installed()).await;
@@ -209,7 +214,7 @@ async fn a_program_that_is_not_heard_is_left_whether_it_ends_hangs_or_finds_no_c
 
 /// Whether the last start of an agent was that of the installed program: it was started by nobody.
 fn returned(agent: &Agent) -> anyhow::Result<bool> {
-    let environment = std::fs::read(format!("/proc/{}/environ", agent.pid().unwrap_or_default()))?;
+    let words = std::fs::read(format!("/proc/{}/cmdline", agent.pid().unwrap_or_default()))?;
     // In the middle of becoming another program a process has none.
-    Ok(!environment.is_empty() && !environment.windows(16).any(|bytes| bytes == b"AGENT_STARTED_BY"))
+    Ok(!words.is_empty() && !words.split(|byte| *byte == 0).any(|word| word == b"started-by"))
 }

@@ -191,7 +191,7 @@ pub(super) fn from_env(env: &[(String, String)]) -> String {
             None => continue,
         };
         let plain = value.parse::<u64>().is_ok() || value == "true" || value == "false";
-        let value = if plain { value.clone() } else { toml::Value::String(value.clone()).to_string() };
+        let value = if plain { value.clone() } else { serde_json::Value::from(value.as_str()).to_string() };
         sections.entry(section.to_owned()).or_default().push_str(&format!("{key} = {value}\n"));
     }
     let mut text = String::new();

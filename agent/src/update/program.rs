@@ -35,9 +35,9 @@ pub const SELF_TEST: &str = "self-test";
 /// What a program prints that finds itself sound: one that knows no such test may end well at anything.
 pub const SOUND: &str = "dunlin-agent: sound";
 
-/// In the environment of a program that was started in the installed one's place: digest of its file, and path of the installed
-/// one. It does not begin as settings do.
-const STARTED: &str = "AGENT_STARTED_BY";
+/// The hidden verb before the others with which a program is started in the installed one's place: digest of its file, and path of
+/// the installed one, follow it.
+const STARTED: &str = "started-by";
 /// A program on trial leaves by itself when its time is over, which begins when it has started. One that is still there so long
 /// after its time, milliseconds, hangs: no board takes longer for a start and an end in order.
 const HANGS_AFTER_MS: u64 = 30_000;
@@ -61,21 +61,37 @@ const MODEL: &[u8] = b"\x08\x08:@\n\x0f\n\x01x\x12\x01y\x1a\x01n\"\x04Relu\x12\x
 Z\x14\n\x01x\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02\
 b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01n\n\x02\x08\x02B\x02\x10\r";
 
-/// Digest of the program that runs, and path of the installed one; `None` if that runs itself.
-fn started() -> Option<(Digest, PathBuf)> {
-    let text = env::var(STARTED).ok()?;
-    let (digest, installed) = text.split_once(' ')?;
-    Some((digest.parse().ok()?, installed.into()))
+/// The command line without [`STARTED`] and what follows it, and what that was; `None` if the installed program runs itself.
+fn command_line() -> (Vec<OsString>, Option<(Digest, PathBuf)>) {
+    split(env::args_os().collect())
+}
+
+fn split(mut words: Vec<OsString>) -> (Vec<OsString>, Option<(Digest, PathBuf)>) {
+    let started = match words.get(1..4) {
+        Some([verb, digest, installed]) if verb == STARTED => {
+            digest.to_str().and_then(|digest| digest.parse().ok()).map(|digest| (digest, installed.into()))
+        }
+        Some(_) | None => None,
+    };
+    if started.is_some() {
+        words.drain(1..4);
+    }
+    (words, started)
+}
+
+/// The command line as it is without updates.
+pub fn words() -> Vec<OsString> {
+    command_line().0
 }
 
 /// Digest of the program that runs, if it is not the installed one.
 pub(super) fn runs() -> Option<Digest> {
-    started().map(|(digest, _)| digest)
+    command_line().1.map(|(digest, _)| digest)
 }
 
 /// Becomes the program that is to run. Returns if that is this one.
 pub(crate) fn launch(settings: &Settings) {
-    if env::var_os(STARTED).is_some() {
+    if runs().is_some() {
         return;
     }
     // A second agent leaves the journal of the one that runs alone; one that is ending is waited for.
@@ -134,10 +150,10 @@ fn become_program(dir: &Path, launch: &Launch) -> (ReasonCode, String) {
             quiet(Command::new(this_program()?).arg(WATCH).arg(me).arg(dir)).spawn()?;
         }
         tracing::info!(release = %launch.program.release, trial = launch.trial, "becoming another program");
-        let by = format!("{} {}", file.digest, env::current_exe()?.display());
         let mut program = Command::new(store.path(&file.digest));
         // It is known by the name of the agent, not of its file.
-        Ok(program.arg0("dunlin-agent").args(env::args_os().skip(1)).env(STARTED, by).exec())
+        program.arg0("dunlin-agent").arg(STARTED).arg(file.digest.to_string()).arg(env::current_exe()?);
+        Ok(program.args(words().into_iter().skip(1)).exec())
     };
     match tried() {
         Ok(error) => (ReasonCode::ProofCrashed, chain(&error)),
@@ -158,9 +174,9 @@ fn quiet(command: &mut Command) -> &mut Command {
 
 /// Becomes the installed program, which starts whatever is to run. Returns why it could not.
 pub(crate) fn start_anew() -> io::Error {
-    let installed = started().map_or_else(env::current_exe, |(_, installed)| Ok(installed));
-    match installed {
-        Ok(installed) => Command::new(installed).args(env::args_os().skip(1)).env_remove(STARTED).exec(),
+    let (words, started) = command_line();
+    match started.map_or_else(env::current_exe, |(_, installed)| Ok(installed)) {
+        Ok(installed) => Command::new(installed).args(words.into_iter().skip(1)).exec(),
         Err(error) => error,
     }
 }
@@ -267,7 +283,7 @@ fn run_test(path: &Path, out: &fs::File) -> io::Result<Option<bool>> {
     // As it will run, but for the verb.
     let verb = |word: OsString| if word == "run" { SELF_TEST.into() } else { word };
     let mut command = Command::new(path);
-    command.args(env::args_os().skip(1).map(verb)).env_remove(STARTED);
+    command.args(words().into_iter().skip(1).map(verb));
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out.try_clone()?);
     let began = Instant::now();
     let mut child = loop {
@@ -329,6 +345,18 @@ mod tests {
     fn the_built_in_model_answers() {
         let model = Model::load(MODEL, None).unwrap();
         assert_eq!(model.run_f32(&[-3.0, 0.5, 7.0, -0.0], 2).unwrap(), [0.0, 0.5, 7.0, 0.0]);
+    }
+
+    #[test]
+    fn who_was_started_knows_by_whom_and_takes_the_rest_for_its_command_line() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let digest = "07".repeat(32);
+        let (rest, by) = split(words(&format!("dunlin-agent started-by {digest} /usr/bin/agent run --json")));
+        assert_eq!(rest, words("dunlin-agent run --json"));
+        assert_eq!(by, Some((Digest([7; 32]), "/usr/bin/agent".into())));
+        for own in ["dunlin-agent", "dunlin-agent run --config a.toml", "dunlin-agent started-by x y run"] {
+            assert_eq!(split(words(own)), (words(own), None));
+        }
     }
 
     fn stored(content: &[u8]) -> (tempfile::TempDir, Store, Blob) {

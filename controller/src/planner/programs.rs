@@ -107,7 +107,7 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_protocol::{Arch, Budgets, DeviceProfile, ProgramKind};
+    use dunlin_protocol::{Arch, Budgets, DeviceProfile};
 
     use super::*;
     use crate::store::DeviceState;
@@ -145,7 +145,6 @@ mod tests {
 
     fn custom(classes: &[&str]) -> ProgramCustom {
         ProgramCustom {
-            kind: ProgramKind::Agent,
             triple: "aarch64-unknown-linux-musl".into(),
             arch: Arch::Aarch64,
             classes: classes.iter().map(|class| class.parse().unwrap()).collect(),

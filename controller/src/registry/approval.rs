@@ -1,5 +1,7 @@
 //! Approval: what waits for offline signatures, and what published targets have put in force.
-use dunlin_protocol::{ReleaseId, TargetCustom, TaskId, TaskPolicy};
+use std::collections::BTreeMap;
+
+use dunlin_protocol::{ProgramCustom, ReleaseId, TargetCustom, TaskId, TaskPolicy};
 use dunlin_trust::task_role;
 use serde_json::{Value, json};
 
@@ -13,6 +15,8 @@ pub const POLICY_BYTES_MAX: usize = 1 << 20;
 
 /// Row of the audit log: signed targets came into force.
 const APPROVE: &str = "model.approve";
+
+type Programs = BTreeMap<ReleaseId, ProgramCustom>;
 
 /// What the audit log holds of targets that came into force: the state of what changed, before and after.
 fn told(followed: &Followed, facts: Value) -> (Value, Value) {
@@ -78,8 +82,16 @@ impl Registry {
         who: &str,
     ) -> Result<Vec<(ReleaseId, ReleaseState)>, RegistryError> {
         let now_ms = clock::wall_ms();
-        let file = json!({ "targets": dunlin_trust::sha256(&targets) });
+        let mut file = json!({ "targets": dunlin_trust::sha256(&targets) });
+        let before = self.repos.programs()?;
         self.on_repos(move |repos| repos.publish_targets(&targets, now_ms)).await?;
+        let after = self.repos.programs()?;
+        if !before.keys().eq(after.keys()) {
+            let only = |these: &Programs, those: &Programs| -> Vec<ReleaseId> {
+                these.keys().filter(|release| !those.contains_key(release)).cloned().collect()
+            };
+            file["programs"] = json!({ "approved": only(&after, &before), "left": only(&before, &after) });
+        }
         self.follow(who, APPROVE, file, now_ms).await
     }
 

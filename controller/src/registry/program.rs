@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use dunlin_protocol::{Arch, ClassName, ModelName, PROGRAM_BYTES_MAX, ProgramCustom, ProgramKind, SCHEMA};
+use dunlin_protocol::{Arch, ClassName, ModelName, PROGRAM_BYTES_MAX, ProgramCustom, SCHEMA};
 use dunlin_trust::at_least;
 use serde_json::{Value, json};
 
@@ -81,7 +81,6 @@ impl Registry {
         }
         let blob = self.blobs().put(push.content).await?;
         let custom = ProgramCustom {
-            kind: ProgramKind::Agent,
             triple: push.triple,
             arch,
             classes: push.classes,

@@ -155,7 +155,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_protocol::{Arch, Digest, ProgramKind};
+    use dunlin_protocol::{Arch, Digest};
 
     use super::super::test_store;
     use super::*;
@@ -165,7 +165,6 @@ mod tests {
         let (_dir, store) = test_store().await;
         let line = ModelName::program("x86_64-unknown-linux-musl").unwrap();
         let custom = ProgramCustom {
-            kind: ProgramKind::Agent,
             triple: "x86_64-unknown-linux-musl".into(),
             arch: Arch::X86_64,
             classes: Default::default(),

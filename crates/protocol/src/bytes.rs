@@ -1,7 +1,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use data_encoding::BASE64;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -37,7 +38,7 @@ impl fmt::Debug for Bytes {
 impl Serialize for Bytes {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         if s.is_human_readable() {
-            s.serialize_str(&BASE64.encode(&self.0))
+            s.serialize_str(&STANDARD.encode(&self.0))
         } else {
             s.serialize_bytes(&self.0)
         }
@@ -54,7 +55,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Bytes, E> {
-        BASE64.decode(text.as_bytes()).map(Bytes).map_err(E::custom)
+        STANDARD.decode(text).map(Bytes).map_err(E::custom)
     }
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Bytes, E> {

@@ -2,7 +2,8 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use core::str::FromStr;
 
-use data_encoding::BASE64URL_NOPAD;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 use crate::{DeviceId, DeviceProfile, Digest};
@@ -40,7 +41,7 @@ impl FromStr for ClaimToken {
         if next()? != "dunlin1" {
             return Err(ClaimTokenError("it does not begin with dunlin1"));
         }
-        let url = BASE64URL_NOPAD.decode(next()?.as_bytes()).ok().and_then(|url| String::from_utf8(url).ok());
+        let url = URL_SAFE_NO_PAD.decode(next()?).ok().and_then(|url| String::from_utf8(url).ok());
         let url = url.ok_or(ClaimTokenError("its url is not base64url"))?;
         if !url.starts_with("https://") {
             return Err(ClaimTokenError("its url is not https"));
@@ -57,7 +58,7 @@ impl FromStr for ClaimToken {
 
 impl fmt::Display for ClaimToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = BASE64URL_NOPAD.encode(self.url.as_bytes());
+        let url = URL_SAFE_NO_PAD.encode(&self.url);
         write!(f, "dunlin1.{url}.{}.{}.{}.{}", self.ca, self.image_root, self.director_root, self.secret)
     }
 }

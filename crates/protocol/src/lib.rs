@@ -62,7 +62,7 @@ pub use lineup::{
     CONTEXT_MAX, Conduct, ContextRule, LineUp, LineUpError, MEMBERS_MAX, Member, Role, Rule, Signal,
 };
 pub use profile::{Arch, Budgets, DeviceProfile};
-pub use program::{PROGRAM_BYTES_MAX, PROGRAM_REACH_S, ProgramAssignment, ProgramCustom, ProgramKind};
+pub use program::{PROGRAM_BYTES_MAX, PROGRAM_REACH_S, ProgramAssignment, ProgramCustom};
 pub use reason::ReasonCode;
 pub use tensor::{DType, GoldenSet, TensorData, TensorSpec};
 pub use time::{BootId, Now};

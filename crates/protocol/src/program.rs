@@ -20,19 +20,9 @@ pub const PROGRAM_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// nobody is left without a word of it for more than a day.
 pub const PROGRAM_REACH_S: RangeInclusive<u64> = 5..=24 * 60 * 60;
 
-/// What a program is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProgramKind {
-    /// The agent of a device.
-    Agent,
-}
-
 /// `custom` of a program's entry in image targets metadata. The target is the program itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramCustom {
-    /// What it is for.
-    pub kind: ProgramKind,
     /// Target triple that it was built for.
     pub triple: String,
     /// Architecture of that triple.
@@ -182,7 +172,6 @@ mod tests {
     fn what_is_said_of_a_program_may_grow() {
         #[derive(Serialize)]
         struct Later {
-            kind: ProgramKind,
             triple: &'static str,
             arch: Arch,
             agent: &'static str,
@@ -190,7 +179,6 @@ mod tests {
             of_a_later_release: bool,
         }
         let later = Later {
-            kind: ProgramKind::Agent,
             triple: "aarch64-unknown-linux-musl",
             arch: Arch::Aarch64,
             agent: "0.9.0",

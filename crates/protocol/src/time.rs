@@ -1,6 +1,6 @@
 use core::fmt;
 
-use data_encoding::HEXLOWER;
+use base16ct::lower;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -22,7 +22,7 @@ pub struct BootId(pub [u8; 16]);
 
 impl fmt::Display for BootId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&HEXLOWER.encode(&self.0))
+        f.write_str(&lower::encode_string(&self.0))
     }
 }
 
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for BootId {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let bytes = if d.is_human_readable() {
             let text = <alloc::string::String>::deserialize(d)?;
-            HEXLOWER.decode(text.as_bytes()).map_err(D::Error::custom)?
+            lower::decode_vec(text).map_err(D::Error::custom)?
         } else {
             Bytes::deserialize(d)?.0
         };

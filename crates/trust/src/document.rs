@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
-use data_encoding::HEXLOWER_PERMISSIVE;
 use dunlin_protocol::IntoTree;
 use serde::Deserialize;
 use serde_json::Value;
@@ -173,7 +172,7 @@ fn read_signatures(raw: Vec<RawSignature>) -> Result<Vec<Signature>, &'static st
         return Err("a key id signs twice");
     }
     let read = |raw: RawSignature| {
-        let sig = HEXLOWER_PERMISSIVE.decode(raw.sig.as_bytes()).unwrap_or_default();
+        let sig = base16ct::mixed::decode_vec(&raw.sig).unwrap_or_default();
         Signature { keyid: raw.keyid, sig }
     };
     Ok(raw.into_iter().map(read).collect())

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use base16ct::{lower, mixed};
 use ring::digest;
 use ring::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use serde::{Deserialize, Deserializer};
@@ -18,7 +18,7 @@ pub fn sha256(bytes: &[u8]) -> dunlin_protocol::Digest {
 
 /// SHA-512 of some bytes, lower-case hex.
 pub(crate) fn sha512_hex(bytes: &[u8]) -> String {
-    HEXLOWER.encode(digest::digest(&digest::SHA512, bytes).as_ref())
+    lower::encode_string(digest::digest(&digest::SHA512, bytes).as_ref())
 }
 
 /// A public key as TUF metadata declares it (specification §4.2). A key of a type or scheme that this build
@@ -48,7 +48,7 @@ impl Key {
         let declared = json!({
             "keytype": "ed25519",
             "scheme": "ed25519",
-            "keyval": { "public": HEXLOWER.encode(public) },
+            "keyval": { "public": lower::encode_string(public) },
         });
         Self { declared, material: Material::Ed25519(public.to_vec()) }
     }
@@ -65,11 +65,9 @@ impl Key {
         };
         let der = || spki::pem("PUBLIC KEY", public);
         let material = match (keytype, scheme) {
-            ("ed25519", "ed25519") => HEXLOWER_PERMISSIVE
-                .decode(public.as_bytes())
-                .ok()
-                .filter(|key| key.len() == 32)
-                .map(Material::Ed25519),
+            ("ed25519", "ed25519") => {
+                mixed::decode_vec(public).ok().filter(|key| key.len() == 32).map(Material::Ed25519)
+            }
             ("ecdsa" | "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256") => der()
                 .and_then(|der| spki::p256_point(&der).ok().map(|point| Material::EcdsaP256(point.to_vec()))),
             ("rsa", "rsassa-pss-sha256") => der()

@@ -1,5 +1,8 @@
 //! Just enough DER (X.690) to take a public key out of a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) and to
 //! wrap a P-256 point into one.
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::TrustError;
 
 /// `SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 }, BIT STRING (66 bytes) }` up to the point (RFC 5480).
@@ -58,7 +61,7 @@ pub(crate) fn pem(label: &str, text: &str) -> Option<Vec<u8>> {
     let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
     let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
     let base64: String = body.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    data_encoding::BASE64.decode(base64.as_bytes()).ok()
+    STANDARD.decode(base64).ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! small as it can be.
 use std::collections::BTreeMap;
 
-use data_encoding::HEXLOWER;
 use dunlin_protocol::Digest;
 use serde_json::{Map, Value, json};
 
@@ -209,7 +208,7 @@ pub fn sign(signed: &Value, signers: &[&dyn Signer]) -> Result<Vec<u8>, TrustErr
         .map_err(|_| TrustError::Unsignable { role: kind.to_owned(), what: "it holds a float" })?;
     let mut signatures = BTreeMap::new();
     for signer in signers {
-        signatures.insert(signer.key_id(), HEXLOWER.encode(&signer.sign(&message)?));
+        signatures.insert(signer.key_id(), base16ct::lower::encode_string(&signer.sign(&message)?));
     }
     let signatures: Vec<Value> =
         signatures.into_iter().map(|(keyid, sig)| json!({ "keyid": keyid, "sig": sig })).collect();

@@ -16,7 +16,7 @@ const RELEASE: &str = "agent.aarch64-unknown-linux-musl@3";
 const PROGRAM: &[u8] = b"a program";
 
 fn said() -> Value {
-    json!({ "kind": "agent", "triple": "aarch64-unknown-linux-musl", "arch": "aarch64", "agent": "0.2.0", "schemas": [1] })
+    json!({ "triple": "aarch64-unknown-linux-musl", "arch": "aarch64", "agent": "0.2.0", "schemas": [1] })
 }
 
 fn listed(custom: Value) -> TargetSpec {
@@ -83,7 +83,7 @@ fn what_a_later_release_says_changes_nothing() {
 }
 
 #[test]
-fn wrong_hardware_an_unknown_kind_and_other_schemas_have_their_reasons() {
+fn wrong_hardware_and_other_schemas_have_their_reasons() {
     let with = |key: &str, value: Value| {
         let mut custom = said();
         custom[key] = value;
@@ -92,7 +92,6 @@ fn wrong_hardware_an_unknown_kind_and_other_schemas_have_their_reasons() {
     assert_eq!(with("arch", json!("x86_64")), ReasonCode::ArchMismatch);
     assert_eq!(with("classes", json!(["orin"])), ReasonCode::ClassMismatch);
     assert_eq!(with("schemas", json!([2])), ReasonCode::SchemaUnknown);
-    assert_eq!(with("kind", json!("firmware")), ReasonCode::NotApproved);
     assert_eq!(World::new(Value::Null).judge().unwrap_err(), ReasonCode::NotApproved);
     assert_eq!(World::new(forge::custom("meter")).judge().unwrap_err(), ReasonCode::NotApproved);
     let mut for_two = said();

@@ -47,6 +47,7 @@ impl Program {
 
 /// What is under way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenStep", into = "WrittenStep")]
 pub enum ProgramStep {
     /// Nothing.
     #[default]
@@ -76,6 +77,46 @@ pub enum ProgramStep {
         /// The board's boot in which it was started last; empty before its first start.
         boot: String,
     },
+}
+
+/// A step as the journal holds it: one record for all, as readers of an enum of records would take three times the room in a
+/// device's program.
+#[derive(Serialize, Deserialize)]
+struct WrittenStep {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    program: Option<Program>,
+    tries: Tries,
+    /// From its test on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    strikes: Option<Strikes>,
+    /// On trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
+}
+
+impl From<WrittenStep> for ProgramStep {
+    fn from(WrittenStep { program, tries, strikes, boot }: WrittenStep) -> Self {
+        match (program, strikes, boot) {
+            (None, _, _) => Self::Idle,
+            (Some(program), None, _) => Self::Fetching { program, tries },
+            (Some(program), Some(strikes), None) => Self::Proving { program, tries, strikes },
+            (Some(program), Some(strikes), Some(boot)) => Self::Trying { program, strikes, boot },
+        }
+    }
+}
+
+impl From<ProgramStep> for WrittenStep {
+    fn from(step: ProgramStep) -> Self {
+        let (program, tries, strikes, boot) = match step {
+            ProgramStep::Idle => (None, Tries::default(), None, None),
+            ProgramStep::Fetching { program, tries } => (Some(program), tries, None, None),
+            ProgramStep::Proving { program, tries, strikes } => (Some(program), tries, Some(strikes), None),
+            ProgramStep::Trying { program, strikes, boot } => {
+                (Some(program), Tries::default(), Some(strikes), Some(boot))
+            }
+        };
+        Self { program, tries, strikes, boot }
+    }
 }
 
 impl ProgramStep {
