@@ -8,6 +8,7 @@ use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, Role, TaskId, T
 use dunlin_update::{
     Command, Designation, Event, Fault, FileRef, Line, Observed, Pack, Record, Slot, Updater,
 };
+use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -38,6 +39,28 @@ pub(super) enum Told {
     Trouble(ReasonCode, String),
     /// This process is to end in order, and to begin anew.
     StartAnew,
+}
+
+/// What goes on beside the machine, and the fact that comes of it; in a box, as the runtime has its own code for each kind of
+/// future.
+type Job = BoxFuture<'static, Option<Event>>;
+
+/// The same, for what blocks.
+type Work = Box<dyn FnOnce() -> Event + Send>;
+
+async fn apart(work: Work) -> Option<Event> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// The same when there is a turn.
+async fn in_turn(turns: Arc<Semaphore>, work: Work) -> Option<Event> {
+    let turn = turns.acquire_owned().await.ok()?;
+    apart(Box::new(move || {
+        let event = work();
+        drop(turn);
+        event
+    }))
+    .await
 }
 
 /// What the serving side was told last.
@@ -215,34 +238,28 @@ impl Hands {
             Command::Verify { task, files } => {
                 let store = self.store.clone();
                 let of = task.clone();
-                let verify = move || {
+                let verify = Box::new(move || {
                     // A file that can not be read is as good as damaged: it is fetched again.
                     let damaged = files.iter().find(|file| !store.verify(file).unwrap_or(false));
-                    Some(match damaged {
+                    match damaged {
                         Some(file) => Event::StagedDamaged { task, digest: file.digest },
                         None => Event::StagedVerified { task, files },
-                    })
-                };
-                self.keep_track(of, |jobs| jobs.spawn_blocking(verify));
+                    }
+                });
+                self.keep_track(of, Box::pin(apart(verify)));
                 Told::Nothing
             }
             Command::Prove { task, pack, terms } => {
-                let (store, exe, proofs) = (self.store.clone(), self.exe.clone(), self.proofs.clone());
-                self.keep_track(task.clone(), |jobs| {
-                    jobs.spawn(async move {
-                        let turn = proofs.acquire_owned().await.ok()?;
-                        let manifest = pack.manifest.digest;
-                        let proof = tokio::task::spawn_blocking(move || {
-                            let proof = prove::prove(&exe, &store, &pack, &terms);
-                            drop(turn);
-                            proof
-                        });
-                        Some(match proof.await.ok()? {
-                            Ok(proof) => Event::Proved { task, manifest, proof },
-                            Err((reason, detail)) => Event::ProofFailed { task, manifest, reason, detail },
-                        })
-                    })
+                let (store, exe) = (self.store.clone(), self.exe.clone());
+                let of = task.clone();
+                let prove = Box::new(move || {
+                    let manifest = pack.manifest.digest;
+                    match prove::prove(&exe, &store, &pack, &terms) {
+                        Ok(proof) => Event::Proved { task, manifest, proof },
+                        Err((reason, detail)) => Event::ProofFailed { task, manifest, reason, detail },
+                    }
                 });
+                self.keep_track(of, Box::pin(in_turn(self.proofs.clone(), prove)));
                 Told::Nothing
             }
             Command::Restore { task, serving, previous, trial } => match serving {
@@ -321,7 +338,7 @@ impl Hands {
                 let (store, fetcher, fetches) =
                     (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
                 let writer = self.writer(file.digest);
-                let job = self.jobs.spawn(async move {
+                let job: Job = Box::pin(async move {
                     let writer = writer.lock_owned().await;
                     let held = (writer, fetches.acquire_owned().await.ok()?);
                     let fetched = match program::admits(&store, &file) {
@@ -333,27 +350,21 @@ impl Hands {
                         Err(fault) => Event::ProgramFailed { file: file.digest, fault },
                     })
                 });
-                if let Some(before) = self.program.replace(job) {
+                if let Some(before) = self.program.replace(self.jobs.spawn(job)) {
                     before.abort();
                 }
                 Told::Nothing
             }
             Command::ProveProgram { file } => {
-                let (store, proofs) = (self.store.clone(), self.proofs.clone());
-                self.jobs.spawn(async move {
-                    let turn = proofs.acquire_owned().await.ok()?;
-                    let proof = tokio::task::spawn_blocking(move || {
-                        let proof = program::prove(&store, &file);
-                        drop(turn);
-                        proof
-                    });
-                    Some(match proof.await.ok()? {
-                        Ok(()) => Event::ProgramProved { file: file.digest },
-                        Err((reason, detail)) => {
-                            Event::ProgramFailed { file: file.digest, fault: Fault::Wrong { reason, detail } }
-                        }
-                    })
+                let store = self.store.clone();
+                let prove = Box::new(move || match program::prove(&store, &file) {
+                    Ok(()) => Event::ProgramProved { file: file.digest },
+                    Err((reason, detail)) => {
+                        Event::ProgramFailed { file: file.digest, fault: Fault::Wrong { reason, detail } }
+                    }
                 });
+                let job: Job = Box::pin(in_turn(self.proofs.clone(), prove));
+                self.jobs.spawn(job);
                 Told::Nothing
             }
             Command::StartAnew => Told::StartAnew,
@@ -367,34 +378,33 @@ impl Hands {
         self.writers.entry(digest).or_default().clone()
     }
 
-    fn keep_track(&mut self, task: TaskId, spawn: impl FnOnce(&mut JoinSet<Option<Event>>) -> AbortHandle) {
+    fn keep_track(&mut self, task: TaskId, job: Job) {
         if let Some(before) = self.aborts.remove(&task) {
             before.abort();
         }
-        let job = spawn(&mut self.jobs);
-        self.aborts.insert(task, job);
+        self.aborts.insert(task, self.jobs.spawn(job));
     }
 
     fn fetch(&mut self, task: TaskId, item: Item) {
         let (store, fetcher, fetches) = (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
         let writer = self.writer(item.blob().digest);
-        self.keep_track(task.clone(), |jobs| {
-            jobs.spawn(async move {
-                let writer = writer.lock_owned().await;
-                let held = (writer, fetches.acquire_owned().await.ok()?);
-                let blob = item.blob();
-                let fetched = match &item {
-                    Item::Policy(file) | Item::Manifest(file) => {
-                        fetcher.target(&store, &file.name, &blob, held).await
-                    }
-                    Item::Blob(blob) => fetcher.blob(&store, blob, held).await,
-                };
-                Some(match fetched {
-                    Ok(()) => item.stored(task, &store),
-                    Err(error) => Event::FetchFailed { task, digest: blob.digest, fault: error.fault() },
-                })
+        let of = task.clone();
+        let job = async move {
+            let writer = writer.lock_owned().await;
+            let held = (writer, fetches.acquire_owned().await.ok()?);
+            let blob = item.blob();
+            let fetched = match &item {
+                Item::Policy(file) | Item::Manifest(file) => {
+                    fetcher.target(&store, &file.name, &blob, held).await
+                }
+                Item::Blob(blob) => fetcher.blob(&store, blob, held).await,
+            };
+            Some(match fetched {
+                Ok(()) => item.stored(task, &store),
+                Err(error) => Event::FetchFailed { task, digest: blob.digest, fault: error.fault() },
             })
-        });
+        };
+        self.keep_track(of, Box::pin(job));
     }
 
     async fn roll_back(&mut self, task: TaskId, to: Designation, record: &Record) -> Told {
