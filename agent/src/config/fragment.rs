@@ -191,7 +191,9 @@ pub(super) fn from_env(env: &[(String, String)]) -> String {
             None => continue,
         };
         let plain = value.parse::<u64>().is_ok() || value == "true" || value == "false";
-        let value = if plain { value.clone() } else { serde_json::Value::from(value.as_str()).to_string() };
+        // A text in JSON is one in TOML, but for a character that JSON leaves as it is.
+        let quoted = || serde_json::Value::from(value.as_str()).to_string().replace('\u{7f}', "\\u007f");
+        let value = if plain { value.clone() } else { quoted() };
         sections.entry(section.to_owned()).or_default().push_str(&format!("{key} = {value}\n"));
     }
     let mut text = String::new();
