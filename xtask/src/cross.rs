@@ -19,7 +19,7 @@ use matrix::How;
 pub(crate) use matrix::{Target, matrix, target};
 use toolchain::Toolchain;
 
-use crate::command::{run as run_command, target_dir};
+use crate::command::{run as execute, target_dir};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -122,7 +122,7 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let program = build::agent(&toolchain, emulated::PROFILE)?;
     println!("{}", artifact::check(&toolchain, &program)?);
     let stripped = program.with_extension("stripped");
-    run_command(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
+    execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
     Ok(stripped)
 }
 
