@@ -1,5 +1,4 @@
 //! The model verbs of the command line against a daemon, as an operator uses them.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,6 @@ use dunlin_learn::{Config, fit};
 use serde_json::Value;
 use tempfile::TempDir;
 
-#[path = "model_cli/rows.rs"]
 mod rows;
 
 const DUNLIN: &str = env!("CARGO_BIN_EXE_dunlin");

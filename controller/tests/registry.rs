@@ -1,5 +1,4 @@
 //! Models on their way in, with real files, real proofs in child processes and real signatures.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! The repositories as devices and operators reach them: over TLS, from a controller that runs.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;

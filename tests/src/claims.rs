@@ -1,6 +1,6 @@
 //! What the demonstration claims, one function for each claim: `Ok` with the evidence, or why it does not hold.
 //!
-//! The demonstration and the end-to-end tests call these, and `e2e_controls` calls the same ones with the defence behind
+//! The demonstration and the end-to-end tests call these, and `tests/tests/e2e/controls.rs` calls the same ones with the defence behind
 //! each switched off, where they must not hold.
 
 mod attacks;

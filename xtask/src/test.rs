@@ -35,15 +35,24 @@ pub(crate) struct Options {
 /// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
 /// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
 const FEATURES: &str = "dunlin-tests/weaken,dunlin-agent/weaken,dunlin-controller/weaken";
-/// The integration tests in two halves that take about as long as each other.
-const HALVES: [&[&str]; 2] = [&["e2e_[ab]*"], &["e2e_[!ab]*", "e[!2]*", "[!e]*"]];
+/// The end-to-end tests that run beside all the others, and take about as long.
+const BESIDE: &[&str] =
+    &["airgap::", "alone::", "attacks::", "bad_controller::", "bad_input::", "bad_models::"];
+/// Every other program of integration tests.
+const OTHERS: &[&str] = &["--test", "[!e]*", "--test", "e[!2]*"];
 /// The negative controls, which tell their story.
-const CONTROLS: &str = "e2e_controls";
-const CONTROL: &str = "without_its_defence_a_claim_";
+const CONTROL: &str = "controls::without_its_defence_a_claim_";
 
 /// Always the whole workspace with the same features: another selection would rebuild what is built.
 fn workspace(verb: &str, more: &[&str]) -> Command {
     let mut command = cargo(&[verb, "--locked", "--workspace", "--features", FEATURES]);
+    command.args(more);
+    command
+}
+
+/// End-to-end tests, one after the other, with these arguments and names.
+fn end_to_end_tests(more: &[&str]) -> Command {
+    let mut command = workspace("test", &["--test", "e2e", "--", "--test-threads=1"]);
     command.args(more);
     command
 }
@@ -98,9 +107,7 @@ fn static_build() -> Result<()> {
     let program = cross::static_build(STATIC_TARGET)?;
     // All targets, for the same reason as before the end-to-end tests.
     execute(&mut workspace("build", &["--all-targets"]))?;
-    execute(
-        workspace("test", &["--test", "e2e_loop", "--", "--test-threads=1"]).env("AGENT_PROGRAM", program),
-    )
+    execute(end_to_end_tests(&["main_loop::"]).env("AGENT_PROGRAM", program))
 }
 
 /// The same agent on a virtual board that loses its power.
@@ -115,11 +122,9 @@ fn power_cut() -> Result<()> {
 fn end_to_end() -> Result<()> {
     // All targets, as above: without the tests, dependencies would have fewer features and be built again.
     execute(&mut workspace("build", &["--all-targets"]))?;
-    let [mut beside, mut here] = HALVES.map(|globs| {
-        let mut args: Vec<&str> = globs.iter().flat_map(|glob| ["--test", *glob]).collect();
-        args.extend(["--", "--test-threads=1", "--skip", CONTROL]);
-        workspace("test", &args)
-    });
+    let mut beside = end_to_end_tests(BESIDE);
+    let mut here = end_to_end_tests(&["--skip", CONTROL]);
+    here.args(BESIDE.iter().flat_map(|name| ["--skip", *name]));
     // Two that print at once would be read by nobody.
     let log = target_dir().join("end-to-end.log");
     let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
@@ -127,14 +132,22 @@ fn end_to_end() -> Result<()> {
     println!("one half prints here, the other to {} until it has ended", log.display());
     let (beside, here) = thread::scope(|scope| {
         let beside = scope.spawn(|| execute(&mut beside));
-        let here = execute(&mut here).and_then(|()| {
-            execute(&mut workspace("test", &["--test", CONTROLS, "--", "--test-threads=1", "--nocapture"]))
-        });
+        let here = execute(workspace("test", OTHERS).args(["--", "--test-threads=1"]))
+            .and_then(|()| execute(&mut here))
+            .and_then(|()| execute(&mut end_to_end_tests(&[CONTROL, "--nocapture"])));
         (beside.join(), here)
     });
     println!("\n{}", fs::read_to_string(&log)?);
     beside.unwrap_or_else(|_| bail!("the half that printed to {} was not run", log.display()))?;
     here
+}
+
+/// What is free on the disk that everything is built on, gigabytes. A linker that finds none left dies of a bus error, which
+/// tells nobody why.
+fn free_gb() -> Result<f64> {
+    let folder = crate::command::root();
+    let disk = rustix::fs::statvfs(&folder).with_context(|| format!("could not ask {} for its space", folder.display()))?;
+    Ok((disk.f_bavail * disk.f_frsize) as f64 / 1e9)
 }
 
 pub(crate) fn run_stages(only: Option<&str>) -> Result<()> {
@@ -148,7 +161,8 @@ pub(crate) fn run_stages(only: Option<&str>) -> Result<()> {
         let started = Instant::now();
         let outcome = stage();
         let minutes = started.elapsed().as_secs_f64() / 60.0;
-        table.push(format!("{minutes:7.1} min  {name}{}", if outcome.is_ok() { "" } else { "  FAILED" }));
+        let failed = if outcome.is_ok() { "" } else { "  FAILED" };
+        table.push(format!("{minutes:7.1} min  {:5.1} GB free  {name}{failed}", free_gb()?));
         if let Err(error) = outcome {
             println!("\n{}", table.join("\n"));
             return Err(error.context(format!("stage {name:?} failed")));

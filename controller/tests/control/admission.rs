@@ -5,7 +5,7 @@ use rcgen::PublicKeyData;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Device, World, world, world_with};
+use super::world::{Device, World, world, world_with};
 
 impl World {
     /// A batch's secret.

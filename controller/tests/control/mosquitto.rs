@@ -16,7 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::time::{Instant, timeout};
 
-use crate::world::{Device, LIMIT, World, connect, hold_ceremony, prepared, publish, subscribe, window};
+use super::world::{Device, LIMIT, World, connect, hold_ceremony, prepared, publish, subscribe, window};
 
 /// From the operator's word to the broker refusing a live session, at most. docs/operations.md says the same.
 const BOUND: Duration = Duration::from_secs(5);
@@ -214,7 +214,7 @@ async fn at_mosquitto_a_revoked_device_is_out_within_the_bound_and_the_controlle
 
     world.set_state("a", "revoked").await;
     // Whatever the broker still lets through, the controller takes nothing of it.
-    let late = crate::world::record(&a, dunlin_protocol::Kind::Window, 7, 2, &crate::world::window_body());
+    let late = super::world::record(&a, dunlin_protocol::Kind::Window, 7, 2, &super::world::window_body());
     accepted(&client, &mut events, &topic, late).await;
     let taken = until("the live session's end", BOUND, async || {
         !accepted(&client, &mut events, &topic, window(&a.id, &a.signer)).await

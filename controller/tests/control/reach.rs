@@ -16,7 +16,7 @@ use rumqttc::{Incoming, PublishOptions};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::world::{
+use super::world::{
     Device, LIMIT, World, connect, next, publish, record, subscribe, window, window_body, world,
 };
 

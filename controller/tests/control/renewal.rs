@@ -4,7 +4,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::world::{Device, LIMIT, World, world, world_with};
+use super::world::{Device, LIMIT, World, world, world_with};
 
 /// Certificates of this test live so long.
 const LIFE: Duration = Duration::from_secs(8);

@@ -10,7 +10,7 @@ use dunlin_controller::store::Store;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Device, World, world};
+use super::world::{Device, World, world};
 
 const ROLES: [Scope; 4] = [Scope::Viewer, Scope::Operator, Scope::Releaser, Scope::Admin];
 

@@ -7,7 +7,7 @@ use dunlin_monitor::window::{Accumulator, Observation};
 use dunlin_protocol::{DeviceId, Now, ReferenceProfile, ReleaseId, ResourceUse, cbor};
 use serde_json::Value;
 
-use crate::world::{Manner, World, rows, schema};
+use super::world::{Manner, World, rows, schema};
 
 /// A task that is never retrained: drift is looked for all the same.
 const TASK: &str = "task = \"meter\"\nlabels = [\"a\", \"b\", \"c\"]\npool = [\"meter.base@1\"]\n";
@@ -51,7 +51,7 @@ impl World {
         let start = std::time::Instant::now();
         while !done(self) {
             let state = self.json(&["drift"]);
-            assert!(start.elapsed() < crate::world::PATIENCE, "{what} did not come: {state}\n{}", self.log());
+            assert!(start.elapsed() < super::world::PATIENCE, "{what} did not come: {state}\n{}", self.log());
             for i in 0..6 {
                 let device = format!("cam-{i}").parse().unwrap();
                 self.inputs(&device, clock::wall_ms(), shift(i)).await;

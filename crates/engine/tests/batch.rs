@@ -1,7 +1,4 @@
 //! Batches against direct calls of the engine, and what is left of them when they are stopped.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-
-mod support;
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::support::{FREE, Mlp, bytes};
 use dunlin_engine::batch::{
     BatchError, Child, Columns, Csv, Fingerprint, Format, Job, Ndjson, Predict, PredictError, Progress,
     Source, Watch, progress_file, run,
@@ -19,7 +17,6 @@ use dunlin_protocol::{
     Blob, Bundle, Digest, FeatureMeta, Hard, Lineage, ModelSignature, TaskType, TensorData,
 };
 use serde_json::Value;
-use support::{FREE, Mlp, bytes};
 
 const FEATURES: [&str; 4] = ["width", "height", "weight", "age"];
 

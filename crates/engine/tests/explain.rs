@@ -1,11 +1,8 @@
 //! Explanations against Shapley's formula, subset by subset.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
-mod support;
-
+use super::support::{Ensemble, FREE, Mlp, Tree, bytes, model, node, port};
 use dunlin_engine::{BACKGROUND_ROWS_MAX, Effort, Explanation, Method, Model, background, golden, of_floats};
 use proptest::prelude::*;
-use support::{Ensemble, FREE, Mlp, Tree, bytes, model, node, port};
 use tract_onnx::pb::tensor_proto::DataType;
 
 const FEATURES: usize = 6;

@@ -1,18 +1,15 @@
 //! Files made to do harm: each is a clean error, in this process or in the child that proves models.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 
+use super::support::{
+    Ensemble, FREE, Mlp, Tree, bytes, floats, int, ints, ints_tensor, ml, model, node, port, single,
+    small_tensor, tensor, tensor_attribute, text, texts, texts_tensor, tree_ensemble,
+};
 use dunlin_engine::prove::{Examination, Job, Limits, ProveError, examine, run};
 use dunlin_engine::{EngineError, Model, golden, import, of_floats};
 use dunlin_protocol::{GoldenSet, ReasonCode, cbor};
 use proptest::prelude::*;
-use support::{
-    Ensemble, FREE, Mlp, Tree, bytes, floats, int, ints, ints_tensor, ml, model, node, port, single,
-    small_tensor, tensor, tensor_attribute, text, texts, texts_tensor, tree_ensemble,
-};
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::{AttributeProto, ModelProto, StringStringEntryProto};
 

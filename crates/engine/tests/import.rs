@@ -1,14 +1,11 @@
 //! Foreign operators against their specification, and what the import refuses.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
-mod support;
-
-use dunlin_engine::{EngineError, Imported, Model, floats, import, of_floats};
-use dunlin_protocol::{Bytes, DType, TensorData};
-use support::{
+use super::support::{
     FREE, bytes, close, float, int, ints, ints_tensor, ml, model, node, port, single, small_tensor, tensor,
     tensor_attribute, text, texts, texts_tensor, tree_ensemble,
 };
+use dunlin_engine::{EngineError, Imported, Model, floats, import, of_floats};
+use dunlin_protocol::{Bytes, DType, TensorData};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto};
 

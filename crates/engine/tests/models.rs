@@ -1,12 +1,9 @@
 //! Answers of models made by hand against plain evaluations of them.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 
-mod support;
-
+use super::support::{Ensemble, FREE, Mlp, Tree, bytes, close, ml, model, node, port};
 use dunlin_engine::{Model, argmax, floats, golden, inspect, max_error_ppm, of_floats};
 use dunlin_protocol::DType;
 use proptest::prelude::*;
-use support::{Ensemble, FREE, Mlp, Tree, bytes, close, ml, model, node, port};
 use tract_onnx::pb::tensor_proto::DataType;
 
 fn rows(n: usize, columns: usize) -> Vec<f32> {

@@ -64,8 +64,8 @@ pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
     let program = build::agent(toolchain, PROFILE)?;
     println!("{}", artifact::check(toolchain, &program)?);
     run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
-    run(&mut cargo(&["test", "--locked", "--workspace", "--test", "e2e_loop", "--no-run"]))?;
-    let tests = ["test", "--locked", "--workspace", "--test", "e2e_loop", "--", "--test-threads=1"];
+    run(&mut cargo(&["test", "--locked", "--workspace", "--test", "e2e", "--no-run"]))?;
+    let tests = ["test", "--locked", "--workspace", "--test", "e2e", "--", "--test-threads=1", "main_loop::"];
     let mut command = started_by_itself(toolchain, &program, cargo(&tests))?;
     let variants = toolchain.target.variants();
     run(command.env("AGENT_PROGRAM", &program).envs(&variants[0]))

@@ -1,5 +1,4 @@
 //! A sample of the cuts that `cargo xtask cuts` makes all of, and the control that shows that they bite.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeMap;
 
 use dunlin_tests::cuts::{Cuts, Kind};

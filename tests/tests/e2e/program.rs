@@ -1,5 +1,4 @@
 //! Devices replace their own agent: by one that proves itself and is heard, and by nothing else.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};

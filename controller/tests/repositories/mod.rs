@@ -1,5 +1,4 @@
 //! From ceremony to device, on real files.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod delegation;
 mod export;

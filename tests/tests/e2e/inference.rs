@@ -1,5 +1,4 @@
 //! The inference API of a running agent, asked by clients that others wrote and by the examples of docs/inference.md.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 #[allow(unreachable_pub, reason = "it stands in the guide as somebody else would write it")]
-#[path = "../foreign/ask.rs"]
+#[path = "../../foreign/ask.rs"]
 mod example;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -29,7 +28,7 @@ const TOKEN: &str = "an-administrators-token";
 const LONG_ROWS: usize = 40_000;
 /// More than the time between two syncs of a batch's output.
 const PACE: Duration = Duration::from_millis(2500);
-const GUIDE: &str = include_str!("../../docs/inference.md");
+const GUIDE: &str = include_str!("../../../docs/inference.md");
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -289,7 +288,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 /// Runs the guide's shell and Python examples as they stand; its Rust example is the function that this test asks with.
 async fn guide(folder: &Path, world: &Small, grpc: &str) {
     let [rust] = blocks("rust")[..] else { panic!("one Rust example") };
-    assert_eq!(rust, include_str!("../foreign/ask.rs"), "the guide shows what is tested");
+    assert_eq!(rust, include_str!("../../../foreign/ask.rs"), "the guide shows what is tested");
     let (agent, controller) = (&world.agents[0], &world.controller);
     let programs = dunlin_tests::process::program("dunlin").unwrap();
     let path = std::env::var("PATH").unwrap_or_default();

@@ -1,7 +1,5 @@
 //! Attacks from the attacker's real position on running agents, and the reason codes that they indicate in a report that
 //! came after the attack began.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-#[path = "attacks/scene.rs"]
 mod scene;
 
 use std::collections::BTreeMap;

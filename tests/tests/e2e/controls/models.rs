@@ -10,7 +10,7 @@ use dunlin_tests::digits::{AGED, NEW, views};
 use dunlin_tests::operator::TASK;
 use dunlin_tests::process::wait_for;
 
-use crate::world::{
+use super::world::{
     HELD, IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_DIGEST, NO_RESUME, NO_VERSIONS, WHOLE, World, fails,
     rollout_of, succeeded,
 };

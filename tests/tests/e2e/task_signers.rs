@@ -1,6 +1,5 @@
 //! A task with signers of its own, from the delegation to devices with and without a network, and what a mirror gains by
 //! withholding their file.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! A device that can reach nobody judges for itself, and goes back for itself or for whoever stands in front of it.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::time::Duration;
 

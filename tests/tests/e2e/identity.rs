@@ -1,6 +1,5 @@
 //! The life of an identity, with real processes: a device waits, is approved, renews its certificate by itself, and
 //! comes back after its certificate has ended.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
 use dunlin_tests::breakage::{clock, faketime};

@@ -1,6 +1,5 @@
 //! The controller on loopback, as a device and an operator see it: set-up, enrolment over TLS, the embedded
 //! broker's identity and topic rules, and a window's way to its acknowledgement.
-#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests; packets of a foreign crate")]
 
 mod admission;
 mod mosquitto;

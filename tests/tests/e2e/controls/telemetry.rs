@@ -6,7 +6,7 @@ use dunlin_tests::claims;
 use dunlin_tests::process::wait_for;
 use sqlx::SqlitePool;
 
-use crate::world::{IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_VERSIONS, WHOLE, World, fails};
+use super::world::{IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_VERSIONS, WHOLE, World, fails};
 
 impl World {
     /// A device that did not hear that its records are stored sends them again.

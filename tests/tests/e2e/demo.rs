@@ -1,5 +1,4 @@
 //! The demonstration is ended in the middle of an act, and nothing that it started is left.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Files that are no models, or do harm: properly signed ones that reach a device, and one that is handed in.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
 use dunlin_protocol::{Blob, Bundle, ReleaseId};

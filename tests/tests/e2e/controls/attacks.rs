@@ -11,7 +11,7 @@ use dunlin_tests::operator::{push_file, train};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::wide::annotate;
 
-use crate::world::{
+use super::world::{
     FROZEN_OUT, IN_VAIN, LIMIT, NO_ADDRESSEE, NO_DIGEST, NO_RESUME, NO_VERSIONS, WHOLE, World, fails,
 };
 

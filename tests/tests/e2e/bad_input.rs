@@ -1,7 +1,6 @@
 //! What breaks in the field, on running programs: nonsense on the wire, a damaged row, a full disk, a wrong clock, a backup
 //! that comes back.
 //! Each gives a reason or a clear error, nothing is lost, and every device goes on answering.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::time::Duration;
 

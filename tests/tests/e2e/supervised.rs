@@ -1,5 +1,4 @@
 //! A service manager hears of a real agent that it serves, that it turns and that it stops.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! The same loop over Debian's mosquitto as the external broker: mutual TLS, the certificate's common name as user
 //! name, an access list by it. What goes over the wire is captured and checked against docs/protocol.cddl.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -19,7 +18,7 @@ use rumqttc::{Event, Incoming};
 use rustls::RootCertStore;
 
 const LIMIT: Duration = Duration::from_secs(90);
-const CDDL: &str = include_str!("../../docs/protocol.cddl");
+const CDDL: &str = include_str!("../../../docs/protocol.cddl");
 
 /// A mosquitto of our own; ends with its handle.
 struct Mosquitto(Child);

@@ -1,5 +1,4 @@
 //! A release under which the agent dies again and again in the middle of requests is left at the next start.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,5 @@
 //! What breaks beneath a running controller: its disk is full, its clock is wrong. Nothing is lost, nothing is
 //! acknowledged that was not stored, and the devices answer on.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

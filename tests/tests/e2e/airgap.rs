@@ -1,5 +1,4 @@
 //! Devices without a network: assignments and models come on media, through the same checks; then the network is back.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! Line-ups of several releases on a real agent: what an operator writes into a task becomes a vote, a cascade with a
 //! challenger, a smaller member while the link is down, and a stack with a shadow.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

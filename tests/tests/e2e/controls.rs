@@ -4,17 +4,10 @@
 //! attacks its own, each device but the first runs without one defence, and the controller is started anew without one
 //! where the controller is what defends. In the second, small one the cameras age. Where it costs nothing, the same
 //! claim is shown to hold in the same world for who has the defence.
-#![cfg(feature = "weaken")]
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-#[path = "controls/ageing.rs"]
 mod ageing;
-#[path = "controls/attacks.rs"]
 mod attacks;
-#[path = "controls/models.rs"]
 mod models;
-#[path = "controls/telemetry.rs"]
 mod telemetry;
-#[path = "controls/world.rs"]
 mod world;
 
 use std::time::Instant;

@@ -17,7 +17,7 @@ use dunlin_tests::traffic::{LABEL_DELAY_MS, measure};
 use dunlin_tests::wide::annotate;
 use sqlx::SqlitePool;
 
-use crate::world::{
+use super::world::{
     CLASS, EVIDENCE, IN_VAIN, LIMIT, apply, controller_without, fails, rollout_of, rules, succeeded,
 };
 

@@ -1,5 +1,4 @@
 //! From enrolment to the database and back, with real processes, the embedded broker and a real database.
-#![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
 use std::time::Duration;
 
 use dunlin_tests::agent::Application;

@@ -1,7 +1,6 @@
 //! The controller's loop over a fleet, with the real program: assignments, rollouts, retraining, and a
 //! controller that is killed in between. Devices are played by writing into the database what their reports
 //! would have led to.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::fs;
 
