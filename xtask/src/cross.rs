@@ -20,6 +20,7 @@ pub(crate) use matrix::{Target, matrix, target};
 use toolchain::Toolchain;
 
 use crate::command::{run as execute, target_dir};
+use crate::programs::{end_to_end_tests, programs};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -73,9 +74,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Verb::Setup { triple } => each(triple.as_deref(), |target| Toolchain::set_up(target).map(drop)),
         Verb::Build { triple } => each(triple.as_deref(), |target| build_agent(target, "dev").map(drop)),
         Verb::Test { triple } => each(triple.as_deref(), |target| {
-            let toolchain = Toolchain::set_up(target)?;
-            emulated::units(&toolchain)?;
-            emulated::whole_way(&toolchain)
+            units(&target.triple)?;
+            whole_way(&target.triple, end_to_end_tests(&programs()?)?)
         }),
         Verb::Dist { triple, board: None } => {
             each(triple.as_deref(), |target| build_agent(target, DIST).map(drop))
@@ -124,6 +124,20 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let stripped = program.with_extension("stripped");
     execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
     Ok(stripped)
+}
+
+/// Unit, property and golden tests of a target, and its agent built for `whole_way`.
+pub(crate) fn units(triple: &str) -> Result<()> {
+    let target = target(triple)?;
+    let toolchain = Toolchain::set_up(&target)?;
+    emulated::units(&toolchain)?;
+    build::agent(&toolchain, emulated::PROFILE).map(drop)
+}
+
+/// The whole way of agents of a target, by these end-to-end tests.
+pub(crate) fn whole_way(triple: &str, tests: Command) -> Result<()> {
+    let target = target(triple)?;
+    emulated::whole_way(&Toolchain::set_up(&target)?, tests)
 }
 
 /// Where `cross dist` leaves a target's agent.

@@ -14,6 +14,7 @@ mod install;
 mod layers;
 mod package;
 mod parity;
+mod programs;
 mod soak;
 mod test;
 mod tidy;

@@ -1,13 +1,14 @@
 //! `cargo xtask test`: set-up, every check, every test, and the minutes each took.
 use std::fs::{self, File};
-use std::process::Command;
-use std::thread;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::command::{cargo, run as execute, target_dir};
+use crate::command::{cargo, line, run as execute, target_dir};
+use crate::programs::{END_TO_END, TestProgram, end_to_end_tests, programs, workspace};
 use crate::{board, cross, docs, fuzz, install, parity, tidy};
 
 /// The whole run must stay below this, so that a two-core machine finishes it in time.
@@ -15,6 +16,8 @@ const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// The Rust target whose static build is part of the tests.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Those that are tested behind an emulator.
+const EMULATED: &[&str] = &["aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
 
 /// A TUF client that others wrote: the reference implementation.
 const FOREIGN_PYTHON: &[&str] = &["tuf==7.0.0", "securesystemslib[crypto]==1.4.0"];
@@ -30,36 +33,20 @@ pub(crate) struct Options {
     /// Run only the stages whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Run what is run beside the end-to-end tests; these start it
+    #[arg(long, hide = true, conflicts_with = "only")]
+    beside: bool,
 }
 
-/// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
-/// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
-const FEATURES: &str = "dunlin-tests/weaken,dunlin-agent/weaken,dunlin-controller/weaken";
 /// The end-to-end tests that run beside all the others, and take about as long.
-const BESIDE: &[&str] =
+const HALF: &[&str] =
     &["airgap::", "alone::", "attacks::", "bad_controller::", "bad_input::", "bad_models::"];
-/// Every other program of integration tests.
-const OTHERS: &[&str] = &["--test", "[!e]*", "--test", "e[!2]*"];
 /// The negative controls, which tell their story.
 const CONTROL: &str = "controls::without_its_defence_a_claim_";
-
-/// Always the whole workspace with the same features: another selection would rebuild what is built.
-fn workspace(verb: &str, more: &[&str]) -> Command {
-    let mut command = cargo(&[verb, "--locked", "--workspace", "--features", FEATURES]);
-    command.args(more);
-    command
-}
-
-/// End-to-end tests, one after the other, with these arguments and names.
-fn end_to_end_tests(more: &[&str]) -> Command {
-    let mut command = workspace("test", &["--test", "e2e", "--", "--test-threads=1"]);
-    command.args(more);
-    command
-}
-
 type Stage = (&'static str, fn() -> Result<()>);
 
-const STAGES: &[Stage] = &[
+/// What has to be there, and what tells soonest that something is wrong.
+const FIRST: &[Stage] = &[
     ("set-up", || {
         install::debian("mosquitto", "mosquitto")?;
         install::debian("faketime", "faketime")?;
@@ -79,9 +66,12 @@ const STAGES: &[Stage] = &[
     ("build", || execute(&mut workspace("build", &["--all-targets"]))),
     ("test", || execute(&mut workspace("test", &["--lib", "--bins", "--examples"]))),
     ("doc-test", || execute(&mut workspace("test", &["--doc"]))),
-    ("end-to-end", end_to_end),
-    ("parity", parity::test),
-    ("fuzz", fuzz::test),
+];
+
+const FLEETS: Stage = ("end-to-end", end_to_end);
+
+/// What computes and waits for nobody, while fleets wait for windows and time limits most of the time.
+const BESIDE: &[Stage] = &[
     ("clippy", || execute(&mut workspace("clippy", &["--all-targets", "--", "--deny", "warnings"]))),
     ("docs", || {
         execute(workspace("doc", &["--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings"))?;
@@ -97,88 +87,133 @@ const STAGES: &[Stage] = &[
             "sources",
         ]))
     }),
-    ("static build", static_build),
-    ("board", power_cut),
+    ("static build", || cross::static_build(STATIC_TARGET).map(drop)),
+    ("emulated units", || EMULATED.iter().try_for_each(|triple| cross::units(triple))),
 ];
 
-/// The small feature set, as released; everything else here is built and tested with the full one. Two of its agents go the
-/// whole way, asked over REST: the test is built already, so that costs no build beside the agent's.
-fn static_build() -> Result<()> {
-    let program = cross::static_build(STATIC_TARGET)?;
-    // All targets, for the same reason as before the end-to-end tests.
-    execute(&mut workspace("build", &["--all-targets"]))?;
-    execute(end_to_end_tests(&["main_loop::"]).env("AGENT_PROGRAM", program))
-}
-
-/// The same agent on a virtual board that loses its power.
-fn power_cut() -> Result<()> {
-    let program = cross::emulated_agent(STATIC_TARGET)?;
-    execute(&mut workspace("build", &["--all-targets"]))?;
-    board::test(program, target_dir().join("debug"))
-}
+/// What starts fleets with what was built beside the others, and what is over soon.
+const LAST: &[Stage] = &[
+    ("parity", parity::test),
+    ("fuzz", fuzz::test),
+    ("static agents", || {
+        // The small feature set, as released; everything else here is built and tested with the full one.
+        let program = cross::static_build(STATIC_TARGET)?;
+        execute(end_to_end_tests(&programs()?)?.arg("main_loop::").env("AGENT_PROGRAM", program))
+    }),
+    ("emulated agents", || {
+        let programs = programs()?;
+        EMULATED.iter().try_for_each(|triple| cross::whole_way(triple, end_to_end_tests(&programs)?))
+    }),
+    ("board", || board::test(cross::emulated_agent(STATIC_TARGET)?, target_dir().join("debug"))),
+];
 
 /// These start whole fleets, which wait for windows and time limits most of the time: two of them share two processors,
 /// more would starve one another.
 fn end_to_end() -> Result<()> {
-    // All targets, as above: without the tests, dependencies would have fewer features and be built again.
-    execute(&mut workspace("build", &["--all-targets"]))?;
-    let mut beside = end_to_end_tests(BESIDE);
-    let mut here = end_to_end_tests(&["--skip", CONTROL]);
-    here.args(BESIDE.iter().flat_map(|name| ["--skip", *name]));
-    // Two that print at once would be read by nobody.
-    let log = target_dir().join("end-to-end.log");
-    let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
-    beside.stdout(file.try_clone()?).stderr(file);
-    println!("one half prints here, the other to {} until it has ended", log.display());
-    let (beside, here) = thread::scope(|scope| {
-        let beside = scope.spawn(|| execute(&mut beside));
-        let here = execute(workspace("test", OTHERS).args(["--", "--test-threads=1"]))
-            .and_then(|()| execute(&mut here))
-            .and_then(|()| execute(&mut end_to_end_tests(&[CONTROL, "--nocapture"])));
-        (beside.join(), here)
-    });
-    println!("\n{}", fs::read_to_string(&log)?);
-    beside.unwrap_or_else(|_| bail!("the half that printed to {} was not run", log.display()))?;
+    let programs = programs()?;
+    let fleets = || end_to_end_tests(&programs);
+    let (mut half, mut other, mut controls) = (fleets()?, fleets()?, fleets()?);
+    half.args(HALF);
+    other.args(HALF.iter().chain([&CONTROL]).flat_map(|name| ["--skip", *name]));
+    controls.args([CONTROL, "--nocapture"]);
+    let half = Beside::start("end-to-end", half)?;
+    let here = programs
+        .iter()
+        .filter(|program| program.name != END_TO_END)
+        .map(TestProgram::command)
+        .chain([other, controls])
+        .try_for_each(|mut tests| execute(&mut tests));
+    half.end()?;
     here
+}
+
+/// A command beside others, which prints to a file: two that print at once would be read by nobody.
+struct Beside {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Beside {
+    fn start(name: &str, mut command: Command) -> Result<Self> {
+        let log = target_dir().join(format!("{name}.log"));
+        let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
+        println!("{} prints to {}", line(&command), log.display());
+        let child = command.stdout(file.try_clone()?).stderr(file).spawn();
+        Ok(Self { child: child.with_context(|| format!("could not start {}", line(&command)))?, log })
+    }
+
+    /// Waits for its end, and prints what it printed.
+    fn end(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        println!("\n{}", fs::read_to_string(&self.log)?);
+        ensure!(status.success(), "what printed to {} ended with {status}", self.log.display());
+        Ok(())
+    }
 }
 
 /// What is free on the disk that everything is built on, gigabytes. A linker that finds none left dies of a bus error, which
 /// tells nobody why.
 fn free_gb() -> Result<f64> {
     let folder = crate::command::root();
-    let disk = rustix::fs::statvfs(&folder).with_context(|| format!("could not ask {} for its space", folder.display()))?;
+    let disk = rustix::fs::statvfs(folder)
+        .with_context(|| format!("could not ask {} for its space", folder.display()))?;
     Ok((disk.f_bavail * disk.f_frsize) as f64 / 1e9)
 }
 
-pub(crate) fn run_stages(only: Option<&str>) -> Result<()> {
-    let begin = Instant::now();
-    let mut table = Vec::new();
-    for (name, stage) in STAGES {
-        if only.is_some_and(|only| !name.contains(only)) {
-            continue;
-        }
+/// The minutes that each stage took.
+#[derive(Default)]
+struct Table(Vec<String>);
+
+impl Table {
+    fn run(&mut self, stages: &[Stage]) -> Result<()> {
+        stages.iter().try_for_each(|(name, stage)| self.stage(name, stage))
+    }
+
+    fn stage(&mut self, name: &str, stage: impl FnOnce() -> Result<()>) -> Result<()> {
         println!("\n== {name}");
         let started = Instant::now();
         let outcome = stage();
         let minutes = started.elapsed().as_secs_f64() / 60.0;
         let failed = if outcome.is_ok() { "" } else { "  FAILED" };
-        table.push(format!("{minutes:7.1} min  {:5.1} GB free  {name}{failed}", free_gb()?));
-        if let Err(error) = outcome {
-            println!("\n{}", table.join("\n"));
-            return Err(error.context(format!("stage {name:?} failed")));
+        self.0.push(format!("{minutes:7.1} min  {:5.1} GB free  {name}{failed}", free_gb()?));
+        if outcome.is_err() {
+            println!("\n{}", self.0.join("\n"));
         }
+        outcome.with_context(|| format!("stage {name:?} failed"))
     }
-    let total = begin.elapsed();
-    println!("\n{}\n{:7.1} min  in all", table.join("\n"), total.as_secs_f64() / 60.0);
-    if table.is_empty() {
-        bail!("no stage has {:?} in its name", only.unwrap_or_default());
-    }
-    if total > LIMIT {
-        bail!("the tests took longer than {} minutes; find out which stage grew", LIMIT.as_secs() / 60);
-    }
-    Ok(())
+}
+
+/// All stages: those of `BESIDE` in a process of the lowest priority, beside the fleets.
+fn whole(table: &mut Table) -> Result<()> {
+    table.run(FIRST)?;
+    let mut command = Command::new("nice");
+    command.args(["-n", "19"]).arg(std::env::current_exe()?).args(["test", "--beside"]);
+    let beside = Beside::start("beside", command)?;
+    let fleets = table.run(&[FLEETS]);
+    let beside = table.stage("what ran beside", || beside.end());
+    fleets.and(beside)?;
+    table.run(LAST)
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    run_stages(options.only.as_deref())
+    let begin = Instant::now();
+    let mut table = Table::default();
+    match &options.only {
+        None if options.beside => table.run(BESIDE)?,
+        None => whole(&mut table)?,
+        Some(only) => {
+            let all = [FIRST, &[FLEETS], BESIDE, LAST].concat();
+            let some: Vec<Stage> = all.into_iter().filter(|(name, _)| name.contains(only.as_str())).collect();
+            ensure!(!some.is_empty(), "no stage has {only:?} in its name");
+            table.run(&some)?;
+        }
+    }
+    let total = begin.elapsed();
+    println!("\n{}\n{:7.1} min  in all", table.0.join("\n"), total.as_secs_f64() / 60.0);
+    ensure!(
+        total <= LIMIT,
+        "the tests took longer than {} minutes; find out which stage grew",
+        LIMIT.as_secs() / 60
+    );
+    Ok(())
 }

@@ -141,11 +141,13 @@ fn claims_without_control() -> Result<Vec<String>> {
         let entries = std::fs::read_dir(root().join(folder)).with_context(|| format!("listing {folder}"))?;
         entries.map(|entry| Ok(std::fs::read_to_string(entry?.path())?)).collect()
     };
-    let controls = read("tests/tests/controls")?;
+    let controls = read("tests/tests/e2e/controls")?;
     Ok(uncontrolled(&read("tests/src/demo")?, &controls)
         .into_iter()
         .map(|claim| {
-            format!("tests/src/demo: no control in tests/tests/controls shows that claims::{claim} can fail")
+            format!(
+                "tests/src/demo: no control in tests/tests/e2e/controls shows that claims::{claim} can fail"
+            )
         })
         .collect())
 }

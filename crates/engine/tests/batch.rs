@@ -164,7 +164,7 @@ fn every_form_gives_the_answers_of_the_engine() {
         let fields: Vec<&str> = line.split(',').collect();
         assert_eq!((fields[0], fields[1]), ((i + 1).to_string().as_str(), class));
         let got: Vec<f32> = fields[2..].iter().map(|x| x.parse().unwrap()).collect();
-        support::close(&got, &scores);
+        super::support::close(&got, &scores);
         let object: Value = serde_json::from_str(object).unwrap();
         assert_eq!((&object["row"], &object["prediction"]), (&Value::from(i + 1), &Value::from(class)));
         let same: Vec<f32> =

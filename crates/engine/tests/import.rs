@@ -56,9 +56,9 @@ fn a_label_encoder_looks_up_text_numbers_and_what_is_no_number() {
     let to_words = vec![ints("keys_int64s", vec![5, 6]), texts("values_strings", &["five", "six"])];
     let got = answer("LabelEncoder", to_words, &integers("x", &[3], &[6, 5, 0]), DataType::String);
     assert_eq!(got, words("y", &[3], &["six", "five", "_Unused"]));
-    let keys = support::floats("keys_floats", vec![1.5, f32::NAN]);
+    let keys = super::support::floats("keys_floats", vec![1.5, f32::NAN]);
     let of_floats_ =
-        vec![keys, support::floats("values_floats", vec![10.0, 20.0]), float("default_float", -1.0)];
+        vec![keys, super::support::floats("values_floats", vec![10.0, 20.0]), float("default_float", -1.0)];
     let got =
         answer("LabelEncoder", of_floats_, &of_floats("x", &[3], &[f32::NAN, 1.5, 2.0]), DataType::Float);
     close(&floats(&got).unwrap(), &[20.0, 10.0, -1.0]);
@@ -148,7 +148,10 @@ fn imputer_binarizer_vectorizer_and_normalizer_follow_the_specification() {
     let x = of_floats("x", &[2, 2], &[f32::NAN, 3.0, -4.0, 0.0]);
     let table = |op: &str, attributes| floats(&answer(op, attributes, &x, DataType::Float)).unwrap();
     let imputed = |replaced| {
-        vec![support::floats("imputed_value_floats", vec![1.0, 2.0]), float("replaced_value_float", replaced)]
+        vec![
+            super::support::floats("imputed_value_floats", vec![1.0, 2.0]),
+            float("replaced_value_float", replaced),
+        ]
     };
     close(&table("Imputer", imputed(f32::NAN)), &[1.0, 3.0, -4.0, 0.0]);
     assert_eq!(table("Imputer", imputed(0.0))[2..], [-4.0, 2.0]);
@@ -182,8 +185,8 @@ fn a_map_of_scores_comes_out_as_the_table_and_labels_as_text() {
                 &["x"],
                 &["label", "scores"],
                 vec![
-                    support::floats("coefficients", vec![1.0, 0.0, 0.0, 1.0, -1.0, -1.0]),
-                    support::floats("intercepts", vec![0.0, 0.5, 0.0]),
+                    super::support::floats("coefficients", vec![1.0, 0.0, 0.0, 1.0, -1.0, -1.0]),
+                    super::support::floats("intercepts", vec![0.0, 0.5, 0.0]),
                     texts("classlabels_strings", &["u", "v", "w"]),
                 ],
             ),
@@ -358,7 +361,7 @@ fn columns_are_taken_by_place_and_of_a_list_come_out_as_a_table() {
 
 #[test]
 fn a_file_that_runs_as_it_is_stays_as_it_is() {
-    let file = bytes(&support::Mlp::new().file(FREE));
+    let file = bytes(&super::support::Mlp::new().file(FREE));
     assert_eq!(import(&file).unwrap(), Imported { onnx: file.clone(), rewritten: vec![] });
 }
 

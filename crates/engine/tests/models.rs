@@ -80,7 +80,7 @@ fn labels_of_an_arg_max_come_out_as_int64() {
         "ArgMax",
         &["l"],
         &["label"],
-        vec![support::int("axis", 1), support::int("keepdims", 0)],
+        vec![super::support::int("axis", 1), super::support::int("keepdims", 0)],
     ));
     graph.output.insert(0, port("label", DataType::Int64, &[FREE]));
     let model = Model::load(&bytes(&file), None).unwrap();
@@ -98,8 +98,10 @@ fn labels_of_an_arg_max_come_out_as_int64() {
 
 #[test]
 fn a_scaler_subtracts_and_multiplies() {
-    let attributes =
-        vec![support::floats("offset", vec![1.0, 2.0]), support::floats("scale", vec![10.0, 0.5])];
+    let attributes = vec![
+        super::support::floats("offset", vec![1.0, 2.0]),
+        super::support::floats("scale", vec![10.0, 0.5]),
+    ];
     let file = model(
         vec![ml("Scaler", &["x"], &["y"], attributes)],
         vec![],
@@ -169,15 +171,15 @@ fn doubles_go_down_the_tree_as_doubles() {
 fn a_support_vector_regressor_adds_up_its_kernels() {
     let answer = |kernel: &str, one_class: i64| {
         let attributes = vec![
-            support::text("kernel_type", kernel),
-            support::floats("kernel_params", vec![0.5, 1.0, 2.0]),
-            support::floats("support_vectors", vec![1.0, 0.0, 0.0, 2.0]),
-            support::floats("coefficients", vec![2.0, -1.0]),
-            support::floats("rho", vec![0.25]),
-            support::int("n_supports", 2),
-            support::int("one_class", one_class),
+            super::support::text("kernel_type", kernel),
+            super::support::floats("kernel_params", vec![0.5, 1.0, 2.0]),
+            super::support::floats("support_vectors", vec![1.0, 0.0, 0.0, 2.0]),
+            super::support::floats("coefficients", vec![2.0, -1.0]),
+            super::support::floats("rho", vec![0.25]),
+            super::support::int("n_supports", 2),
+            super::support::int("one_class", one_class),
         ];
-        let file = support::single(
+        let file = super::support::single(
             "SVMRegressor",
             attributes,
             port("x", DataType::Float, &[FREE, 2]),
@@ -197,17 +199,17 @@ fn a_support_vector_regressor_adds_up_its_kernels() {
 fn support_vector_classes_are_voted_for_pair_by_pair() {
     let load = |curve: &[f32]| {
         let mut attributes = vec![
-            support::text("kernel_type", "LINEAR"),
-            support::floats("support_vectors", vec![1.0, 0.0, -1.0]),
+            super::support::text("kernel_type", "LINEAR"),
+            super::support::floats("support_vectors", vec![1.0, 0.0, -1.0]),
             // The machines of (0, 1), (0, 2) and (1, 2) decide by x - 1, x and x + 1.
-            support::floats("coefficients", vec![1.0, 0.0, 0.0, 1.0, 0.0, -1.0]),
-            support::floats("rho", vec![-1.0, 0.0, 1.0]),
-            support::ints("vectors_per_class", vec![1, 1, 1]),
-            support::ints("classlabels_ints", vec![10, 20, 30]),
+            super::support::floats("coefficients", vec![1.0, 0.0, 0.0, 1.0, 0.0, -1.0]),
+            super::support::floats("rho", vec![-1.0, 0.0, 1.0]),
+            super::support::ints("vectors_per_class", vec![1, 1, 1]),
+            super::support::ints("classlabels_ints", vec![10, 20, 30]),
         ];
         if !curve.is_empty() {
-            attributes.push(support::floats("prob_a", curve.to_vec()));
-            attributes.push(support::floats("prob_b", vec![0.0; 3]));
+            attributes.push(super::support::floats("prob_a", curve.to_vec()));
+            attributes.push(super::support::floats("prob_b", vec![0.0; 3]));
         }
         let file = model(
             vec![ml("SVMClassifier", &["x"], &["label", "scores"], attributes)],
@@ -320,7 +322,7 @@ fn a_reshape_that_names_the_batch_keeps_its_rows() {
     // A graph whose Reshape names the batch with -1 stays free in it.
     let file = model(
         vec![node("Reshape", &["x", "s"], &["y"], vec![])],
-        vec![support::ints_tensor("s", &[-1, 2, 2])],
+        vec![super::support::ints_tensor("s", &[-1, 2, 2])],
         vec![port("x", DataType::Float, &[FREE, 4])],
         vec![port("y", DataType::Float, &[FREE, 2, 2])],
     );

@@ -288,7 +288,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
 /// Runs the guide's shell and Python examples as they stand; its Rust example is the function that this test asks with.
 async fn guide(folder: &Path, world: &Small, grpc: &str) {
     let [rust] = blocks("rust")[..] else { panic!("one Rust example") };
-    assert_eq!(rust, include_str!("../../../foreign/ask.rs"), "the guide shows what is tested");
+    assert_eq!(rust, include_str!("../../foreign/ask.rs"), "the guide shows what is tested");
     let (agent, controller) = (&world.agents[0], &world.controller);
     let programs = dunlin_tests::process::program("dunlin").unwrap();
     let path = std::env::var("PATH").unwrap_or_default();

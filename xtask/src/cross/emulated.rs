@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::toolchain::Toolchain;
 use super::{artifact, build};
-use crate::command::{cargo, output, run};
+use crate::command::{output, run};
 
 /// The crates that decide. Their tests hold the digests of what must be the same bits on every target.
 const PURE: [&str; 7] = [
@@ -36,7 +36,9 @@ pub(super) fn units(toolchain: &Toolchain<'_>) -> Result<()> {
             let packages = PURE.iter().flat_map(|name| ["-p", name]);
             run(test(toolchain).args(packages).args(["--lib", "--tests"]).envs(variant))?;
         }
-        run(test(toolchain).args(["-p", "dunlin-engine", "--lib", "--test", "models"]).envs(variant))?;
+        for tests in [&["--lib"][..], &["--test", "engine", "models::"]] {
+            run(test(toolchain).args(["-p", "dunlin-engine"]).args(tests).envs(variant))?;
+        }
     }
     Ok(())
 }
@@ -59,14 +61,12 @@ fn test(toolchain: &Toolchain<'_>) -> Command {
 }
 
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
-/// infer, report, be taken back.
-pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
+/// infer, report, be taken back. `tests` are the end-to-end tests.
+pub(super) fn whole_way(toolchain: &Toolchain<'_>, mut tests: Command) -> Result<()> {
     let program = build::agent(toolchain, PROFILE)?;
     println!("{}", artifact::check(toolchain, &program)?);
-    run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
-    run(&mut cargo(&["test", "--locked", "--workspace", "--test", "e2e", "--no-run"]))?;
-    let tests = ["test", "--locked", "--workspace", "--test", "e2e", "--", "--test-threads=1", "main_loop::"];
-    let mut command = started_by_itself(toolchain, &program, cargo(&tests))?;
+    tests.arg("main_loop::");
+    let mut command = started_by_itself(toolchain, &program, tests)?;
     let variants = toolchain.target.variants();
     run(command.env("AGENT_PROGRAM", &program).envs(&variants[0]))
 }
