@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Verb::Setup { triple } => each(triple.as_deref(), |target| Toolchain::set_up(target).map(drop)),
         Verb::Build { triple } => each(triple.as_deref(), |target| build_agent(target, "dev").map(drop)),
         Verb::Test { triple } => each(triple.as_deref(), |target| {
-            units(&target.triple)?;
+            units(&target.triple, true)?;
             whole_way(&target.triple, end_to_end_tests(&programs()?)?)
         }),
         Verb::Dist { triple, board: None } => {
@@ -126,12 +126,10 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// Unit, property and golden tests of a target, and its agent built for `whole_way`.
-pub(crate) fn units(triple: &str) -> Result<()> {
+/// Unit, property and golden tests of a target, and with `agent` its agent built for `whole_way`.
+pub(crate) fn units(triple: &str, agent: bool) -> Result<()> {
     let target = target(triple)?;
-    let toolchain = Toolchain::set_up(&target)?;
-    emulated::units(&toolchain)?;
-    build::agent(&toolchain, emulated::PROFILE).map(drop)
+    emulated::units(&Toolchain::set_up(&target)?, agent)
 }
 
 /// The whole way of agents of a target, by these end-to-end tests.

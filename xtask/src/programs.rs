@@ -1,4 +1,5 @@
 //! The workspace as it is built and tested, and the programs of its integration tests.
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,36 +24,54 @@ pub(crate) fn workspace(verb: &str, more: &[&str]) -> Command {
 
 /// Every program of integration tests, built. They are started without Cargo, which would wait for what it builds beside them.
 pub(crate) fn programs() -> Result<Vec<TestProgram>> {
-    let told = output(&mut workspace("test", &["--all-targets", "--no-run", "--message-format", "json"]))?;
-    told.lines().filter_map(|line| TestProgram::told(line).transpose()).collect()
+    let mut all = TestProgram::built(&mut workspace("test", &["--all-targets"]))?;
+    all.retain(|program| program.integration);
+    Ok(all)
 }
 
-/// A program of integration tests.
+/// A program of tests.
 pub(crate) struct TestProgram {
     pub(crate) name: String,
     path: PathBuf,
     /// The package's folder, in which its tests are run.
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
+    /// Whether it tests its package from outside.
+    integration: bool,
 }
 
 impl TestProgram {
+    /// Those that `cargo test` with these arguments would run.
+    pub(crate) fn built(tests: &mut Command) -> Result<Vec<Self>> {
+        let told = output(tests.args(["--no-run", "--message-format", "json-render-diagnostics"]))?;
+        told.lines().filter_map(|line| Self::told(line).transpose()).collect()
+    }
+
     /// What a line of Cargo's messages tells of one; most tell of something else.
     fn told(line: &str) -> Result<Option<Self>> {
         let message: Value = serde_json::from_str(line).with_context(|| format!("not of Cargo: {line}"))?;
         let (target, path) = (&message["target"], message["executable"].as_str());
-        let (Some(path), Some("test")) = (path, target["kind"][0].as_str()) else { return Ok(None) };
+        let (Some(path), Some(true)) = (path, message["profile"]["test"].as_bool()) else { return Ok(None) };
         let manifest = message["manifest_path"].as_str().map(Path::new).and_then(Path::parent);
         Ok(Some(Self {
             name: target["name"].as_str().unwrap_or_default().to_owned(),
             path: path.into(),
             folder: manifest.context("a package lies in a folder")?.into(),
+            integration: target["kind"][0] == "test",
         }))
     }
 
     /// Its tests, one after the other: most start servers and fleets.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
-        command.current_dir(&self.folder).arg("--test-threads=1");
+        let mut command = self.behind(&[]);
+        command.arg("--test-threads=1");
+        command
+    }
+
+    /// Its tests behind a program that runs it.
+    pub(crate) fn behind(&self, runner: &[String]) -> Command {
+        let mut words = runner.iter().map(OsStr::new).chain([self.path.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).current_dir(&self.folder);
         command
     }
 }

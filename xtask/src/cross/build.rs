@@ -28,6 +28,11 @@ pub(super) fn cargo(toolchain: &Toolchain<'_>, verb: &str, profile: &str) -> Com
 /// Builds the agent and returns where it lies.
 pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str) -> Result<PathBuf> {
     run(cargo(toolchain, "build", profile).args(["-p", "dunlin-agent", "--bin", "dunlin-agent"]))?;
+    Ok(program(toolchain, profile))
+}
+
+/// Where a target's agent lies once it is built.
+pub(super) fn program(toolchain: &Toolchain<'_>, profile: &str) -> PathBuf {
     let subfolder = if profile == "dev" { "debug" } else { profile };
-    Ok(folder().join(&toolchain.target.triple).join(subfolder).join("dunlin-agent"))
+    folder().join(&toolchain.target.triple).join(subfolder).join("dunlin-agent")
 }

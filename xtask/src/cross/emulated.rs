@@ -8,17 +8,22 @@ use anyhow::{Context, Result, ensure};
 use super::toolchain::Toolchain;
 use super::{artifact, build};
 use crate::command::{output, run};
+use crate::programs::TestProgram;
 
-/// The crates that decide. Their tests hold the digests of what must be the same bits on every target.
+/// The folders of the crates that decide. Their tests hold the digests of what must be the same bits on every target.
 const PURE: [&str; 7] = [
-    "dunlin-protocol",
-    "dunlin-trust",
-    "dunlin-update",
-    "dunlin-monitor",
-    "dunlin-select",
-    "dunlin-rollout",
-    "dunlin-pipeline",
+    "crates/protocol",
+    "crates/trust",
+    "crates/update",
+    "crates/monitor",
+    "crates/select",
+    "crates/rollout",
+    "crates/pipeline",
 ];
+/// That of the engine.
+const ENGINE: &str = "crates/engine";
+/// That of the agent.
+const AGENT: &str = "agent";
 /// Cases of each property test behind an emulator, which runs twenty times slower; the host runs all of them.
 const CASES: &str = "16";
 
@@ -27,43 +32,58 @@ pub(super) const PROFILE: &str = "emulated";
 
 /// Unit, property and golden tests of the pure crates in the target's first variant, those of the engine in every one:
 /// which of its kernels run depends on the processor. The tests of proofs in a child are left out, as emulators do not
-/// enforce the limits that those set.
-pub(super) fn units(toolchain: &Toolchain<'_>) -> Result<()> {
+/// enforce the limits that those set, and those that start a program of the target themselves, which no emulator is put in
+/// front of.
+///
+/// With `agent`, the agent is built too, at once with the rest: by itself its dependencies would have other features and be
+/// built once more.
+pub(super) fn units(toolchain: &Toolchain<'_>, agent: bool) -> Result<()> {
     knows_boards(toolchain)?;
+    let built = built(toolchain, agent)?;
+    let runner = toolchain.runner().unwrap_or_default();
     for (number, variant) in toolchain.target.variants().iter().enumerate() {
         println!("\n-- {} {variant:?}", toolchain.target.triple);
-        if number == 0 {
-            let packages = PURE.iter().flat_map(|name| ["-p", name]);
-            run(test(toolchain).args(packages).args(["--lib", "--tests"]).envs(variant))?;
-        }
-        for tests in [&["--lib"][..], &["--test", "engine", "models::"]] {
-            run(test(toolchain).args(["-p", "dunlin-engine"]).args(tests).envs(variant))?;
+        let of =
+            |package: &'static str| built.iter().filter(move |program| program.folder.ends_with(package));
+        let pure = PURE.iter().flat_map(|name| of(name)).filter(|_| number == 0);
+        for program in pure.chain(of(ENGINE).filter(|program| program.name != "allocation")) {
+            let mut tests = program.behind(&runner);
+            if program.name == "engine" {
+                tests.arg("models::");
+            }
+            tests.args(["--skip", "program::the_program_"]).env("PROPTEST_CASES", CASES).envs(variant);
+            run(&mut tests)?;
         }
     }
     Ok(())
 }
 
+/// The test programs of a target, and with `agent` the agent beside them.
+fn built(toolchain: &Toolchain<'_>, agent: bool) -> Result<Vec<TestProgram>> {
+    let packages = PURE.iter().chain([&ENGINE]).chain(agent.then_some(&AGENT));
+    let mut command = build::cargo(toolchain, "test", PROFILE);
+    command.args(["--lib", "--tests"]).args(packages.flat_map(|folder| ["-p", folder]));
+    TestProgram::built(&mut command)
+}
+
 /// The emulator knows every processor that a board of the target names.
 fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
     let Some(runner) = toolchain.runner() else { return Ok(()) };
-    let known = output(Command::new(&runner[0]).args(["-cpu", "help"]))?;
-    let known: BTreeSet<&str> = known.split_whitespace().collect();
+    // It ends with a failure after having told.
+    let told = Command::new(&runner[0]).args(["-cpu", "help"]).output();
+    let told = String::from_utf8(told.with_context(|| format!("could not start {}", runner[0]))?.stdout)?;
+    let known: BTreeSet<&str> = told.split_whitespace().collect();
     for processor in crate::boards::emulated_processors(&toolchain.target.triple)? {
         ensure!(known.contains(processor.as_str()), "{} knows no {processor}", runner[0]);
     }
     Ok(())
 }
 
-fn test(toolchain: &Toolchain<'_>) -> Command {
-    let mut command = build::cargo(toolchain, "test", PROFILE);
-    command.env("PROPTEST_CASES", CASES);
-    command
-}
-
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
 /// infer, report, be taken back. `tests` are the end-to-end tests.
 pub(super) fn whole_way(toolchain: &Toolchain<'_>, mut tests: Command) -> Result<()> {
-    let program = build::agent(toolchain, PROFILE)?;
+    built(toolchain, true)?;
+    let program = build::program(toolchain, PROFILE);
     println!("{}", artifact::check(toolchain, &program)?);
     tests.arg("main_loop::");
     let mut command = started_by_itself(toolchain, &program, tests)?;
