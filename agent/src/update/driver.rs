@@ -476,13 +476,11 @@ impl Driver {
                 }
             }
             Order::Retarget { release, reply } => {
-                self.asked(Event::Retarget { release }, reply).await;
-                // What was withdrawn meanwhile is not tried again.
                 let floors = {
                     let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
                     trusted.floors().releases.clone()
                 };
-                self.tell(Event::FloorsRaised(floors)).await;
+                self.asked(Event::Retarget { release, floors }, reply).await;
             }
         }
     }

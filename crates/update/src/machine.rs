@@ -237,7 +237,11 @@ impl Updater {
             Event::ServeFailed { task, release, detail } => self.serve_failed(&task, &release, detail, now),
             Event::GuardObserved { task, seen } => self.guard_observed(&task, &seen, now),
             Event::OperatorRollback { task } => self.operator_rollback(&task, now),
-            Event::Retarget { release } => self.retarget(&release, now),
+            Event::Retarget { release, floors } => {
+                self.retarget(&release, now)?;
+                self.withdraw(&floors, now);
+                Ok(())
+            }
             Event::ProgramStored { file } => self.program_stored(file, now),
             Event::ProgramFailed { file, fault } => self.program_failed(file, fault, now),
             Event::ProgramProved { file } => self.program_proved(file, now),
@@ -274,6 +278,10 @@ impl Updater {
     }
 
     pub(crate) fn order(&mut self, command: Command) {
+        // A cancellation is queued ahead of the rest, so it would miss what the same event ordered before it.
+        if let Command::Cancel { task } = &command {
+            self.orders.retain(|order| order.awaited_by() != Some(task));
+        }
         self.orders.push(command);
     }
 
