@@ -142,8 +142,7 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
         let driver = driver.clone();
         Arc::new(move |envelope| {
             let header = driver.open_down(envelope, clock::now())?;
-            driver.time_hint(&header, boot).into_iter().for_each(clock::learn);
-            driver.note_reached(&header, boot);
+            driver.heard(&header, boot).into_iter().for_each(clock::learn);
             Ok(header)
         })
     };

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::carry::{Hands, Told};
 use super::fetch::{FetchError, Fetcher};
 use super::marker::Marker;
-use super::trusted::{Trusted, acknowledged};
+use super::trusted::{Acknowledged, Trusted};
 use crate::api::Residency;
 use crate::clock;
 use crate::config::Settings;
@@ -101,16 +101,14 @@ impl UpdateDriver {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner).open_down(envelope, now)
     }
 
-    /// Notes whether an opened message acknowledges a record of this process, which was started under `boot`.
-    pub fn note_reached(&self, header: &Header, boot: BootId) {
-        if acknowledged(header, boot).is_some_and(|upto| upto > 0) {
+    /// Notes whether an opened message acknowledges a record of this process, which was started under `boot`. Gives the wall
+    /// time that it tells, see [`Trusted::time_hint`].
+    pub fn heard(&self, header: &Header, boot: BootId) -> Option<u64> {
+        let heard = Acknowledged::of(header, boot)?;
+        if heard.upto > 0 {
             self.reached.send_replace(true);
         }
-    }
-
-    /// The wall time that an opened message tells, see [`Trusted::time_hint`].
-    pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
-        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).time_hint(header, boot)
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).time_hint(&heard)
     }
 
     /// Ends the driver in order.
