@@ -296,7 +296,7 @@ async fn programs(state: &AppState, told: bool) -> Result<Programs, PlannerError
     }
     let releases: Vec<&ReleaseId> = orders.iter().map(|order| &order.release).collect();
     let outcomes = state.store.outcomes_of(None, &releases).await?;
-    Ok(Programs::new(orders, state.repos.programs()?, outcomes))
+    Ok(Programs::new(orders, state.repos.programs()?, &state.store.programs().await?, outcomes))
 }
 
 /// Alert: a device failed with a program, which is held back from all that were not told of it.
