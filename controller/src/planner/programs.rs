@@ -13,7 +13,7 @@ use crate::repo::ProgramApproval;
 use crate::store::{DeviceRow, ProgramOrder, ProgramRow};
 
 /// What is known of programs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Programs {
     orders: Vec<ProgramOrder>,
     approved: BTreeMap<ReleaseId, ProgramApproval>,
