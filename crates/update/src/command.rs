@@ -177,4 +177,30 @@ impl Command {
             | Self::Report { .. } => None,
         }
     }
+
+    /// Whether it changes what serves.
+    pub(crate) fn concerns_serving(&self) -> bool {
+        match self {
+            Self::ApplyPolicy { .. }
+            | Self::Cancel { .. }
+            | Self::Restore { .. }
+            | Self::Commit { .. }
+            | Self::RollBack { .. }
+            | Self::Remove { .. } => true,
+            Self::Persist(_)
+            | Self::FetchPolicy { .. }
+            | Self::FetchManifest { .. }
+            | Self::CheckSpace { .. }
+            | Self::FetchBlob { .. }
+            | Self::Verify { .. }
+            | Self::Prove { .. }
+            | Self::SwitchTo { .. }
+            | Self::DropBlobs { .. }
+            | Self::ReadGuard { .. }
+            | Self::FetchProgram { .. }
+            | Self::ProveProgram { .. }
+            | Self::StartAnew
+            | Self::Report { .. } => false,
+        }
+    }
 }
