@@ -14,10 +14,9 @@ use dunlin_protocol::{
 };
 use dunlin_trust::{EcdsaP256Signer, TrustError, sha256};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::exchange::{ExchangeError, post_json};
 use crate::identity::{self, Enrolment, Identity, IdentityError};
@@ -143,16 +142,6 @@ struct PinnedAuthority {
     provider: Arc<rustls::crypto::CryptoProvider>,
 }
 
-impl PinnedAuthority {
-    fn verifier(&self, authority: &CertificateDer<'_>) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone().into_owned())?;
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
-            .build()
-            .map_err(|e| rustls::Error::General(e.to_string()))
-    }
-}
-
 impl ServerCertVerifier for PinnedAuthority {
     fn verify_server_cert(
         &self,
@@ -165,13 +154,8 @@ impl ServerCertVerifier for PinnedAuthority {
         let authority = intermediates.iter().find(|certificate| sha256(certificate.as_ref()) == self.pin);
         let authority =
             authority.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
-        self.verifier(authority)?.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        )
+        let verifier = crate::tls::verifier(authority.clone().into_owned(), self.provider.clone())?;
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(

@@ -7,19 +7,28 @@ use rustls::CertificateError::{Expired, ExpiredContext, NotValidYetContext};
 use rustls::Error::InvalidCertificate;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::clock::CertificateTime;
 
-/// TLS that trusts this authority alone and presents nothing.
-pub(crate) fn trusting(authority: CertificateDer<'static>) -> Result<ClientConfig, rustls::Error> {
+/// What judges a server by this authority alone.
+pub(crate) fn verifier(
+    authority: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(authority)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|error| rustls::Error::General(error.to_string()))?;
+        .map_err(|error| rustls::Error::General(error.to_string()))
+}
+
+/// TLS that trusts this authority alone and presents nothing.
+pub(crate) fn trusting(authority: CertificateDer<'static>) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = verifier(authority, provider.clone())?;
     let builder = ClientConfig::builder_with_details(provider, Arc::new(CertificateTime))
         .with_safe_default_protocol_versions()?;
     Ok(builder

@@ -1,24 +1,23 @@
 //! The repositories as devices and operators reach them: over TLS, from a controller that runs.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_controller::clock;
-use dunlin_controller::identity::Issued;
 use dunlin_controller::init;
 use dunlin_controller::keys::{self, Addition, Delegation, Keyring, OfflineRole, Request, RoleChange};
 use dunlin_controller::repo::{Offline, RepoError, Repos};
 use dunlin_controller::serve::Controller;
-use dunlin_controller::store::{Claim, NewDevice, Store};
-use dunlin_protocol::{Check, DeviceProfile, Digest, Now, TaskId, cbor};
+use dunlin_protocol::{Check, Now, TaskId, cbor};
 use dunlin_trust::{RepoKind, Signer, TrustError, TrustedRepo, held_roles, update_both};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::repositories::enrol;
 
 /// One request over a connection of its own; the whole answer with its head.
 async fn get(controller: &Controller, data: &Path, path: &str, token: Option<&str>) -> (usize, u16, Vec<u8>) {
@@ -40,31 +39,6 @@ async fn get(controller: &Controller, data: &Path, path: &str, token: Option<&st
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
     let status = std::str::from_utf8(&answer[9..12]).unwrap().parse().unwrap();
     (request.len() - token.len() + end, status, answer.split_off(end))
-}
-
-async fn enrol(controller: &Controller, device: &str) {
-    let claim = Claim {
-        id: "c".into(),
-        device: None,
-        groups: BTreeSet::new(),
-        created_by: "test".into(),
-        created_ms: 0,
-        expires_ms: u64::MAX >> 1,
-        used_ms: None,
-        used_by: None,
-    };
-    let issued =
-        Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
-    let profile: DeviceProfile = serde_json::from_value(serde_json::json!({
-        "class": "pi4", "arch": "aarch64", "cores": 4, "ram_bytes": 1,
-        "budgets": { "model_bytes_max": 1, "model_ram_bytes_max": 1, "latency_us_max": 1 },
-    }))
-    .unwrap();
-    let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile });
-    let mut tx = store.begin().await.unwrap();
-    Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
-    Store::enrol(&mut tx, &claim, &device.parse().unwrap(), &new, 1).await.unwrap();
-    tx.commit().await.unwrap();
 }
 
 /// A controller's data folder with imported roots, beside a safe; the first token.

@@ -15,6 +15,7 @@ pub mod digits;
 pub mod fuzzed;
 pub mod hostile;
 pub mod line;
+pub mod messages;
 pub mod mirror;
 pub mod networks;
 pub mod operator;

@@ -1,9 +1,10 @@
 //! docs/protocol.cddl says what is really sent: every message type, encoded as it goes out, fits its rule, and a
 //! message with a missing or foreign field does not.
 #![allow(clippy::unwrap_used, reason = "a test that can not go on fails")]
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dunlin_protocol::*;
+use dunlin_tests::messages::{check, release, report, samples, task, window};
 
 const CDDL: &str = include_str!("../../docs/protocol.cddl");
 
@@ -14,115 +15,13 @@ fn fits(rule: &str, payload: &[u8]) {
     }
 }
 
-fn release() -> ReleaseId {
-    "meter-mlp@3".parse().unwrap()
-}
-
-fn window(full: bool) -> Window {
-    Window {
-        task: "meter".parse().unwrap(),
-        release: full.then(release),
-        generation: 4,
-        start_ms: 1,
-        end_ms: 2,
-        wall: true,
-        n: 600,
-        errors: 0,
-        probation: full,
-        latency_us: Sketch { zero: 0, first: -3, len: 2, bins: Counts::pack(&[1, 300]) },
-        confidence: Counts::pack(&[0; 20]),
-        classes: Counts::pack(&[60; 10]),
-        confusion: Confusion { classes: 10, counts: Counts::pack(&[1; 100]) },
-        pair: full.then(|| PairCounts {
-            other: release(),
-            n: 1,
-            disagree: 0,
-            both_right: 0,
-            only_this: 0,
-            only_other: 0,
-            both_wrong: 0,
-        }),
-        profile: full.then_some(Digest([7; 32])),
-        features: Counts::pack(&[9; 64]),
-        autocorrelation_ppm: -12,
-        resources: ResourceUse { temperature_mc: full.then_some(41_000), ..ResourceUse::default() },
-    }
-}
-
-fn report(full: bool) -> Report {
-    let profile = DeviceProfile {
-        class: "raspberry-pi-4".parse().unwrap(),
-        arch: Arch::Aarch64,
-        cores: 4,
-        ram_bytes: 1 << 31,
-        budgets: Budgets { model_bytes_max: 1, model_ram_bytes_max: 2, latency_us_max: 3 },
-        ops: BTreeSet::from(["ai.onnx/Gemm".to_owned()]),
-        agent: "0.1.0".into(),
-    };
-    let installed = Installed {
-        release: full.then(release),
-        manifest: full.then_some(Digest([1; 32])),
-        phase: Phase::Committed,
-        proof_us: full.then_some(10),
-        proof_bytes: full.then_some(10),
-    };
-    let outcome = Outcome {
-        generation: 1,
-        task: full.then(|| "meter".parse().unwrap()),
-        release: full.then(release),
-        correlation: if full { "r-1".into() } else { String::new() },
-        phase: Phase::RolledBack,
-        reason: ReasonCode::GuardErrors,
-        detail: if full { "12 of 50".into() } else { String::new() },
-        at_ms: full.then_some(1),
-    };
-    let indicator =
-        Indicator { reason: ReasonCode::EnvelopeReplayed, detail: String::new(), count: 1, at_ms: None };
-    Report {
-        generation: 3,
-        installed: BTreeMap::from([("meter".parse().unwrap(), installed)]),
-        outcomes: vec![outcome],
-        indicators: if full { vec![indicator] } else { vec![] },
-        profile: full.then_some(profile),
-        windows_closed: 9,
-        windows_digest: full.then_some(WindowsDigest { n: 2, sha256: dunlin_protocol::Digest([7; 32]) }),
-    }
-}
-
 #[test]
 fn every_message_fits_its_rule() {
     for full in [true, false] {
         fits("window", &cbor::encode(&window(full)));
         fits("report", &cbor::encode(&report(full)));
-        let sample = Sample {
-            id: "a".into(),
-            at_ms: full.then_some(1),
-            x: Bytes(vec![0; 8]),
-            predicted: 1,
-            label: full.then_some(2),
-            kind: SampleKind::Uncertain,
-            inclusion_ppm: 300_000,
-        };
-        fits(
-            "samples",
-            &cbor::encode(&Samples {
-                task: "meter".parse().unwrap(),
-                release: release(),
-                samples: vec![sample],
-            }),
-        );
-        let files = RepoFiles {
-            roots: if full { vec![Bytes(vec![1])] } else { vec![] },
-            timestamp: Bytes(vec![2]),
-            snapshot: full.then(|| Bytes(vec![3])),
-            targets: full.then(|| Bytes(vec![4])),
-            delegated: if full {
-                BTreeMap::from([("retrained".to_owned(), Bytes(vec![5]))])
-            } else {
-                BTreeMap::new()
-            },
-        };
-        let check = Check { image: files.clone(), director: files };
+        fits("samples", &cbor::encode(&samples(full)));
+        let check = check(full);
         fits("check", &cbor::encode(&check));
         fits("desired", &cbor::encode(&Desired { generation: 3, files: full.then_some(check) }));
     }
@@ -130,7 +29,7 @@ fn every_message_fits_its_rule() {
     fits("gap", &cbor::encode(&Gap { boot: BootId([1; 16]), ranges: vec![(1, 4), (9, 9)] }));
     fits("reply", &cbor::encode(&Reply { id: "1".into(), reason: ReasonCode::Ok, detail: "x".into() }));
     fits("ack", &cbor::encode(&AckBody { ranges: vec![AckRange { boot: BootId([1; 16]), upto: 7 }] }));
-    let task = "meter".parse().unwrap();
+    let task = task();
     for cmd in [
         CmdBody::Check,
         CmdBody::Report,

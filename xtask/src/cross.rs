@@ -96,10 +96,16 @@ fn each(triple: Option<&str>, what: impl FnMut(&Target) -> Result<()>) -> Result
 }
 
 /// Builds an agent and asks it for its version, so that a file that only looks like one is found.
-fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
+fn checked_agent<'a>(target: &'a Target, profile: &str) -> Result<(Toolchain<'a>, PathBuf, String)> {
     let toolchain = Toolchain::set_up(target)?;
-    let mut program = build::agent(&toolchain, profile)?;
+    let program = build::agent(&toolchain, profile)?;
     let version = artifact::check(&toolchain, &program)?;
+    Ok((toolchain, program, version))
+}
+
+/// The same, with its provenance, and where it is released from.
+fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
+    let (toolchain, mut program, version) = checked_agent(target, profile)?;
     let provenance = artifact::provenance(&toolchain, &program, profile)?;
     if profile == DIST {
         let released = released(&target.triple);
@@ -118,9 +124,8 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
 /// have to unpack.
 pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let target = target(triple)?;
-    let toolchain = Toolchain::set_up(&target)?;
-    let program = build::agent(&toolchain, emulated::PROFILE)?;
-    println!("{}", artifact::check(&toolchain, &program)?);
+    let (toolchain, program, version) = checked_agent(&target, emulated::PROFILE)?;
+    println!("{version}");
     let stripped = program.with_extension("stripped");
     execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
     Ok(stripped)

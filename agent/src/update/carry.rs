@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_protocol::{Blob, Bundle, Digest, Outcome, ReasonCode, Role, TaskId, TaskPolicy};
-use dunlin_update::{
-    Command, Designation, Event, Fault, FileRef, Line, Observed, Pack, Record, Slot, Updater,
-};
+use dunlin_protocol::{Digest, Outcome, ReasonCode, TaskId};
+use dunlin_update::{Command, Designation, Event, Observed, Record, Slot, Updater};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
@@ -16,9 +14,15 @@ use super::crowd::Crowd;
 use super::fetch::{Fetcher, chain};
 use super::store::Store;
 use super::twin::Twin;
-use super::{at_disk, load, program, prove};
-use crate::clock;
-use crate::serve::{Crew, Resident, Serving};
+use super::{at_disk, load, prove};
+use crate::serve::Serving;
+
+mod download;
+mod live;
+mod program;
+
+use download::Item;
+use live::{Live, failed, warm};
 
 /// Downloads at one time: two, so that a stalled one does not hold up another task's; each needs its buffers.
 const FETCHES: usize = 2;
@@ -61,14 +65,6 @@ async fn in_turn(turns: Arc<Semaphore>, work: Work) -> Option<Event> {
         event
     }))
     .await
-}
-
-/// What the serving side was told last.
-#[derive(Debug, Default)]
-struct Live {
-    line: Option<Line>,
-    /// What is kept warm of the line-up before.
-    previous: Option<Line>,
 }
 
 /// Carries out the orders of the machine.
@@ -125,49 +121,6 @@ impl Hands {
     /// The models in memory.
     pub(super) fn serving(&self) -> Arc<Serving> {
         self.serving.clone()
-    }
-
-    /// Takes a task's models out of memory. What it designates is not live then, so that whatever comes next loads it.
-    pub(super) fn unload(&mut self, task: TaskId) {
-        self.serving.unload(&task);
-        self.live.remove(&task);
-        self.crowd.forget(&task);
-    }
-
-    /// Whether memory or processor time of all models together is bounded.
-    pub(super) fn is_bounded(&self) -> bool {
-        self.crowd.is_bounded()
-    }
-
-    /// Takes members out of memory until the rest keeps to the bounds, and brings back what there is room for.
-    pub(super) async fn make_room(&mut self) {
-        if !self.crowd.is_bounded() {
-            return;
-        }
-        let moves = self.crowd.decide(self.serving.held(), self.serving.rows(), clock::now().mono_ms);
-        for held in moves.out {
-            tracing::warn!(task = %held.task, release = %held.release, role = held.role.as_str(), bytes = held.bytes, "taken out of memory: all models together are over the bounds");
-            self.serving.take_out(&held);
-        }
-        for held in moves.back {
-            // Who is not designated any more has nothing to come back for.
-            let line = self.live.get(&held.task).and_then(|live| live.line.as_ref());
-            let found = line.into_iter().flat_map(Line::packs).find(|pack| pack.release == held.release);
-            let Some(pack) = found.cloned() else { continue };
-            let (store, in_memory) = (self.store.clone(), self.serving.residents());
-            let load = move || load::resident(&store, &pack, &in_memory);
-            let loaded = tokio::task::spawn_blocking(load).await;
-            match loaded.unwrap_or_else(|error| Err(error.to_string())) {
-                Ok(resident) => {
-                    tracing::info!(task = %held.task, release = %held.release, "there is room for it again");
-                    self.serving.put_back(&held, resident);
-                }
-                Err(detail) => {
-                    tracing::warn!(task = %held.task, release = %held.release, detail, "could not be loaded again");
-                    self.crowd.stayed_away(held, clock::now().mono_ms);
-                }
-            }
-        }
     }
 
     /// Whether something is under way.
@@ -335,36 +288,11 @@ impl Hands {
                 None => Told::Nothing,
             },
             Command::FetchProgram { file } => {
-                let (store, fetcher, fetches) =
-                    (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
-                let writer = self.writer(file.digest);
-                let job: Job = Box::pin(async move {
-                    let writer = writer.lock_owned().await;
-                    let held = (writer, fetches.acquire_owned().await.ok()?);
-                    let fetched = match program::admits(&store, &file) {
-                        Ok(()) => fetcher.blob(&store, &file, held).await.map_err(|error| error.fault()),
-                        Err(fault) => Err(fault),
-                    };
-                    Some(match fetched {
-                        Ok(()) => Event::ProgramStored { file: file.digest },
-                        Err(fault) => Event::ProgramFailed { file: file.digest, fault },
-                    })
-                });
-                if let Some(before) = self.program.replace(self.jobs.spawn(job)) {
-                    before.abort();
-                }
+                self.fetch_program(file);
                 Told::Nothing
             }
             Command::ProveProgram { file } => {
-                let store = self.store.clone();
-                let prove = Box::new(move || match program::prove(&store, &file) {
-                    Ok(()) => Event::ProgramProved { file: file.digest },
-                    Err((reason, detail)) => {
-                        Event::ProgramFailed { file: file.digest, fault: Fault::Wrong { reason, detail } }
-                    }
-                });
-                let job: Job = Box::pin(in_turn(self.proofs.clone(), prove));
-                self.jobs.spawn(job);
+                self.prove_program(file);
                 Told::Nothing
             }
             Command::StartAnew => Told::StartAnew,
@@ -372,129 +300,11 @@ impl Hands {
         }
     }
 
-    /// What keeps others from writing a blob.
-    fn writer(&mut self, digest: Digest) -> Arc<Mutex<()>> {
-        self.writers.retain(|_, writer| Arc::strong_count(writer) > 1);
-        self.writers.entry(digest).or_default().clone()
-    }
-
     fn keep_track(&mut self, task: TaskId, job: Job) {
         if let Some(before) = self.aborts.remove(&task) {
             before.abort();
         }
         self.aborts.insert(task, self.jobs.spawn(job));
-    }
-
-    fn fetch(&mut self, task: TaskId, item: Item) {
-        let (store, fetcher, fetches) = (self.store.clone(), self.fetcher.clone(), self.fetches.clone());
-        let writer = self.writer(item.blob().digest);
-        let of = task.clone();
-        let job = async move {
-            let writer = writer.lock_owned().await;
-            let held = (writer, fetches.acquire_owned().await.ok()?);
-            let blob = item.blob();
-            let fetched = match &item {
-                Item::Policy(file) | Item::Manifest(file) => {
-                    fetcher.target(&store, &file.name, &blob, held).await
-                }
-                Item::Blob(blob) => fetcher.blob(&store, blob, held).await,
-            };
-            Some(match fetched {
-                Ok(()) => item.stored(task, &store),
-                Err(error) => Event::FetchFailed { task, digest: blob.digest, fault: error.fault() },
-            })
-        };
-        self.keep_track(of, Box::pin(job));
-    }
-
-    async fn roll_back(&mut self, task: TaskId, to: Designation, record: &Record) -> Told {
-        let live = self.live.entry(task.clone()).or_default();
-        let line = match to {
-            Designation::Baseline => {
-                *live = Live::default();
-                self.crowd.forget(&task);
-                self.serving.remove(&task);
-                // The constant baseline goes with the task, so it is put back.
-                return self.reapply(&task, record);
-            }
-            Designation::Line(line) => line,
-        };
-        if live.line.as_ref().is_some_and(|now| now.serves_as(&line)) {
-            return Told::Nothing;
-        }
-        // At once with what is warm; if that is not all of it, or may be without what there was no room for, then the whole
-        // line-up.
-        let bounded = self.crowd.is_bounded();
-        if let Some(previous) = live.previous.take_if(|warm| warm.champion.manifest == line.champion.manifest)
-            && self.serving.rollback(&task)
-        {
-            let whole = !bounded && previous.serves_as(&line);
-            live.line = Some(previous);
-            if whole {
-                return Told::Nothing;
-            }
-        }
-        self.serve(&task, &line, false)
-            .await
-            .map_or_else(|detail| failed(task, &line, detail), |()| Told::Nothing)
-    }
-
-    /// Puts the policy of a task in force that the generation record names.
-    fn reapply(&self, task: &TaskId, record: &Record) -> Told {
-        let policy = record.tasks.get(task).and_then(|slot| slot.policy);
-        match policy.map(|blob| load::policy(&self.store, &blob)) {
-            Some(Ok(policy)) => self.serving.set_policy(&policy),
-            Some(Err(detail)) => {
-                return Told::Trouble(ReasonCode::StateRecovered, format!("policy of {task}: {detail}"));
-            }
-            None => {}
-        }
-        Told::Nothing
-    }
-
-    async fn serve(&mut self, task: &TaskId, line: &Line, trial: bool) -> Result<(), String> {
-        let residents = self.residents(line).await?;
-        self.switch(task, line, residents, trial).await;
-        Ok(())
-    }
-
-    async fn switch(&mut self, task: &TaskId, line: &Line, crew: Crew, trial: bool) {
-        let live = self.live.entry(task.clone()).or_default();
-        let before = live.line.take();
-        *live = Live { line: Some(line.clone()), previous: before.filter(|_| trial).map(warm) };
-        self.crowd.forget(task);
-        self.serving.line_up(task, crew, line.generation, trial);
-        self.make_room().await;
-    }
-
-    /// Loads a line-up. A fallback or member that does not load is gone without; the champion decides.
-    async fn residents(&self, line: &Line) -> Result<Crew, String> {
-        let (store, line) = (self.store.clone(), line.clone());
-        // What is in memory is shared: each twice would be twice the memory.
-        let mut in_memory = self.serving.residents();
-        let load = move || {
-            let mut resident = |pack: &Pack| -> Result<Resident, String> {
-                let resident = load::resident(&store, pack, &in_memory)?;
-                in_memory.push(resident.clone());
-                Ok(resident)
-            };
-            let champion = resident(&line.champion)?;
-            let mut loaded = BTreeMap::new();
-            for pack in line.packs().skip(1) {
-                match resident(pack) {
-                    Ok(resident) => drop(loaded.insert(pack.release.clone(), resident)),
-                    Err(detail) => {
-                        tracing::warn!(release = %pack.release, detail, "a member can not be loaded");
-                    }
-                }
-            }
-            let line = line.with_members(|pack| loaded.contains_key(&pack.release));
-            let fallback = line.fallback.as_ref().and_then(|pack| loaded.remove(&pack.release));
-            let member = |(member, pack): (_, Pack)| Some((member, loaded.remove(&pack.release)?));
-            let members = line.members.into_iter().filter_map(member).collect();
-            Ok(Crew { champion, fallback, members, conduct: line.conduct })
-        };
-        tokio::task::spawn_blocking(load).await.map_err(|e| e.to_string())?
     }
 
     async fn write_record(&mut self, record: &Record) {
@@ -510,49 +320,6 @@ impl Hands {
     }
 }
 
-/// What of a line-up is kept warm in probation: champion and fallbacks.
-fn warm(mut line: Line) -> Line {
-    line.members.retain(|(member, _)| member.role == Role::Fallback);
-    line
-}
-
-fn failed(task: TaskId, line: &Line, detail: String) -> Told {
-    Told::Event(Event::ServeFailed { task, release: line.champion.release.clone(), detail })
-}
-
-/// What is fetched.
-enum Item {
-    Policy(FileRef),
-    Manifest(FileRef),
-    Blob(Blob),
-}
-
-impl Item {
-    fn blob(&self) -> Blob {
-        match self {
-            Self::Policy(file) | Self::Manifest(file) => Blob { digest: file.sha256, length: file.length },
-            Self::Blob(blob) => *blob,
-        }
-    }
-
-    /// The fact that it is in the store.
-    fn stored(self, task: TaskId, store: &Store) -> Event {
-        let blob = self.blob();
-        let malformed = |task, detail| Event::FileMalformed { task, file: blob.digest, detail };
-        match self {
-            Self::Policy(_) => match load::json::<TaskPolicy>(store, &blob) {
-                Ok(policy) => Event::PolicyFetched { task, file: blob.digest, policy: Box::new(policy) },
-                Err(detail) => malformed(task, detail),
-            },
-            Self::Manifest(_) => match load::json::<Bundle>(store, &blob) {
-                Ok(bundle) => Event::ManifestFetched { task, file: blob.digest, bundle: Box::new(bundle) },
-                Err(detail) => malformed(task, detail),
-            },
-            Self::Blob(_) => Event::BlobStored { task, digest: blob.digest },
-        }
-    }
-}
-
 /// Resident memory of this process, bytes (`VmRSS` of proc(5)).
 fn resident_bytes() -> io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
@@ -561,45 +328,4 @@ fn resident_bytes() -> io::Result<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
-}
-
-#[cfg(test)]
-mod tests {
-    use dunlin_protocol::{Conduct, Member, Rule};
-    use dunlin_update::Proof;
-
-    use super::*;
-
-    fn pack(release: &str) -> Pack {
-        let manifest = Blob { digest: Digest([0; 32]), length: 1 };
-        Pack { release: release.parse().unwrap(), manifest, blobs: vec![], retrained: false }
-    }
-
-    fn line(rule: Rule, members: &[(&str, Role)]) -> Line {
-        let member = |&(release, role): &(&str, Role)| {
-            let pack = pack(release);
-            (Member { release: pack.release.clone(), role, limit_us: None }, pack)
-        };
-        Line {
-            generation: 1,
-            champion: pack("m@1"),
-            fallback: Some(pack("f@1")),
-            members: members.iter().map(member).collect(),
-            conduct: Conduct { rule, context: vec![] },
-            proof: Proof::default(),
-            policy: None,
-        }
-    }
-
-    #[test]
-    fn champion_and_fallbacks_are_kept_warm_and_a_roll_back_to_more_is_not_whole() {
-        let fallbacks = line(Rule::First, &[("g@1", Role::Fallback)]);
-        assert!(warm(fallbacks.clone()).serves_as(&fallbacks));
-        let voter = Role::Voter { weight_ppm: 1_000_000 };
-        let voting = line(Rule::SoftVote, &[("v@1", voter), ("g@1", Role::Fallback), ("s@1", Role::Smaller)]);
-        let kept = warm(voting.clone());
-        let names: Vec<_> = kept.packs().map(|pack| pack.release.to_string()).collect();
-        assert_eq!(names, ["m@1", "f@1", "g@1"]);
-        assert!(!kept.serves_as(&voting));
-    }
 }

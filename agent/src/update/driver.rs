@@ -1,186 +1,37 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dunlin_protocol::{
-    BootId, Check, Envelope, Header, Indicator, Installed, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
-};
-use dunlin_update::{Command, Event, Journal, ProgramStep, Record, Setup, Slot, Stop, Updater};
+use dunlin_protocol::{BootId, Check, Envelope, Header, Installed, Now, Phase, ReasonCode, TaskId};
+use dunlin_update::{Command, Event, Slot, Updater};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::at_disk;
 use super::carry::{Hands, Told};
-use super::fetch::{FetchError, Fetcher, chain};
+use super::fetch::{FetchError, Fetcher};
 use super::marker::Marker;
-use super::program;
-use super::store::Store;
-use super::trusted::{FloorsFound, Trusted, TrustedError, acknowledged};
-use super::twin::Twin;
+use super::trusted::{Acknowledged, Trusted};
 use crate::api::Residency;
 use crate::clock;
 use crate::config::Settings;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::Identity;
 use crate::serve::Serving;
 
-/// Bytes of the file system that downloads leave free: the spool, logs and the system itself write there too.
-const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
+mod config;
+mod metadata;
+mod order;
+mod program;
+mod restore;
+mod told;
+
+pub use config::{UpdateConfig, UpdateError};
+pub use order::{Notice, Order};
+
 /// How often the inhibit file is looked at while it holds something back.
 const INHIBIT_EVERY: Duration = Duration::from_secs(10);
 /// Longest wait for the driver to end; what it has in hand goes on at the next start.
 const END: Duration = Duration::from_secs(5);
-
-/// A clock that lies this much behind is told; less is the jitter of clocks that are being set.
-const CLOCK_BEHIND_MS: u64 = 60_000;
-
-/// Reasons of a task's outcome that are told as an indicator as well: somebody assigned, or served, what is not signed for
-/// this device. A controller that made a mistake looks the same.
-const SUSPICIOUS: [ReasonCode; 19] = [
-    ReasonCode::MetadataMismatch,
-    ReasonCode::NotApproved,
-    ReasonCode::TargetMismatch,
-    ReasonCode::BelowReleaseFloor,
-    ReasonCode::RetrainedNotAllowed,
-    ReasonCode::RetrainedOutOfBounds,
-    ReasonCode::AnchorScore,
-    ReasonCode::LineupConflict,
-    ReasonCode::ArchMismatch,
-    ReasonCode::ClassMismatch,
-    ReasonCode::OpsMissing,
-    ReasonCode::RamExceeded,
-    ReasonCode::SizeExceeded,
-    ReasonCode::AgentTooOld,
-    ReasonCode::FileMissing,
-    ReasonCode::SlowRetrieval,
-    ReasonCode::DigestMismatch,
-    ReasonCode::LengthMismatch,
-    ReasonCode::ServerUntrusted,
-];
-
-/// What the driver is told to do.
-#[derive(Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "some sixty wait at most, and an order is moved twice in its life"
-)]
-pub enum Order {
-    /// Ask the controller for new metadata.
-    Check,
-    /// Judge metadata that came some other way.
-    Files {
-        /// The files.
-        files: Check,
-        /// Which way they came, for the log.
-        via: &'static str,
-    },
-    /// Take what a medium holds for this device.
-    Install {
-        /// The folder that `dunlin export` filled.
-        folder: PathBuf,
-        /// Told what came of judging its metadata.
-        reply: oneshot::Sender<ReasonCode>,
-    },
-    /// Return to the previous release of a task.
-    Rollback {
-        /// The task.
-        task: TaskId,
-        /// Told what came of it.
-        reply: oneshot::Sender<ReasonCode>,
-    },
-    /// Put what a task's assignment designates into memory, or take it out.
-    Residency {
-        /// The task.
-        task: TaskId,
-        /// Which of the two.
-        wanted: Residency,
-        /// Told what came of it.
-        reply: oneshot::Sender<ReasonCode>,
-    },
-    /// Forget that a release failed here.
-    Retarget {
-        /// The release.
-        release: ReleaseId,
-        /// Told what came of it.
-        reply: oneshot::Sender<ReasonCode>,
-    },
-}
-
-/// What the driver tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// A step of an update.
-    Outcome(Outcome),
-    /// Something was refused or went wrong.
-    Indicator(Indicator),
-    /// What every task runs, and the generation of the assignment in force; told at the start and when it changed.
-    Installed(BTreeMap<TaskId, Installed>, u64),
-    /// This process is to end in order, and to become the installed program again, which starts the one that is to run.
-    StartAnew,
-}
-
-/// Why the driver can not start.
-#[derive(Debug, thiserror::Error)]
-pub enum UpdateError {
-    /// State can not be read or written.
-    #[error("accessing update state in {dir}")]
-    State {
-        /// The folder.
-        dir: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Trust can not be judged.
-    #[error("taking up what this device trusts")]
-    Trusted(#[from] TrustedError),
-    /// The identity is not usable for TLS.
-    #[error("setting up downloads")]
-    Identity(#[from] IdentityError),
-    /// The path of this program is not known.
-    #[error("finding this program's own file")]
-    Program(#[source] std::io::Error),
-}
-
-/// What the driver works with.
-#[derive(Debug, Clone)]
-pub struct UpdateConfig {
-    /// Where journal, generation records and blobs lie.
-    pub slots_dir: PathBuf,
-    /// What this device is.
-    pub profile: dunlin_protocol::DeviceProfile,
-    /// The program whose verb [`super::ENGINE_CHILD`] proves models.
-    pub exe: PathBuf,
-    /// Interval of checks that nobody asked for.
-    pub check: Duration,
-    /// Pause after a check that got no answer, at first.
-    pub retry_min: Duration,
-    /// The same at most.
-    pub retry_max: Duration,
-    /// While this file exists, nothing new is installed.
-    pub inhibit_file: Option<PathBuf>,
-    /// Bytes of the file system that are left free.
-    pub reserve_bytes: u64,
-}
-
-impl UpdateConfig {
-    /// As the settings say.
-    ///
-    /// # Errors
-    /// The path of this program is not known.
-    pub fn of(settings: &Settings) -> Result<Self, UpdateError> {
-        Ok(Self {
-            slots_dir: settings.state_dir.join("slots"),
-            profile: settings.device.clone(),
-            exe: dunlin_engine::this_program().map_err(UpdateError::Program)?,
-            check: settings.update.check,
-            retry_min: settings.update.retry_min,
-            retry_max: settings.update.retry_max,
-            inhibit_file: settings.update.inhibit_file.clone(),
-            reserve_bytes: RESERVE_BYTES,
-        })
-    }
-}
 
 /// A handle on the task that keeps this device's models up to date.
 #[derive(Debug, Clone)]
@@ -250,16 +101,14 @@ impl UpdateDriver {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner).open_down(envelope, now)
     }
 
-    /// Notes whether an opened message acknowledges a record of this process, which was started under `boot`.
-    pub fn note_reached(&self, header: &Header, boot: BootId) {
-        if acknowledged(header, boot).is_some_and(|upto| upto > 0) {
+    /// Notes whether an opened message acknowledges a record of this process, which was started under `boot`. Gives the wall
+    /// time that it tells, see [`Trusted::time_hint`].
+    pub fn heard(&self, header: &Header, boot: BootId) -> Option<u64> {
+        let heard = Acknowledged::of(header, boot)?;
+        if heard.upto > 0 {
             self.reached.send_replace(true);
         }
-    }
-
-    /// The wall time that an opened message tells, see [`Trusted::time_hint`].
-    pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
-        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).time_hint(header, boot)
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner).time_hint(&heard)
     }
 
     /// Ends the driver in order.
@@ -313,94 +162,8 @@ struct Driver {
 
 /// Pause between two looks at what all models together take: rates of requests change no faster than that matters.
 const ROOM_EVERY: Duration = Duration::from_secs(10);
-/// Notices in memory; the oldest go first if nobody reads them.
-const PENDING_MAX: usize = 1024;
 
 impl Driver {
-    #[allow(clippy::too_many_arguments, reason = "the parts of the one struct that is made here")]
-    fn restore(
-        config: UpdateConfig,
-        seed: u64,
-        trusted: Arc<Mutex<Trusted>>,
-        fetcher: Fetcher,
-        serving: Arc<Serving>,
-        orders: mpsc::Receiver<Order>,
-        notices: mpsc::Sender<Notice>,
-    ) -> Result<(Self, Stop), UpdateError> {
-        let dir = config.slots_dir.clone();
-        let state = |source| UpdateError::State { dir: dir.clone(), source };
-        std::fs::create_dir_all(&dir).map_err(state)?;
-        let store = Store::open(&dir.join("blobs"), config.reserve_bytes).map_err(state)?;
-        let (journal_file, journal) = Twin::open(&dir, "journal").map_err(state)?;
-        let (record_file, record) = Twin::open(&dir, "slots").map_err(state)?;
-        let (marker, stop) = Marker::set(&dir).map_err(state)?;
-        let mut pending = VecDeque::new();
-        for (found, what) in [(&journal, "update journal"), (&record, "generation record")] {
-            if found.damaged {
-                pending.push_back(Notice::Indicator(indicator(
-                    ReasonCode::StateRecovered,
-                    format!("one copy of the {what} is damaged"),
-                )));
-            }
-        }
-        let taken = match journal.body.map(|bytes| Journal::decode(&bytes)) {
-            Some(Ok(journal)) => journal,
-            other => {
-                if let Some(Err(error)) = other {
-                    pending
-                        .push_back(Notice::Indicator(indicator(ReasonCode::StateRecovered, chain(&error))));
-                }
-                let record = record.body.as_deref().and_then(|bytes| Record::decode(bytes).ok());
-                record.map_or_else(Journal::default, Journal::adopt)
-            }
-        };
-        let now = clock::now();
-        let updater = Updater::restore(
-            taken,
-            Setup { budgets: config.profile.budgets, seed, program: program::runs() },
-            now,
-        );
-        let hands = Hands::new(
-            store,
-            journal_file,
-            record_file,
-            record.body.unwrap_or_default(),
-            fetcher.clone(),
-            serving,
-            config.exe.clone(),
-        );
-        {
-            let mut trusted = trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            let found = trusted.found();
-            let older = trusted.not_behind(updater.generation(), updater.counted_by())?;
-            pending.extend(found_indicator(found, older).map(Notice::Indicator));
-        }
-        let check_at = Instant::now();
-        let driver = Self {
-            updater,
-            hands,
-            marker,
-            trusted,
-            fetcher,
-            config,
-            orders,
-            notices,
-            pending,
-            announced: None,
-            checking: JoinSet::new(),
-            check_at,
-            failed_checks: 0,
-            inhibited: false,
-            refused: None,
-            clock_told: false,
-            stale_told: false,
-            untrusted_told: false,
-            reached: watch::Sender::new(false),
-            start_anew: false,
-        };
-        Ok((driver, stop))
-    }
-
     async fn run(&mut self, mut stopping: watch::Receiver<bool>) {
         let notices = self.notices.clone();
         let serving = self.hands.serving();
@@ -440,10 +203,7 @@ impl Driver {
             if self.inhibited && !self.inhibit() {
                 self.approve().await;
             }
-            if self.start_anew && !self.holds_trial() {
-                self.start_anew = false;
-                self.notice(Notice::StartAnew);
-            }
+            self.leave_for_program();
             self.announce();
         }
         self.hands.end();
@@ -462,27 +222,15 @@ impl Driver {
                 tracing::debug!(via, "metadata came in");
                 self.judge(files).await;
             }
-            Order::Install { folder, reply } => {
-                let reason = self.install(folder).await;
-                if reply.send(reason).is_err() {
-                    tracing::debug!("nobody waits for the answer to a command");
-                }
-            }
+            Order::Install { folder, reply } => answer(reply, self.install(folder).await),
             Order::Rollback { task, reply } => self.asked(Event::OperatorRollback { task }, reply).await,
-            Order::Residency { task, wanted, reply } => {
-                let reason = self.reside(task, wanted).await;
-                if reply.send(reason).is_err() {
-                    tracing::debug!("nobody waits for the answer to a command");
-                }
-            }
+            Order::Residency { task, wanted, reply } => answer(reply, self.reside(task, wanted).await),
             Order::Retarget { release, reply } => {
-                self.asked(Event::Retarget { release }, reply).await;
-                // What was withdrawn meanwhile is not tried again.
                 let floors = {
                     let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
                     trusted.floors().releases.clone()
                 };
-                self.tell(Event::FloorsRaised(floors)).await;
+                self.asked(Event::Retarget { release, floors }, reply).await;
             }
         }
     }
@@ -493,9 +241,7 @@ impl Driver {
             Err(ignored) => ignored.reason(),
         };
         self.drain().await;
-        if reply.send(reason).is_err() {
-            tracing::debug!("nobody waits for the answer to a command");
-        }
+        answer(reply, reason);
     }
 
     /// Loads or unloads what a task designates. What is designated stays as it is.
@@ -519,203 +265,6 @@ impl Driver {
             }
         }
         ReasonCode::Ok
-    }
-
-    fn check(&mut self) {
-        self.check_at = Instant::now() + self.config.check;
-        let (device, (image, director), roles) = {
-            let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            (trusted.device().clone(), trusted.versions(), trusted.held_roles())
-        };
-        let fetcher = self.fetcher.clone();
-        self.checking.spawn(async move { fetcher.check(&device, image, director, &roles).await });
-    }
-
-    async fn checked(&mut self, answer: Result<Check, FetchError>) {
-        match answer {
-            Ok(files) => {
-                self.failed_checks = 0;
-                self.untrusted_told = false;
-                self.judge(files).await;
-            }
-            Err(error) => {
-                tracing::debug!(error = %chain(&error), "a check got no answer");
-                let told_before = self.untrusted_told;
-                self.untrusted_told = match &error {
-                    FetchError::Untrusted { .. } => true,
-                    // What is wrong came from the controller itself.
-                    FetchError::Status { .. } | FetchError::Endless { .. } | FetchError::Answer { .. } => {
-                        false
-                    }
-                    FetchError::Link { .. }
-                    | FetchError::Slow { .. }
-                    | FetchError::Thread(_)
-                    | FetchError::Panicked
-                    | FetchError::Store(_) => told_before,
-                };
-                let untrusted = matches!(error, FetchError::Untrusted { .. });
-                if error.is_suspicious() && !(untrusted && told_before) {
-                    self.indicate(error.reason(), chain(&error));
-                }
-                self.tell_stale();
-                let factor = 1u32.checked_shl(self.failed_checks.min(16)).unwrap_or(u32::MAX);
-                self.failed_checks = self.failed_checks.saturating_add(1);
-                let pause = self.config.retry_min.saturating_mul(factor).min(self.config.retry_max);
-                self.check_at = self.check_at.min(Instant::now() + pause);
-            }
-        }
-    }
-
-    /// Tells once that all that is held has expired, so that a device from which everything is kept away is not silent about it.
-    fn tell_stale(&mut self) {
-        let expired = {
-            let trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            trusted.expired_ms(clock::now())
-        };
-        if let Some(ms) = expired.filter(|_| !self.stale_told) {
-            let detail = format!("no check is answered, and what is held expired {ms} ms ago");
-            self.indicate(ReasonCode::MetadataExpired, detail);
-            self.stale_told = true;
-        }
-    }
-
-    /// Takes metadata from a medium through the same checks as any, and its files as they are asked for.
-    async fn install(&mut self, folder: PathBuf) -> ReasonCode {
-        let device = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).device().clone();
-        match at_disk(|| Fetcher::check_on(&folder, &device)) {
-            Ok(files) => {
-                self.fetcher.look_on(folder);
-                self.judge(files).await
-            }
-            Err(error) => {
-                self.indicate(ReasonCode::FetchFailed, chain(&error));
-                ReasonCode::FetchFailed
-            }
-        }
-    }
-
-    /// The one way in for metadata, fetched, pushed or carried.
-    async fn judge(&mut self, files: Check) -> ReasonCode {
-        let now = clock::now();
-        let behind_ms = self.trusted.lock().unwrap_or_else(PoisonError::into_inner).clock_behind_ms(now);
-        if behind_ms > CLOCK_BEHIND_MS && !self.clock_told {
-            let detail =
-                format!("the clock lies {behind_ms} ms before a time that was verified; that time is taken");
-            self.indicate(ReasonCode::ClockStepped, detail);
-        }
-        self.clock_told = behind_ms > CLOCK_BEHIND_MS;
-        let judged =
-            at_disk(|| self.trusted.lock().unwrap_or_else(PoisonError::into_inner).accept(&files, now));
-        match judged {
-            Ok(Ok(())) => {
-                self.stale_told = false;
-                self.approve().await
-            }
-            Ok(Err(refused)) => {
-                let reason = refused.reason();
-                self.indicate(reason, chain(&refused));
-                reason
-            }
-            Err(error) => {
-                self.indicate(ReasonCode::DiskFull, chain(&error));
-                ReasonCode::DiskFull
-            }
-        }
-    }
-
-    async fn approve(&mut self) -> ReasonCode {
-        let (judged, floors) = {
-            let mut trusted = self.trusted.lock().unwrap_or_else(PoisonError::into_inner);
-            let judged = trusted.approve();
-            (judged, trusted.floors().releases.clone())
-        };
-        self.tell(Event::FloorsRaised(floors)).await;
-        match judged {
-            Ok(Ok(approved)) => {
-                self.refused = None;
-                let generation = approved.assignment.generation;
-                if self.inhibit() {
-                    if generation > self.updater.generation() {
-                        let detail = "an inhibit file holds updates back".to_owned();
-                        self.refuse(
-                            generation,
-                            approved.assignment.correlation.clone(),
-                            Phase::Deferred,
-                            ReasonCode::Inhibited,
-                            detail,
-                        );
-                    }
-                    return ReasonCode::Inhibited;
-                }
-                self.tell(Event::AssignmentApproved(Box::new(approved))).await;
-                ReasonCode::Ok
-            }
-            Ok(Err(refused)) => {
-                let (reason, detail) = (refused.reason(), chain(&refused));
-                if self.refused.as_ref() != Some(&(reason, detail.clone())) {
-                    self.indicate(reason, detail.clone());
-                }
-                self.refuse(self.updater.generation(), String::new(), Phase::Rejected, reason, detail);
-                reason
-            }
-            Err(error) => {
-                self.indicate(ReasonCode::DiskFull, chain(&error));
-                ReasonCode::DiskFull
-            }
-        }
-    }
-
-    /// Tells once that a whole assignment is not taken up.
-    fn refuse(
-        &mut self,
-        generation: u64,
-        correlation: String,
-        phase: Phase,
-        reason: ReasonCode,
-        detail: String,
-    ) {
-        let told = Some((reason, detail.clone()));
-        if self.refused == told {
-            return;
-        }
-        self.refused = told;
-        let at_ms = clock::now().wall_ms;
-        self.notice(Notice::Outcome(Outcome {
-            generation,
-            task: None,
-            release: None,
-            correlation,
-            phase,
-            reason,
-            detail,
-            at_ms,
-        }));
-    }
-
-    fn inhibit(&mut self) -> bool {
-        self.inhibited = self.config.inhibit_file.as_deref().is_some_and(Path::exists);
-        self.inhibited
-    }
-
-    /// Whether this is not the moment to leave for a program on trial: updates are held back, or a model is on probation, and
-    /// two things that change at one time would be two causes of one failure. To return from one every moment is right.
-    fn holds_trial(&mut self) -> bool {
-        let on_probation = |task: &TaskId| self.updater.step(task).phase() == Phase::Probation;
-        let probation = self.updater.tasks().any(on_probation);
-        let trial = matches!(self.updater.journal().program().step(), ProgramStep::Trying { .. });
-        trial && (probation || self.inhibit())
-    }
-
-    fn indicate(&mut self, reason: ReasonCode, detail: String) {
-        tracing::warn!(%reason, detail, "refused or failed");
-        self.notice(Notice::Indicator(indicator(reason, detail)));
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        if self.pending.len() >= PENDING_MAX {
-            self.pending.pop_front();
-        }
-        self.pending.push_back(notice);
     }
 
     /// Tells a fact, carries out what follows, and the facts that follow from that.
@@ -742,15 +291,7 @@ impl Driver {
                 Told::Nothing => {}
                 Told::Event(event) => events.push(event),
                 Told::Outcome(seq, outcome) => {
-                    tracing::info!(task = ?outcome.task, release = ?outcome.release, phase = ?outcome.phase, reason = %outcome.reason, detail = outcome.detail, "update");
-                    if SUSPICIOUS.contains(&outcome.reason) && refused(outcome.phase) {
-                        // What is of no task is of the agent's own program.
-                        let of = outcome.task.as_ref().map(ToString::to_string);
-                        let of = of.or_else(|| outcome.release.as_ref().map(ToString::to_string));
-                        let of = of.unwrap_or_default();
-                        self.indicate(outcome.reason, format!("{of}: {}", outcome.detail));
-                    }
-                    self.notice(Notice::Outcome(outcome));
+                    self.outcome(outcome);
                     events.push(Event::Reported { seq });
                 }
                 Told::Trouble(reason, detail) => self.indicate(reason, detail),
@@ -759,30 +300,11 @@ impl Driver {
         }
         events
     }
-
-    /// Tells what is installed, if that changed.
-    fn announce(&mut self) {
-        let installed = (self.updater.installed(), self.updater.generation());
-        if self.announced.as_ref() != Some(&installed) {
-            self.notice(Notice::Installed(installed.0.clone(), installed.1));
-            self.announced = Some(installed);
-        }
-    }
 }
 
-/// Whether something is not taken, as opposed to left again: a release that signers withdraw is left in all honesty.
-fn refused(phase: Phase) -> bool {
-    match phase {
-        Phase::Rejected | Phase::Failed | Phase::Deferred => true,
-        Phase::Assigned
-        | Phase::Fetching
-        | Phase::Verifying
-        | Phase::Staged
-        | Phase::Proving
-        | Phase::Probation
-        | Phase::Committed
-        | Phase::RolledBack
-        | Phase::Superseded => false,
+fn answer(reply: oneshot::Sender<ReasonCode>, reason: ReasonCode) {
+    if reply.send(reason).is_err() {
+        tracing::debug!("nobody waits for the answer to a command");
     }
 }
 
@@ -791,32 +313,6 @@ async fn set(flag: &mut watch::Receiver<bool>) {
     if flag.wait_for(|set| *set).await.is_err() {
         tracing::debug!("the updater's handle is gone");
     }
-}
-
-/// What is told of the state in which the floors were found.
-fn found_indicator(found: FloorsFound, older: bool) -> Option<Indicator> {
-    let (reason, detail) = match (found, older) {
-        (FloorsFound::Lost, _) => (
-            ReasonCode::FloorsDamaged,
-            "no copy of the floors record is whole, and no cache to raise them from",
-        ),
-        (FloorsFound::Rebuilt, _) => (
-            ReasonCode::StateRecovered,
-            "the floors record was damaged; it was rebuilt from verified metadata",
-        ),
-        (FloorsFound::Repaired | FloorsFound::Whole, true) => {
-            (ReasonCode::StateRecovered, "the trust folder is older than the update journal")
-        }
-        (FloorsFound::Repaired, false) => {
-            (ReasonCode::StateRecovered, "one copy of the floors record is damaged")
-        }
-        (FloorsFound::Whole, false) => return None,
-    };
-    Some(indicator(reason, detail.to_owned()))
-}
-
-fn indicator(reason: ReasonCode, detail: String) -> Indicator {
-    Indicator { reason, detail, count: 1, at_ms: clock::now().wall_ms }
 }
 
 /// The instant at which the monotonic clock reads `mono_ms`.

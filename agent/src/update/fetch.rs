@@ -1,19 +1,21 @@
-use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dunlin_protocol::{Blob, Check, DeviceId, ReasonCode, RepoVersions, cbor};
-use dunlin_update::Fault;
+use dunlin_protocol::{Blob, Check, DeviceId, RepoVersions, cbor};
 use reqwest::header::{CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 
 use super::aside::{AsideError, aside};
-use super::store::{Store, StoreError};
+use super::store::Store;
 use crate::identity::{Identity, IdentityError};
 use crate::tls::{Doubt, doubt};
+
+mod error;
+mod medium;
+
+pub use error::FetchError;
+pub(crate) use error::chain;
 
 /// Largest manifest or policy; both are some kilobytes of JSON.
 pub const MANIFEST_BYTES_MAX: u64 = 1024 * 1024;
@@ -39,148 +41,6 @@ struct Pace {
 /// better, or a server that wants to hold the device up.
 const PACE: Pace =
     Pace { silence: Duration::from_secs(30), stretch: Duration::from_secs(60), bytes_min: 4 * 1024 };
-
-/// Bytes of a medium that are read at once.
-const MEDIUM_READ_BYTES: usize = 64 * 1024;
-
-/// Why something could not be fetched.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// No connection, or it broke.
-    #[error("fetching {url}")]
-    Link {
-        /// What was fetched.
-        url: String,
-        /// Why not.
-        source: reqwest::Error,
-    },
-    /// Somebody answered in the server's place.
-    #[error("fetching {url}: the server does not prove to be the controller")]
-    Untrusted {
-        /// What was fetched.
-        url: String,
-        /// How it shows.
-        source: reqwest::Error,
-    },
-    /// The server was silent or slow.
-    #[error("fetching {url}: the server is too slow")]
-    Slow {
-        /// What was fetched.
-        url: String,
-    },
-    /// The server answered with a status that is no success.
-    #[error("fetching {url}: status {status}")]
-    Status {
-        /// What was fetched.
-        url: String,
-        /// The status.
-        status: u16,
-        /// The wait it asked for, milliseconds.
-        retry_after_ms: Option<u64>,
-    },
-    /// The answer to a check does not end where any metadata does.
-    #[error("fetching {url}: the answer is longer than {CHECK_BYTES_MAX} bytes")]
-    Endless {
-        /// What was fetched.
-        url: String,
-    },
-    /// The answer is not what it should be.
-    #[error("fetching {url}: {problem}")]
-    Answer {
-        /// What was fetched.
-        url: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// No thread for it.
-    #[error("starting a transfer")]
-    Thread(#[source] std::io::Error),
-    /// The transfer panicked; the log says where.
-    #[error("the transfer panicked")]
-    Panicked,
-    /// The store refused what came.
-    #[error("storing what was fetched")]
-    Store(#[from] StoreError),
-}
-
-impl FetchError {
-    /// The code that crosses the wire for this error.
-    pub fn reason(&self) -> ReasonCode {
-        match self {
-            Self::Untrusted { .. } => ReasonCode::ServerUntrusted,
-            Self::Slow { .. } => ReasonCode::SlowRetrieval,
-            Self::Endless { .. } => ReasonCode::MetadataTooLarge,
-            Self::Status { status: 404 | 410, .. } => ReasonCode::FileMissing,
-            Self::Link { .. }
-            | Self::Status { .. }
-            | Self::Answer { .. }
-            | Self::Thread(_)
-            | Self::Panicked => ReasonCode::FetchFailed,
-            Self::Store(error) => match error {
-                StoreError::Io { .. } if error.is_full() => ReasonCode::DiskFull,
-                StoreError::Io { .. } | StoreError::Short { .. } => ReasonCode::FetchFailed,
-                StoreError::TooLong { .. } => ReasonCode::LengthMismatch,
-                StoreError::Mismatch { .. } => ReasonCode::DigestMismatch,
-            },
-        }
-    }
-
-    /// The same as the update machine sees it.
-    pub fn fault(&self) -> Fault {
-        let (reason, detail) = (self.reason(), chain(self));
-        let passes = match self {
-            Self::Link { .. } | Self::Untrusted { .. } | Self::Slow { .. } | Self::Thread(_) => true,
-            // What is gone or was never there may still be on its way to this mirror; but not for ever.
-            Self::Status { status, .. } => !matches!(status, 404 | 410),
-            // What panicked once does so again, at the same file.
-            Self::Endless { .. } | Self::Answer { .. } | Self::Panicked => false,
-            Self::Store(StoreError::Io { .. } | StoreError::Short { .. }) => true,
-            Self::Store(StoreError::TooLong { .. } | StoreError::Mismatch { .. }) => false,
-        };
-        if passes {
-            Fault::Passing { reason, detail, retry_after_ms: self.retry_after_ms() }
-        } else {
-            Fault::Wrong { reason, detail }
-        }
-    }
-
-    fn retry_after_ms(&self) -> Option<u64> {
-        match self {
-            Self::Status { retry_after_ms, .. } => *retry_after_ms,
-            Self::Link { .. }
-            | Self::Untrusted { .. }
-            | Self::Slow { .. }
-            | Self::Endless { .. }
-            | Self::Answer { .. }
-            | Self::Thread(_)
-            | Self::Panicked
-            | Self::Store(_) => None,
-        }
-    }
-
-    /// Whether a server answered, and not as one does that means well, or is not the controller at all. That it can not
-    /// be reached, or says that it is busy, happens every day.
-    pub fn is_suspicious(&self) -> bool {
-        match self {
-            Self::Untrusted { .. } | Self::Slow { .. } | Self::Endless { .. } | Self::Answer { .. } => true,
-            Self::Link { .. } | Self::Status { .. } | Self::Thread(_) | Self::Panicked | Self::Store(_) => {
-                false
-            }
-        }
-    }
-}
-
-/// An error with its causes, for people.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 /// Fetches from one controller.
 #[derive(Debug, Clone)]
@@ -209,36 +69,6 @@ impl Fetcher {
         let files = build(builder().pool_max_idle_per_host(0), PACE).map_err(failed)?;
         let base = identity.enrolment.url.trim_end_matches('/').to_owned();
         Ok(Self { client, files, base, pace: PACE, medium: Arc::default() })
-    }
-
-    /// Looks for files on a medium from now on, before it asks the controller: `blobs/{sha256}` in this folder.
-    pub fn look_on(&self, folder: PathBuf) {
-        *self.medium.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
-    }
-
-    /// The metadata for a device on a medium, `devices/{id}.cbor`. Whether it may be believed is not judged here.
-    ///
-    /// # Errors
-    /// It is not there, or can not be read as metadata.
-    pub fn check_on(folder: &Path, device: &DeviceId) -> Result<Check, FetchError> {
-        let path = folder.join("devices").join(format!("{device}.cbor"));
-        let answer = |problem: String| FetchError::Answer { url: path.display().to_string(), problem };
-        let mut bytes = Vec::new();
-        open_on_medium(&path)
-            .and_then(|file| file.take(CHECK_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| answer(error.to_string()))?;
-        cbor::decode(&bytes, CHECK_BYTES_MAX).map_err(|error| answer(error.to_string()))
-    }
-
-    /// Takes a file from the medium, if it is there. One that is not what was signed is as good as none.
-    fn take_from_medium(&self, store: &Store, blob: &Blob) -> bool {
-        let folder = self.medium.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(folder) = folder else { return false };
-        let path = folder.join("blobs").join(blob.digest.to_string());
-        copy_from_medium(&path, store, blob).unwrap_or_else(|error| {
-            tracing::warn!(error = %chain(&error), "a file on the medium is not usable");
-            false
-        })
     }
 
     /// A check with the versions this device holds, and what it says of the roles of single tasks
@@ -441,45 +271,6 @@ fn broken(url: &str, source: reqwest::Error) -> FetchError {
     match doubt(&source) {
         Some(Doubt::Untrusted) => FetchError::Untrusted { url, source },
         Some(Doubt::Untimely) | None => FetchError::Link { url, source },
-    }
-}
-
-/// Opens what must be a file: anything else on a foreign medium, a pipe before all, could hold its reader up for ever.
-fn open_on_medium(path: &Path) -> std::io::Result<File> {
-    let no_wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(no_wait).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::ErrorKind::InvalidInput.into()) }
-}
-
-/// Copies a blob into the store; false if the medium has no file of its length. What came over the network so far is
-/// only given up for one that has, and what is copied of a wrong one is not left for the network to go on from.
-fn copy_from_medium(path: &Path, store: &Store, blob: &Blob) -> Result<bool, StoreError> {
-    let wrong = |source| StoreError::Io { digest: blob.digest, source };
-    let mut file = match open_on_medium(path) {
-        Ok(file) if file.metadata().is_ok_and(|meta| meta.len() == blob.length) => file,
-        Ok(_) | Err(_) => return Ok(false),
-    };
-    let mut partial = store.resume(blob)?;
-    partial.restart()?;
-    let mut buffer = vec![0; MEDIUM_READ_BYTES];
-    loop {
-        match file.read(&mut buffer).map_err(wrong) {
-            Ok(0) if partial.offset() == blob.length => return partial.finish().map(|()| true),
-            Ok(0) => {
-                partial.discard()?;
-                return Ok(false);
-            }
-            Ok(read) => {
-                if let Err(error) = partial.write(&buffer[..read]) {
-                    partial.discard()?;
-                    return Err(error);
-                }
-            }
-            Err(error) => {
-                partial.discard()?;
-                return Err(error);
-            }
-        }
     }
 }
 

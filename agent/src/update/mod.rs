@@ -29,7 +29,7 @@ pub(crate) use program::{launch, self_test, start_anew};
 pub use prove::{ENGINE_CHILD, prove};
 pub use store::{CHUNK_BYTES, Partial, Room, SYNC_BYTES, Store, StoreError};
 pub use stored::Stored;
-pub use trusted::{FloorsFound, Trusted, TrustedError};
+pub use trusted::{Acknowledged, FloorsFound, Trusted, TrustedError};
 pub use twin::{Found, Twin};
 
 /// Does what waits for the disk where it stands, and lets another thread take the tasks of this one meanwhile: there are

@@ -57,6 +57,26 @@ pub enum TrustedError {
     },
 }
 
+/// What an opened message acknowledges of one boot, whose id was drawn at random.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The newest record that has arrived with all before it; 0 for none.
+    pub upto: u64,
+    /// When it was sealed, wall time in milliseconds, if it says so.
+    sealed_ms: Option<u64>,
+}
+
+impl Acknowledged {
+    /// `None` for a message of another kind, or about other boots.
+    pub fn of(header: &Header, boot: BootId) -> Option<Self> {
+        let body = Some(header.body.as_slice()).filter(|_| header.kind == Kind::Ack)?;
+        let body: AckBody = cbor::decode(body, PAYLOAD_BYTES_MAX).ok()?;
+        let range = body.ranges.iter().find(|range| range.boot == boot)?;
+        let sealed_ms = header.exp.and_then(|exp| exp.checked_sub(ACK_LIFE_MS));
+        Some(Self { upto: range.upto, sealed_ms })
+    }
+}
+
 /// In what state the floors were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloorsFound {
@@ -305,12 +325,10 @@ impl Trusted {
         now_ms.checked_sub(expires_ms).filter(|_| held)
     }
 
-    /// The wall time that an opened acknowledgement tells, if it may be believed: it answers a record of this very boot,
-    /// whose id was drawn at random, so that it is no replay, and it lies within bounds.
-    pub fn time_hint(&self, header: &Header, boot: BootId) -> Option<u64> {
-        let sealed_ms = header.exp?.checked_sub(ACK_LIFE_MS).filter(|_| header.kind == Kind::Ack)?;
-        let fresh = acknowledged(header, boot).is_some();
-        (fresh && self.floors.admits_hint(sealed_ms, WALL_MS_MIN)).then_some(sealed_ms)
+    /// The wall time that an opened acknowledgement tells, if it may be believed: it lies within bounds, and is no replay,
+    /// since it answers a record of this very boot.
+    pub fn time_hint(&self, heard: &Acknowledged) -> Option<u64> {
+        heard.sealed_ms.filter(|ms| self.floors.admits_hint(*ms, WALL_MS_MIN))
     }
 
     /// Opens a signed message for this device. The number of one that acts is durable before it is handed out; that of
@@ -353,13 +371,6 @@ impl Trusted {
         }
         Ok(())
     }
-}
-
-/// Up to which record of a boot an opened message acknowledges, if it is about that boot.
-pub(super) fn acknowledged(header: &Header, boot: BootId) -> Option<u64> {
-    let body = Some(header.body.as_slice()).filter(|_| header.kind == Kind::Ack)?;
-    let body: AckBody = cbor::decode(body, PAYLOAD_BYTES_MAX).ok()?;
-    body.ranges.iter().find(|range| range.boot == boot).map(|range| range.upto)
 }
 
 #[cfg(test)]

@@ -75,14 +75,9 @@ fn parse<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> Ap
 
 /// Every program with where it stands and what is ordered.
 async fn views(state: &AppState) -> ApiResult<Vec<ProgramView>> {
-    let (image, floors) = (state.repos.image()?, state.repos.release_floors()?);
-    let approved = state.repos.programs()?;
-    // A number that was given again after the database was restored stands for other bytes.
+    let (approvals, floors) = (state.repos.programs()?, state.repos.release_floors()?);
     let approved = |program: &ProgramRow| {
-        approved.contains_key(&program.release)
-            && image
-                .target(&program.release.program_name())
-                .is_some_and(|info| info.sha256 == program.blob.digest)
+        approvals.get(&program.release).is_some_and(|approval| approval.is_of(program))
     };
     let orders = state.store.program_orders().await?;
     let view = |program: ProgramRow| {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use dunlin_protocol::{Arch, ClassName, GroupId, ModelName, ProgramCustom, ReleaseId};
 
-use super::model::Signing;
+use super::signing::OfflineKeys;
 use super::{ApiClient, Exit, Output};
 use crate::api::programs::{OrderBody, ProgramView};
 use crate::keys::{Addition, Request};
@@ -29,7 +29,7 @@ pub enum AgentCommand {
         file: Option<PathBuf>,
         /// With which keys.
         #[command(flatten)]
-        signing: Signing,
+        keys: OfflineKeys,
     },
     /// Withdraw a program and all older ones of its line, for ever: devices that run one return to their installed program.
     Withdraw {
@@ -37,7 +37,7 @@ pub enum AgentCommand {
         release: ReleaseId,
         /// With which keys.
         #[command(flatten)]
-        signing: Signing,
+        keys: OfflineKeys,
     },
     /// Have devices run an approved program. Some take it first; then at most as many try it at a time as have committed to
     /// it, and after a device failed with it none that has not been told yet.
@@ -156,7 +156,7 @@ impl AgentCommand {
                 out.table(&programs, &["release", "agent", "state", "bytes", "for"], &rows)?;
                 Ok(Exit::Ok)
             }
-            Self::Approve { release, file, signing } => {
+            Self::Approve { release, file, keys } => {
                 let target = find(client, &release).await?.target;
                 let custom = check(client, &release, &target, file.as_deref()).await?;
                 let classes: Vec<&str> = custom.classes.iter().map(ClassName::as_str).collect();
@@ -165,13 +165,13 @@ impl AgentCommand {
                     "signing {} ({} bytes, {}): agent {}, for hardware classes: {classes}",
                     target.name, target.length, target.sha256, custom.agent
                 ));
-                signing.sign(client, out, &Request { add: vec![target], ..Request::default() }).await
+                keys.sign(client, out, &Request { add: vec![target], ..Request::default() }).await
             }
-            Self::Withdraw { release, signing } => {
+            Self::Withdraw { release, keys } => {
                 // A floor can not be taken back: not for what is no program, or not here.
                 find(client, &release).await?;
                 let floors = BTreeMap::from([(release.model.clone(), release.version.saturating_add(1))]);
-                signing.sign(client, out, &Request { floors, ..Request::default() }).await
+                keys.sign(client, out, &Request { floors, ..Request::default() }).await
             }
             Self::RollOut { release, group, canaries, reach } => {
                 let body = OrderBody { group, canaries, reach_s: reach };
@@ -189,7 +189,19 @@ impl AgentCommand {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn programs_are_signed_for_the_owner_alone_and_not_for_a_task() {
+        for verb in ["approve", "withdraw"] {
+            let line = ["dunlin", "agent", verb, "agent.x86_64-unknown-linux-musl@1", "--keys", "keys"];
+            assert!(Cli::try_parse_from(line).is_ok(), "{verb}");
+            assert!(Cli::try_parse_from(line.into_iter().chain(["--task", "meter"])).is_err(), "{verb}");
+        }
+    }
 
     #[test]
     fn what_is_put_into_a_query_is_escaped() {

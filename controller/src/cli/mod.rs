@@ -23,6 +23,7 @@ pub mod roles;
 pub mod rollout;
 pub mod run;
 pub mod setup;
+mod signing;
 pub mod task;
 pub mod token;
 pub mod worker;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::drift::{Drift, Watch};
 use super::{EvidenceConfig, Roster};
+use crate::ingest::chain;
 
 /// How far a device's clock may run ahead of ours before its times are not believed.
 const AHEAD_MS_MAX: u64 = 5 * 60_000;
@@ -312,15 +313,4 @@ fn believable(window: &Window, received_ms: u64) -> u64 {
     } else {
         received_ms
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -1,9 +1,11 @@
 use dunlin_protocol::{
-    BootId, DeviceId, Envelope, EnvelopeError, Gap, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Reply,
-    Report, Samples, Status, Window, cbor,
+    BootId, DeviceId, Envelope, Gap, Header, Kind, PAYLOAD_BYTES_MAX, ReasonCode, Reply, Report, Samples,
+    Status, Window, cbor,
 };
 use dunlin_trust::{Verified, envelope};
 use serde::de::DeserializeOwned;
+
+use super::chain;
 
 /// Largest record number that the database can hold.
 const SEQ_MAX: u64 = i64::MAX as u64;
@@ -170,12 +172,5 @@ impl Record {
             Body::Reply(_) => "reply",
             Body::Refused(_) => "refused",
         }
-    }
-}
-
-fn chain(error: &EnvelopeError) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }

@@ -6,16 +6,17 @@
 //! that device try again, or gives another one.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{DeviceId, Phase, ProgramAssignment, ProgramCustom, ReasonCode, ReleaseId};
+use dunlin_protocol::{DeviceId, Phase, ProgramAssignment, ReasonCode, ReleaseId};
 
 use super::DeviceOutcome;
-use crate::store::{DeviceRow, ProgramOrder};
+use crate::repo::ProgramApproval;
+use crate::store::{DeviceRow, ProgramOrder, ProgramRow};
 
 /// What is known of programs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Programs {
     orders: Vec<ProgramOrder>,
-    approved: BTreeMap<ReleaseId, ProgramCustom>,
+    approved: BTreeMap<ReleaseId, ProgramApproval>,
     /// How the last try of a release ended, by device.
     ends: BTreeMap<(DeviceId, ReleaseId), (Phase, ReasonCode)>,
 }
@@ -30,12 +31,18 @@ pub(super) struct Wanted {
 }
 
 impl Programs {
-    /// From orders, approved programs, and outcomes of these, oldest first.
+    /// From orders, approved programs without those that were `taken` in here with other bytes, and outcomes of these, oldest
+    /// first.
     pub(super) fn new(
         orders: Vec<ProgramOrder>,
-        approved: BTreeMap<ReleaseId, ProgramCustom>,
+        approved: BTreeMap<ReleaseId, ProgramApproval>,
+        taken: &[ProgramRow],
         outcomes: Vec<DeviceOutcome>,
     ) -> Self {
+        let mut approved = approved;
+        for program in taken {
+            approved.retain(|release, approval| *release != program.release || approval.is_of(program));
+        }
         let end =
             |outcome: DeviceOutcome| ((outcome.device, outcome.release), (outcome.phase, outcome.reason));
         Self { orders, approved, ends: outcomes.into_iter().map(end).collect() }
@@ -97,7 +104,7 @@ impl Programs {
     }
 
     fn fits(&self, order: &ProgramOrder, device: &DeviceRow) -> bool {
-        let custom = self.approved.get(&order.release).filter(|custom| {
+        let custom = self.approved.get(&order.release).map(|approval| &approval.custom).filter(|custom| {
             custom.arch == device.profile.arch
                 && (custom.classes.is_empty() || custom.classes.contains(&device.profile.class))
         });
@@ -107,7 +114,7 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_protocol::{Arch, Budgets, DeviceProfile};
+    use dunlin_protocol::{Arch, Blob, Budgets, DeviceProfile, Digest, ProgramCustom};
 
     use super::*;
     use crate::store::DeviceState;
@@ -189,9 +196,13 @@ mod tests {
         words.join(" ")
     }
 
+    fn approval(content: u8, classes: &[&str]) -> ProgramApproval {
+        ProgramApproval { digest: Digest([content; 32]), custom: custom(classes) }
+    }
+
     fn programs(orders: &[ProgramOrder], outcomes: Vec<DeviceOutcome>) -> Programs {
-        let approved = [(release(1), custom(&[])), (release(2), custom(&["orin"]))].into();
-        Programs::new(orders.to_vec(), approved, outcomes)
+        let approved = [(release(1), approval(1, &[])), (release(2), approval(2, &["orin"]))].into();
+        Programs::new(orders.to_vec(), approved, &[], outcomes)
     }
 
     #[test]
@@ -253,7 +264,23 @@ mod tests {
     #[test]
     fn what_is_approved_no_more_is_told_no_more() {
         let before = programs(&[order(1, None, 0)], vec![]).wanted(&fleet(), |_| None).told;
-        let withdrawn = Programs::new(vec![order(1, None, 0)], BTreeMap::new(), vec![]);
+        let withdrawn = Programs::new(vec![order(1, None, 0)], BTreeMap::new(), &[], vec![]);
         assert_eq!(told(&withdrawn, &before), "");
+    }
+
+    #[test]
+    fn a_number_under_which_other_bytes_were_approved_is_not_told() {
+        let taken = |content| ProgramRow {
+            release: release(1),
+            blob: Blob { digest: Digest([content; 32]), length: 1 },
+            custom: custom(&[]),
+            created_by: "ann".into(),
+            created_ms: 1,
+        };
+        for (content, expected) in [(1, "a1 b1 c1"), (7, "")] {
+            let approved = [(release(1), approval(1, &[]))].into();
+            let programs = Programs::new(vec![order(1, None, 0)], approved, &[taken(content)], vec![]);
+            assert_eq!(told(&programs, &BTreeMap::new()), expected);
+        }
     }
 }

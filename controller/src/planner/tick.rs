@@ -10,7 +10,7 @@ use dunlin_select::Predicted;
 use serde_json::json;
 
 use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
-use super::programs::Programs;
+use super::programs::{Programs, Wanted};
 use super::progress::{Ledger, Outcomes};
 use super::still::Still;
 use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
@@ -243,8 +243,11 @@ async fn assign(
     let mut alerted = state.store.alerted(UNASSIGNED).await?;
     let told = |device: &DeviceId| assigned.get(device)?.assignment.program.as_ref();
     let any = assigned.keys().any(|device| told(device).is_some());
-    let mut programs = programs(state, any).await?.wanted(devices, told);
-    held(state, &programs.held).await?;
+    let mut programs = Wanted::default();
+    if let Some(known) = known_programs(state, any).await? {
+        programs = known.wanted(devices, told);
+        held(state, &programs.held).await?;
+    }
     let (mut decisions, mut all) = (Vec::new(), Vec::new());
     for device in devices {
         let before = assigned.get(&device.id);
@@ -288,15 +291,15 @@ async fn assign(
     Ok(())
 }
 
-/// What is known of programs; nothing where none was ever ordered.
-async fn programs(state: &AppState, told: bool) -> Result<Programs, PlannerError> {
+/// What is known of programs; nothing where none was ever ordered or `told`.
+async fn known_programs(state: &AppState, told: bool) -> Result<Option<Programs>, PlannerError> {
     let orders = state.store.program_orders().await?;
     if orders.is_empty() && !told {
-        return Ok(Programs::default());
+        return Ok(None);
     }
     let releases: Vec<&ReleaseId> = orders.iter().map(|order| &order.release).collect();
     let outcomes = state.store.outcomes_of(None, &releases).await?;
-    Ok(Programs::new(orders, state.repos.programs()?, outcomes))
+    Ok(Some(Programs::new(orders, state.repos.programs()?, &state.store.programs().await?, outcomes)))
 }
 
 /// Alert: a device failed with a program, which is held back from all that were not told of it.

@@ -1,13 +1,14 @@
 //! Approval: what waits for offline signatures, and what published targets have put in force.
 use std::collections::BTreeMap;
 
-use dunlin_protocol::{ProgramCustom, ReleaseId, TargetCustom, TaskId, TaskPolicy};
+use dunlin_protocol::{ReleaseId, TargetCustom, TaskId, TaskPolicy};
 use dunlin_trust::task_role;
 use serde_json::{Value, json};
 
 use super::{Registry, RegistryError};
 use crate::clock;
 use crate::keys::Addition;
+use crate::repo::ProgramApproval;
 use crate::store::{Followed, PolicyRow, ReleaseRow, ReleaseState, Store};
 
 /// Largest policy file.
@@ -16,7 +17,7 @@ pub const POLICY_BYTES_MAX: usize = 1 << 20;
 /// Row of the audit log: signed targets came into force.
 const APPROVE: &str = "model.approve";
 
-type Programs = BTreeMap<ReleaseId, ProgramCustom>;
+type Programs = BTreeMap<ReleaseId, ProgramApproval>;
 
 /// What the audit log holds of targets that came into force: the state of what changed, before and after.
 fn told(followed: &Followed, facts: Value) -> (Value, Value) {

@@ -5,7 +5,7 @@ use dunlin_protocol::{Digest, ModelName, ProgramCustom, ReleaseId, TargetCustom,
 use dunlin_trust::{RETRAINED, TargetInfo, TrustedRepo, speaks_for, task_of};
 
 use super::{RepoError, Repos};
-use crate::store::Listed;
+use crate::store::{Listed, ProgramRow};
 
 /// A release that devices may run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,22 @@ pub struct Approval {
     pub custom: TargetCustom,
     /// Whether only the controller's own key vouches for it.
     pub retrained: bool,
+}
+
+/// A program that devices may run as their agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramApproval {
+    /// Digest of the program.
+    pub digest: Digest,
+    /// What it is built for, as signed.
+    pub custom: ProgramCustom,
+}
+
+impl ProgramApproval {
+    /// Whether it is of these very bytes: a number that was given again after the database was restored stands for others.
+    pub fn is_of(&self, program: &ProgramRow) -> bool {
+        self.digest == program.blob.digest
+    }
 }
 
 impl Repos {
@@ -53,14 +69,14 @@ impl Repos {
     ///
     /// # Errors
     /// There is no repository yet.
-    pub fn programs(&self) -> Result<BTreeMap<ReleaseId, ProgramCustom>, RepoError> {
+    pub fn programs(&self) -> Result<BTreeMap<ReleaseId, ProgramApproval>, RepoError> {
         let (image, floors) = (self.image()?, self.release_floors()?);
         let program = |name: &str| {
             let release = ReleaseId::from_program_name(name)?;
             let info = image.target(name).filter(TargetInfo::is_owners)?;
             let custom = serde_json::from_value(info.custom).ok()?;
             let above = floors.get(&release.model).is_none_or(|floor| release.version >= *floor);
-            above.then_some((release, custom))
+            above.then_some((release, ProgramApproval { digest: info.sha256, custom }))
         };
         Ok(image.target_names().into_iter().filter_map(program).collect())
     }

@@ -29,7 +29,7 @@ mod image;
 
 use image::Changes;
 
-pub use catalogue::Approval;
+pub use catalogue::{Approval, ProgramApproval};
 pub use export::EXPORT_DAYS_MAX;
 
 /// Life of a timestamp: for how long a device can be held back without noticing.

@@ -11,17 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dunlin_controller::identity::Issued;
 use dunlin_controller::keys::{self, Keyring, OfflineRole, OnlineRole, Request, RoleChange};
 use dunlin_controller::repo::{Offline, Repos};
 use dunlin_controller::serve::Controller;
-use dunlin_controller::store::{Claim, NewDevice, Store};
 use dunlin_controller::{clock, init};
-use dunlin_protocol::Digest;
 use dunlin_trust::{RepoKind, Signer};
 
 use super::delegation::{delegate, task, team};
-use super::world::{World, assignment, data, offline, profile};
+use super::world::{World, assignment, data, enrol, offline};
 
 /// Longest run of a client; it asks for some ten small files on loopback.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -308,27 +305,6 @@ async fn foreign_clients_read_what_a_running_controller_serves() {
         });
     }
     controller.stop().await;
-}
-
-/// A device that is there, as far as the controller's paths ask.
-async fn enrol(controller: &Controller, device: &str) {
-    let claim = Claim {
-        id: "c".into(),
-        device: None,
-        groups: BTreeSet::new(),
-        created_by: "test".into(),
-        created_ms: 0,
-        expires_ms: u64::MAX >> 1,
-        used_ms: None,
-        used_by: None,
-    };
-    let issued =
-        Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
-    let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile() });
-    let mut tx = store.begin().await.unwrap();
-    Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
-    Store::enrol(&mut tx, &claim, &device.parse().unwrap(), &new, 1).await.unwrap();
-    tx.commit().await.unwrap();
 }
 
 /// Serves a folder; a device's director repository has its roots one folder up.

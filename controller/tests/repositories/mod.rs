@@ -9,3 +9,5 @@ mod signing;
 mod verbs;
 mod withdrawal;
 mod world;
+
+pub(crate) use world::enrol;

@@ -1,7 +1,14 @@
 //! A controller on real files, and a device that asks it.
+use std::collections::BTreeSet;
+
+use dunlin_controller::identity::Issued;
 use dunlin_controller::keys::{self, Addition, CeremonyOptions, Request};
 use dunlin_controller::repo::{Offline, RepoError, Repos};
-use dunlin_protocol::{Assignment, Check, DeviceId, DeviceProfile, Now, RepoVersions, TargetCustom, cbor};
+use dunlin_controller::serve::Controller;
+use dunlin_controller::store::{Claim, NewDevice, Store};
+use dunlin_protocol::{
+    Assignment, Check, DeviceId, DeviceProfile, Digest, Now, RepoVersions, TargetCustom, cbor,
+};
 use dunlin_trust::{
     Approved, Floors, RepoKind, TrustError, TrustedRepo, Verified, approve, held_roles, update_both,
 };
@@ -123,6 +130,27 @@ pub(crate) fn profile() -> DeviceProfile {
         "budgets": { "model_bytes_max": 1000, "model_ram_bytes_max": 2000, "latency_us_max": 1000 },
     }))
     .unwrap()
+}
+
+/// A device that is there, as far as the controller's paths ask.
+pub(crate) async fn enrol(controller: &Controller, device: &str) {
+    let claim = Claim {
+        id: "c".into(),
+        device: None,
+        groups: BTreeSet::new(),
+        created_by: "test".into(),
+        created_ms: 0,
+        expires_ms: u64::MAX >> 1,
+        used_ms: None,
+        used_by: None,
+    };
+    let issued =
+        Issued { pem: String::new(), spki: vec![1], serial: "1".into(), from_ms: 0, until_ms: u64::MAX >> 1 };
+    let (store, new) = (&controller.state.store, NewDevice { issued: &issued, profile: &profile() });
+    let mut tx = store.begin().await.unwrap();
+    Store::claim_add(&mut tx, &claim, &Digest([1; 32])).await.unwrap();
+    Store::enrol(&mut tx, &claim, &device.parse().unwrap(), &new, 1).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 /// What an agent keeps.

@@ -1,4 +1,7 @@
 //! Programs that end with the process that started them.
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use rustix::process::{Pid, getpid, getppid, test_kill_process};
 
 /// Environment variable with the id of the process that a program shall not outlive.
@@ -8,6 +11,15 @@ const VARIABLE: &str = "ENDS_WITH_PROCESS";
 /// it from a thread that lives as long as it does: the system means the thread when it says parent.
 pub fn tie() -> (&'static str, String) {
     (VARIABLE, getpid().as_raw_nonzero().to_string())
+}
+
+/// A program with `verb`, tied to the present process, that knows nothing of its environment and is talked to over its
+/// standard input and output.
+pub(crate) fn child(exe: &Path, verb: &str) -> Command {
+    let mut command = Command::new(exe);
+    command.arg(verb).env_clear().envs([tie()]).current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
 }
 
 /// Has the system kill this process when the one that started it ends, however that ends, if it was [tied](tie) to

@@ -150,3 +150,57 @@ pub enum Command {
         outcome: Outcome,
     },
 }
+
+impl Command {
+    /// The task whose step waits for the answer.
+    pub(crate) fn awaited_by(&self) -> Option<&TaskId> {
+        match self {
+            Self::FetchPolicy { task, .. }
+            | Self::FetchManifest { task, .. }
+            | Self::CheckSpace { task, .. }
+            | Self::FetchBlob { task, .. }
+            | Self::Verify { task, .. }
+            | Self::Prove { task, .. }
+            | Self::SwitchTo { task, .. } => Some(task),
+            Self::Persist(_)
+            | Self::ApplyPolicy { .. }
+            | Self::Cancel { .. }
+            | Self::Restore { .. }
+            | Self::Commit { .. }
+            | Self::RollBack { .. }
+            | Self::Remove { .. }
+            | Self::DropBlobs { .. }
+            | Self::ReadGuard { .. }
+            | Self::FetchProgram { .. }
+            | Self::ProveProgram { .. }
+            | Self::StartAnew
+            | Self::Report { .. } => None,
+        }
+    }
+
+    /// Whether it changes what serves.
+    pub(crate) fn concerns_serving(&self) -> bool {
+        match self {
+            Self::ApplyPolicy { .. }
+            | Self::Cancel { .. }
+            | Self::Restore { .. }
+            | Self::Commit { .. }
+            | Self::RollBack { .. }
+            | Self::Remove { .. } => true,
+            Self::Persist(_)
+            | Self::FetchPolicy { .. }
+            | Self::FetchManifest { .. }
+            | Self::CheckSpace { .. }
+            | Self::FetchBlob { .. }
+            | Self::Verify { .. }
+            | Self::Prove { .. }
+            | Self::SwitchTo { .. }
+            | Self::DropBlobs { .. }
+            | Self::ReadGuard { .. }
+            | Self::FetchProgram { .. }
+            | Self::ProveProgram { .. }
+            | Self::StartAnew
+            | Self::Report { .. } => false,
+        }
+    }
+}

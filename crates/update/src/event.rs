@@ -179,6 +179,8 @@ pub enum Event {
     Retarget {
         /// The release.
         release: ReleaseId,
+        /// Lowest versions that signers allow, as in [`Event::FloorsRaised`]: what was withdrawn meanwhile is not tried again.
+        floors: BTreeMap<ModelName, u32>,
     },
     /// The agent's next program is whole, durable and has its digest.
     ProgramStored {

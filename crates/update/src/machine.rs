@@ -1,20 +1,15 @@
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{
-    Blob, Budgets, Digest, Installed, IntoTree, ModelName, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
+    Blob, Budgets, Digest, Installed, IntoTree, Now, Outcome, Phase, ReasonCode, ReleaseId, TaskId,
 };
-use dunlin_trust::{Approved, ApprovedFile, ApprovedRelease, ApprovedTask, CountedBy};
+use dunlin_trust::CountedBy;
 
 use crate::backoff::Backoff;
 use crate::journal::TaskState;
-use crate::{
-    Command, Designation, Event, FileRef, Goal, Ignored, Journal, KnownBad, Line, Pack, Part, Record, Slot,
-    Step,
-};
+use crate::{Command, Designation, Event, Goal, Ignored, Journal, KnownBad, Line, Pack, Record, Slot, Step};
 
 /// How often the counters of a release on probation are read, milliseconds: a bad model is left within a second
 /// of enough evidence, and reading costs microseconds.
@@ -58,7 +53,7 @@ pub struct Updater {
     /// When the deaths of earlier processes are forgotten, on this process's clock; `None` if there were none.
     pub(crate) calm_ms: Option<u64>,
     /// Orders of the event at hand; they are queued behind the journal that they follow from.
-    orders: Vec<Command>,
+    pub(crate) orders: Vec<Command>,
     /// Whether files may have become useless by the event at hand.
     untidy: bool,
     queue: VecDeque<Command>,
@@ -200,23 +195,7 @@ impl Updater {
                 self.process_started(stop, now);
                 Ok(())
             }
-            Event::AssignmentApproved(approved) => {
-                let Approved { assignment, tasks, program, floors } = approved.into_inner();
-                // Generations of other keys begin anew.
-                if self.journal.counted_by != floors.counted_by {
-                    self.journal.program.judged = 0;
-                }
-                if let (Some(named), Some(verdict)) = (&assignment.program, program) {
-                    let (generation, correlation) = (assignment.generation, &assignment.correlation);
-                    self.assign_program(generation, correlation, &named.release, verdict, now);
-                }
-                let verdict = |verdict: Result<ApprovedTask, dunlin_trust::Refusal>| match verdict {
-                    Ok(task) => Ok(goal(task, assignment.generation, &assignment.correlation)),
-                    Err(refusal) => Err((refusal.reason, refusal.detail)),
-                };
-                let verdicts = tasks.into_iter().map(|(task, given)| (task, verdict(given))).collect();
-                self.assign(assignment.generation, floors.counted_by, &assignment.correlation, verdicts, now)
-            }
+            Event::AssignmentApproved(approved) => self.approved(approved.into_inner(), now),
             Event::FloorsRaised(floors) => {
                 self.withdraw(&floors, now);
                 Ok(())
@@ -237,7 +216,11 @@ impl Updater {
             Event::ServeFailed { task, release, detail } => self.serve_failed(&task, &release, detail, now),
             Event::GuardObserved { task, seen } => self.guard_observed(&task, &seen, now),
             Event::OperatorRollback { task } => self.operator_rollback(&task, now),
-            Event::Retarget { release } => self.retarget(&release, now),
+            Event::Retarget { release, floors } => {
+                self.retarget(&release, now)?;
+                self.withdraw(&floors, now);
+                Ok(())
+            }
             Event::ProgramStored { file } => self.program_stored(file, now),
             Event::ProgramFailed { file, fault } => self.program_failed(file, fault, now),
             Event::ProgramProved { file } => self.program_proved(file, now),
@@ -262,7 +245,7 @@ impl Updater {
         }
         // What serves changes first, then files go, then files come.
         let (serving, rest): (Vec<_>, Vec<_>) =
-            core::mem::take(&mut self.orders).into_iter().partition(concerns_serving);
+            core::mem::take(&mut self.orders).into_iter().partition(Command::concerns_serving);
         self.queue.extend(serving);
         if core::mem::take(&mut self.untidy) {
             let mut keep: BTreeSet<Digest> =
@@ -274,6 +257,10 @@ impl Updater {
     }
 
     pub(crate) fn order(&mut self, command: Command) {
+        // A cancellation is queued ahead of the rest, so it would miss what the same event ordered before it.
+        if let Command::Cancel { task } = &command {
+            self.orders.retain(|order| order.awaited_by() != Some(task));
+        }
         self.orders.push(command);
     }
 
@@ -356,136 +343,6 @@ impl Updater {
     pub(crate) fn tidy(&mut self) {
         self.untidy = true;
     }
-
-    /// Takes up what a verified assignment says.
-    pub(crate) fn assign(
-        &mut self,
-        generation: u64,
-        counted_by: Option<CountedBy>,
-        correlation: &str,
-        verdicts: Vec<(TaskId, Verdict)>,
-        now: Now,
-    ) -> Result<(), Ignored> {
-        // As the trust core has it: what other keys counted does not stand above what these count.
-        let before = self.journal.counted_by;
-        let other_keys = before.is_some() && before != counted_by;
-        let held = if other_keys { 0 } else { self.journal.generation };
-        let again = generation == held;
-        let same = |(task, verdict): &(TaskId, Verdict)| match (verdict, self.step(task)) {
-            (Ok(goal), step) => step.goal().is_some_and(|own| own == goal || *own == self.rest_of(goal, own)),
-            (Err((reason, _)), Step::Refused { generation: refused, reason: known }) => {
-                *refused == generation && known == reason
-            }
-            // What was withdrawn since was let go when the floors rose. The rest was approved and goes on to its end.
-            (Err((ReasonCode::BelowReleaseFloor, _)), step)
-                if step.under_way().is_some_and(|own| own.generation == generation) =>
-            {
-                true
-            }
-            (Err(_), _) => false,
-        };
-        if (generation < held && !weaken::off(Defence::Generation))
-            || (again && verdicts.iter().all(same) && verdicts.len() == self.journal.tasks.len())
-        {
-            return Err(Ignored::StaleGeneration { given: generation, held });
-        }
-        let changed: BTreeSet<TaskId> = verdicts
-            .iter()
-            .filter(|verdict| !again || !same(verdict))
-            .map(|(task, _)| task.clone())
-            .into_tree();
-        (self.journal.generation, self.journal.counted_by) = (generation, counted_by);
-        let named: BTreeSet<&TaskId> = verdicts.iter().map(|(task, _)| task).into_tree();
-        let gone: Vec<TaskId> =
-            self.journal.tasks.keys().filter(|task| !named.contains(task)).cloned().collect();
-        for task in gone {
-            self.supersede(&task, now);
-            self.journal.tasks.remove(&task);
-            self.order(Command::Remove { task });
-        }
-        for (task, verdict) in verdicts.into_iter().filter(|(task, _)| changed.contains(task)) {
-            match verdict {
-                Ok(goal) => self.aim(&task, goal, now),
-                Err((reason, detail)) => {
-                    self.known(&task);
-                    self.supersede(&task, now);
-                    self.known(&task).step = Step::Refused { generation, reason };
-                    self.report_release(
-                        &task,
-                        generation,
-                        correlation,
-                        None,
-                        Phase::Rejected,
-                        reason,
-                        detail,
-                        now,
-                    );
-                }
-            }
-        }
-        self.tidy();
-        Ok(())
-    }
-
-    /// Leaves releases that signers withdrew, wherever they are held.
-    fn withdraw(&mut self, floors: &BTreeMap<ModelName, u32>, now: Now) {
-        let below =
-            |release: &ReleaseId| floors.get(&release.model).is_some_and(|floor| release.version < *floor);
-        let keep = |pack: &Pack| !below(&pack.release);
-        let tasks: Vec<TaskId> = self.journal.tasks.keys().cloned().collect();
-        for task in tasks {
-            let step = self.step(&task);
-            let on_probation = step.phase() == Phase::Probation;
-            let ends = |goal: &&Goal| {
-                // On probation it is the champion that is tried, and its fallback may go like a member.
-                let fallback = goal.fallback.as_ref().filter(|_| !on_probation);
-                below(&goal.champion.release) || fallback.is_some_and(|part| below(&part.release))
-            };
-            if let Some(goal) = step.under_way().filter(ends).cloned() {
-                self.order(Command::Cancel { task: task.clone() });
-                let gone = goal.parts().find(|part| below(&part.release)).unwrap_or(&goal.champion);
-                let detail = format!("{} {WITHDRAWN}", gone.release);
-                self.known(&task).step = Step::Settled {
-                    goal: goal.clone(),
-                    phase: Phase::Rejected,
-                    reason: ReasonCode::BelowReleaseFloor,
-                };
-                self.report(&task, &goal, Phase::Rejected, ReasonCode::BelowReleaseFloor, detail, now);
-            }
-            self.leave(&task, keep, ReasonCode::BelowReleaseFloor, WITHDRAWN, now);
-            let stays = |release: &ReleaseId| !below(release);
-            self.go_on_without(&task, &stays, ReasonCode::BelowReleaseFloor, WITHDRAWN, now);
-        }
-        self.withdraw_program(floors, now);
-        if !self.orders.is_empty() {
-            self.tidy();
-        }
-    }
-}
-
-fn concerns_serving(command: &Command) -> bool {
-    match command {
-        Command::ApplyPolicy { .. }
-        | Command::Cancel { .. }
-        | Command::Restore { .. }
-        | Command::Commit { .. }
-        | Command::RollBack { .. }
-        | Command::Remove { .. } => true,
-        Command::Persist(_)
-        | Command::FetchPolicy { .. }
-        | Command::FetchManifest { .. }
-        | Command::CheckSpace { .. }
-        | Command::FetchBlob { .. }
-        | Command::Verify { .. }
-        | Command::Prove { .. }
-        | Command::SwitchTo { .. }
-        | Command::DropBlobs { .. }
-        | Command::ReadGuard { .. }
-        | Command::FetchProgram { .. }
-        | Command::ProveProgram { .. }
-        | Command::StartAnew
-        | Command::Report { .. } => false,
-    }
 }
 
 /// Every file a task needs.
@@ -508,28 +365,5 @@ fn due_ms(step: &Step) -> Option<u64> {
         | Step::Verifying { .. }
         | Step::Proving { .. }
         | Step::Switching { .. } => None,
-    }
-}
-
-fn goal(task: ApprovedTask, generation: u64, correlation: &str) -> Goal {
-    let file = |file: ApprovedFile| FileRef { name: file.name, length: file.length, sha256: file.sha256 };
-    let part = |release: ApprovedRelease| Part {
-        release: release.release,
-        manifest: file(release.manifest),
-        hard: release.custom.hard,
-        retrained: release.retrained,
-    };
-    let lineup = task.task.lineup;
-    Goal {
-        generation,
-        correlation: correlation.into(),
-        champion: part(task.champion),
-        fallback: task.fallback.map(part),
-        members: lineup.members.into_iter().zip(task.members.into_iter().map(part)).collect(),
-        conduct: lineup.conduct,
-        let_go: BTreeSet::new(),
-        policy: task.policy.map(file),
-        probation: task.task.probation,
-        deadline_ms: task.task.deadline_ms,
     }
 }

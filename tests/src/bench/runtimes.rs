@@ -67,6 +67,12 @@ struct Pair {
     theirs: f64,
 }
 
+/// The largest difference of two answers; of what is no number it is infinite, which `f32::max` would pass over.
+fn worst(ours: &[f32], theirs: &[f32]) -> f32 {
+    let off = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
+    ours.iter().zip(theirs).map(off).fold(0.0, f32::max)
+}
+
 struct Bench<'a> {
     runtime: Runtime,
     rows: &'a [f32],
@@ -96,7 +102,7 @@ impl Bench<'_> {
                 // The first round warms both and shows that they answer the same.
                 let first: Vec<f32> = serde_json::from_value(answer["first"].clone())?;
                 let own = model.run_f32(input(0), batch)?;
-                let worst = own.iter().zip(&first).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let worst = worst(&own, &first);
                 ensure!(
                     own.len() == first.len() && worst <= DIFFERENCE_MAX,
                     "the runtimes differ by {worst} on {}",
@@ -204,4 +210,17 @@ pub(crate) fn networks(section: &mut Section, folder: &Path, python: &Path) -> R
         of_images.compare(section, "14 MB CNN", (&file, &model), batch, bar)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_as_far_off_as_can_be() {
+        assert_eq!(worst(&[1.0, 2.0], &[1.0, 2.5]), 0.5);
+        for (ours, theirs) in [(f32::NAN, 1.0), (1.0, f32::NAN), (f32::INFINITY, f32::INFINITY)] {
+            assert_eq!(worst(&[0.0, ours], &[0.0, theirs]), f32::INFINITY);
+        }
+    }
 }

@@ -1,13 +1,10 @@
 //! What comes in over MQTT and HTTP: CBOR messages, topics and ids, manifests and policies.
-use std::collections::{BTreeMap, BTreeSet};
-
 use dunlin_agent::update::MANIFEST_BYTES_MAX;
 use dunlin_protocol::{
-    AckBody, AckRange, Arch, BootId, Budgets, Bundle, Bytes, Check, ClaimToken, Cmd, CmdBody, Confusion,
-    Counts, Desired, DeviceId, DeviceProfile, Digest, Down, Envelope, Gap, GroupId, Header, Indicator,
-    Installed, Kind, ModelName, Outcome, PAYLOAD_BYTES_MAX, PairCounts, Phase, ReasonCode, ReleaseId, Reply,
-    RepoFiles, RepoVersions, Report, ResourceUse, SCHEMA, Sample, SampleKind, Samples, Sketch, Status,
-    TargetCustom, TaskId, TaskPolicy, Topic, Up, Window, WindowsDigest, cbor,
+    AckBody, AckRange, BootId, Bundle, Bytes, Check, ClaimToken, Cmd, CmdBody, Desired, DeviceId, Down,
+    Envelope, Gap, GroupId, Header, Kind, ModelName, PAYLOAD_BYTES_MAX, ReasonCode, ReleaseId, Reply,
+    RepoVersions, Report, SCHEMA, Sample, SampleKind, Samples, Status, TargetCustom, TaskId, TaskPolicy,
+    Topic, Up, Window, cbor,
 };
 use dunlin_trust::{ApprovedFile, ApprovedRelease, check_bundle, check_retrained};
 use serde::Serialize;
@@ -15,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::told_apart;
+use crate::messages::{check, release, report, samples, task, window};
 
 /// A message that decodes encodes again, and decodes to the same. One that does not is told by its error.
 fn round_trip<T: DeserializeOwned + Serialize>(input: &[u8]) -> Result<(), u64> {
@@ -56,24 +54,9 @@ pub(crate) fn cbor_seeds() -> Vec<Vec<u8>> {
         body: Bytes(cbor::encode(&AckBody { ranges: vec![AckRange { boot, upto: 3 }] })),
     };
     let p = header.encode();
-    let files = RepoFiles {
-        roots: vec![Bytes(vec![1; 9])],
-        timestamp: Bytes(b"{}".to_vec()),
-        ..RepoFiles::default()
-    };
-    let check = Check { image: files.clone(), director: files };
+    let check = check(true);
     let desired = Desired { generation: 3, files: Some(check.clone()) };
     let rollback = Cmd { id: "c1".to_owned(), cmd: CmdBody::Rollback { task: task() } };
-    let sample = Sample {
-        id: "a".to_owned(),
-        at_ms: Some(1),
-        x: Bytes(vec![0; 8]),
-        predicted: 1,
-        label: Some(2),
-        kind: SampleKind::Uncertain,
-        inclusion_ppm: 300_000,
-    };
-    let samples = Samples { task: task(), release: release(), samples: vec![sample] };
     vec![
         cbor::encode(&Envelope { k: "0a".repeat(32), s: Bytes(vec![5; 64]), p: Bytes(p.clone()) }),
         p,
@@ -82,93 +65,13 @@ pub(crate) fn cbor_seeds() -> Vec<Vec<u8>> {
         cbor::encode(&desired),
         cbor::encode(&rollback),
         cbor::encode(&RepoVersions { root: 1, timestamp: 22, snapshot: 3, targets: 4, retrained: 5 }),
-        cbor::encode(&window()),
-        cbor::encode(&report()),
-        cbor::encode(&samples),
+        cbor::encode(&window(true)),
+        cbor::encode(&report(true)),
+        cbor::encode(&samples(true)),
         cbor::encode(&Status { online: true, epoch: 3, agent: "0.1.0".to_owned() }),
         cbor::encode(&Gap { boot, ranges: vec![(1, 4), (9, 9)] }),
         cbor::encode(&Reply { id: "c1".to_owned(), reason: ReasonCode::Ok, detail: "x".to_owned() }),
     ]
-}
-
-fn task() -> TaskId {
-    "meter".parse().expect("an id")
-}
-
-fn release() -> ReleaseId {
-    "meter-mlp@3".parse().expect("a release")
-}
-
-/// A window with everything that one may hold.
-fn window() -> Window {
-    Window {
-        task: task(),
-        release: Some(release()),
-        generation: 4,
-        start_ms: 1,
-        end_ms: 2,
-        wall: true,
-        n: 600,
-        errors: 0,
-        probation: true,
-        latency_us: Sketch { zero: 0, first: -3, len: 2, bins: Counts::pack(&[1, 300]) },
-        confidence: Counts::pack(&[0; 20]),
-        classes: Counts::pack(&[60; 10]),
-        confusion: Confusion { classes: 3, counts: Counts::pack(&[1; 9]) },
-        pair: Some(PairCounts {
-            other: release(),
-            n: 1,
-            disagree: 0,
-            both_right: 0,
-            only_this: 0,
-            only_other: 0,
-            both_wrong: 0,
-        }),
-        profile: Some(Digest([7; 32])),
-        features: Counts::pack(&[9; 8]),
-        autocorrelation_ppm: -12,
-        resources: ResourceUse { temperature_mc: Some(41_000), ..ResourceUse::default() },
-    }
-}
-
-/// A report with everything that one may hold.
-fn report() -> Report {
-    let profile = DeviceProfile {
-        class: "raspberry-pi-4".parse().expect("a class"),
-        arch: Arch::Aarch64,
-        cores: 4,
-        ram_bytes: 1 << 31,
-        budgets: Budgets { model_bytes_max: 1, model_ram_bytes_max: 2, latency_us_max: 3 },
-        ops: BTreeSet::from(["ai.onnx/Gemm".to_owned()]),
-        agent: "0.1.0".to_owned(),
-    };
-    let installed = Installed {
-        release: Some(release()),
-        manifest: Some(Digest([1; 32])),
-        phase: Phase::Committed,
-        proof_us: Some(10),
-        proof_bytes: Some(10),
-    };
-    let outcome = Outcome {
-        generation: 1,
-        task: Some(task()),
-        release: Some(release()),
-        correlation: "r-1".to_owned(),
-        phase: Phase::RolledBack,
-        reason: ReasonCode::GuardErrors,
-        detail: "12 of 50".to_owned(),
-        at_ms: Some(1),
-    };
-    let (reason, detail) = (ReasonCode::EnvelopeReplayed, String::new());
-    Report {
-        generation: 3,
-        installed: BTreeMap::from([(task(), installed)]),
-        outcomes: vec![outcome],
-        indicators: vec![Indicator { reason, detail, count: 1, at_ms: None }],
-        profile: Some(profile),
-        windows_digest: Some(WindowsDigest { n: 1, sha256: Digest([3; 32]) }),
-        ..Report::default()
-    }
 }
 
 pub(crate) fn cbor(input: &[u8]) -> u64 {

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 
-use dunlin_protocol::{AckRange, Envelope, Gap};
+use dunlin_protocol::{AckBody, AckRange, Envelope, Gap};
 use dunlin_trust::EcdsaP256Signer;
 
 use super::*;

@@ -1,12 +1,14 @@
 //! What becomes of the update journal and the generation record on the disk, as the driver finds them at its start.
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{Blob, DeviceId, Digest, RepoVersions};
-use dunlin_update::Designation;
+use dunlin_update::{Designation, Journal, Record};
 
 use super::*;
 use crate::serve::Limits;
 use crate::update::trusted::tests::{World, profile, take};
+use crate::update::twin::Twin;
 
 /// The journal and the record that stands in for it, each with the copy of the write before.
 const FILES: [&str; 4] = ["journal.a", "journal.b", "slots.a", "slots.b"];

@@ -3,6 +3,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
+use dunlin_protocol::ReasonCode;
+use dunlin_update::Fault;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};

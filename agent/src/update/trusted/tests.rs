@@ -429,10 +429,11 @@ fn an_acknowledgement_of_this_boot_tells_the_time_within_bounds() {
         exp: Some(sealed_ms + ACK_LIFE_MS),
         body: Bytes(cbor::encode(&AckBody { ranges: vec![AckRange { boot, upto: 1 }] })),
     };
+    let hint = |trusted: &Trusted, header: &Header| trusted.time_hint(&Acknowledged::of(header, boot)?);
     let later = NOW_MS + 400 * 86_400_000;
-    assert_eq!(trusted.time_hint(&header(Kind::Ack, boot, later), boot), Some(later));
+    assert_eq!(hint(&trusted, &header(Kind::Ack, boot, later)), Some(later));
     // One that was ahead is corrected; what is fresh is judged by the floor all the same.
-    assert_eq!(trusted.time_hint(&header(Kind::Ack, boot, NOW_MS - 1), boot), Some(NOW_MS - 1));
+    assert_eq!(hint(&trusted, &header(Kind::Ack, boot, NOW_MS - 1)), Some(NOW_MS - 1));
     let refused = [
         header(Kind::Ack, BootId([8; 16]), later),
         header(Kind::Cmd, boot, later),
@@ -442,14 +443,14 @@ fn an_acknowledgement_of_this_boot_tells_the_time_within_bounds() {
         Header { body: Bytes(b"no body".to_vec()), ..header(Kind::Ack, boot, later) },
     ];
     for header in refused {
-        assert_eq!(trusted.time_hint(&header, boot), None, "{header:?}");
+        assert_eq!(hint(&trusted, &header), None, "{header:?}");
     }
     // It is only asked of what was opened: a signature of another key does not get there.
     let seal = |signer: &dyn Signer| envelope::seal_down(&header(Kind::Ack, boot, later), signer).unwrap();
     let unknown = Now { mono_ms: 0, wall_ms: None };
     assert_eq!(trusted.open_down(&seal(&forge::key()), unknown).unwrap_err(), ReasonCode::EnvelopeSignature);
     let opened = trusted.open_down(&seal(&world.director.timestamp), unknown).unwrap();
-    assert_eq!(trusted.time_hint(&opened, boot), Some(later));
+    assert_eq!(hint(&trusted, &opened), Some(later));
     assert_eq!(trusted.floors().wall_ms, NOW_MS, "a hint is not kept");
 }
 

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, ExitCode, Stdio};
+use std::process::{ChildStdin, ExitCode};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BatchError, Predict, PredictError};
 use crate::prove::{Limits, limit};
-use crate::{MODEL_BYTES_MAX, Model};
+use crate::{MODEL_BYTES_MAX, Model, parent};
 
 /// Largest frame: a chunk, with room for texts that are longer than expected.
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -54,16 +54,7 @@ impl Child {
     /// # Errors
     /// The child can not be started, or does not load the model.
     pub fn start(exe: &Path, verb: &str, model: &Path, limits: Limits) -> Result<Self, BatchError> {
-        let mut process = Command::new(exe)
-            .arg(verb)
-            .env_clear()
-            .envs([crate::tie()])
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(BatchError::file("start", exe))?;
+        let mut process = parent::child(exe, verb).spawn().map_err(BatchError::file("start", exe))?;
         let stdin = process.stdin.take();
         let mut stdout = process.stdout.take().expect("standard output was asked for above");
         let (answered, replies) = sync_channel(1);

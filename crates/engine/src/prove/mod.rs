@@ -14,12 +14,14 @@ mod examine;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dunlin_protocol::ReasonCode;
 use serde::{Deserialize, Serialize};
+
+use crate::parent;
 
 pub(crate) use child::limit;
 pub use child::{child_main, intake_main};
@@ -160,16 +162,7 @@ fn unreadable() -> ProveError {
 /// Starts the child, tells it what to do and waits for its answer, of at most `answer_max` bytes.
 fn ask(exe: &Path, verb: &str, request: &Request, answer_max: u64) -> Result<Answer, ProveError> {
     let start = |source| ProveError::Start { exe: exe.to_owned(), source };
-    let mut child = Command::new(exe)
-        .arg(verb)
-        .env_clear()
-        .envs([crate::tie()])
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(start)?;
+    let mut child = parent::child(exe, verb).spawn().map_err(start)?;
     let told = tell(&mut child, request);
     let mut stdout = child.stdout.take().expect("standard output was asked for above");
     // Read beside the wait: a child that prints more than the pipe holds would never end.

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use dunlin_protocol::{Phase, ReasonCode, Role, Rule};
 
-use super::world::{World, digest, goal, release, task, with};
+use super::world::{World, digest, goal, release, retarget, task, with};
 use crate::{CRASHES_MAX, Command, Event, Goal, Line, Observed, Step, Stop, WRONG_MAX};
 
 const VOTER: Role = Role::Voter { weight_ppm: 500_000 };
@@ -149,7 +149,7 @@ fn a_member_that_fails_its_proof_is_left_out_and_the_champion_goes_on() {
     world.settle();
     assert_eq!(proofs(&world), 0, "what failed here is not tried again, what serves is not proved again");
     assert!(world.phases().contains(&(Phase::Rejected, ReasonCode::KnownBad)));
-    assert!(world.tell(Event::Retarget { release: release("v@1") }));
+    assert!(world.tell(retarget("v@1")));
     world.assign(3, vec![("meter", stack(3))]);
     world.settle();
     assert_eq!((members(&world).len(), line(&world).conduct.rule), (2, Rule::Stack));
@@ -490,7 +490,7 @@ fn a_member_that_fails_too_often_stays_left_over_a_restart_until_an_operator_or_
     world.settle();
     assert!(members(&world).is_empty());
     assert!(known_bad(&world).is_empty());
-    assert!(world.tell(Event::Retarget { release: release("v@1") }), "an operator has it tried again");
+    assert!(world.tell(retarget("v@1")), "an operator has it tried again");
     world.settle();
     assert_eq!(members(&world), ["v@1", "meta@1"]);
     assert!(world.tell(failed()));
@@ -514,7 +514,7 @@ fn a_withdrawn_member_that_an_operator_has_tried_again_is_not_served() {
         world.tell(before);
         assert_eq!(members(&world), ["w@1"], "left {left}");
         world.log.clear();
-        assert!(world.tell(Event::Retarget { release: release("v@1") }), "left {left}");
+        assert!(world.tell(retarget("v@1")), "left {left}");
         assert!(world.tell(floors("v")));
         let stays = |world: &World| {
             assert_eq!(world.serving("meter").unwrap(), "m@1", "left {left}");

@@ -14,7 +14,7 @@ use dunlin_trust::CountedBy;
 use proptest::prelude::*;
 
 use crate::{CRASHES_MAX, Command, Event, GUARD_EVERY_MS, Goal, Item, Journal, Observed, Proof, Step, Stop};
-use world::{World, digest, goal, release, task, under, with};
+use world::{World, digest, goal, release, retarget, task, under, with};
 
 #[test]
 fn a_good_release_goes_all_the_way() {
@@ -90,9 +90,30 @@ fn a_bad_release_is_left_remembered_and_tried_again_only_when_retargeted() {
     world.assign(3, vec![("meter", goal(3, "m@2", None))]);
     assert_eq!(world.phases().last(), Some(&(Phase::Rejected, ReasonCode::KnownBad)));
     assert_eq!(world.serving("meter").unwrap(), "m@1");
-    assert!(world.tell(Event::Retarget { release: release("m@2") }));
+    assert!(world.tell(retarget("m@2")));
     world.settle();
     assert_eq!(world.serving("meter").unwrap(), "m@2");
+}
+
+#[test]
+fn what_signers_withdrew_meanwhile_is_not_tried_again() {
+    let mut world = World::new();
+    world.assign(1, vec![("meter", goal(1, "m@1", None))]);
+    world.settle();
+    world.assign(2, vec![("meter", goal(2, "odd@1", None))]);
+    world.until(Phase::Probation);
+    let errors = Observed { requests: 50, errors: 40, ..Observed::default() };
+    assert!(world.tell(Event::GuardObserved { task: task("meter"), seen: errors }));
+    world.settle();
+    let floors = |floor| [("odd".parse().unwrap(), floor)].into();
+    assert!(world.tell(Event::Retarget { release: release("odd@1"), floors: floors(2) }));
+    assert_eq!(world.phases().last(), Some(&(Phase::Rejected, ReasonCode::BelowReleaseFloor)));
+    assert!(world.open.iter().all(|order| order.awaited_by().is_none()), "{:?}", world.open);
+    world.settle();
+    assert_eq!(world.serving("meter").unwrap(), "m@1");
+    assert!(world.tell(Event::Retarget { release: release("odd@1"), floors: floors(1) }));
+    world.settle();
+    assert_eq!(world.serving("meter").unwrap(), "odd@1");
 }
 
 #[test]
@@ -143,7 +164,7 @@ fn a_crash_loop_after_the_commit_returns_to_the_old_release_and_long_lives_forge
     assert_eq!(world.serving("meter").unwrap(), "m@1");
     assert_eq!(world.phases().last(), Some(&(Phase::RolledBack, ReasonCode::CrashLoop)));
     world.settle();
-    assert!(world.tell(Event::Retarget { release: release("m@2") }), "an operator has it tried again");
+    assert!(world.tell(retarget("m@2")), "an operator has it tried again");
     world.settle();
     assert_eq!(world.serving("meter").unwrap(), "m@2");
 }
@@ -193,7 +214,7 @@ fn a_fallback_that_fails_stays_left_over_a_restart_until_an_operator_or_a_new_ge
     world.restart(Stop::PowerLost);
     world.settle();
     assert_eq!(fallback(&world), None);
-    assert!(world.tell(Event::Retarget { release: release("base@1") }), "an operator has it tried again");
+    assert!(world.tell(retarget("base@1")), "an operator has it tried again");
     world.settle();
     assert_eq!(fallback(&world), Some(release("base@1")));
     assert!(world.tell(failed()));
@@ -487,7 +508,10 @@ proptest! {
                 15 => world.restart(Stop::Crashed),
                 16 => world.restart(Stop::PowerLost),
                 17 => { world.tell(Event::OperatorRollback { task: task(["meter", "valve"][pick % 2]) }); }
-                18 => { world.tell(Event::Retarget { release: release(names[pick % 5]) }); }
+                18 => {
+                    let floors = [("m".parse().unwrap(), u32::from(kind % 4))].into();
+                    world.tell(Event::Retarget { release: release(names[pick % 5]), floors });
+                }
                 19 => {
                     let model = ["m", "base", "meta"][pick % 3];
                     world.tell(Event::FloorsRaised([(model.parse().unwrap(), u32::from(kind % 4))].into()));

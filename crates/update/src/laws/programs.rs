@@ -7,7 +7,7 @@ use dunlin_protocol::{Blob, Digest, Now, Phase, ReasonCode};
 use dunlin_trust::{ApprovedProgram, Refusal};
 use proptest::prelude::*;
 
-use super::world::{digest, release, setup};
+use super::world::{digest, release, retarget, setup};
 use crate::{
     CRASHES_MAX, Command, Event, Fault, Journal, ProgramStep, RESETS_MAX, Setup, Stop, Updater, WRONG_MAX,
 };
@@ -222,7 +222,7 @@ fn one_that_is_not_heard_in_its_time_leaves_by_itself_and_is_not_tried_again_unt
     assert!(!board.tell(Event::ControllerReached), "which is no program on trial");
     board.assign(2, Ok(program(1, "0.3.0")));
     assert_eq!(board.last(), (Phase::Rejected, ReasonCode::KnownBad));
-    assert!(board.tell(Event::Retarget { release: release(NEXT) }));
+    assert!(board.tell(retarget(NEXT)));
     board.assign(2, Ok(program(1, "0.3.0")));
     board.try_out();
     board.tell(Event::ControllerReached);

@@ -18,6 +18,11 @@ use crate::{
     Command, Designation, Event, Fault, FileRef, Goal, Journal, Observed, Part, Proof, Setup, Stop, Updater,
 };
 
+/// An operator asks for a release again while signers allow every version.
+pub(super) fn retarget(text: &str) -> Event {
+    Event::Retarget { release: release(text), floors: BTreeMap::new() }
+}
+
 pub(super) fn task(name: &str) -> TaskId {
     name.parse().unwrap()
 }
@@ -526,26 +531,8 @@ impl World {
 /// Whether an order takes the place of an open one of its task.
 pub(super) fn replaces(new: &Command, open: &Command) -> bool {
     let of = |command: &Command| match command {
-        Command::FetchPolicy { task, .. }
-        | Command::FetchManifest { task, .. }
-        | Command::CheckSpace { task, .. }
-        | Command::FetchBlob { task, .. }
-        | Command::Verify { task, .. }
-        | Command::Prove { task, .. }
-        | Command::SwitchTo { task, .. }
-        | Command::Cancel { task } => Some(task.clone()),
-        Command::Persist(_)
-        | Command::ApplyPolicy { .. }
-        | Command::Restore { .. }
-        | Command::Commit { .. }
-        | Command::RollBack { .. }
-        | Command::Remove { .. }
-        | Command::DropBlobs { .. }
-        | Command::ReadGuard { .. }
-        | Command::FetchProgram { .. }
-        | Command::ProveProgram { .. }
-        | Command::StartAnew
-        | Command::Report { .. } => None,
+        Command::Cancel { task } => Some(task.clone()),
+        other => other.awaited_by().cloned(),
     };
     of(new).is_some() && of(new) == of(open)
 }

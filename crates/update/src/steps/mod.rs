@@ -1,4 +1,5 @@
 //! What each fact does to the step of its task.
+mod assignment;
 mod fetching;
 mod members;
 mod operator;
