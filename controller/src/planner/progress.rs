@@ -177,6 +177,27 @@ mod tests {
     }
 
     #[test]
+    fn pairs_are_summed_whether_their_labels_are_known_or_not() {
+        let (device, release) = ("cam-1".parse().unwrap(), order().release);
+        let window = |n: u64, pairs: u64, both_right: u64| {
+            let pair = serde_json::json!({
+                "other": "m@1", "n": pairs, "disagree": 0,
+                "both_right": both_right, "only_this": 0, "only_other": 0, "both_wrong": 0,
+            });
+            let window = serde_json::json!({
+                "task": "meter", "start_ms": 1, "end_ms": 2, "wall": true, "n": n, "pair": pair
+            });
+            let window = serde_json::from_value(window).unwrap();
+            PairedWindow { device: "cam-1".parse().unwrap(), release: order().release, window }
+        };
+        let mut ledger = Ledger::default();
+        ledger.add(vec![window(10, 4, 0), window(20, 3, 2), window(5, 0, 1)]);
+        let sums = ledger.of(&device, Some(&release));
+        assert_eq!((sums.requests, sums.pairs, sums.paired.n()), (35, 7, 3));
+        assert_eq!(ledger.of(&device, None).pairs, 0);
+    }
+
+    #[test]
     fn the_last_end_counts_and_older_generations_do_not() {
         let release = order().release;
         let ordered = Progress::Ordered { release: release.clone(), since_ms: 9 };
