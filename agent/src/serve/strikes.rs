@@ -43,7 +43,7 @@ impl Strikes {
 mod tests {
     use std::sync::Arc;
 
-    use dunlin_protocol::{Conduct, Member, Now, Role, Rule, TaskId};
+    use dunlin_protocol::{Conduct, Member, Now, ReleaseId, Role, Rule, TaskId};
 
     use super::*;
     use crate::serve::onnx::{IDENTITY, linear, resident};
@@ -80,7 +80,7 @@ mod tests {
         let weak: Vec<_> = crew.members.iter().map(|(_, model)| Arc::downgrade(&model.model)).collect();
         serving.line_up(&task(), crew, 1, false);
         (0..STRIKES_MAX).for_each(|_| drop(ask(&serving, bad)));
-        let quarantined = [("bad@1".parse().unwrap(), Absence::Quarantined)];
+        let quarantined = [("bad@1".parse::<ReleaseId>().unwrap(), Absence::Quarantined)];
         assert_eq!(ask(&serving, fine).left_out, quarantined);
         assert!(weak[1].upgrade().is_some(), "nobody has decided yet what becomes of it");
 
