@@ -1,4 +1,5 @@
 //! `cargo xtask parity`: models of other exporters, in this engine and in ONNX Runtime.
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -48,49 +49,56 @@ pub(crate) struct Options {
     /// .bin files and y_labels.csv. 90 % must be right
     #[arg(long, requires = "mlperf")]
     kws_set: Option<PathBuf>,
+    /// Also measure how long one row takes, on one thread, in this engine and in ONNX Runtime, which take turns
+    #[arg(long)]
+    time: bool,
     /// Where to write the table
     #[arg(long, default_value = "docs/parity.md")]
     out: PathBuf,
 }
 
 /// Makes the models of `sets` and returns their folder. Other arguments of the script may be among them.
-fn make(name: &str, packages: &[&str], sets: &[&str]) -> Result<PathBuf> {
-    let python = install::python(name, packages)?;
+fn make(python: &Path, sets: &[&str]) -> Result<PathBuf> {
     let cases = target_dir().join("parity");
     let script = root().join("tests/src/parity/models.py");
     execute(Command::new(python).env("PYTHONDONTWRITEBYTECODE", "1").arg(script).arg(&cases).args(sets))?;
     Ok(cases)
 }
 
-fn compare(profile: &str, cases: &Path, options: &[&str]) -> Result<()> {
+/// Holds the answers of this engine against those of the cases; with a Python also the times.
+fn compare(profile: &str, cases: &Path, time: Option<&Path>, options: &[&str]) -> Result<()> {
     let program = target_dir().join(profile).join("dunlin-parity");
-    execute(Command::new(program).current_dir(root()).arg(cases).args(options))
+    let time = time.into_iter().flat_map(|python| [OsStr::new("--time"), python.as_os_str()]);
+    execute(Command::new(program).current_dir(root()).arg(cases).args(time).args(options))
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     execute(&mut cargo(&["build", "--locked", "--release", "-p", "dunlin-tests", "--bin", "dunlin-parity"]))?;
+    let python = || match options.networks {
+        true => install::python("parity-networks", &[PYTHON, NETWORKS].concat()),
+        false => install::python("parity", PYTHON),
+    };
+    let time = options.time.then(python).transpose()?;
+    let time = time.as_deref();
     if let Some(cases) = &options.cases {
-        return compare("release", cases, &[]);
+        return compare("release", cases, time, &[]);
     }
     if let Some(given) = &options.mlperf {
         let given = given.to_string_lossy();
         let set = options.kws_set.as_ref().map(|set| set.to_string_lossy());
         let mut arguments = vec!["--given", &*given];
         arguments.extend(set.iter().flat_map(|set| ["--keywords", &**set]));
-        let cases = make("parity", PYTHON, &arguments)?;
-        return compare("release", &cases, &["--least", LEAST_GIVEN, "--right", RIGHT]);
+        let cases = make(&python()?, &arguments)?;
+        return compare("release", &cases, time, &["--least", LEAST_GIVEN, "--right", RIGHT]);
     }
-    let cases = if options.networks {
-        make("parity-networks", &[PYTHON, NETWORKS].concat(), &[SETS, &["torch"]].concat())?
-    } else {
-        make("parity", PYTHON, SETS)?
-    };
+    let sets = if options.networks { [SETS, &["torch"]].concat() } else { SETS.to_vec() };
+    let cases = make(&python()?, &sets)?;
     let out = options.out.to_string_lossy();
-    compare("release", &cases, &["--time", "--least", LEAST, "--page", &out])
+    compare("release", &cases, time, &["--least", LEAST, "--page", &out])
 }
 
 /// The same without networks, times and page, with the program that the tests have built.
 pub(crate) fn test() -> Result<()> {
-    let cases = make("parity", PYTHON, SETS)?;
-    compare("debug", &cases, &["--least", LEAST])
+    let cases = make(&install::python("parity", PYTHON)?, SETS)?;
+    compare("debug", &cases, None, &["--least", LEAST])
 }

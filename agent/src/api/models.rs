@@ -35,17 +35,22 @@ pub(super) fn view(api: &Api, name: &str) -> Result<TaskView, Refusal> {
 /// The loaded member that a version names: a release, or its number where that is unambiguous.
 pub(super) fn member<'a>(view: &'a TaskView, version: &str) -> Result<&'a Member, Refusal> {
     let exact = version.parse::<ReleaseId>().ok();
-    let mut named = view.members.iter().filter(|m| match &exact {
-        Some(release) => m.release == *release,
-        None => version.parse() == Ok(m.release.version),
-    });
+    let is_named = |release: &ReleaseId| match &exact {
+        Some(exact) => release == exact,
+        None => version.parse() == Ok(release.version),
+    };
+    let mut named = view.members.iter().filter(|m| is_named(&m.release));
     match (named.next(), named.next()) {
         (Some(member), None) => Ok(member),
-        _ => Err(Refusal::missing(format!(
-            "model {:?} has no version {:?} loaded",
-            view.task,
-            version.chars().take(100).collect::<String>()
-        ))),
+        _ => {
+            let why = view.absent().find(|(release, _)| is_named(release));
+            Err(Refusal::missing(format!(
+                "model {:?} has no version {:?} loaded{}",
+                view.task,
+                version.chars().take(100).collect::<String>(),
+                why.map(|(_, why)| format!(": {why}")).unwrap_or_default()
+            )))
+        }
     }
 }
 
@@ -75,7 +80,9 @@ pub(super) fn metadata(api: &Api, name: &str, version: Option<&str>) -> Result<A
 pub(super) fn model_ready(api: &Api, name: &str, version: Option<&str>) -> Result<Answered, Refusal> {
     let view = view(api, name)?;
     if let Some(version) = version {
-        member(&view, version)?;
+        if let Some(out) = &member(&view, version)?.out {
+            return Err(Refusal::bad(format!("version {version:?} of model {name:?} is not ready: {out}")));
+        }
     } else if !view.is_ready() {
         return Err(Refusal::bad(format!("model {name:?} is not ready")));
     }

@@ -44,13 +44,10 @@ pub(super) fn entries(api: &Api, ready: bool) -> Vec<Entry> {
             let out = member.out.as_deref();
             add(member.release.to_string(), out.is_none(), out.unwrap_or_default());
         }
-        for release in &view.unloaded {
-            add(release.to_string(), false, "unloaded");
+        for (release, why) in view.absent() {
+            add(release.to_string(), false, why);
         }
-        for release in &view.away {
-            add(release.to_string(), false, "there is no room for it in memory");
-        }
-        if view.members.is_empty() && view.unloaded.is_empty() && view.away.is_empty() {
+        if view.members.is_empty() && view.absent().next().is_none() {
             let reason = if view.baseline { "the constant baseline answers" } else { "nothing is installed" };
             add(String::new(), false, reason);
         }

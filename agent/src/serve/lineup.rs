@@ -29,11 +29,14 @@ impl Crew {
     }
 }
 
-/// The place of a member: its model, or whose place it is while there is no room for that in memory.
+/// The place of a member: its model, or whose place it is while that is not in memory.
 #[derive(Debug, Clone)]
 pub(super) enum Berth {
     Loaded(Arc<Serving>),
+    /// There is no room for it.
     Away(ReleaseId),
+    /// It failed too often, at last like this.
+    Out(ReleaseId, String),
 }
 
 impl Berth {
@@ -44,14 +47,25 @@ impl Berth {
     pub(super) fn model(&self) -> Option<&Arc<Serving>> {
         match self {
             Self::Loaded(model) => Some(model),
-            Self::Away(_) => None,
+            Self::Away(_) | Self::Out(..) => None,
         }
     }
 
     pub(super) fn release(&self) -> &ReleaseId {
         match self {
             Self::Loaded(model) => model.release(),
-            Self::Away(release) => release,
+            Self::Away(release) | Self::Out(release, _) => release,
+        }
+    }
+
+    /// The same place without its model.
+    pub(super) fn emptied(&self) -> Self {
+        match self {
+            Self::Loaded(model) => match model.strikes.out() {
+                Some(why) => Self::Out(model.release().clone(), why.to_owned()),
+                None => Self::Away(model.release().clone()),
+            },
+            Self::Away(_) | Self::Out(..) => self.clone(),
         }
     }
 }
@@ -122,6 +136,14 @@ impl Slot {
         self.berths().filter_map(Berth::model)
     }
 
+    /// The members that failed too often and are not in memory any more, and how they failed at last.
+    pub(super) fn dismissed(&self) -> impl Iterator<Item = (&ReleaseId, &str)> {
+        self.berths().filter_map(|berth| match berth {
+            Berth::Out(release, why) => Some((release, why.as_str())),
+            Berth::Loaded(_) | Berth::Away(_) => None,
+        })
+    }
+
     /// Changes the place that a release has in this part, if it has one.
     pub(super) fn change(&mut self, part: MemberRole, release: &ReleaseId, change: impl FnOnce(&mut Berth)) {
         let mut seats = self.seats.to_vec();
@@ -132,6 +154,20 @@ impl Slot {
             change(berth);
         }
         self.seats = seats.into();
+    }
+
+    /// Goes on without the members that `keep` refuses, and without those that can not be without them. The place of one
+    /// that failed too often stays, empty, so that answers and the index can say what became of it.
+    pub(super) fn trim(&mut self, keep: impl Fn(&ReleaseId) -> bool) {
+        let (mut stay, gone): (Vec<Seat>, Vec<Seat>) =
+            self.seats.iter().cloned().partition(|seat| keep(seat.berth.release()));
+        let roles: Vec<Role> = gone.iter().map(|seat| seat.role).collect();
+        let mut conduct = Conduct::clone(&self.conduct);
+        conduct.fit(&mut stay, |seat| seat.role, &roles);
+        let emptied = gone.into_iter().map(|seat| Seat { berth: seat.berth.emptied(), ..seat });
+        let out = emptied.filter(|seat| matches!(seat.berth, Berth::Out(..)));
+        self.seats = stay.into_iter().chain(out).collect();
+        self.conduct = Arc::new(conduct);
     }
 
     /// The seats of one part.

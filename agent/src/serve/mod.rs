@@ -228,6 +228,14 @@ impl Serving {
         }
     }
 
+    /// Takes the members that `keep` refuses, and those that can not be without them, out of a task's line-up and out of
+    /// memory; the rest goes on as it is. A line-up that has them again loads them anew.
+    pub fn trim(&self, task: &TaskId, keep: impl Fn(&ReleaseId) -> bool) {
+        if let Some(task) = self.task(task) {
+            task.trim(keep);
+        }
+    }
+
     /// Counts where the time of an answered request went.
     pub fn tally(&self, task: &TaskId, release: &ReleaseId, rows: u64, spent: &Spent, wall_ms: Option<u64>) {
         if let Some(task) = self.task(task) {

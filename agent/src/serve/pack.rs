@@ -235,8 +235,7 @@ impl Serving {
                     .previous
                     .take_if(|previous| previous.models().any(|model| *model.release() == held.release));
             } else {
-                let away = |berth: &mut Berth| *berth = Berth::Away(held.release.clone());
-                lineup.slot.change(held.role, &held.release, away);
+                lineup.slot.change(held.role, &held.release, |berth| *berth = berth.emptied());
             }
         });
     }
@@ -246,7 +245,7 @@ impl Serving {
         let Some(task) = self.task(&held.task) else { return };
         task.change(|lineup| {
             lineup.slot.change(held.role, &held.release, |berth| {
-                if berth.model().is_none() {
+                if matches!(berth, Berth::Away(_)) {
                     *berth = Berth::new(resident);
                 }
             });

@@ -122,9 +122,14 @@ impl Task {
         self.begin();
     }
 
-    /// What is counted of a champion, and the context rules, begin anew; rules that are the same go on to hold.
+    /// What is counted of a champion, and the context rules, begin anew.
     fn begin(&self) {
         self.live().watch = Watch::new();
+        self.follow();
+    }
+
+    /// Follows the context rules of the line-up; those that are the same go on to hold.
+    fn follow(&self) {
         let lineup = self.lineup();
         let rules = &lineup.slot.conduct.context;
         let mut around = self.surroundings();
@@ -166,6 +171,12 @@ impl Task {
             lineup.slot = Slot { generation: lineup.slot.generation, ..Slot::default() };
             lineup.previous = None;
         });
+    }
+
+    /// Takes the members that `keep` refuses out of the line-up and out of memory.
+    pub(super) fn trim(&self, keep: impl Fn(&ReleaseId) -> bool) {
+        self.change(|lineup| lineup.slot.trim(keep));
+        self.follow();
     }
 
     /// The models in memory, but for those that failed too often.
@@ -306,12 +317,14 @@ impl Task {
                 tally: m.tally().clone(),
             })
             .collect();
-        let away = lineup.slot.berths().filter(|berth| berth.model().is_none());
+        let away = |berth: &Berth| matches!(berth, Berth::Away(_)).then(|| berth.release().clone());
+        let dismissed = lineup.slot.dismissed();
         TaskView {
             task: self.task.clone(),
             members,
             unloaded: lineup.unloaded.clone(),
-            away: away.map(Berth::release).cloned().collect(),
+            away: lineup.slot.berths().filter_map(away).collect(),
+            dismissed: dismissed.map(|(release, why)| (release.clone(), why.to_owned())).collect(),
             generation: lineup.slot.generation,
             probation: lineup.probation,
             baseline: lineup.policy.as_ref().is_some_and(|p| baseline::classes(p, 1, &[]).is_some()),

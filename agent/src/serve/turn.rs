@@ -151,7 +151,7 @@ impl<'a> Turn<'a> {
     fn asked_of<'b>(&mut self, berth: &'b Berth) -> Option<&'b Arc<Serving>> {
         let why = match berth {
             Berth::Loaded(model) if model.strikes.out().is_none() => return Some(model),
-            Berth::Loaded(_) => Absence::Quarantined,
+            Berth::Loaded(_) | Berth::Out(..) => Absence::Quarantined,
             Berth::Away(_) => Absence::Unloaded,
         };
         self.left_out.push((berth.release().clone(), why));

@@ -89,6 +89,8 @@ pub struct TaskView {
     pub unloaded: Vec<ReleaseId>,
     /// Members that there is no room for in memory.
     pub away: Vec<ReleaseId>,
+    /// Members that failed too often and are not in memory any more, and how they failed at last.
+    pub dismissed: Vec<(ReleaseId, String)>,
     /// Generation of the assignment in force.
     pub generation: u64,
     /// Whether the champion is in probation.
@@ -107,5 +109,13 @@ impl TaskView {
     /// Whether a request would be answered.
     pub fn is_ready(&self) -> bool {
         self.unloaded.is_empty() && (self.baseline || self.members.iter().any(|m| m.out.is_none()))
+    }
+
+    /// What is not in memory, and why.
+    pub fn absent(&self) -> impl Iterator<Item = (&ReleaseId, &str)> {
+        let unloaded = self.unloaded.iter().map(|release| (release, "unloaded"));
+        let away = self.away.iter().map(|release| (release, "there is no room for it in memory"));
+        let dismissed = self.dismissed.iter().map(|(release, why)| (release, why.as_str()));
+        unloaded.chain(away).chain(dismissed)
     }
 }

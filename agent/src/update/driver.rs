@@ -186,7 +186,8 @@ impl Driver {
                 Some(order) = self.orders.recv() => self.order(order).await,
                 Some(event) = self.hands.done(), if self.hands.busy() => self.tell(event).await,
                 fallen = serving.fallen() => for (task, release, detail) in fallen {
-                    self.tell(Event::ServeFailed { task, release, detail }).await;
+                    self.tell(Event::ServeFailed { task: task.clone(), release, detail }).await;
+                    self.hands.trim(&task, self.updater.designation(&task));
                 },
                 Some(answer) = self.checking.join_next(), if !self.checking.is_empty() => match answer {
                     Ok(answer) => self.checked(answer).await,

@@ -100,8 +100,12 @@ fn line(row: &RolloutRow) -> String {
         .unwrap_or_default();
     let tally = row.report.as_ref().map(|report| &report.tally);
     let devices = tally.map(|tally| {
+        let uncompared = match tally.uncompared {
+            0 => String::new(),
+            n => format!(" ({n} with nothing to compare)"),
+        };
         format!(
-            ", {} devices: {} committed, {} on their way, {} failed",
+            ", {} devices: {} committed{uncompared}, {} on their way, {} failed",
             tally.members,
             tally.committed,
             tally.ordered,

@@ -114,17 +114,29 @@ fn passes(reason: ReasonCode) -> bool {
 pub(super) struct Ledger {
     /// Last window that is summed.
     pub(super) cursor: i64,
-    sums: BTreeMap<(DeviceId, ReleaseId), (u64, Paired)>,
+    sums: BTreeMap<(DeviceId, ReleaseId), Sums>,
+}
+
+/// What a candidate did on a device.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sums {
+    /// Requests it answered.
+    pub(super) requests: u64,
+    /// Inputs that the release before it answered too.
+    pub(super) pairs: u64,
+    /// Those of them whose label is known.
+    pub(super) paired: Paired,
 }
 
 impl Ledger {
     /// Adds windows; each is given once.
     pub(super) fn add(&mut self, windows: Vec<PairedWindow>) {
         for PairedWindow { device, release, window } in windows {
-            let (requests, paired) = self.sums.entry((device, release)).or_default();
-            *requests = requests.saturating_add(window.n);
+            let sums = self.sums.entry((device, release)).or_default();
+            sums.requests = sums.requests.saturating_add(window.n);
             if let Some(pair) = &window.pair {
-                paired.add(&Paired {
+                sums.pairs = sums.pairs.saturating_add(pair.n);
+                sums.paired.add(&Paired {
                     both_right: pair.both_right,
                     only_new: pair.only_this,
                     only_old: pair.only_other,
@@ -134,8 +146,8 @@ impl Ledger {
         }
     }
 
-    /// Requests answered and paired evidence of a candidate on a device.
-    pub(super) fn of(&self, device: &DeviceId, release: Option<&ReleaseId>) -> (u64, Paired) {
+    /// What a candidate did on a device.
+    pub(super) fn of(&self, device: &DeviceId, release: Option<&ReleaseId>) -> Sums {
         let found = release.and_then(|release| self.sums.get(&(device.clone(), release.clone())));
         found.copied().unwrap_or_default()
     }
@@ -162,6 +174,27 @@ mod tests {
 
     fn progress(outcomes: &[DeviceOutcome]) -> Progress {
         Outcomes::new(outcomes.to_vec()).progress(&"cam-1".parse().unwrap(), Some(&order()), true)
+    }
+
+    #[test]
+    fn pairs_are_summed_whether_their_labels_are_known_or_not() {
+        let (device, release) = ("cam-1".parse().unwrap(), order().release);
+        let window = |n: u64, pairs: u64, both_right: u64| {
+            let pair = serde_json::json!({
+                "other": "m@1", "n": pairs, "disagree": 0,
+                "both_right": both_right, "only_this": 0, "only_other": 0, "both_wrong": 0,
+            });
+            let window = serde_json::json!({
+                "task": "meter", "start_ms": 1, "end_ms": 2, "wall": true, "n": n, "pair": pair
+            });
+            let window = serde_json::from_value(window).unwrap();
+            PairedWindow { device: "cam-1".parse().unwrap(), release: order().release, window }
+        };
+        let mut ledger = Ledger::default();
+        ledger.add(vec![window(10, 4, 0), window(20, 3, 2), window(5, 0, 1)]);
+        let sums = ledger.of(&device, Some(&release));
+        assert_eq!((sums.requests, sums.pairs, sums.paired.n()), (35, 7, 3));
+        assert_eq!(ledger.of(&device, None).pairs, 0);
     }
 
     #[test]

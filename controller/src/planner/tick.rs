@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::assign::{Approved, Desired, DeviceView, TaskView, desire};
 use super::programs::{Programs, Wanted};
-use super::progress::{Ledger, Outcomes};
+use super::progress::{Ledger, Outcomes, Sums};
 use super::still::Still;
 use super::{AssignmentRow, Memory, RolloutRow, TaskRow};
 use crate::api::AppState;
@@ -157,16 +157,17 @@ async fn inventory(
         }
         let member = rollout.plan.members.contains_key(&device.id);
         let progress = outcomes.progress(&device.id, orders.get(&device.id), member);
-        let (requests, paired) = ledger.of(&device.id, progress.release());
+        let Sums { requests, pairs, paired } = ledger.of(&device.id, progress.release());
         let serving = installed
             .get(&device.id)
             .and_then(|tasks| tasks.get(&rollout.plan.task))
             .and_then(|installed| installed.release.clone());
         let heard_ms = (device.seen_ms > 0).then_some(device.seen_ms);
         let class = device.profile.class.clone();
-        inventory
-            .devices
-            .insert(device.id.clone(), Member { class, heard_ms, serving, progress, requests, paired });
+        inventory.devices.insert(
+            device.id.clone(),
+            Member { class, heard_ms, serving, progress, requests, pairs, paired },
+        );
     }
     Ok(inventory)
 }

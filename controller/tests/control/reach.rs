@@ -121,6 +121,7 @@ impl World {
         let probation = Probation {
             ms_min: 0,
             requests_min: 0,
+            pairs_min: 0,
             error_ppm_max: 0,
             latency_percent_max: 0,
             rss_bytes_max: 0,

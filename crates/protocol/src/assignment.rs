@@ -10,8 +10,12 @@ use crate::{ClassName, DeviceId, LineUp, ProgramAssignment, TaskId};
 pub struct Probation {
     /// Least time, milliseconds.
     pub ms_min: u64,
-    /// Least number of requests, unless none come until the deadline.
+    /// Least number of requests, unless fewer come until the deadline.
     pub requests_min: u64,
+    /// Least number of inputs that both releases answered, unless fewer are there at the deadline; asked for only where
+    /// there is a release to compare with. Zero asks for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pairs_min: u64,
     /// Most errors among the requests, parts per million.
     pub error_ppm_max: u32,
     /// Largest factor by which p99 latency may exceed the previous release's, percent.
@@ -20,6 +24,10 @@ pub struct Probation {
     pub rss_bytes_max: u64,
     /// Most disagreement with the previous release, parts per million; a million means no limit.
     pub disagree_ppm_max: u32,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What one task shall run.

@@ -92,6 +92,9 @@ pub struct Member {
     pub progress: Progress,
     /// Requests a candidate of this rollout answered there.
     pub requests: u64,
+    /// Inputs that a candidate and the release before it both answered there, labelled or not.
+    #[serde(default)]
+    pub pairs: u64,
     /// Paired evidence about the candidate it stands with.
     pub paired: Paired,
 }
@@ -105,6 +108,7 @@ impl Member {
             serving: None,
             progress: Progress::Idle,
             requests: 0,
+            pairs: 0,
             paired: Paired::default(),
         }
     }

@@ -47,6 +47,13 @@ pub enum WaitingOn {
         /// Requests the wave asks for.
         need: u64,
     },
+    /// Too few inputs that both releases answered.
+    Pairs {
+        /// Inputs there are.
+        have: u64,
+        /// Inputs the wave asks for.
+        need: u64,
+    },
     /// Too few labelled inputs that both releases answered.
     Labels {
         /// Labelled inputs there are.
@@ -68,6 +75,10 @@ impl WaitingOn {
     /// probation, no further inputs are answered by both releases, and only late labels add to the evidence.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Pairs { .. } => Some(
+                "probation is over in this wave, so nothing adds to what both releases answered: promote it by hand, or \
+                 abort it and try with a probation.pairs_min, with more requests, or with a smaller pairs_min of the wave",
+            ),
             Self::Labels { .. } => Some(
                 "probation is over in this wave, so only late labels add to the evidence: send labels for what was \
                  answered, promote it by hand, or abort it and try with a longer soak or a smaller labels_min",
@@ -128,12 +139,18 @@ pub struct Tally {
     pub ordered: usize,
     /// Done.
     pub committed: usize,
+    /// Of those, committed although nothing was ever compared there: nobody asked, or there was no release to compare with.
+    #[serde(default)]
+    pub uncompared: usize,
     /// Failed, unfinished past their time or silent, and how.
     pub failed: Vec<(DeviceId, Failure)>,
     /// Failures the policy allows.
     pub allowed: usize,
     /// Requests the candidates answered.
     pub requests: u64,
+    /// Inputs that the candidates and the releases before them both answered.
+    #[serde(default)]
+    pub pairs: u64,
 }
 
 /// What [`plan`] found. It explains the plan beside it.
@@ -225,6 +242,9 @@ fn look(policy: &Policy, inventory: &Inventory, last: &Plan, at_ms: u64) -> (Pla
     if tally.requests < rules.requests_min {
         return wait(WaitingOn::Requests { have: tally.requests, need: rules.requests_min }, tally);
     }
+    if tally.pairs < rules.pairs_min {
+        return wait(WaitingOn::Pairs { have: tally.pairs, need: rules.pairs_min }, tally);
+    }
     let evidence = match quality {
         Quality::TooFew { have, need, evidence } => {
             return wait(WaitingOn::Labels { have, need, evidence }, tally);
@@ -281,6 +301,7 @@ fn count(
         members: members.len(),
         allowed: usize::try_from(allowed).unwrap_or(usize::MAX),
         requests: members.iter().fold(0, |sum, (_, member)| member.requests.saturating_add(sum)),
+        pairs: members.iter().fold(0, |sum, (_, member)| member.pairs.saturating_add(sum)),
         ..Tally::default()
     };
     let mut unfinished = Vec::new();
@@ -304,6 +325,7 @@ fn count(
             }
             Progress::Committed { .. } => {
                 tally.committed += 1;
+                tally.uncompared += usize::from(member.pairs == 0);
                 silent
             }
             Progress::Failed { reason, .. } => Some(Failure::Reported { reason: *reason }),

@@ -19,6 +19,10 @@ pub struct Wave {
     pub soak_ms: u64,
     /// Least number of requests the candidates answered in the wave.
     pub requests_min: u64,
+    /// Least number of inputs, labelled or not, that both releases answered. Zero, as where it is not set, lets the wave
+    /// pass on requests alone.
+    #[serde(default)]
+    pub pairs_min: u64,
     /// Least number of labelled inputs that both releases answered. Zero means that quality is not gated in
     /// this wave: only the guardrails are, and the report says so.
     pub labels_min: u64,
@@ -94,6 +98,7 @@ impl Default for Policy {
             share_ppm,
             soak_ms: DAY_MS,
             requests_min: 100,
+            pairs_min: 0,
             labels_min: 100,
             alpha_ppm,
             approval: false,
@@ -116,6 +121,7 @@ impl Default for Policy {
             probation: Probation {
                 ms_min: 600_000,
                 requests_min: 100,
+                pairs_min: 0,
                 error_ppm_max: 10_000,
                 latency_percent_max: 300,
                 rss_bytes_max: 0,

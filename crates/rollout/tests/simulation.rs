@@ -227,6 +227,33 @@ fn a_wave_that_gates_no_labels_passes_on_guardrails() {
 }
 
 #[test]
+fn a_wave_that_asks_for_pairs_waits_for_them_and_names_who_had_none() {
+    let mut policy = policy();
+    for wave in &mut policy.waves {
+        (wave.labels_min, wave.pairs_min) = (0, 30);
+    }
+    let look = |pairs: u64| {
+        let mut member = Member::idle("rpi-4".parse().unwrap());
+        let device: DeviceId = "cam-1".parse().unwrap();
+        let inventory = |member: &Member| Inventory { devices: [(device.clone(), member.clone())].into() };
+        let at = |after_ms: u64| Now { mono_ms: 0, wall_ms: Some(START_MS + after_ms) };
+        let created = Plan::new("r", "meter".parse().unwrap(), [candidate()], "test");
+        let (open, _) = plan(&policy, &inventory(&member), &created, at(0));
+        member.progress = Progress::Committed { release: candidate() };
+        (member.requests, member.pairs, member.heard_ms) = (1_000, pairs, Some(START_MS + 6 * TICK_MS));
+        plan(&policy, &inventory(&member), &open, at(6 * TICK_MS)).1
+    };
+    let report = look(0);
+    assert_eq!(report.verdict, Verdict::Wait(WaitingOn::Pairs { have: 0, need: 30 }));
+    assert_eq!((report.tally.committed, report.tally.uncompared), (1, 1));
+    assert!(report.hint.unwrap().contains("by hand"));
+    assert_eq!(look(29).verdict, Verdict::Wait(WaitingOn::Pairs { have: 29, need: 30 }));
+    let report = look(30);
+    assert!(matches!(report.verdict, Verdict::Open { wave: 1, .. }), "{report:?}");
+    assert_eq!(report.tally.uncompared, 0);
+}
+
+#[test]
 fn the_device_level_test_decides_once_it_has_the_power() {
     let better = World { devices: 200, only_new: 0.15, only_old: 0.02, labels_per_tick: 20, ..ALIKE };
     let run = simulate(better, &policy(), 5, 600);

@@ -114,6 +114,7 @@ mod tests {
         Probation {
             ms_min: 0,
             requests_min: 0,
+            pairs_min: 0,
             error_ppm_max: 20_000,
             latency_percent_max: 150,
             rss_bytes_max: 1 << 20,

@@ -144,7 +144,7 @@ impl Scene {
                 last = last.max(Some(end));
             }
             let span = last.zip(first).map_or(f64::NAN, |(last, first)| (last - first).as_secs_f64());
-            let rate = all.len() as f64 / span;
+            let rate = all.calls() as f64 / span;
             Ok((all, rate))
         })
     }

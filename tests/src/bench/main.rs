@@ -14,7 +14,6 @@ mod relay;
 mod report;
 mod runtimes;
 mod size;
-mod timing;
 mod trust;
 mod window;
 mod wire;
@@ -25,6 +24,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use dunlin_tests::timing;
 
 use report::{Report, Section};
 

@@ -1,13 +1,12 @@
 //! The engine against ONNX Runtime: the same files, the same rows, one thread each, in alternating rounds of one run.
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use dunlin_engine::Model;
 use dunlin_tests::digits::{CLASSES, PIXELS};
 use dunlin_tests::networks;
-use serde_json::{Value, json};
+use dunlin_tests::runtime::Runtime;
+use serde_json::json;
 
 use crate::digits_model;
 use crate::report::{Bar, Section};
@@ -24,42 +23,6 @@ const CNN_FACTOR_MAX: f64 = 1.5;
 /// Time that the calls of one round take about, microseconds; and their bounds.
 const ROUND_US: f64 = 200_000.0;
 const CALLS: (usize, usize) = (10, 2000);
-
-/// ONNX Runtime in a Python of its own, asked line by line; ended when dropped.
-struct Runtime {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Runtime {
-    fn start(python: &Path) -> Result<Self> {
-        let mut child = Command::new(python)
-            .args(["-c", include_str!("runtimes.py")])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", python.display()))?;
-        let to = child.stdin.take().context("standard input was asked for")?;
-        let from = BufReader::new(child.stdout.take().context("standard output was asked for")?);
-        Ok(Self { child, to, from })
-    }
-
-    fn ask(&mut self, question: &Value) -> Result<Value> {
-        writeln!(self.to, "{question}")?;
-        let mut line = String::new();
-        self.from.read_line(&mut line)?;
-        serde_json::from_str(&line).context("ONNX Runtime in Python ended early; its message is above")
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
 
 /// Median times of one call in both runtimes, microseconds, and the largest difference of the first answer.
 struct Pair {
@@ -147,7 +110,7 @@ fn bench<'a>(
     shape: &[usize],
 ) -> Result<Bench<'a>> {
     std::fs::write(rows_file, rows.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())?;
-    let mut runtime = Runtime::start(python)?;
+    let mut runtime = Runtime::start(python, &["-c", include_str!("runtimes.py")])?;
     let version = runtime.ask(&json!({"version": true}))?;
     section.note(format!(
         "against ONNX Runtime {} from PyPI, 1 thread; each call from Python, as its users make it",

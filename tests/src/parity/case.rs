@@ -1,6 +1,5 @@
 //! One model with inputs and the answers that belong to them.
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use dunlin_engine::onnx_pb::TensorProto;
@@ -10,6 +9,7 @@ use dunlin_protocol::{Bytes, DType, TensorData};
 use prost::Message;
 use serde::Deserialize;
 
+use crate::clock::{Clock, Pair};
 use crate::strict;
 
 /// Largest accepted `|a - b| / max(1, |b|)`: what sums of the same numbers in another order differ by.
@@ -20,8 +20,6 @@ pub(crate) const TOLERANCE_HALF: f64 = 1e-2;
 pub(crate) const TOLERANCE_STEPS: f64 = 5e-2;
 /// Steps of 8 bits.
 const STEPS: f64 = 255.0;
-/// Timed calls.
-const CALLS: usize = 300;
 
 /// What `models.py` says about a case.
 #[derive(Debug, Default, Deserialize)]
@@ -30,8 +28,6 @@ pub(crate) struct Meta {
     pub(crate) exporter: String,
     #[serde(default)]
     pub(crate) model: String,
-    /// Median time of ONNX Runtime for one row, microseconds.
-    pub(crate) us: Option<f64>,
     /// Why the exporter failed.
     pub(crate) failed: Option<String>,
     /// Whether it is held to single steps of 8 bits and to the class of every row.
@@ -42,8 +38,8 @@ pub(crate) struct Meta {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The same answers; with the largest difference, and the median time of one row in microseconds.
-    Equal { difference: f64, us: Option<f64> },
+    /// The same answers; with the largest difference, and how long one row takes if that was measured.
+    Equal { difference: f64, times: Option<Pair> },
     /// Not taken, and why.
     Refused(String),
     /// Taken, and answered otherwise.
@@ -63,7 +59,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    pub(crate) fn run(folder: &Path, time: bool) -> Result<Self> {
+    pub(crate) fn run(folder: &Path, clock: Option<&mut Clock>) -> Result<Self> {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut meta: Meta = match std::fs::read(folder.join("meta.json")) {
             Ok(text) => serde_json::from_slice(&text)?,
@@ -105,8 +101,8 @@ impl Case {
         };
         let outcome = match compare(&answers, &wanted, tolerance(&rewritten), meta.strict) {
             Ok(difference) => {
-                let us = if time { median_us(&model, &named)? } else { None };
-                Outcome::Equal { difference, us }
+                let timed = clock.map(|clock| clock.pair(folder, &model, &named)).transpose()?;
+                Outcome::Equal { difference, times: timed.flatten() }
             }
             Err(error) => Outcome::Wrong(format!("{error:#}")),
         };
@@ -128,7 +124,10 @@ impl Case {
     /// One line for people.
     pub(crate) fn line(&self) -> String {
         let what = match &self.outcome {
-            Outcome::Equal { difference, .. } => format!("equal     {difference:.0e}"),
+            Outcome::Equal { difference, times } => {
+                let ratio = times.map(|pair| format!("  {:.2} x the time", pair.ratio())).unwrap_or_default();
+                format!("equal     {difference:.0e}{ratio}")
+            }
             Outcome::Refused(why) => format!("refused   {why}"),
             Outcome::Wrong(why) => format!("WRONG     {why}"),
             Outcome::Missing(why) => format!("no model  {why}"),
@@ -278,40 +277,4 @@ fn numbers(tensor: &TensorData) -> Option<Vec<f64>> {
         | DType::Int64
         | DType::Bytes => return None,
     })
-}
-
-/// Median time of the first row, microseconds; `None` for a fixed batch.
-fn median_us(model: &Model, inputs: &[TensorData]) -> Result<Option<f64>> {
-    if model.inputs().iter().any(|spec| !matches!(spec.shape.first(), Some(-1 | 1))) {
-        return Ok(None);
-    }
-    let first: Vec<TensorData> = inputs.iter().map(first_row).collect();
-    let mut times = Vec::with_capacity(CALLS);
-    for _ in 0..CALLS {
-        let from = Instant::now();
-        model.run(&first)?;
-        times.push(from.elapsed().as_nanos() as f64 / 1000.0);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(Some(times[CALLS / 2]))
-}
-
-fn first_row(tensor: &TensorData) -> TensorData {
-    let rows = tensor.shape.first().copied().unwrap_or(1).max(1) as usize;
-    let mut shape = tensor.shape.clone();
-    if let Some(first) = shape.first_mut() {
-        *first = 1;
-    }
-    let data = if tensor.datatype == DType::Bytes {
-        let count: u64 = shape.iter().product();
-        let mut end = 0;
-        for _ in 0..count {
-            let length: [u8; 4] = tensor.data.0[end..end + 4].try_into().expect("four bytes were taken");
-            end += 4 + u32::from_le_bytes(length) as usize;
-        }
-        tensor.data.0[..end].to_vec()
-    } else {
-        tensor.data.0[..tensor.data.0.len() / rows].to_vec()
-    };
-    TensorData { shape, data: Bytes(data), ..tensor.clone() }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod case;
+mod clock;
 mod page;
 mod strict;
 
@@ -13,14 +14,15 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use case::{Case, Outcome};
+use clock::Clock;
 
 #[derive(Parser)]
 struct Options {
     /// Folder of cases
     cases: PathBuf,
-    /// Measure how long one row takes
+    /// Measure how long one row takes, here and in ONNX Runtime in this Python, which has onnx too
     #[arg(long)]
-    time: bool,
+    time: Option<PathBuf>,
     /// Write the table here, as Markdown
     #[arg(long)]
     page: Option<PathBuf>,
@@ -42,9 +44,15 @@ fn folders(of: &Path) -> Result<Vec<PathBuf>> {
 
 fn main() -> Result<()> {
     let options = Options::parse();
+    // What is published is what users run.
+    ensure!(
+        options.time.is_none() || options.page.is_none() || !cfg!(debug_assertions),
+        "times of a build without optimisations are not for the page; build with --release"
+    );
+    let mut clock = options.time.as_deref().map(Clock::start).transpose()?;
     let mut cases = Vec::new();
     for folder in folders(&options.cases)? {
-        let case = Case::run(&folder, options.time)?;
+        let case = Case::run(&folder, clock.as_mut())?;
         println!("{}", case.line());
         cases.push(case);
     }

@@ -3,7 +3,7 @@
 usage: models.py FOLDER SET... [--given FOLDER [--keywords TEST_SET]]
 
 Every case is a folder in the form of ONNX's backend tests: model.onnx, test_data_set_0/input_*.pb and output_*.pb, and
-meta.json with who made it and how long ONNX Runtime takes for one row. An exporter that fails leaves only meta.json.
+meta.json with who made it. An exporter that fails leaves only meta.json.
 """
 
 import argparse

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::case::{Case, Outcome, TOLERANCE, TOLERANCE_HALF, TOLERANCE_STEPS};
+use crate::clock::ROUNDS;
 
 const HEAD: &str = "# Models of other exporters
 
@@ -17,8 +18,9 @@ pub(crate) fn page(cases: &[Case], folder: &Path) -> Result<String> {
         "{HEAD}
 {TOLERANCE} of itself (or of 1, where it is smaller); {TOLERANCE_HALF} for float16 files, which are computed in float32 here, and
 {TOLERANCE_STEPS} for quantised ones, where a sum in another order can fall on the other side of a step. A model is equal, or
-refused with operator and node: never taken and answered otherwise. The time is that of one row on one thread, the median
-of 300 calls, each runtime called as its users call it: ONNX Runtime from Python, this engine from Rust. A dash: the time was not taken.
+refused with operator and node: never taken and answered otherwise. The time, which `--time` measures, is that of one row on one
+thread, as a multiple of ONNX Runtime's: medians of {ROUNDS} rounds in which both took turns, each called as its users call it, ONNX
+Runtime from Python and this engine from Rust. A dash: it was not taken, or the model takes no single row.
 
 "
     );
@@ -54,12 +56,12 @@ of 300 calls, each runtime called as its users call it: ONNX Runtime from Python
             Outcome::Wrong(why) => format!("**wrong**: {why}"),
             Outcome::Missing(why) => format!("not exported: {why}"),
         };
-        let ratio = match (&case.outcome, case.meta.us) {
-            (Outcome::Equal { us: Some(ours), .. }, Some(theirs)) => format!("{:.2} ×", ours / theirs),
-            (
-                Outcome::Equal { .. } | Outcome::Refused(_) | Outcome::Wrong(_) | Outcome::Missing(_),
-                Some(_) | None,
-            ) => "–".to_owned(),
+        let ratio = match &case.outcome {
+            Outcome::Equal { times: Some(pair), .. } => format!("{:.2} ×", pair.ratio()),
+            Outcome::Equal { times: None, .. }
+            | Outcome::Refused(_)
+            | Outcome::Wrong(_)
+            | Outcome::Missing(_) => "–".to_owned(),
         };
         let rewritten: Vec<&str> =
             case.rewritten.iter().map(|what| what.rsplit('/').next().unwrap_or(what)).collect();

@@ -17,6 +17,7 @@ mod inference;
 mod lineups;
 mod main_loop;
 mod mosquitto;
+mod packing;
 mod pipeline;
 mod program;
 mod supervised;

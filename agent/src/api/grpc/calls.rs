@@ -39,7 +39,7 @@ fn named(version: &str) -> Option<&str> {
 
 pub(super) async fn model_ready(api: &Api, asked: ModelRequest) -> Result<ReadyResponse, Refusal> {
     let ready = models::view(api, &asked.name).is_ok_and(|view| match named(&asked.version) {
-        Some(version) => models::member(&view, version).is_ok(),
+        Some(version) => models::member(&view, version).is_ok_and(|member| member.out.is_none()),
         None => view.is_ready(),
     });
     Ok(ReadyResponse { ready })

@@ -159,8 +159,13 @@ impl Task {
         asked: &Arc<Asked>,
     ) -> Result<Answer, InferError> {
         let unknown = || InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() };
-        let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(unknown)?;
         let failed = |detail| InferError::Failed { task: self.task.clone(), detail };
+        if let Some(why) =
+            lineup.slot.dismissed().find_map(|(release, why)| (release == version).then_some(why))
+        {
+            return Err(failed(why.to_owned()));
+        }
+        let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(unknown)?;
         if let Some(out) = model.strikes.out() {
             return Err(failed(out.to_owned()));
         }

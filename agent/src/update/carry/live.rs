@@ -25,6 +25,16 @@ impl Hands {
         self.crowd.forget(&task);
     }
 
+    /// Takes out of memory what a line-up that serves is not designated with any more, because members failed too often. What
+    /// serves instead of a champion was loaded by an order of its own.
+    pub(in crate::update) fn trim(&mut self, task: &TaskId, designated: &Designation) {
+        let (Some(live), Some(line)) = (self.live.get_mut(task), designated.line()) else { return };
+        if live.line.as_ref().is_some_and(|now| now.champion == line.champion) {
+            self.serving.trim(task, |release| line.packs().any(|pack| pack.release == *release));
+            live.line = Some(line.clone());
+        }
+    }
+
     /// Whether memory or processor time of all models together is bounded.
     pub(in crate::update) fn is_bounded(&self) -> bool {
         self.crowd.is_bounded()

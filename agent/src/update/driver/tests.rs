@@ -2,11 +2,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dunlin_protocol::{Blob, DeviceId, Digest, RepoVersions};
-use dunlin_update::{Designation, Journal, Record};
+use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, Member, RepoVersions, Role, Rule};
+use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record};
 
 use super::*;
-use crate::serve::Limits;
+use crate::serve::onnx::{IDENTITY, linear, resident};
+use crate::serve::{AnsweredBy, Limits, STRIKES_MAX};
 use crate::update::trusted::tests::{World, profile, take};
 use crate::update::twin::Twin;
 
@@ -198,4 +199,76 @@ async fn an_impostor_is_told_once_until_the_controller_answered_itself() {
         });
         assert_eq!(untrusted.count(), expected, "{what}");
     }
+}
+
+/// Puts a file into the store of a state folder.
+fn stored(blobs: &Path, content: &[u8]) -> Blob {
+    let blob = Blob { digest: dunlin_trust::sha256(content), length: content.len() as u64 };
+    fs::write(blobs.join(blob.digest.to_string()), content).unwrap();
+    blob
+}
+
+/// Puts a release of this model file into the store of a state folder.
+fn released(blobs: &Path, release: &str, onnx: &[u8]) -> Pack {
+    let mut bundle = resident(release, &task(), onnx, 3).bundle.as_ref().clone();
+    bundle.model = stored(blobs, onnx);
+    let manifest = stored(blobs, &serde_json::to_vec(&bundle).unwrap());
+    Pack { release: bundle.release, manifest, blobs: vec![bundle.model], retrained: false }
+}
+
+/// A stack is nothing without one of its voters: the meta-model and the other voter go with it.
+#[tokio::test]
+async fn what_a_member_that_failed_too_often_takes_with_it_leaves_memory_at_once() {
+    let state = tempfile::tempdir().unwrap();
+    let blobs = state.path().join("slots/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let champion = released(&blobs, "m@1", &linear(3, 3, &IDENTITY, false));
+    let voter = Role::Voter { weight_ppm: 1_000_000 };
+    let members = [
+        ("bad@1", voter, linear(3, 3, &IDENTITY, true)),
+        ("good@1", voter, linear(3, 3, &[1.0; 9], false)),
+        ("meta@1", Role::Meta, linear(9, 3, &[1.0; 27], false)),
+    ];
+    let members = members.map(|(release, role, onnx)| {
+        let pack = released(&blobs, release, &onnx);
+        (Member { release: pack.release.clone(), role, limit_us: None }, pack)
+    });
+    let line = Line {
+        generation: GENERATION,
+        champion,
+        fallback: None,
+        members: members.into(),
+        conduct: Conduct { rule: Rule::Stack, context: vec![] },
+        proof: Proof::default(),
+        policy: None,
+    };
+    let slot = Slot { policy: None, serving: Designation::Line(line), previous: Designation::Baseline };
+    let record = Record { format: 1, generation: GENERATION, tasks: [(task(), slot)].into() };
+    let (mut journal, _) = Twin::open(&state.path().join("slots"), "journal").unwrap();
+    journal.save(&Journal::adopt(record).encode()).unwrap();
+    let mut driver = restored(state.path(), &assigned());
+    driver.tell(Event::ProcessStarted(Stop::Orderly)).await;
+
+    let serving = driver.hands.serving();
+    let loaded: Vec<_> = serving.residents().iter().map(|one| Arc::downgrade(&one.model)).collect();
+    let ask = |row: [f32; 3]| {
+        let x = [dunlin_engine::of_floats("x", &[1, 3], &row)];
+        serving.infer(&task(), "a", &x, Now { mono_ms: 1, wall_ms: None }).unwrap()
+    };
+    assert_eq!((loaded.len(), ask([1.0, 2.0, 3.0]).by), (4, AnsweredBy::Stack));
+    (0..STRIKES_MAX).for_each(|_| drop(ask([-1.0, 1.0, 2.0])));
+    let (stop, stopping) = watch::channel(false);
+    let freed = async {
+        while loaded[1..].iter().any(|model| model.upgrade().is_some()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send_replace(true);
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::join!(driver.run(stopping), freed);
+    });
+    ended.await.expect("voters and meta-model leave memory");
+    let answer = ask([1.0, 2.0, 3.0]);
+    assert_eq!((answer.by, answer.generation), (AnsweredBy::Champion, GENERATION));
+    assert!(loaded[0].upgrade().is_some() && driver.updater.designation(&task()).line().is_some());
 }

@@ -151,6 +151,7 @@ pub(super) fn goal(generation: u64, champion: &str, fallback: Option<&str>) -> G
     let probation = Probation {
         ms_min: 5_000,
         requests_min: 10,
+        pairs_min: 0,
         error_ppm_max: 50_000,
         latency_percent_max: 200,
         rss_bytes_max: 0,

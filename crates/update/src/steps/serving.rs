@@ -12,7 +12,7 @@ use crate::{
 
 /// How often the time served on probation is made durable, milliseconds: a restart costs at most that much of it.
 const CHECKPOINT_MS: u64 = 600_000;
-/// A probation without a deadline ends after this many times its least duration, however few requests came.
+/// A probation without a deadline ends after this many times its least duration, however few requests or pairs came.
 const IDLE_FACTOR: u64 = 10;
 
 impl Updater {
@@ -200,15 +200,18 @@ impl Updater {
         }
         let stretch = now.mono_ms.saturating_sub(since_ms);
         let served = watched_ms.saturating_add(stretch);
-        let enough = seen.requests >= goal.probation.requests_min;
+        // Without a predecessor there is nothing to compare with, and nothing is waited for.
+        let compared = seen.paired >= goal.probation.pairs_min || self.known(task).previous.line().is_none();
+        let enough = seen.requests >= goal.probation.requests_min && compared;
         let late = match (goal.deadline_ms, now.wall_ms) {
             (Some(deadline), Some(wall)) => wall >= deadline,
             (None, _) | (_, None) => served >= goal.probation.ms_min.saturating_mul(IDLE_FACTOR),
         };
         if served >= goal.probation.ms_min && (enough || late) {
+            // How much it rests on is part of what is told: a device that was never asked commits too, on nothing.
             let detail = format!(
-                "{} requests, {} errors, {} of {} paired inputs differ",
-                seen.requests, seen.errors, seen.disagree, seen.paired
+                "{} requests, {} errors, pairs: {}, of which {} differ",
+                seen.requests, seen.errors, seen.paired, seen.disagree
             );
             self.order(Command::Commit { task: task.clone() });
             self.settle(task, goal, Phase::Committed, ReasonCode::Ok, detail, now);

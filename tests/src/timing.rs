@@ -3,14 +3,11 @@ use std::time::{Duration, Instant};
 
 /// Times of single calls.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Times(Vec<Duration>);
+pub struct Times(Vec<Duration>);
 
 impl Times {
     /// Times `calls` calls, one by one; `call` is told its number.
-    pub(crate) fn of(
-        calls: usize,
-        mut call: impl FnMut(usize) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Self> {
+    pub fn of(calls: usize, mut call: impl FnMut(usize) -> anyhow::Result<()>) -> anyhow::Result<Self> {
         let mut times = Vec::with_capacity(calls);
         for i in 0..calls {
             let start = Instant::now();
@@ -22,7 +19,7 @@ impl Times {
 
     /// Times `calls` calls that are due at a steady pace, from when each was due: one that comes late because the one
     /// before took long has waited, and that counts. That this thread woke up late does not.
-    pub(crate) fn paced(
+    pub fn paced(
         calls: usize,
         pause: Duration,
         offset: Duration,
@@ -43,16 +40,18 @@ impl Times {
         Ok(Self(times))
     }
 
-    pub(crate) fn append(&mut self, mut other: Self) {
+    /// Adds the times of another run.
+    pub fn append(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Number of calls.
+    pub fn calls(&self) -> usize {
         self.0.len()
     }
 
     /// The `q` quantile by rank, microseconds; not a number if there are no times.
-    pub(crate) fn quantile_us(&self, q: f64) -> f64 {
+    pub fn quantile_us(&self, q: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let rank = ((sorted.len() as f64 * q) as usize).min(sorted.len().saturating_sub(1));
@@ -61,7 +60,7 @@ impl Times {
 }
 
 /// The middle of some numbers; not a number if there are none.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
