@@ -210,11 +210,13 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
     if timeout(END, parts).await.is_err() {
         tracing::warn!("not all parts ended in time");
     }
-    if let Err(error) = agent.spool(Spool::close).await {
+    let closed = agent.spool(Spool::close).await;
+    if let Err(error) = &closed {
         tracing::error!(%error, "what waited in memory for the spool is lost");
     }
     control.abort();
-    for file in local::files(&settings).into_iter().chain([settings.pid_file(), socket]) {
+    let given = closed.is_ok().then(|| settings.given_file());
+    for file in local::files(&settings).into_iter().chain([settings.pid_file(), socket]).chain(given) {
         if let Err(error) = std::fs::remove_file(&file) {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }

@@ -38,6 +38,9 @@ pub struct BootCounters {
     /// all that may have been made, and some of them may have been acknowledged.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost: u64,
+    /// Records that no commit has taken along yet, acknowledged ones with them; told of a running boot and never kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub in_memory: u64,
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -58,6 +61,7 @@ impl Default for BootCounters {
             acked_upto: 0,
             reserved: 0,
             lost: 0,
+            in_memory: 0,
         }
     }
 }

@@ -94,6 +94,9 @@ struct Unlisted {
     lost: bool,
 }
 
+/// What a transaction does.
+type Change<'a> = dyn FnMut(&WriteTransaction, &mut Books<'_>) -> Result<(), redb::Error> + 'a;
+
 /// A transaction's view of what it may change beside the tables.
 pub(super) struct Books<'a> {
     pub(super) counters: &'a mut Counters,
@@ -261,8 +264,10 @@ impl Store {
     pub(super) fn counters(&self) -> Counters {
         let mut counters = self.counters.clone();
         if let Some(running) = counters.boots.last_mut() {
+            let last = self.hold.last(running.appended);
+            running.in_memory = last - running.appended;
             count_acked(running, &self.hold);
-            running.appended = self.hold.last(running.appended);
+            running.appended = last;
         }
         counters
     }
@@ -503,6 +508,17 @@ impl Store {
         reserve: u64,
         f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, SpoolError> {
+        let (mut f, mut value) = (Some(f), None);
+        self.commit(reserve, &mut |txn, books| {
+            let f = f.take().expect("a transaction runs it once");
+            value = Some(f(txn, books)?);
+            Ok(())
+        })?;
+        Ok(value.expect("a transaction that is durable ran it"))
+    }
+
+    /// The same for all `f`, so that it is compiled once.
+    fn commit(&mut self, reserve: u64, f: &mut Change<'_>) -> Result<(), SpoolError> {
         self.reopen()?;
         let db = self.db.as_ref().expect("just opened");
         let mut counters = self.counters.clone();
@@ -512,22 +528,22 @@ impl Store {
             let mut books =
                 Books { counters: &mut counters, open_gaps: &mut open_gaps, bytes_max: self.bytes_max };
             books.take(&txn, &self.hold)?;
-            let value = f(&txn, &mut books)?;
+            f(&txn, &mut books)?;
             if let Some(running) = books.counters.boots.last_mut() {
                 running.reserved = if reserve > 0 { running.appended + reserve } else { 0 };
             }
             let bytes = serde_cbor::to_vec(&counters).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
             txn.open_table(BOOKS)?.insert(0, bytes.as_slice())?;
             txn.commit()?;
-            Ok(value)
+            Ok(())
         })();
         match done {
-            Ok(value) => {
+            Ok(()) => {
                 self.counters = counters;
                 self.open_gaps = open_gaps;
                 self.hold = Hold::default();
                 self.publish_counters();
-                Ok(value)
+                Ok(())
             }
             Err(error) => {
                 self.db = None;
