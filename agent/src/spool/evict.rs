@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use dunlin_protocol::{BootId, Gap, Kind, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::store::{Books, INDEX, RECORDS, cost, decode, keys_of};
+use super::books::{Books, INDEX, RECORDS, cost, decode, keys_of};
 use super::{BODY_BYTES_MAX, Key};
 
 /// Ranges in one gap record; at 18 bytes each a full one stays below 20 KiB.

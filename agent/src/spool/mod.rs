@@ -12,6 +12,7 @@
 //!
 //! It deliberately knows nothing of links or signatures: an envelope is made when a record is sent.
 
+mod books;
 mod counters;
 mod evict;
 mod hold;

@@ -243,8 +243,8 @@ fn records_and_books_are_read_and_written_as_ever() {
     ];
     for (kind, code) in kinds {
         let kept = [1, code, 0xa0];
-        assert_eq!(store::encode(kind, &[0xa0]), kept);
-        assert_eq!(store::decode(&kept), Some((kind, &[0xa0][..])));
+        assert_eq!(books::encode(kind, &[0xa0]), kept);
+        assert_eq!(books::decode(&kept), Some((kind, &[0xa0][..])));
     }
     let kept = include_str!("golden/counters.json");
     let counters: Counters = serde_json::from_str(kept).unwrap();
