@@ -95,22 +95,23 @@ impl Note {
     /// Says what is about to be given.
     pub(super) fn write(&self, boot: &BootId, last: u64, acked_upto: u64) -> std::io::Result<()> {
         let Some(path) = &self.0 else { return Ok(()) };
-        fs::write(path, format!("{}{last} {acked_upto}\n", heading(boot)))
+        let Some(heading) = heading(boot) else { return Ok(()) };
+        fs::write(path, format!("{heading}{last} {acked_upto}\n"))
     }
 
     /// What a process of the same boot of the board said last, if it was started under `boot`.
     pub(super) fn read(&self, boot: &BootId) -> Option<(u64, u64)> {
         let text = fs::read_to_string(self.0.as_ref()?).ok()?;
         // Cut short it lacks its end, and tells nothing.
-        let (last, acked_upto) = text.strip_prefix(&heading(boot))?.strip_suffix('\n')?.split_once(' ')?;
+        let (last, acked_upto) = text.strip_prefix(&heading(boot)?)?.strip_suffix('\n')?.split_once(' ')?;
         Some((last.parse().ok()?, acked_upto.parse().ok()?))
     }
 }
 
-/// A board that does not tell its boots apart gets a heading that is never read back.
-fn heading(boot: &BootId) -> String {
-    let kernel = fs::read_to_string(KERNEL_BOOT).unwrap_or_default();
-    format!("{}{boot}\n", if kernel.is_empty() { "unknown\n" } else { &kernel })
+/// Names the board's boot and the agent's. A board that does not tell its boots apart has none, and so no note.
+fn heading(boot: &BootId) -> Option<String> {
+    let kernel = fs::read_to_string(KERNEL_BOOT).ok().filter(|id| !id.is_empty())?;
+    Some(format!("{kernel}{boot}\n"))
 }
 
 #[cfg(test)]
@@ -157,9 +158,8 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             assert_eq!(note.read(&boot), None, "cut at {cut}");
         }
-        let kernel = fs::read_to_string(KERNEL_BOOT).unwrap();
-        let other: String = kernel.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();
-        fs::write(&path, whole.replacen(kernel.trim(), other.trim(), 1)).unwrap();
+        let other = if whole.starts_with('0') { "1" } else { "0" };
+        fs::write(&path, format!("{other}{}", &whole[1..])).unwrap();
         assert_eq!(note.read(&boot), None, "the board was started since");
     }
 }

@@ -166,9 +166,10 @@ mod tests {
     fn hostile_ranges_and_stored_bytes_do_no_harm() {
         let mut seen = Seen::default();
         assert_eq!(seen.insert(5, 2), Ok(0));
-        assert_eq!((seen.unseen(5, 2), seen.unseen(1, u64::MAX)), (vec![], vec![(1, u64::MAX)]));
+        assert!(seen.unseen(5, 2).is_empty());
+        assert_eq!(seen.unseen(1, u64::MAX), [(1, u64::MAX)]);
         assert_eq!(seen.insert(1, u64::MAX), Ok(u64::MAX));
-        assert_eq!(seen.unseen(1, u64::MAX), vec![]);
+        assert!(seen.unseen(1, u64::MAX).is_empty());
         assert_eq!(seen.insert(1, u64::MAX), Ok(0));
         let mut holes = Seen::default();
         for n in 0..RANGES_MAX as u64 {

@@ -106,11 +106,12 @@ impl Device {
         let boot = self.spool().boot();
         // Until the next one is due nothing is done, so this is how old what waits may become.
         let due_ms = self.now_ms + self.every_ms;
-        let fresh = |made_ms: &u64| due_ms - made_ms <= WAIT_MS_MAX;
         let here = self.made.range((boot, 0)..=(boot, u64::MAX));
-        let recent =
-            here.filter(|(_, made_ms)| made_ms.as_ref().is_some_and(fresh)).map(|(number, _)| *number);
-        let recent = recent.filter(|number| !self.controller.held.contains_key(number)).collect::<Vec<_>>();
+        let recent = here.filter(|(number, made_ms)| {
+            let quiet_and_recent = matches!(made_ms, Some(made_ms) if due_ms - made_ms <= WAIT_MS_MAX);
+            quiet_and_recent && !self.controller.held.contains_key(*number)
+        });
+        let recent: Vec<_> = recent.map(|(number, _)| *number).collect();
         self.may_be_lost.extend(recent);
         let image = tempfile::tempdir().unwrap();
         for file in std::fs::read_dir(self.state.path()).unwrap() {

@@ -1,7 +1,5 @@
 //! What a device writes that is connected and idle: checks that bring nothing new, and reports that tell nothing new.
 
-use dunlin_protocol::{AckRange, Kind};
-
 use super::*;
 use crate::spool::{Spool, draw_boot};
 
