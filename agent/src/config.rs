@@ -180,6 +180,11 @@ impl Settings {
         self.run_dir.join("agent.sock")
     }
 
+    /// The last number given to a record, while some wait in memory.
+    pub fn given_file(&self) -> PathBuf {
+        self.run_dir.join("agent.given")
+    }
+
     /// The running agent's process id.
     pub fn pid_file(&self) -> PathBuf {
         self.run_dir.join("agent.pid")

@@ -84,7 +84,8 @@ const SPOOL_RETRY: Duration = Duration::from_millis(50);
 async fn open_spool(settings: &Settings, boot: BootId) -> Result<Spool, SpoolError> {
     let deadline = Instant::now() + SPOOL_HELD;
     loop {
-        match Spool::open(&settings.spool_dir(), settings.spool.bytes_max, boot) {
+        match Spool::open(&settings.spool_dir(), Some(settings.given_file()), settings.spool.bytes_max, boot)
+        {
             Err(error) if error.is_held() && Instant::now() < deadline => {
                 tokio::time::sleep(SPOOL_RETRY).await;
             }
@@ -201,8 +202,13 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
     if timeout(END, parts).await.is_err() {
         tracing::warn!("not all parts ended in time");
     }
+    let closed = agent.spool(Spool::close).await;
+    if let Err(error) = &closed {
+        tracing::error!(%error, "what waited in memory for the spool is lost");
+    }
     control.abort();
-    for file in local::files(&settings).into_iter().chain([settings.pid_file(), socket]) {
+    let given = closed.is_ok().then(|| settings.given_file());
+    for file in local::files(&settings).into_iter().chain([settings.pid_file(), socket]).chain(given) {
         if let Err(error) = std::fs::remove_file(&file) {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }

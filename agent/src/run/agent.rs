@@ -225,10 +225,15 @@ impl Agent {
         self.report_at = Instant::now() + self.report_every;
         let windows_closed = self.spool.counters().boot(&self.spool.boot()).map_or(0, |boot| boot.windows);
         let reports = self.reporter.reports(windows_closed);
-        let records = reports.iter().map(|report| (Kind::Report, cbor::encode(report))).collect();
+        let records: Vec<_> = reports.iter().map(|report| (Kind::Report, cbor::encode(report))).collect();
         // Reports go in a commit of their own, so that a full queue of windows never holds one back.
-        match self.append(records).await {
-            Ok(()) => self.reporter.kept(),
+        let kept = if self.reporter.are_quiet(&reports) {
+            self.append_quiet(records).await
+        } else {
+            self.append(records).await
+        };
+        match kept {
+            Ok(()) => self.reporter.kept(reports),
             Err(error) => tracing::error!(%error, "could not keep a report"),
         }
     }
@@ -277,8 +282,28 @@ impl Agent {
     }
 
     async fn append(&self, records: Vec<(Kind, Vec<u8>)>) -> Result<(), SpoolError> {
+        self.spool(move |spool| spool.append_all(&records).map(|_| ())).await
+    }
+
+    async fn append_quiet(&self, reports: Vec<(Kind, Vec<u8>)>) -> Result<(), SpoolError> {
+        let now_ms = clock::now().mono_ms;
+        let next = self.report_at.saturating_duration_since(Instant::now());
+        let next_ms = now_ms.saturating_add(u64::try_from(next.as_millis()).unwrap_or(u64::MAX));
+        let keep = move |spool: &Spool| {
+            reports
+                .into_iter()
+                .try_for_each(|(_, body)| spool.append_quiet(body, now_ms, next_ms).map(|_| ()))
+        };
+        self.spool(keep).await
+    }
+
+    /// Runs `f` on the spool off this thread, as it waits for the disk, and has what it kept sent.
+    pub(super) async fn spool(
+        &self,
+        f: impl FnOnce(&Spool) -> Result<(), SpoolError> + Send + 'static,
+    ) -> Result<(), SpoolError> {
         let spool = self.spool.clone();
-        let done = tokio::task::spawn_blocking(move || spool.append_all(&records)).await;
+        let done = tokio::task::spawn_blocking(move || f(&spool)).await;
         done.expect("the spool returns errors and does not panic")?;
         self.wake.notify_one();
         Ok(())

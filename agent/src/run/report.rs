@@ -25,13 +25,24 @@ pub(super) struct Reporter {
     profile_due: bool,
     /// Windows spooled since the last report.
     windows: WindowsDigest,
+    /// What the last report said, if it told nothing new beside it.
+    told: Option<Report>,
 }
 
 impl Reporter {
     pub(super) fn new(profile: DeviceProfile) -> Self {
         let (installed, outcomes, indicators) = Default::default();
         let windows = NO_WINDOWS;
-        Self { generation: 0, installed, outcomes, indicators, profile, profile_due: true, windows }
+        Self {
+            generation: 0,
+            installed,
+            outcomes,
+            indicators,
+            profile,
+            profile_due: true,
+            windows,
+            told: None,
+        }
     }
 
     pub(super) fn outcome(&mut self, mut outcome: Outcome) {
@@ -110,8 +121,20 @@ impl Reporter {
         reports
     }
 
-    /// The reports last taken are on disk.
-    pub(super) fn kept(&mut self) {
+    /// Whether these say what the last one said, and nothing happened since.
+    pub(super) fn are_quiet(&self, reports: &[Report]) -> bool {
+        matches!(reports, [only] if self.told.as_ref() == Some(only))
+    }
+
+    /// These reports, last taken, are in the spool.
+    pub(super) fn kept(&mut self, reports: Vec<Report>) {
+        let eventless = |report: &Report| Report {
+            generation: report.generation,
+            installed: report.installed.clone(),
+            windows_closed: report.windows_closed,
+            ..Report::default()
+        };
+        self.told = reports.last().map(eventless);
         self.outcomes.clear();
         self.indicators.clear();
         self.profile_due = false;
@@ -165,7 +188,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(reporter.reports(2)[0].windows_digest, Some(both));
         }
-        reporter.kept();
+        reporter.kept(reporter.reports(2));
         assert_eq!(reporter.reports(2)[0].windows_digest, None);
     }
 
@@ -182,13 +205,43 @@ mod tests {
             assert_eq!((reports[0].outcomes.len(), reports[0].windows_closed), (1, 7));
             assert_eq!((reports[0].indicators[0].count, reports[0].indicators[0].detail.as_str()), (2, "b"));
         }
-        reporter.kept();
+        reporter.kept(reporter.reports(7));
         let reports = reporter.reports(8);
         assert!(
             reports[0].profile.is_none()
                 && reports[0].outcomes.is_empty()
                 && reports[0].indicators.is_empty()
         );
+    }
+
+    #[test]
+    fn a_report_is_quiet_if_the_one_before_said_the_same_and_nothing_happened_since() {
+        let mut reporter = reporter();
+        reporter.outcome(outcome(1));
+        let keep = |reporter: &mut Reporter, windows_closed| {
+            let reports = reporter.reports(windows_closed);
+            let quiet = reporter.are_quiet(&reports);
+            reporter.kept(reports);
+            quiet
+        };
+        assert!(!keep(&mut reporter, 0), "nobody knows anything yet");
+        assert!(keep(&mut reporter, 0), "the profile and the outcome were told");
+        assert!(keep(&mut reporter, 0));
+        let changes: [fn(&mut Reporter); 5] = [
+            |reporter| reporter.outcome(outcome(1)),
+            |reporter| reporter.indicate(indicator("a")),
+            |reporter| reporter.window(b"one"),
+            |reporter| reporter.want_profile(),
+            |reporter| reporter.installed(2, BTreeMap::new()),
+        ];
+        for change in changes {
+            change(&mut reporter);
+            assert!(!keep(&mut reporter, 0));
+            assert!(keep(&mut reporter, 0), "it was told once");
+        }
+        assert!(!keep(&mut reporter, 1), "a window was closed");
+        (0..2 * OUTCOMES_PER_REPORT).for_each(|_| reporter.outcome(outcome(1)));
+        assert!(!keep(&mut reporter, 1) && keep(&mut reporter, 1));
     }
 
     #[test]

@@ -1,15 +1,19 @@
-//! Records in the tables of the database, and the books that are kept of them.
+//! The tables, and what a transaction does in them.
+
 use dunlin_protocol::Kind;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
-use super::Key;
 use super::counters::{BootCounters, Counters};
 use super::evict;
+use super::hold::Hold;
+use super::{Key, Record};
 
 /// (boot ordinal, number) → format, kind, body.
 pub(super) const RECORDS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("records");
 /// (class, boot ordinal, number) → cost in bytes: the order of eviction.
 pub(super) const INDEX: TableDefinition<'_, (u8, u64, u64), u64> = TableDefinition::new("index");
+/// The counters, CBOR.
+pub(super) const BOOKS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("books");
 
 /// Form of a stored record; another form gets another number.
 const FORMAT: u8 = 1;
@@ -89,6 +93,18 @@ impl Books<'_> {
         Ok(seq)
     }
 
+    /// Takes what waited in memory along.
+    pub(super) fn take(&mut self, txn: &WriteTransaction, hold: &Hold) -> Result<(), redb::Error> {
+        if hold.is_empty() {
+            return Ok(());
+        }
+        count_acked(self.current(), hold);
+        for held in hold.records() {
+            self.insert(txn, Kind::Report, &held.body)?;
+        }
+        evict::make_room(txn, self)
+    }
+
     /// Writes a record in its place.
     pub(super) fn put(
         &mut self,
@@ -126,6 +142,15 @@ impl Books<'_> {
     }
 }
 
+/// Counts what was acknowledged before it was ever committed.
+pub(super) fn count_acked(running: &mut BootCounters, hold: &Hold) {
+    let acked_upto = hold.acked_upto(running.appended);
+    if acked_upto > running.appended {
+        running.acked += acked_upto - running.appended;
+        (running.appended, running.acked_upto) = (acked_upto, acked_upto);
+    }
+}
+
 /// The keys of one boot's records up to `upto`.
 pub(super) fn keys_of(txn: &WriteTransaction, ordinal: u64, upto: u64) -> Result<Vec<Key>, redb::Error> {
     let table = txn.open_table(RECORDS)?;
@@ -135,4 +160,10 @@ pub(super) fn keys_of(txn: &WriteTransaction, ordinal: u64, upto: u64) -> Result
         keys.push(Key { ordinal, seq });
     }
     Ok(keys)
+}
+
+pub(super) fn record(boots: &[BootCounters], (ordinal, seq): (u64, u64), value: &[u8]) -> Option<Record> {
+    let boot = boots.iter().find(|boot| boot.ordinal == ordinal)?.boot;
+    let (kind, body) = decode(value)?;
+    Some(Record { key: Key { ordinal, seq }, boot, kind, body: body.to_vec() })
 }

@@ -11,7 +11,7 @@ use super::SpoolError;
 pub(super) const BOOTS_MAX: usize = 32;
 const FILE: &str = "counters.json";
 
-/// What happened to the records of one boot. At every instant `appended = acked + evicted + waiting`.
+/// What happened to the records of one boot. At every instant `appended = acked + evicted + lost + waiting`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BootCounters {
@@ -19,7 +19,7 @@ pub struct BootCounters {
     pub boot: BootId,
     /// Which boot of this spool it was.
     pub ordinal: u64,
-    /// Records made durable; also the last number given.
+    /// Records made; also the last number given.
     pub appended: u64,
     /// Windows among them.
     pub windows: u64,
@@ -31,6 +31,20 @@ pub struct BootCounters {
     pub windows_evicted: u64,
     /// The highest number the controller acknowledged.
     pub acked_upto: u64,
+    /// Up to here numbers may be given to records that wait in memory; zero after an orderly end.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reserved: u64,
+    /// Records that went with the memory of a process that was cut off. If the board itself lost its power, these are
+    /// all that may have been made, and some of them may have been acknowledged.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lost: u64,
+    /// Records that no commit has taken along yet, acknowledged ones with them; told of a running boot and never kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub in_memory: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Default for BootCounters {
@@ -45,14 +59,33 @@ impl Default for BootCounters {
             evicted: 0,
             windows_evicted: 0,
             acked_upto: 0,
+            reserved: 0,
+            lost: 0,
+            in_memory: 0,
         }
     }
 }
 
 impl BootCounters {
-    /// Records still on disk.
+    /// Records that are not acknowledged yet.
     pub fn waiting(&self) -> u64 {
-        self.appended.saturating_sub(self.acked).saturating_sub(self.evicted)
+        self.appended.saturating_sub(self.acked).saturating_sub(self.evicted).saturating_sub(self.lost)
+    }
+
+    /// Closes the books of a boot that was cut off, and returns the range of numbers that are lost with it, empty if its
+    /// first is above its last. `told` is the last number given and the last one acknowledged; where nothing tells them,
+    /// all that was reserved may have been given.
+    pub(super) fn cut_off(&mut self, told: Option<(u64, u64)>) -> (u64, u64) {
+        let (last, acked_upto) = told.unwrap_or((self.reserved, 0));
+        let last = last.clamp(self.appended, self.reserved.max(self.appended));
+        let acked_upto = acked_upto.clamp(self.appended, last);
+        if acked_upto > self.appended {
+            self.acked += acked_upto - self.appended;
+            self.acked_upto = acked_upto;
+        }
+        self.lost += last - acked_upto;
+        (self.appended, self.reserved) = (last, 0);
+        (acked_upto + 1, last)
     }
 
     fn add(&mut self, other: &Self) {
@@ -60,6 +93,7 @@ impl BootCounters {
         self.windows += other.windows;
         self.acked += other.acked;
         self.evicted += other.evicted;
+        self.lost += other.lost;
         self.windows_evicted += other.windows_evicted;
     }
 }

@@ -7,11 +7,15 @@
 //! controller can tell loss from lateness. A damaged database is set aside and declared as gaps from the
 //! counters that lie beside it.
 //!
+//! A report that tells nothing new need not be durable at once: it waits in memory, numbered and sent as any other, for a
+//! commit that others need, for the orderly end, or for a quarter of an hour; see [`Spool::append_quiet`].
+//!
 //! It deliberately knows nothing of links or signatures: an envelope is made when a record is sent.
 
 mod books;
 mod counters;
 mod evict;
+mod hold;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +25,7 @@ use dunlin_protocol::{AckRange, BootId, Kind, PAYLOAD_BYTES_MAX};
 use ring::rand::{SecureRandom, SystemRandom};
 
 pub use counters::{BootCounters, Counters};
+use hold::Note;
 use store::Store;
 
 /// Room for header and signature round a body within one payload.
@@ -114,9 +119,11 @@ pub fn draw_boot() -> BootId {
 }
 
 impl Spool {
-    /// Opens or makes the spool in `dir` for a new boot; records take at most `bytes_max` bytes.
-    pub fn open(dir: &Path, bytes_max: u64, boot: BootId) -> Result<Self, SpoolError> {
-        let (store, found) = Store::open(dir, bytes_max, boot)?;
+    /// Opens or makes the spool in `dir` for a new boot; records take at most `bytes_max` bytes. `note` is a file for the
+    /// numbers given to what waits in memory, best where files outlive a process and not the board's boot; without it a
+    /// boot that was cut off is taken to have given all the numbers that it could.
+    pub fn open(dir: &Path, note: Option<PathBuf>, bytes_max: u64, boot: BootId) -> Result<Self, SpoolError> {
+        let (store, found) = Store::open(dir, bytes_max, boot, Note(note))?;
         Ok(Self { boot, found, store: Mutex::new(store) })
     }
 
@@ -142,6 +149,21 @@ impl Spool {
             return Err(SpoolError::TooLarge(body.len()));
         }
         self.lock().append(records)
+    }
+
+    /// Keeps a report that tells nothing new and returns its number. It may wait in memory until the next one is due,
+    /// at `next_ms` of the clock that reads `now_ms`: at most a few do, and none for longer than a quarter of an hour.
+    /// What waits is lost if the process is killed, and the next start declares it as a gap.
+    pub fn append_quiet(&self, body: Vec<u8>, now_ms: u64, next_ms: u64) -> Result<u64, SpoolError> {
+        if body.len() > BODY_BYTES_MAX {
+            return Err(SpoolError::TooLarge(body.len()));
+        }
+        self.lock().append_quiet(body, now_ms, next_ms)
+    }
+
+    /// Commits what waits in memory, at an orderly end.
+    pub fn close(&self) -> Result<(), SpoolError> {
+        self.lock().close()
     }
 
     /// Unacknowledged records above `after`, oldest first: at most `count_max` of them, and no more than the
@@ -178,7 +200,7 @@ impl Spool {
 
     /// Everything counted.
     pub fn counters(&self) -> Counters {
-        self.lock().counters().clone()
+        self.lock().counters()
     }
 
     /// The counters in `dir` as last written, also while another process holds the spool.

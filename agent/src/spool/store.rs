@@ -3,15 +3,13 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{AckRange, BootId, Kind};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use super::books::{Books, GAP_CLASS, INDEX, RECORDS, decode, keys_of};
+use super::books::{BOOKS, Books, GAP_CLASS, INDEX, RECORDS, count_acked, keys_of, record};
 use super::counters::{self, BootCounters, Counters};
 use super::evict::{self, Lost};
+use super::hold::{self, Hold, Note};
 use super::{Found, Key, Record, SpoolError};
-
-/// The counters, CBOR.
-const BOOKS: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("books");
 
 /// Boots that may have records waiting; in a crash loop without network the oldest are given up.
 pub(super) const BOOTS_WAITING_MAX: usize = 256;
@@ -30,6 +28,9 @@ pub(super) struct Store {
     unlisted: Option<Unlisted>,
     /// The gap record, by the boot it speaks of, that was not handed out yet and may therefore still grow.
     open_gaps: evict::OpenGaps,
+    /// What waits in memory for the next commit; `counters` do not count it.
+    hold: Hold,
+    note: Note,
 }
 
 /// A boot that is not in the books yet.
@@ -39,6 +40,9 @@ struct Unlisted {
     /// The database was damaged: what waited in it is lost, and only the counters beside it speak of it.
     lost: bool,
 }
+
+/// What a transaction does.
+type Change<'a> = dyn FnMut(&WriteTransaction, &mut Books<'_>) -> Result<(), redb::Error> + 'a;
 
 fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
     let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
@@ -62,7 +66,12 @@ fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path, bytes_max: u64, boot: BootId) -> Result<(Self, Found), SpoolError> {
+    pub(super) fn open(
+        dir: &Path,
+        bytes_max: u64,
+        boot: BootId,
+        note: Note,
+    ) -> Result<(Self, Found), SpoolError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
         let path = dir.join("spool.redb");
@@ -100,6 +109,8 @@ impl Store {
             counters,
             unlisted: Some(Unlisted { boot, lost }),
             open_gaps: Default::default(),
+            hold: Hold::default(),
+            note,
         };
         match store.begin_boot() {
             // Devices answer with a full disk too; the boot is listed when there is room.
@@ -108,18 +119,32 @@ impl Store {
         }
     }
 
-    pub(super) fn counters(&self) -> &Counters {
-        &self.counters
+    /// Everything counted, with what waits in memory.
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = self.counters.clone();
+        if let Some(running) = counters.boots.last_mut() {
+            let last = self.hold.last(running.appended);
+            running.in_memory = last - running.appended;
+            count_acked(running, &self.hold);
+            running.appended = last;
+        }
+        counters
     }
 
-    /// Lists the new boot. If the database was lost, what waited in it is declared as gaps.
+    /// Lists the new boot. What waited in the memory of the one before is declared as gaps if that was cut off, and so is
+    /// what waited in the database if that was lost.
     fn begin_boot(&mut self) -> Result<(), SpoolError> {
         self.reopen()?;
         let Some(Unlisted { boot, lost }) = self.unlisted else { return Ok(()) };
-        self.transact(|txn, books| {
+        let told = self.counters.boots.last().and_then(|before| self.note.read(&before.boot));
+        self.transact(hold::NUMBERS_MAX, |txn, books| {
             let ordinal =
                 books.counters.boots.last().map_or(books.counters.earlier.ordinal, |last| last.ordinal) + 1;
             let mut gone = Lost::default();
+            if let Some(before) = books.counters.boots.last_mut().filter(|before| before.reserved > 0) {
+                let (first, last) = before.cut_off(told);
+                gone.add_range(before.boot, first, last);
+            }
             if lost {
                 books.counters.bytes = 0;
                 for old in books.counters.boots.iter_mut().filter(|old| old.waiting() > 0) {
@@ -140,7 +165,44 @@ impl Store {
             Ok(())
         })?;
         self.unlisted = None;
+        self.tell();
         Ok(())
+    }
+
+    /// Notes what is given and acknowledged of the running boot, so that a note of an earlier boot is not all there is.
+    fn tell(&self) {
+        let Some(running) = self.counters.boots.last() else { return };
+        let (last, acked_upto) = (self.hold.last(running.appended), self.hold.acked_upto(running.appended));
+        // The next start then declares more than what was lost.
+        if let Err(error) = self.note.write(&running.boot, last, acked_upto) {
+            tracing::debug!(%error, "could not note the numbers given");
+        }
+    }
+
+    /// Keeps a report that tells nothing new, in memory if it may wait; see [`Hold::admit`] for the times.
+    pub(super) fn append_quiet(
+        &mut self,
+        body: Vec<u8>,
+        now_ms: u64,
+        next_ms: u64,
+    ) -> Result<u64, SpoolError> {
+        self.begin_boot()?;
+        let running = self.counters.boots.last().expect("just listed");
+        let (appended, reserved) = (running.appended, running.reserved);
+        if let Some(seq) = self.hold.admit(appended, reserved, now_ms, next_ms)
+            // A number that a note falls short of would be lost in silence.
+            && self.note.write(&running.boot, seq, self.hold.acked_upto(appended)).is_ok()
+        {
+            self.hold.put(seq, body, now_ms);
+            return Ok(seq);
+        }
+        self.append(&[(Kind::Report, body)]).map(|(first, _)| first)
+    }
+
+    /// Commits what waits in memory: the end is orderly, and no number is given after it.
+    pub(super) fn close(&mut self) -> Result<(), SpoolError> {
+        self.begin_boot()?;
+        self.transact(0, |_, _| Ok(()))
     }
 
     pub(super) fn append(&mut self, records: &[(Kind, Vec<u8>)]) -> Result<(u64, u64), SpoolError> {
@@ -162,9 +224,18 @@ impl Store {
 
     pub(super) fn acknowledge(&mut self, range: &AckRange) -> Result<u64, SpoolError> {
         let Some(boot) = self.counters.boot(&range.boot) else { return Ok(0) };
-        let upto = range.upto.min(boot.appended);
+        let running = self.counters.boots.last().is_some_and(|last| last.boot == range.boot);
+        let upto = range.upto.min(if running { self.hold.last(boot.appended) } else { boot.appended });
         if upto <= boot.acked_upto {
             return Ok(0);
+        }
+        if running && boot.acked_upto == boot.appended {
+            // All that is on disk was acknowledged before.
+            let gone = self.hold.acknowledge(upto);
+            if gone > 0 {
+                self.tell();
+            }
+            return Ok(gone);
         }
         let ordinal = boot.ordinal;
         self.write(|txn, books| {
@@ -209,23 +280,38 @@ impl Store {
         count_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Record>, SpoolError> {
-        let records = self.read(|db, boots| {
+        let (mut records, all) = self.read(|db, boots| {
             let table = db.begin_read()?.open_table(RECORDS)?;
             let from = after.map_or((0, 0), |key| (key.ordinal, key.seq + 1));
             let (mut records, mut bytes) = (Vec::new(), 0);
             for entry in table.range(from..)? {
                 let (key, value) = entry?;
                 if records.len() >= count_max || bytes > bytes_max {
-                    break;
+                    return Ok((records, false));
                 }
                 let record = record(boots, key.value(), value.value());
                 bytes += value.value().len();
                 records.extend(record);
             }
-            Ok(records)
+            Ok((records, true))
         })?;
         self.seal(&records);
+        if all {
+            records.extend(self.held(after, count_max.saturating_sub(records.len())));
+        }
         Ok(records)
+    }
+
+    /// The first of what waits in memory, which comes after all on disk.
+    fn held(&self, after: Option<Key>, count_max: usize) -> Vec<Record> {
+        let Some(&BootCounters { boot, ordinal, .. }) = self.counters.boots.last() else { return Vec::new() };
+        let records = self.hold.records().map(|held| Record {
+            key: Key { ordinal, seq: held.seq },
+            boot,
+            kind: Kind::Report,
+            body: held.body.clone(),
+        });
+        records.filter(|record| Some(record.key) > after).take(count_max).collect()
     }
 
     pub(super) fn pending_gaps(&mut self) -> Result<Vec<Record>, SpoolError> {
@@ -271,14 +357,27 @@ impl Store {
         f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, SpoolError> {
         self.begin_boot()?;
-        self.transact(f)
+        self.transact(hold::NUMBERS_MAX, f)
     }
 
-    /// Runs `f` in one durable transaction; memory follows only when the disk has it.
+    /// Runs `f` in one durable transaction that takes along what waits in memory, and reserves so many numbers for what
+    /// will wait there; memory follows only when the disk has it.
     fn transact<T>(
         &mut self,
+        reserve: u64,
         f: impl FnOnce(&WriteTransaction, &mut Books<'_>) -> Result<T, redb::Error>,
     ) -> Result<T, SpoolError> {
+        let (mut f, mut value) = (Some(f), None);
+        self.commit(reserve, &mut |txn, books| {
+            let f = f.take().expect("a transaction runs it once");
+            value = Some(f(txn, books)?);
+            Ok(())
+        })?;
+        Ok(value.expect("a transaction that is durable ran it"))
+    }
+
+    /// The same for all `f`, so that it is compiled once.
+    fn commit(&mut self, reserve: u64, f: &mut Change<'_>) -> Result<(), SpoolError> {
         self.reopen()?;
         let db = self.db.as_ref().expect("just opened");
         let mut counters = self.counters.clone();
@@ -287,18 +386,23 @@ impl Store {
             let txn = db.begin_write()?;
             let mut books =
                 Books { counters: &mut counters, open_gaps: &mut open_gaps, bytes_max: self.bytes_max };
-            let value = f(&txn, &mut books)?;
+            books.take(&txn, &self.hold)?;
+            f(&txn, &mut books)?;
+            if let Some(running) = books.counters.boots.last_mut() {
+                running.reserved = if reserve > 0 { running.appended + reserve } else { 0 };
+            }
             let bytes = serde_cbor::to_vec(&counters).map_err(|e| redb::Error::Corrupted(e.to_string()))?;
             txn.open_table(BOOKS)?.insert(0, bytes.as_slice())?;
             txn.commit()?;
-            Ok(value)
+            Ok(())
         })();
         match done {
-            Ok(value) => {
+            Ok(()) => {
                 self.counters = counters;
                 self.open_gaps = open_gaps;
+                self.hold = Hold::default();
                 self.publish_counters();
-                Ok(value)
+                Ok(())
             }
             Err(error) => {
                 self.db = None;
@@ -323,6 +427,8 @@ impl Store {
             if !self.unlisted.is_some_and(|unlisted| unlisted.lost) {
                 self.counters = Counters { disk_full: self.counters.disk_full, ..counters };
             }
+            let running = self.counters.boots.last().filter(|_| self.unlisted.is_none());
+            self.hold.committed(running.map_or(0, |running| running.appended));
         }
         Ok(())
     }
@@ -332,12 +438,6 @@ impl Store {
             tracing::warn!(%error, "could not write the spool's counters file");
         }
     }
-}
-
-fn record(boots: &[BootCounters], (ordinal, seq): (u64, u64), value: &[u8]) -> Option<Record> {
-    let boot = boots.iter().find(|boot| boot.ordinal == ordinal)?.boot;
-    let (kind, body) = decode(value)?;
-    Some(Record { key: Key { ordinal, seq }, boot, kind, body: body.to_vec() })
 }
 
 /// Whether the file itself is at fault, and not the disk or another process.

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod quiet;
+
 const ROOMY: u64 = 1 << 24;
 
 fn bodies(kind: Kind, n: usize, bytes: usize) -> Vec<(Kind, Vec<u8>)> {
@@ -29,10 +31,10 @@ fn reported_lost(records: &[Record]) -> BTreeSet<(BootId, u64)> {
 #[test]
 fn a_spool_is_held_by_one_agent_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap();
-    assert!(Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap_err().is_held());
+    let first = Spool::open(dir.path(), None, 1 << 20, draw_boot()).unwrap();
+    assert!(Spool::open(dir.path(), None, 1 << 20, draw_boot()).unwrap_err().is_held());
     drop(first);
-    Spool::open(dir.path(), 1 << 20, draw_boot()).unwrap();
+    Spool::open(dir.path(), None, 1 << 20, draw_boot()).unwrap();
 }
 
 #[test]
@@ -40,10 +42,10 @@ fn records_survive_a_restart_and_leave_on_acknowledgement_only() {
     let dir = tempfile::tempdir().unwrap();
     let first = draw_boot();
     {
-        let spool = Spool::open(dir.path(), ROOMY, first).unwrap();
+        let spool = Spool::open(dir.path(), None, ROOMY, first).unwrap();
         assert_eq!(spool.append_all(&bodies(Kind::Window, 3, 10)).unwrap(), (1, 3));
     }
-    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     assert_eq!(spool.append(Kind::Report, vec![9]).unwrap(), 1);
     let order: Vec<_> = everything(&spool).iter().map(|r| (r.boot == first, r.key.seq)).collect();
     assert_eq!(order, [(true, 1), (true, 2), (true, 3), (false, 1)]);
@@ -60,7 +62,7 @@ fn records_survive_a_restart_and_leave_on_acknowledgement_only() {
 #[test]
 fn an_acknowledgement_of_the_future_deletes_nothing_that_comes_later() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     spool.append(Kind::Window, vec![1]).unwrap();
     spool.acknowledge(&AckRange { boot: spool.boot(), upto: u64::MAX }).unwrap();
     spool.append(Kind::Window, vec![2]).unwrap();
@@ -70,7 +72,7 @@ fn an_acknowledgement_of_the_future_deletes_nothing_that_comes_later() {
 #[test]
 fn the_lowest_value_goes_first_and_a_gap_grows_until_it_was_handed_out() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path(), 8_000, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, 8_000, draw_boot()).unwrap();
     spool.append_all(&bodies(Kind::Report, 2, 400)).unwrap();
     spool.append_all(&bodies(Kind::Samples, 4, 400)).unwrap();
     spool.append_all(&bodies(Kind::Window, 20, 400)).unwrap();
@@ -90,7 +92,7 @@ fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
     let dir = tempfile::tempdir().unwrap();
     let first = draw_boot();
     {
-        let spool = Spool::open(dir.path(), ROOMY, first).unwrap();
+        let spool = Spool::open(dir.path(), None, ROOMY, first).unwrap();
         spool.append_all(&bodies(Kind::Window, 5, 10)).unwrap();
         spool.acknowledge(&AckRange { boot: first, upto: 2 }).unwrap();
         assert_eq!(spool.next_epoch().unwrap(), 1);
@@ -98,7 +100,7 @@ fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
     let path = dir.path().join("spool.redb");
     let length = std::fs::metadata(&path).unwrap().len();
     std::fs::write(&path, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
-    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     assert!(matches!(spool.found(), Found::Damaged(aside) if aside.exists()));
     let lost = reported_lost(&everything(&spool));
     assert_eq!(lost, (3..=5).map(|seq| (first, seq)).collect());
@@ -108,9 +110,9 @@ fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
 #[test]
 fn a_second_process_can_not_open_the_spool_but_reads_its_counters() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     spool.append(Kind::Window, vec![1]).unwrap();
-    assert!(matches!(Spool::open(dir.path(), ROOMY, draw_boot()), Err(SpoolError::Database { .. })));
+    assert!(matches!(Spool::open(dir.path(), None, ROOMY, draw_boot()), Err(SpoolError::Database { .. })));
     assert_eq!(Spool::read_counters(dir.path()).unwrap().total().windows, 1);
 }
 
@@ -119,9 +121,9 @@ fn many_restarts_without_network_stay_bounded() {
     let dir = tempfile::tempdir().unwrap();
     let boots = store::BOOTS_WAITING_MAX + 5;
     for _ in 0..boots {
-        Spool::open(dir.path(), ROOMY, draw_boot()).unwrap().append(Kind::Report, vec![1]).unwrap();
+        Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap().append(Kind::Report, vec![1]).unwrap();
     }
-    let spool = Spool::open(dir.path(), ROOMY, draw_boot()).unwrap();
+    let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     let counters = spool.counters();
     assert!(
         counters.boots.len() <= store::BOOTS_WAITING_MAX + counters::BOOTS_MAX + 1,
@@ -159,7 +161,7 @@ proptest! {
     fn nothing_is_lost_and_nothing_is_given_twice(steps in prop::collection::vec(step(), 1..30)) {
         const BOUND: u64 = 6_000;
         let mut dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::open(dir.path(), BOUND, draw_boot()).unwrap();
+        let mut spool = Spool::open(dir.path(), None, BOUND, draw_boot()).unwrap();
         let mut acked: BTreeMap<BootId, u64> = BTreeMap::new();
         let mut told: BTreeMap<Key, Record> = BTreeMap::new();
         for step in steps {
@@ -174,7 +176,7 @@ proptest! {
                 }
                 Step::Reopen => {
                     drop(spool);
-                    spool = Spool::open(dir.path(), BOUND, draw_boot()).unwrap();
+                    spool = Spool::open(dir.path(), None, BOUND, draw_boot()).unwrap();
                 }
                 Step::Crash => {
                     let image = tempfile::tempdir().unwrap();
@@ -184,7 +186,7 @@ proptest! {
                     }
                     drop(spool);
                     dir = image;
-                    spool = Spool::open(dir.path(), BOUND, draw_boot()).unwrap();
+                    spool = Spool::open(dir.path(), None, BOUND, draw_boot()).unwrap();
                     prop_assert_eq!(spool.found(), &Found::Sound);
                 }
                 Step::HandOut => {
@@ -255,6 +257,7 @@ fn records_and_books_are_read_and_written_as_ever() {
         evicted: 1,
         windows_evicted: 1,
         acked_upto: 6,
+        ..BootCounters::default()
     };
     let earlier = BootCounters { appended: 5, acked: 5, ..BootCounters::default() };
     assert_eq!(counters, Counters { epoch: 4, bytes: 300, disk_full: 1, earlier, boots: vec![boot] });

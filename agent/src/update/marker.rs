@@ -6,7 +6,7 @@ use dunlin_update::Stop;
 use super::twin::write_or_overwrite;
 
 /// Where Linux tells one boot of the board from the next.
-pub(super) const KERNEL_BOOT: &str = "/proc/sys/kernel/random/boot_id";
+pub(crate) const KERNEL_BOOT: &str = "/proc/sys/kernel/random/boot_id";
 const NAME: &str = "running";
 /// What the file says after an orderly end. The file itself stays, so that a full disk has room for the next mark.
 const ORDERLY: &str = "orderly";

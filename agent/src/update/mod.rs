@@ -24,6 +24,7 @@ pub use anew::begin_anew;
 pub use driver::{Notice, Order, UpdateConfig, UpdateDriver, UpdateError};
 pub(crate) use fetch::chain;
 pub use fetch::{FetchError, Fetcher, MANIFEST_BYTES_MAX, check_path, is_the_rest, retry_after_ms};
+pub(crate) use marker::KERNEL_BOOT;
 pub use program::{SELF_TEST, SOUND, WATCH, watch, words};
 pub(crate) use program::{launch, self_test, start_anew};
 pub use prove::{ENGINE_CHILD, prove};

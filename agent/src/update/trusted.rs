@@ -100,6 +100,8 @@ pub struct Trusted {
     image: TrustedRepo,
     director: TrustedRepo,
     floors: Floors,
+    /// Those on disk.
+    kept: Floors,
     found: FloorsFound,
     write: u64,
     image_cache: Twin,
@@ -162,6 +164,7 @@ impl Trusted {
             profile,
             image,
             director,
+            kept: floors.clone(),
             floors,
             found,
             write,
@@ -352,9 +355,12 @@ impl Trusted {
     }
 
     /// Takes floors up once they are durable: those that the disk does not take are raised again the next time, before
-    /// anything that stands on them is done.
+    /// anything that stands on them is done. Time alone goes along with the next write, or makes one once an hour.
     fn raise(&mut self, floors: Floors) -> Result<(), TrustedError> {
         let before = std::mem::replace(&mut self.floors, floors);
+        if self.floors.may_wait(&self.kept) {
+            return Ok(());
+        }
         let saved = self.save_floors();
         if saved.is_err() {
             self.floors = before;
@@ -369,6 +375,7 @@ impl Trusted {
             write_durably(&self.dir, name, &bytes)
                 .map_err(|source| TrustedError::Io { dir: self.dir.clone(), source })?;
         }
+        self.kept = self.floors.clone();
         Ok(())
     }
 }

@@ -66,6 +66,21 @@ impl Seen {
         seq == self.ahead.last().map_or(self.upto, |&(_, last)| last)
     }
 
+    /// The parts of a range that are not accounted for, rising.
+    pub fn unseen(&self, first: u64, last: u64) -> Vec<(u64, u64)> {
+        let mut unseen = Vec::new();
+        let mut next = self.upto.checked_add(1).map(|floor| first.max(floor));
+        for &(a, b) in &self.ahead {
+            let Some(from) = next.filter(|from| *from <= last) else { break };
+            if from < a {
+                unseen.push((from, last.min(a - 1)));
+            }
+            next = if from <= b { b.checked_add(1) } else { next };
+        }
+        unseen.extend(next.filter(|from| *from <= last).map(|from| (from, last)));
+        unseen
+    }
+
     /// Accounts for a range; returns how many of its numbers were not yet.
     pub fn insert(&mut self, first: u64, last: u64) -> Result<u64, TooManyHoles> {
         let Some(next) = self.upto.checked_add(1) else { return Ok(0) };
@@ -138,6 +153,9 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let first = 1 + (state >> 33) % 200;
             let last = first + (state >> 20) % 9;
+            let unseen: Vec<_> =
+                seen.unseen(first, last).into_iter().flat_map(|(first, last)| first..=last).collect();
+            assert_eq!(unseen, (first..=last).filter(|n| !set.contains(n)).collect::<Vec<_>>());
             let fresh = (first..=last).filter(|n| set.insert(*n)).count() as u64;
             assert_eq!(seen.insert(first, last), Ok(fresh));
             assert!((1..=220).all(|n| seen.contains(n) == set.contains(&n)));
@@ -148,7 +166,10 @@ mod tests {
     fn hostile_ranges_and_stored_bytes_do_no_harm() {
         let mut seen = Seen::default();
         assert_eq!(seen.insert(5, 2), Ok(0));
+        assert!(seen.unseen(5, 2).is_empty());
+        assert_eq!(seen.unseen(1, u64::MAX), [(1, u64::MAX)]);
         assert_eq!(seen.insert(1, u64::MAX), Ok(u64::MAX));
+        assert!(seen.unseen(1, u64::MAX).is_empty());
         assert_eq!(seen.insert(1, u64::MAX), Ok(0));
         let mut holes = Seen::default();
         for n in 0..RANGES_MAX as u64 {

@@ -130,6 +130,21 @@ async fn a_gap_closes_the_run_and_is_told_from_loss() {
     assert_eq!(store.boots(&d.id, 1).await.unwrap()[0].records_lost, 4);
 }
 
+/// A device that was cut off does not know what of its last words came.
+#[tokio::test]
+async fn of_what_a_device_may_have_sent_only_what_never_came_is_lost() {
+    let (_dir, store) = test_store().await;
+    let d = device(&store, "a").await;
+    let gap = Gap { boot: BootId([1; 16]), ranges: vec![(2, 7)] };
+    let words = [1, 2, 5].map(|seq| d.record(Kind::Report, 1, seq, &Report::default()));
+    store_batch(&store, words.into()).await.unwrap();
+    assert_eq!(upto(&store_batch(&store, vec![d.record(Kind::Gap, 2, 1, &gap)]).await.unwrap(), &d), [7, 1]);
+    let cut_off = store.boots(&d.id, 2).await.unwrap().into_iter().find(|boot| boot.upto == 7).unwrap();
+    assert_eq!((cut_off.records_lost, cut_off.missing), (4, vec![]));
+    let gaps = store.gaps(&d.id, 10).await.unwrap();
+    assert_eq!(gaps.iter().map(|gap| (gap.first, gap.last)).collect::<Vec<_>>(), [(6, 7), (3, 4)]);
+}
+
 #[tokio::test]
 async fn reports_and_samples_reach_their_tables() {
     let (_dir, store) = test_store().await;

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_protocol::weaken::{self, Defence};
-use dunlin_protocol::{AckRange, DeviceId, Gap, Report, TaskId, Window};
+use dunlin_protocol::{AckRange, BootId, DeviceId, Report, TaskId, Window};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
@@ -10,8 +10,8 @@ use super::boots::{Boots, boot, close_boots, status_changed};
 use super::commands::store_reply;
 use super::reports::{Order, compare_windows, same_window, store_report};
 use super::{Attempt, Result, Store, StoreError, int, uint};
-use crate::ingest::Record;
 use crate::ingest::record::Body;
+use crate::ingest::{Record, TooManyHoles};
 
 /// Rows of one INSERT: SQLite takes 32,766 parameters in a statement, a window has 16.
 const ROWS_MAX: usize = 1000;
@@ -106,12 +106,21 @@ impl Store {
                 }
                 Body::Gap(gap) => {
                     let home = boot(&mut tx, &mut boots, device, gap.boot, at_ms).await?;
+                    let mut lost = Vec::with_capacity(gap.ranges.len());
                     for &(first, last) in &gap.ranges {
-                        // A range of an honest agent never overflows the list; what does not fit stays a hole.
-                        home.lost =
-                            home.lost.saturating_add(home.seen.insert(first.max(1), last).unwrap_or(0));
+                        let first = first.max(1);
+                        let unseen = home.seen.unseen(first, last);
+                        match home.seen.insert(first, last) {
+                            // A device that was cut off declares what it may have sent; what came is not lost.
+                            Ok(fresh) => {
+                                home.lost = home.lost.saturating_add(fresh);
+                                lost.extend(unseen);
+                            }
+                            // A range of an honest agent never overflows the list; what does not fit stays a hole.
+                            Err(TooManyHoles) => lost.push((first, last)),
+                        }
                     }
-                    insert_gap(&mut tx, record, gap).await?;
+                    insert_gap(&mut tx, record, gap.boot, &lost).await?;
                 }
                 Body::Reply(reply) => store_reply(&mut tx, device, reply, at_ms).await?,
                 // Counted where it was refused.
@@ -240,15 +249,21 @@ async fn insert_windows(tx: &mut SqliteConnection, windows: &[(i64, &Record, &Wi
     Ok(())
 }
 
-/// Notes the ranges of a gap, of which a record holds few enough for one statement.
-async fn insert_gap(tx: &mut SqliteConnection, record: &Record, gap: &Gap) -> Result<()> {
-    if gap.ranges.is_empty() {
+/// Notes what was lost of a boot: no more ranges than a record and the list of a boot hold, which is few enough for one
+/// statement.
+async fn insert_gap(
+    tx: &mut SqliteConnection,
+    record: &Record,
+    boot: BootId,
+    lost: &[(u64, u64)],
+) -> Result<()> {
+    if lost.is_empty() {
         return Ok(());
     }
     QueryBuilder::new("INSERT INTO gaps (device, boot, first_seq, last_seq, received_ms) ")
-        .push_values(&gap.ranges, |mut row, &(first, last)| {
+        .push_values(lost, |mut row, &(first, last)| {
             row.push_bind(record.device().as_str())
-                .push_bind(gap.boot.0.to_vec())
+                .push_bind(boot.0.to_vec())
                 .push_bind(int(first))
                 .push_bind(int(last))
                 .push_bind(int(record.received_ms()));

@@ -91,6 +91,24 @@ impl Floors {
     }
 }
 
+/// How far the latest verified time may run ahead of what is on disk, milliseconds. A timestamp lives for a day and is
+/// judged every few minutes; writing each of these times would be most of what an idle device writes.
+pub const UNKEPT_MS_MAX: u64 = 60 * 60 * 1000;
+
+impl Floors {
+    /// Whether these may wait in memory where `kept` is on disk: nothing else rose than the time, by less than
+    /// [`UNKEPT_MS_MAX`], and the number of the last message, which is kept on its own where it matters.
+    pub fn may_wait(&self, kept: &Self) -> bool {
+        let rest = Self {
+            wall_ms: self.wall_ms,
+            down_seq: self.down_seq,
+            heard_from: self.heard_from,
+            ..kept.clone()
+        };
+        rest == *self && self.wall_ms.saturating_sub(kept.wall_ms) < UNKEPT_MS_MAX
+    }
+}
+
 /// First bytes of a record; the digit is the format number.
 const MAGIC: &[u8; 8] = b"DUNFLR1\n";
 /// Bytes before the body: magic, number of the write (u64, big-endian), length of the body (u32, big-endian).
@@ -236,6 +254,26 @@ mod tests {
             Floors { releases: BTreeMap::new(), ..before.clone() },
         ] {
             assert!(!lower.not_below(&before), "{lower:?}");
+        }
+    }
+
+    #[test]
+    fn only_time_may_wait_and_not_for_long() {
+        let kept = floors(4);
+        let later = |ms| Floors { wall_ms: kept.wall_ms + ms, ..kept.clone() };
+        assert!(kept.may_wait(&kept) && later(UNKEPT_MS_MAX - 1).may_wait(&kept));
+        assert!(!later(UNKEPT_MS_MAX).may_wait(&kept));
+        assert!(Floors { down_seq: 9, ..later(1) }.may_wait(&kept));
+        for higher in [
+            Floors { image: floors(5).image, ..kept.clone() },
+            Floors { director: floors(5).image, ..kept.clone() },
+            Floors { roles: BTreeMap::from([("task-meter".to_owned(), 7)]), ..kept.clone() },
+            Floors { generation: 5, ..kept.clone() },
+            Floors { assignment: None, ..kept.clone() },
+            Floors { counted_by: Some(CountedBy { root: 1, keys: Digest([1; 32]) }), ..kept.clone() },
+            Floors { releases: floors(5).releases, ..kept.clone() },
+        ] {
+            assert!(!higher.may_wait(&kept), "{higher:?}");
         }
     }
 

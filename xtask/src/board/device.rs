@@ -69,7 +69,10 @@ impl Told {
         };
         for boot in status["spool"]["boots"].as_array().context("a spool has boots")? {
             let number = |name: &str| boot[name].as_u64().with_context(|| format!("a boot has {name}"));
-            told.durable.insert(text(&boot["boot"]), number("appended")?);
+            // Reports that tell nothing new wait in memory for a while, and those that a cut took are told as lost.
+            let apart = |name: &str| boot[name].as_u64().unwrap_or(0);
+            let durable = number("appended")?.saturating_sub(apart("in_memory") + apart("lost"));
+            told.durable.insert(text(&boot["boot"]), durable);
             told.windows.insert(text(&boot["boot"]), number("windows")?);
         }
         Ok(told)
@@ -177,6 +180,11 @@ mod tests {
             }))
             .unwrap()
         };
+        let quiet = |apart: &str| {
+            let boot = json!({"boot": "aa", "appended": 11, "windows": 1, apart: 4});
+            Told::read(&json!({"generation": 2, "spool": {"boots": [boot]}})).unwrap().durable["aa"]
+        };
+        assert_eq!((quiet("in_memory"), quiet("lost"), quiet("evicted")), (7, 7, 11));
         let before = status(2, 7);
         assert!(before.committed("gate@1") && !before.committed("gate@2"));
         assert!(status(3, 8).keeps(&before).is_ok());

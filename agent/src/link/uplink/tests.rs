@@ -143,7 +143,7 @@ struct Running {
 
 fn start(world: World, bytes_max: u64) -> Running {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Arc::new(Spool::open(dir.path(), bytes_max, draw_boot()).unwrap());
+    let spool = Arc::new(Spool::open(dir.path(), None, bytes_max, draw_boot()).unwrap());
     let (world, wake) = (Arc::new(Mutex::new(world)), Arc::new(Notify::new()));
     let (stop, stopped) = watch::channel(false);
     let (sender, news) = mpsc::channel(64);

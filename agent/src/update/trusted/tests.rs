@@ -15,6 +15,8 @@ use super::*;
 #[path = "../../../../crates/trust/tests/forge/mod.rs"]
 mod forge;
 
+mod idle;
+
 pub(crate) use forge::profile;
 use forge::{Forge, LATER_MS, NOW_MS, custom, now, sign, target};
 
