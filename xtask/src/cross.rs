@@ -53,7 +53,29 @@ enum Verb {
         /// Build for this board of `firmware-targets/boards` instead
         #[arg(long, conflicts_with = "triple")]
         board: Option<String>,
+        /// With everything an agent can do, into a folder `full` beside the one that is released
+        #[arg(long)]
+        full: bool,
     },
+}
+
+/// The agent's feature sets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Features {
+    /// The small set, which is released: the API is REST alone.
+    Edge,
+    /// Everything.
+    Full,
+}
+
+impl Features {
+    /// As the agent's manifest calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// The profile that is released.
@@ -71,17 +93,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(())
         }
         Verb::Setup { triple } => each(triple.as_deref(), |target| Toolchain::set_up(target).map(drop)),
-        Verb::Build { triple } => each(triple.as_deref(), |target| build_agent(target, "dev").map(drop)),
+        Verb::Build { triple } => {
+            each(triple.as_deref(), |target| build_agent(target, "dev", Features::Edge).map(drop))
+        }
         Verb::Test { triple } => each(triple.as_deref(), |target| {
             let toolchain = Toolchain::set_up(target)?;
             emulated::units(&toolchain)?;
             emulated::whole_way(&toolchain)
         }),
-        Verb::Dist { triple, board: None } => {
-            each(triple.as_deref(), |target| build_agent(target, DIST).map(drop))
-        }
-        Verb::Dist { board: Some(board), .. } => {
-            build_agent(&target(&crate::boards::named(board)?.build.triple)?, DIST).map(drop)
+        Verb::Dist { triple, board, full } => {
+            let of_board = board.as_deref().map(crate::boards::named).transpose()?;
+            let triple = of_board.map(|board| board.build.triple).or_else(|| triple.clone());
+            let features = if *full { Features::Full } else { Features::Edge };
+            each(triple.as_deref(), |target| build_agent(target, DIST, features).map(drop))
         }
     }
 }
@@ -96,13 +120,13 @@ fn each(triple: Option<&str>, what: impl FnMut(&Target) -> Result<()>) -> Result
 }
 
 /// Builds an agent and asks it for its version, so that a file that only looks like one is found.
-fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
+fn build_agent(target: &Target, profile: &str, features: Features) -> Result<PathBuf> {
     let toolchain = Toolchain::set_up(target)?;
-    let mut program = build::agent(&toolchain, profile)?;
+    let mut program = build::agent_with(&toolchain, profile, features)?;
     let version = artifact::check(&toolchain, &program)?;
     let provenance = artifact::provenance(&toolchain, &program, profile)?;
     if profile == DIST {
-        let released = released(&target.triple);
+        let released = released(&target.triple, features);
         std::fs::create_dir_all(released.parent().context("a program lies in a folder")?)?;
         std::fs::copy(&provenance, released.with_extension("provenance.json"))?;
         std::fs::copy(&program, &released)?;
@@ -127,8 +151,17 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
 }
 
 /// Where `cross dist` leaves a target's agent.
-pub(crate) fn released(triple: &str) -> PathBuf {
-    target_dir().join(DIST).join(triple).join("dunlin-agent")
+pub(crate) fn released(triple: &str, features: Features) -> PathBuf {
+    let folder = target_dir().join(DIST).join(triple);
+    match features {
+        Features::Edge => folder.join("dunlin-agent"),
+        Features::Full => folder.join(features.name()).join("dunlin-agent"),
+    }
+}
+
+/// Builds the agent of a target as it is released, and returns where it lies.
+pub(crate) fn release(triple: &str, features: Features) -> Result<PathBuf> {
+    build_agent(&target(triple)?, DIST, features)
 }
 
 /// The variable that switches defences off in test builds, and that no other program has to know.
@@ -137,7 +170,7 @@ const SWITCHES: &[u8] = b"DUNLIN_WEAKEN";
 /// A static build for this machine, as part of the tests. It is of the small feature set: it says of itself that it has no
 /// gRPC. And it is built as what is released is, so it has no switches for its defences. Returns where it lies.
 pub(crate) fn static_build(triple: &str) -> Result<PathBuf> {
-    let program = build_agent(&target(triple)?, emulated::PROFILE)?;
+    let program = build_agent(&target(triple)?, emulated::PROFILE, Features::Edge)?;
     let check = |address: &str| {
         let mut command = Command::new(&program);
         command.arg("check").env("DUNLIN_API__GRPC_LISTEN", address).output()

@@ -9,6 +9,7 @@ mod cross;
 mod cuts;
 mod demo;
 mod docs;
+mod footprint;
 mod fuzz;
 mod install;
 mod layers;

@@ -146,7 +146,8 @@ fn end_to_end() -> Result<()> {
 /// tells nobody why.
 fn free_gb() -> Result<f64> {
     let folder = crate::command::root();
-    let disk = rustix::fs::statvfs(&folder).with_context(|| format!("could not ask {} for its space", folder.display()))?;
+    let disk = rustix::fs::statvfs(folder)
+        .with_context(|| format!("could not ask {} for its space", folder.display()))?;
     Ok((disk.f_bavail * disk.f_frsize) as f64 / 1e9)
 }
 
