@@ -25,7 +25,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["only", "out"])]
     footprint: bool,
     #[command(flatten)]
-    on_board: footprint::Options,
+    on_board: footprint::OnBoard,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -22,7 +22,7 @@ const PAGE: &str = "docs/footprint.md";
 const BOARDS: [&str; 3] = ["x86-64-generic", "qemu-virt-aarch64", "qemu-virt-armv7"];
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct OnBoard {
     /// Virtual board of `firmware-targets/boards` to measure on, any number of them; every one that can be emulated if none
     /// is given
     #[arg(long, requires = "footprint")]
@@ -72,7 +72,7 @@ struct Known {
     run: Option<Run>,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &OnBoard) -> Result<()> {
     let triples = tier_1()?;
     if !options.released {
         for triple in &triples {
@@ -99,7 +99,7 @@ fn tier_1() -> Result<Vec<String>> {
     Ok(all.filter(|target| target.tier == 1).map(|target| target.triple).collect())
 }
 
-fn measure(name: &str, options: &Options) -> Result<()> {
+fn measure(name: &str, options: &OnBoard) -> Result<()> {
     let triple = boards::named(name)?.build.triple;
     let agent = cross::released(&triple, Features::Edge);
     ensure!(agent.is_file(), "{} is not there; `cargo xtask cross dist {triple}` builds it", agent.display());

@@ -72,3 +72,13 @@ fn main() -> anyhow::Result<()> {
         Task::Package(options) => package::run(&options),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Cli::command().debug_assert();
+    }
+}

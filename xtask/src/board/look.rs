@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// How every line of a look begins; the rest of it is what the kernel tells.
 const MARK: &str = "look: ";
+/// Its last line.
+const END: &str = "look: end";
 /// Ticks of a second, in which the kernel tells processor time; the same on all machines.
 const TICKS: f64 = 100.0;
 /// Bytes of a sector, in which the kernel counts what is written to any disk.
@@ -34,7 +36,9 @@ pub(super) struct Look {
 pub(super) fn looks(log: &str) -> Result<Vec<Look>> {
     let mut all = Vec::new();
     let mut look = Look::default();
-    for line in log.lines().filter_map(|line| Some(line.split_once(MARK)?.1.trim())) {
+    // What comes after may be half of a line.
+    let ended = &log[..log.rfind(END).map_or(0, |at| at + END.len())];
+    for line in ended.lines().filter_map(|line| Some(line.split_once(MARK)?.1.trim())) {
         if line == "end" {
             let whole = std::mem::take(&mut look);
             all.extend((whole.processes > 0).then_some(whole));
@@ -203,6 +207,12 @@ mod tests {
         );
         let whole = log(100.5, 10, 64, 1000);
         assert_eq!(looks(whole.strip_suffix("look: end\r\n").unwrap()).unwrap(), []);
+        for end in 0..whole.len() {
+            assert!(
+                looks(&[&whole, &whole[..end]].concat()).unwrap().len()
+                    == 1 + usize::from(end + 2 >= whole.len())
+            );
+        }
         assert_eq!(looks("board: up\r\n").unwrap(), []);
     }
 
@@ -211,7 +221,7 @@ mod tests {
         for line in
             ["look: memory Pss: many kB", "look: stat 7 (x) S 1", "look: network eth0", "look: weight 3"]
         {
-            let error = format!("{:#}", looks(line).unwrap_err());
+            let error = format!("{:#}", looks(&format!("{line}\n{END}\n")).unwrap_err());
             assert!(error.contains(line.strip_prefix("look: ").unwrap()), "{error}");
         }
     }
