@@ -31,6 +31,7 @@ pub(crate) use footprint::Measured;
 use kind::Kind;
 pub(crate) use look::Window;
 use parts::Parts;
+pub(crate) use vm::INSTRUCTION_NS;
 
 #[derive(Args)]
 pub(crate) struct Options {

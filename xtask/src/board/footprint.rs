@@ -49,8 +49,13 @@ pub(super) fn measure(
 ) -> Result<Measured> {
     let fleet = Fleet::start(folder, &programs.here)?;
     let releases = fleet.releases(1, 0)?;
-    let used =
-        Use { settings: SETTINGS, memory_mib: Some(MEMORY_MIB), without_sync: false, look_s: Some(LOOK_S) };
+    let used = Use {
+        settings: SETTINGS,
+        memory_mib: Some(MEMORY_MIB),
+        without_sync: false,
+        look_s: Some(LOOK_S),
+        counted: true,
+    };
     let machine = Machine::new(parts, programs, &fleet, folder, &used)?;
     let path = folder.join("disk");
     disk::make(&path)?;

@@ -22,6 +22,10 @@ const API_PORT: u16 = 8090;
 pub(super) const SETTINGS: &str = "[telemetry]\nwindow_s = 1\nreport_s = 1\n\n[update]\ncheck_s = 5\nretry_min_s = 1\nretry_max_s = 2\n\n\
      [device.budgets]\nmodel_bytes_max = 16777216\nmodel_ram_bytes_max = 134217728\nlatency_us_max = 60000000\n";
 
+/// Time of an instruction of a board whose time goes by them, ns; the emulator takes powers of two. That makes 250 million a second,
+/// which is fewer than the slowest board of `firmware-targets/boards` does.
+pub(crate) const INSTRUCTION_NS: u64 = 4;
+
 /// What differs between boards that are cut and one that is measured.
 pub(super) struct Use<'a> {
     /// Settings of the agent beyond those that a board needs.
@@ -32,12 +36,14 @@ pub(super) struct Use<'a> {
     pub(super) without_sync: bool,
     /// Seconds between two looks at the agent that the board prints.
     pub(super) look_s: Option<u64>,
+    /// The board's time goes by its instructions, [`INSTRUCTION_NS`] each, however busy the machine is that emulates.
+    pub(super) counted: bool,
 }
 
 impl Use<'_> {
     /// That of boards whose power is cut.
     pub(super) fn cut(without_sync: bool) -> Self {
-        Self { settings: SETTINGS, memory_mib: None, without_sync, look_s: None }
+        Self { settings: SETTINGS, memory_mib: None, without_sync, look_s: None, counted: false }
     }
 }
 
@@ -48,6 +54,7 @@ pub(super) struct Machine<'a> {
     initramfs: PathBuf,
     log: PathBuf,
     memory_mib: u64,
+    counted: bool,
     /// Where the controller listens here.
     ports: [u16; 2],
 }
@@ -88,7 +95,8 @@ impl<'a> Machine<'a> {
         initramfs.write(&path)?;
         let memory_mib = used.memory_mib.unwrap_or_else(|| memory_mib(&programs.board.device));
         let log = folder.join("board.log");
-        Ok(Self { parts, programs, initramfs: path, log, memory_mib, ports: fleet.ports })
+        let (counted, ports) = (used.counted, fleet.ports);
+        Ok(Self { parts, programs, initramfs: path, log, memory_mib, counted, ports })
     }
 
     /// Switches it on. With `writes`, every write to the disk is recorded there.
@@ -97,7 +105,13 @@ impl<'a> Machine<'a> {
         let api = free_port()?;
         let mut qemu = self.parts.emulator();
         // By its name: a machine may have a /dev/kvm that no guest starts under.
-        qemu.args(["-accel", "tcg,thread=multi", "-M", kind.machine]);
+        if self.counted {
+            let shift = INSTRUCTION_NS.ilog2();
+            qemu.args(["-accel", "tcg,thread=single", "-icount", &format!("shift={shift},sleep=on")]);
+        } else {
+            qemu.args(["-accel", "tcg,thread=multi"]);
+        }
+        qemu.args(["-M", kind.machine]);
         qemu.args(size(&board.device, board.qemu_cpu(), self.memory_mib));
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         qemu.arg("-kernel").arg(self.parts.kernel()?).arg("-initrd").arg(&self.initramfs);

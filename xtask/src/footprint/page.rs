@@ -2,7 +2,7 @@
 use std::fmt::Write as _;
 
 use super::{Known, Run};
-use crate::board::Window;
+use crate::board::{INSTRUCTION_NS, Window};
 
 /// Most bytes of the agent.
 const PROGRAM_BYTES: f64 = 12e6;
@@ -57,13 +57,21 @@ Every 15 s the board prints what its kernel tells, and nobody else asks it anyth
 * network: bytes of the interface in both directions, frames, TCP and TLS included (`/proc/net/dev`);
 * what is left of the board's memory (`MemAvailable`), the least that a look saw.
 
-Hours and days are projected from the windows. **Times are those of an emulator on a shared machine**: one to two orders of magnitude above
-those of a board, not to be compared with anything but another run on the same machine.
+Hours and days are projected from the windows.
 ";
 
 /// The whole page.
 pub(super) fn text(known: &[Known]) -> String {
     let mut page = METHOD.to_owned();
+    write!(
+        page,
+        "\n**Processor times and the first answer are emulated.** The board's clock goes by its instructions, {INSTRUCTION_NS} ns each, however busy \
+         the machine is that emulates: what stands here is a count of instructions, as a core would need that does {} million a second, \
+         whatever they are. Processors of boards do more of most, and fewer while they wait for memory. It compares with another run of \
+         this command, and with nothing else.\n",
+        1000 / INSTRUCTION_NS
+    )
+    .expect("writing to a string");
     for target in known {
         target_text(target, &mut page).expect("writing to a string");
     }
