@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::command::{cargo, output, root, run as execute, target_dir};
-use crate::install;
+use crate::{footprint, install};
 
 /// What trees and networks are compared with, and what it needs; exact, so that numbers of two days compare.
 const PYTHON: &[&str] = &["onnxruntime==1.31.1", "numpy==2.4.6"];
@@ -21,9 +21,17 @@ pub(crate) struct Options {
     /// Where to write the numbers
     #[arg(long, default_value = "out/bench.json")]
     out: std::path::PathBuf,
+    /// Measure what the agent takes of a small virtual board instead, and write docs/footprint.md
+    #[arg(long, conflicts_with_all = ["only", "out"])]
+    footprint: bool,
+    #[command(flatten)]
+    on_board: footprint::OnBoard,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.footprint {
+        return footprint::run(&options.on_board);
+    }
     println!(
         "building the agent alone, as it is released: with others it would get features that only they need"
     );

@@ -2,9 +2,11 @@
 mod device;
 mod disk;
 mod fleet;
+mod footprint;
 mod http;
 mod initramfs;
 mod kind;
+mod look;
 mod parts;
 mod power;
 mod sweep;
@@ -17,6 +19,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
@@ -24,8 +27,11 @@ use clap::{Args, Subcommand};
 use crate::boards::{self, Board};
 use crate::command::{cargo, run as execute, target_dir};
 use crate::cross;
+pub(crate) use footprint::Measured;
 use kind::Kind;
+pub(crate) use look::Window;
 use parts::Parts;
+pub(crate) use vm::INSTRUCTION_NS;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -129,6 +135,21 @@ pub(crate) fn test(agent: PathBuf, programs: PathBuf) -> Result<()> {
     judged(&run, "power-cut", |parts, programs, folder| power::cuts(parts, programs, folder, (1, 1), false))
 }
 
+/// What an agent takes of the board of that name, by windows of that length. `programs` is a folder as in [`Run`].
+pub(crate) fn footprint(
+    board: &str,
+    agent: PathBuf,
+    programs: Option<PathBuf>,
+    window: Duration,
+) -> Result<Measured> {
+    let run = Run { board: board.to_owned(), without_sync: false, agent: Some(agent), programs };
+    let (measured, folder) = prepared(&run, "footprint", |parts, programs, folder| {
+        footprint::measure(parts, programs, folder, window)
+    })?;
+    std::fs::remove_dir_all(folder)?;
+    Ok(measured)
+}
+
 /// Cuts, and those after which something was not as it must be.
 #[derive(Default)]
 struct Outcome {
@@ -149,12 +170,12 @@ impl Outcome {
     }
 }
 
-/// Makes what is needed, cuts, and says whether the outcome is the one that is asked for.
-fn judged(
+/// Makes what is needed and works with it in an empty folder, which is returned too.
+fn prepared<T>(
     run: &Run,
     name: &str,
-    cut: impl FnOnce(&Parts, &Programs, &Path) -> Result<Outcome>,
-) -> Result<()> {
+    work: impl FnOnce(&Parts, &Programs, &Path) -> Result<T>,
+) -> Result<(T, PathBuf)> {
     let programs = run.programs()?;
     let parts = Parts::set_up(Kind::of(&programs.board.device)?)?;
     let folder = parts.home().join(name);
@@ -162,7 +183,16 @@ fn judged(
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let outcome = cut(&parts, &programs, &folder)?;
+    Ok((work(&parts, &programs, &folder)?, folder))
+}
+
+/// Cuts, and says whether the outcome is the one that is asked for.
+fn judged(
+    run: &Run,
+    name: &str,
+    cut: impl FnOnce(&Parts, &Programs, &Path) -> Result<Outcome>,
+) -> Result<()> {
+    let (outcome, folder) = prepared(run, name, cut)?;
     println!("{} cuts, {} bad outcomes", outcome.cuts, outcome.bad);
     if run.without_sync {
         ensure!(outcome.bad > 0, "nothing was lost without syncs: this test can not fail");

@@ -54,7 +54,29 @@ enum Verb {
         /// Build for this board of `firmware-targets/boards` instead
         #[arg(long, conflicts_with = "triple")]
         board: Option<String>,
+        /// With everything an agent can do, into a folder `full` beside the one that is released
+        #[arg(long)]
+        full: bool,
     },
+}
+
+/// The agent's feature sets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Features {
+    /// The small set, which is released: the API is REST alone.
+    Edge,
+    /// Everything.
+    Full,
+}
+
+impl Features {
+    /// As the agent's manifest calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// The profile that is released.
@@ -72,16 +94,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(())
         }
         Verb::Setup { triple } => each(triple.as_deref(), |target| Toolchain::set_up(target).map(drop)),
-        Verb::Build { triple } => each(triple.as_deref(), |target| build_agent(target, "dev").map(drop)),
+        Verb::Build { triple } => {
+            each(triple.as_deref(), |target| build_agent(target, "dev", Features::Edge).map(drop))
+        }
         Verb::Test { triple } => each(triple.as_deref(), |target| {
             units(&target.triple, true)?;
             whole_way(&target.triple, end_to_end_tests(&programs()?)?)
         }),
-        Verb::Dist { triple, board: None } => {
-            each(triple.as_deref(), |target| build_agent(target, DIST).map(drop))
-        }
-        Verb::Dist { board: Some(board), .. } => {
-            build_agent(&target(&crate::boards::named(board)?.build.triple)?, DIST).map(drop)
+        Verb::Dist { triple, board, full } => {
+            let of_board = board.as_deref().map(crate::boards::named).transpose()?;
+            let triple = of_board.map(|board| board.build.triple).or_else(|| triple.clone());
+            let features = if *full { Features::Full } else { Features::Edge };
+            each(triple.as_deref(), |target| build_agent(target, DIST, features).map(drop))
         }
     }
 }
@@ -96,19 +120,23 @@ fn each(triple: Option<&str>, what: impl FnMut(&Target) -> Result<()>) -> Result
 }
 
 /// Builds an agent and asks it for its version, so that a file that only looks like one is found.
-fn checked_agent<'a>(target: &'a Target, profile: &str) -> Result<(Toolchain<'a>, PathBuf, String)> {
+fn checked_agent<'a>(
+    target: &'a Target,
+    profile: &str,
+    features: Features,
+) -> Result<(Toolchain<'a>, PathBuf, String)> {
     let toolchain = Toolchain::set_up(target)?;
-    let program = build::agent(&toolchain, profile)?;
+    let program = build::agent(&toolchain, profile, features)?;
     let version = artifact::check(&toolchain, &program)?;
     Ok((toolchain, program, version))
 }
 
 /// The same, with its provenance, and where it is released from.
-fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
-    let (toolchain, mut program, version) = checked_agent(target, profile)?;
+fn build_agent(target: &Target, profile: &str, features: Features) -> Result<PathBuf> {
+    let (toolchain, mut program, version) = checked_agent(target, profile, features)?;
     let provenance = artifact::provenance(&toolchain, &program, profile)?;
     if profile == DIST {
-        let released = released(&target.triple);
+        let released = released(&target.triple, features);
         std::fs::create_dir_all(released.parent().context("a program lies in a folder")?)?;
         std::fs::copy(&provenance, released.with_extension("provenance.json"))?;
         std::fs::copy(&program, &released)?;
@@ -124,7 +152,7 @@ fn build_agent(target: &Target, profile: &str) -> Result<PathBuf> {
 /// have to unpack.
 pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let target = target(triple)?;
-    let (toolchain, program, version) = checked_agent(&target, emulated::PROFILE)?;
+    let (toolchain, program, version) = checked_agent(&target, emulated::PROFILE, Features::Edge)?;
     println!("{version}");
     let stripped = program.with_extension("stripped");
     execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
@@ -144,8 +172,17 @@ pub(crate) fn whole_way(triple: &str, tests: Command) -> Result<()> {
 }
 
 /// Where `cross dist` leaves a target's agent.
-pub(crate) fn released(triple: &str) -> PathBuf {
-    target_dir().join(DIST).join(triple).join("dunlin-agent")
+pub(crate) fn released(triple: &str, features: Features) -> PathBuf {
+    let folder = target_dir().join(DIST).join(triple);
+    match features {
+        Features::Edge => folder.join("dunlin-agent"),
+        Features::Full => folder.join(features.name()).join("dunlin-agent"),
+    }
+}
+
+/// Builds the agent of a target as it is released, and returns where it lies.
+pub(crate) fn release(triple: &str, features: Features) -> Result<PathBuf> {
+    build_agent(&target(triple)?, DIST, features)
 }
 
 /// The variable that switches defences off in test builds, and that no other program has to know.
@@ -154,7 +191,7 @@ const SWITCHES: &[u8] = b"DUNLIN_WEAKEN";
 /// A static build for this machine, as part of the tests. It is of the small feature set: it says of itself that it has no
 /// gRPC. And it is built as what is released is, so it has no switches for its defences. Returns where it lies.
 pub(crate) fn static_build(triple: &str) -> Result<PathBuf> {
-    let program = build_agent(&target(triple)?, emulated::PROFILE)?;
+    let program = build_agent(&target(triple)?, emulated::PROFILE, Features::Edge)?;
     let check = |address: &str| {
         let mut command = Command::new(&program);
         command.arg("check").env("DUNLIN_API__GRPC_LISTEN", address).output()

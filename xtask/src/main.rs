@@ -9,6 +9,7 @@ mod cross;
 mod cuts;
 mod demo;
 mod docs;
+mod footprint;
 mod fuzz;
 mod install;
 mod layers;
@@ -70,5 +71,15 @@ fn main() -> anyhow::Result<()> {
         Task::Docs(options) => docs::run(&options),
         Task::Cross(options) => cross::run(&options),
         Task::Package(options) => package::run(&options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -15,7 +15,7 @@ use dunlin_protocol::DeviceProfile;
 
 use crate::boards::{self, Board};
 use crate::command::{output, root, target_dir};
-use crate::cross::{self, Elf, Machine};
+use crate::cross::{self, Elf, Features, Machine};
 use tree::Tree;
 
 #[derive(Args)]
@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let epoch = epoch()?;
     let mut packages = Vec::new();
     for triple in &triples {
-        let program = options.program.clone().unwrap_or_else(|| cross::released(triple));
+        let program = options.program.clone().unwrap_or_else(|| cross::released(triple, Features::Edge));
         packages.push(Package::new(triple, &program, &options.package_version, epoch)?);
     }
     distinct(&packages)?;
@@ -118,6 +118,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if wanted(Kind::Oci) { write(oci::pack(&packages)?) } else { Ok(()) }
+}
+
+/// Bytes of the Debian package of a program.
+pub(crate) fn deb_bytes(triple: &str, program: &Path) -> Result<usize> {
+    let package = Package::new(triple, program, env!("CARGO_PKG_VERSION"), epoch()?)?;
+    Ok(deb::pack(&package)?.1.len())
 }
 
 /// Packages of one machine would have one name, and an image one platform twice.

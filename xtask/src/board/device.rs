@@ -94,6 +94,16 @@ impl Told {
     }
 }
 
+/// Where the task is asked.
+pub(super) fn infer_path() -> String {
+    format!("/v2/models/{TASK}/infer")
+}
+
+/// A row to decide on.
+pub(super) fn question() -> Value {
+    json!({"inputs": [{"name": "x", "shape": [1, FEATURES], "datatype": "FP32", "data": vec![0.5; FEATURES]}]})
+}
+
 /// An agent's API.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Device {
@@ -103,10 +113,7 @@ pub(super) struct Device {
 impl Device {
     /// Asks a question; returns which release answered.
     pub(super) fn answer(self) -> Result<String> {
-        let question = json!({
-            "inputs": [{"name": "x", "shape": [1, FEATURES], "datatype": "FP32", "data": vec![0.5; FEATURES]}],
-        });
-        let answer = ask(self.api, &format!("/v2/models/{TASK}/infer"), Some(&question), ANSWER_LIMIT)?;
+        let answer = ask(self.api, &infer_path(), Some(&question()), ANSWER_LIMIT)?;
         Ok(answer["model_version"].as_str().unwrap_or("baseline").to_owned())
     }
 
@@ -118,6 +125,14 @@ impl Device {
     /// Whether it answers at all.
     pub(super) fn listens(self) -> bool {
         ask(self.api, STATUS, None, KNOCK_LIMIT).is_ok()
+    }
+
+    /// Waits until it has a session with the broker.
+    pub(super) fn connects(self) -> Result<()> {
+        until("the board to connect", || {
+            let status = ask(self.api, STATUS, None, ANSWER_LIMIT)?;
+            Ok((status["link"]["up"] == true).then_some(()))
+        })
     }
 
     /// Asks on until the first release is there to stay; before it there may be no answer.

@@ -20,8 +20,8 @@ pub(super) const FEATURES: usize = 4;
 pub(super) const DEVICE: &str = "board";
 /// Rows that the model is trained on.
 const ROWS: usize = 400;
-/// Text in each release that nothing reads: more than an agent writes between two syncs, in many chunks.
-const TEXT_BYTES: usize = 3 << 19;
+/// Text in each release of an update that is cut, which nothing reads: more than an agent writes between two syncs, in many chunks.
+pub(super) const TEXT_BYTES: usize = 3 << 19;
 
 /// A controller that serves.
 pub(super) struct Fleet {
@@ -113,8 +113,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Pushes, and signs offline, so many releases; the first call also signs what the task may do.
-    pub(super) fn releases(&self, number: usize) -> Result<Vec<String>> {
+    /// Pushes, and signs offline, so many releases with so much text in each; the first call also signs what the task may do.
+    pub(super) fn releases(&self, number: usize, text_bytes: usize) -> Result<Vec<String>> {
         let model = std::fs::read(self.folder.join("job/candidates/logistic/model.onnx"))?;
         let (accuracy, rows) = (self.scores["accuracy_ppm"].to_string(), self.scores["n"].to_string());
         let samples = self.path("job/data.csv");
@@ -128,7 +128,7 @@ impl Fleet {
         let mut releases = Vec::new();
         for n in 0..number {
             let file = self.path(&format!("model-{n}.onnx"));
-            std::fs::write(&file, annotated(&model, &format!("release {n} "), TEXT_BYTES))?;
+            std::fs::write(&file, annotated(&model, &format!("release {n} "), text_bytes))?;
             let what =
                 ["model", "push", &file, "--task", TASK, "--name", "gate-model", "--samples", &samples];
             let scores =

@@ -12,7 +12,41 @@ $b ip address add 10.0.2.15/24 dev eth0
 echo 0 > /proc/sys/vm/dirty_writeback_centisecs
 $b mount -t ext4 -o commit=600 /dev/vda /data || echo "board: no disk"
 export DUNLIN_AGENT_CONFIG=/etc/dunlin/agent.toml
-[ -e /data/dunlin ] || dunlin-agent enrol "$($b cat /etc/dunlin/claim)" --device board 2>&1 | $b cat
+# Prints what the kernel knows of the agent, again and again; at once, so that none of the agent's lines comes between.
+look() {
+    while $b sleep "$1"; do
+        text="look: uptime $($b cat /proc/uptime)"
+        for process in $($b pidof dunlin-agent); do
+            text="$text
+look: stat $($b cat "/proc/$process/stat")
+look: memory $($b grep ^Pss: "/proc/$process/smaps_rollup")"
+        done
+        echo "$text
+look: disk $($b grep ' vda ' /proc/diskstats)
+look: network $($b grep eth0 /proc/net/dev)
+look: free $($b grep ^MemAvailable: /proc/meminfo)
+look: end"
+    done
+}
+# Asks from the start of the agent on until a model answers.
+ask() {
+    echo "board: the agent starts at $($b cat /proc/uptime)"
+    url="$($b cat /etc/dunlin/url)"
+    question="$($b cat /etc/dunlin/question)"
+    while :; do
+        case "$($b wget -q -O - --header 'Content-Type: application/json' --post-data "$question" "$url" 2>&1)" in
+        *model_version*) break ;;
+        *) $b usleep 50000 ;;
+        esac
+    done
+    echo "board: the first answer at $($b cat /proc/uptime)"
+}
+if [ -e /data/dunlin ]; then
+    [ ! -e /etc/dunlin/question ] || ask &
+else
+    dunlin-agent enrol "$($b cat /etc/dunlin/claim)" --device board 2>&1 | $b cat
+fi
+[ ! -e /etc/dunlin/look ] || look "$($b cat /etc/dunlin/look)" &
 echo "board: up"
 agent() {
     if [ -x /bin/strace ]; then

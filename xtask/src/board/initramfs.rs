@@ -6,9 +6,18 @@ use anyhow::{Context, Result};
 
 use super::parts::Parts;
 
-/// What the emulated machine needs beyond what is built into the kernel.
-const MODULES: [&str; 6] =
-    ["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "rtc_pl031"];
+/// What the emulated machine needs beyond what is built into the kernel. The file system asks for its checksum by name, so that it
+/// does not say that it depends on it.
+const MODULES: [&str; 8] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_rng",
+    "rtc_pl031",
+    "crc32c_generic",
+    "ext4",
+];
 const FOLDER: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
 const FILE: u32 = 0o100_644;

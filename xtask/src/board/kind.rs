@@ -19,7 +19,7 @@ pub(super) struct Kind {
     pub(super) console: &'static str,
     /// Debian's name of the architecture.
     pub(super) arch: &'static str,
-    /// Debian's package with the newest kernel for virtual machines: a fifth of the ordinary one, with ext4 built in.
+    /// Debian's package with the newest kernel, for virtual machines where there is one: a fifth of the ordinary one.
     pub(super) kernel: &'static str,
     /// Debian's name of the folder of libraries.
     pub(super) libraries: &'static str,
@@ -33,6 +33,18 @@ const AARCH64: Kind = Kind {
     arch: "arm64",
     kernel: "linux-image-cloud-arm64",
     libraries: "aarch64-linux-gnu",
+};
+
+const ARMV7: Kind = Kind {
+    emulator: ("qemu-system-arm", "qemu-system-arm"),
+    // Its kernel is one without the extension for more than 4 GiB of addresses, beyond which the emulator puts devices.
+    machine: "virt,gic-version=2,highmem=off",
+    devices: ["virtio-net-device", "virtio-blk-device"],
+    console: "console=ttyAMA0",
+    arch: "armhf",
+    // There is none for virtual machines.
+    kernel: "linux-image-armmp",
+    libraries: "arm-linux-gnueabihf",
 };
 
 const X86_64: Kind = Kind {
@@ -53,14 +65,19 @@ impl Kind {
         match device.arch {
             Arch::Aarch64 => Ok(&AARCH64),
             Arch::X86_64 => Ok(&X86_64),
-            Arch::Armv7 | Arch::Riscv64 => bail!("no emulated machine stands for {}", device.class),
+            Arch::Armv7 => Ok(&ARMV7),
+            Arch::Riscv64 => bail!("no emulated machine stands for {}", device.class),
         }
     }
 }
 
+/// Memory that a board is emulated with, MiB.
+pub(super) fn memory_mib(device: &DeviceProfile) -> u64 {
+    (device.ram_bytes >> 20).min(MEMORY_MIB_MAX)
+}
+
 /// Processor, cores and memory of the emulated board, as the emulator's options.
-pub(super) fn size(device: &DeviceProfile, processor: Option<&str>) -> [String; 6] {
-    let memory = (device.ram_bytes >> 20).min(MEMORY_MIB_MAX);
+pub(super) fn size(device: &DeviceProfile, processor: Option<&str>, memory_mib: u64) -> [String; 6] {
     let [cpu, cores, memory_option] = ["-cpu", "-smp", "-m"].map(str::to_owned);
     [
         cpu,
@@ -68,6 +85,6 @@ pub(super) fn size(device: &DeviceProfile, processor: Option<&str>) -> [String; 
         cores,
         device.cores.to_string(),
         memory_option,
-        memory.to_string(),
+        memory_mib.to_string(),
     ]
 }

@@ -25,6 +25,7 @@ pub(super) const CONTROL: &str = "strace";
 pub(super) struct Parts {
     home: PathBuf,
     kind: &'static Kind,
+    version: String,
 }
 
 impl Parts {
@@ -32,7 +33,8 @@ impl Parts {
     pub(super) fn set_up(kind: &'static Kind) -> Result<Self> {
         install::debian("mkfs.ext4", "e2fsprogs")?;
         install::debian("sqlite3", "sqlite3")?;
-        let parts = Self { home: target_dir().join("board").join(kind.arch), kind };
+        let mut parts =
+            Self { home: target_dir().join("board").join(kind.arch), kind, version: String::new() };
         std::fs::create_dir_all(&parts.home)?;
         let (emulator, package) = kind.emulator;
         if !on_path(emulator) {
@@ -51,7 +53,9 @@ impl Parts {
         let version = parts.emulator().arg("--version").output().context("starting the emulator")?;
         let told = String::from_utf8_lossy(&version.stderr);
         ensure!(version.status.success(), "{emulator} does not run: {told}");
-        println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
+        let told = String::from_utf8_lossy(&version.stdout);
+        told.lines().next().unwrap_or_default().clone_into(&mut parts.version);
+        println!("{}", parts.version);
         Ok(parts)
     }
 
@@ -73,6 +77,11 @@ impl Parts {
     /// The folder of everything that is made for boards of this kind.
     pub(super) fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// What the emulator says of itself.
+    pub(super) fn version(&self) -> &str {
+        &self.version
     }
 
     /// What kind it is.

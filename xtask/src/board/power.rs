@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::device::{CHUNK_BYTES, Told, not_fetched_again};
 use super::disk::{self, Left};
-use super::fleet::{Dice, Fleet};
+use super::fleet::{Dice, Fleet, TEXT_BYTES};
 use super::parts::Parts;
-use super::vm::{Machine, Running};
+use super::vm::{Machine, Running, Use};
 use super::{Outcome, Programs};
 
 /// How long an update may be cut at, in lengths of one that was not cut: some cuts come after it.
@@ -25,8 +25,8 @@ pub(super) fn cuts(
     without_sync: bool,
 ) -> Result<Outcome> {
     let fleet = Fleet::start(folder, &programs.here)?;
-    let releases = fleet.releases(cuts + 2)?;
-    let machine = Machine::new(parts, programs, &fleet, folder, without_sync)?;
+    let releases = fleet.releases(cuts + 2, TEXT_BYTES)?;
+    let machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(without_sync))?;
     let path = folder.join("disk");
     disk::make(&path)?;
     fleet.assign(&releases[0])?;

@@ -10,9 +10,9 @@ use dunlin_trust::floors::Floors;
 
 use super::device::{CHUNK_BYTES, Device, Told, not_fetched_again, until};
 use super::disk::{self, Left};
-use super::fleet::Fleet;
+use super::fleet::{Fleet, TEXT_BYTES};
 use super::parts::Parts;
-use super::vm::{Machine, SETTINGS};
+use super::vm::{Machine, SETTINGS, Use};
 use super::writes::Writes;
 use super::{Outcome, Programs, tied};
 
@@ -35,9 +35,9 @@ pub(super) fn every_write(
     without_sync: bool,
 ) -> Result<Outcome> {
     let fleet = Fleet::start(folder, &programs.here)?;
-    let releases = fleet.releases(2)?;
+    let releases = fleet.releases(2, TEXT_BYTES)?;
     let [first, second] = [releases[0].as_str(), releases[1].as_str()];
-    let machine = Machine::new(parts, programs, &fleet, folder, without_sync)?;
+    let machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(without_sync))?;
     let (disk, log) = (folder.join("disk"), folder.join("writes"));
     disk::make(&disk)?;
     fleet.assign(first)?;

@@ -7,10 +7,10 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::Programs;
-use super::device::{Device, until};
+use super::device::{Device, infer_path, question, until};
 use super::fleet::Fleet;
 use super::initramfs::Initramfs;
-use super::kind::size;
+use super::kind::{memory_mib, size};
 use super::parts::{CONTROL, Parts};
 use crate::cross::Elf;
 
@@ -22,24 +22,51 @@ const API_PORT: u16 = 8090;
 pub(super) const SETTINGS: &str = "[telemetry]\nwindow_s = 1\nreport_s = 1\n\n[update]\ncheck_s = 5\nretry_min_s = 1\nretry_max_s = 2\n\n\
      [device.budgets]\nmodel_bytes_max = 16777216\nmodel_ram_bytes_max = 134217728\nlatency_us_max = 60000000\n";
 
+/// Time of an instruction of a board whose time goes by them, ns; the emulator takes powers of two. That makes 250 million a second,
+/// which is fewer than the slowest board of `firmware-targets/boards` does.
+pub(crate) const INSTRUCTION_NS: u64 = 4;
+
+/// What differs between boards that are cut and one that is measured.
+pub(super) struct Use<'a> {
+    /// Settings of the agent beyond those that a board needs.
+    pub(super) settings: &'a str,
+    /// Memory, MiB; as much as the board has, up to what an emulated one needs, if nothing is said.
+    pub(super) memory_mib: Option<u64>,
+    /// What the agent syncs is not synced.
+    pub(super) without_sync: bool,
+    /// Seconds between two looks at the agent that the board prints.
+    pub(super) look_s: Option<u64>,
+    /// The board's time goes by its instructions, [`INSTRUCTION_NS`] each, however busy the machine is that emulates.
+    pub(super) counted: bool,
+}
+
+impl Use<'_> {
+    /// That of boards whose power is cut.
+    pub(super) fn cut(without_sync: bool) -> Self {
+        Self { settings: SETTINGS, memory_mib: None, without_sync, look_s: None, counted: false }
+    }
+}
+
 /// A board that can be switched on.
 pub(super) struct Machine<'a> {
     parts: &'a Parts,
     programs: &'a Programs,
     initramfs: PathBuf,
     log: PathBuf,
+    memory_mib: u64,
+    counted: bool,
     /// Where the controller listens here.
     ports: [u16; 2],
 }
 
 impl<'a> Machine<'a> {
-    /// Puts agent and settings into the first file system. With `without_sync`, what the agent syncs is not synced.
+    /// Puts agent and settings into the first file system.
     pub(super) fn new(
         parts: &'a Parts,
         programs: &'a Programs,
         fleet: &Fleet,
         folder: &Path,
-        without_sync: bool,
+        used: &Use<'_>,
     ) -> Result<Self> {
         let mut initramfs = Initramfs::of(parts)?;
         initramfs.program("bin/dunlin-agent", &programs.agent)?;
@@ -47,20 +74,29 @@ impl<'a> Machine<'a> {
         initramfs.text("etc/hosts", &format!("{CONTROLLER} localhost\n"));
         let settings = format!(
             "state_dir = \"/data/dunlin\"\nrun_dir = \"/run/dunlin\"\nboard = \"/etc/dunlin/board.toml\"\n\n\
-             [api]\nlisten = \"0.0.0.0:{API_PORT}\"\nallow_remote = true\n\n{SETTINGS}"
+             [api]\nlisten = \"0.0.0.0:{API_PORT}\"\nallow_remote = true\n\n{}",
+            used.settings
         );
         initramfs.text("etc/dunlin/agent.toml", &settings);
         initramfs.text("etc/dunlin/board.toml", &std::fs::read_to_string(&programs.board_file)?);
         initramfs.text("etc/dunlin/claim", &fleet.claim()?);
-        if without_sync {
+        if let Some(seconds) = used.look_s {
+            initramfs.text("etc/dunlin/look", &seconds.to_string());
+            initramfs.text("etc/dunlin/url", &format!("http://127.0.0.1:{API_PORT}{}", infer_path()));
+            initramfs.text("etc/dunlin/question", &question().to_string());
+        }
+        if used.without_sync {
             initramfs.program("bin/strace", &parts.board().join("usr/bin").join(CONTROL))?;
         }
-        if without_sync || Elf(&std::fs::read(&programs.agent)?).has_interpreter() {
+        if used.without_sync || Elf(&std::fs::read(&programs.agent)?).has_interpreter() {
             initramfs.libraries(&parts.board(), parts.kind().libraries)?;
         }
         let path = folder.join("initramfs");
         initramfs.write(&path)?;
-        Ok(Self { parts, programs, initramfs: path, log: folder.join("board.log"), ports: fleet.ports })
+        let memory_mib = used.memory_mib.unwrap_or_else(|| memory_mib(&programs.board.device));
+        let log = folder.join("board.log");
+        let (counted, ports) = (used.counted, fleet.ports);
+        Ok(Self { parts, programs, initramfs: path, log, memory_mib, counted, ports })
     }
 
     /// Switches it on. With `writes`, every write to the disk is recorded there.
@@ -69,8 +105,14 @@ impl<'a> Machine<'a> {
         let api = free_port()?;
         let mut qemu = self.parts.emulator();
         // By its name: a machine may have a /dev/kvm that no guest starts under.
-        qemu.args(["-accel", "tcg,thread=multi", "-M", kind.machine]);
-        qemu.args(size(&board.device, board.qemu_cpu()));
+        if self.counted {
+            let shift = INSTRUCTION_NS.ilog2();
+            qemu.args(["-accel", "tcg,thread=single", "-icount", &format!("shift={shift},sleep=on")]);
+        } else {
+            qemu.args(["-accel", "tcg,thread=multi"]);
+        }
+        qemu.args(["-M", kind.machine]);
+        qemu.args(size(&board.device, board.qemu_cpu(), self.memory_mib));
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         qemu.arg("-kernel").arg(self.parts.kernel()?).arg("-initrd").arg(&self.initramfs);
         qemu.args(["-append", &format!("{} quiet loglevel=3 panic=-1", kind.console)]);
@@ -134,13 +176,19 @@ impl Running {
     pub(super) fn up(&mut self) -> Result<()> {
         let device = self.device;
         until("the board's agent to listen", || {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the emulator ended with {status}: {}", self.log()?);
-            }
+            self.has_power()?;
             // Until the API listens, the emulator's network takes the call and says nothing.
             Ok(device.listens().then_some(()))
         })
         .with_context(|| format!("the board's log is {}", self.log.display()))
+    }
+
+    /// An error if the emulator has ended.
+    pub(super) fn has_power(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the emulator ended with {status}: {}", self.log()?),
+            None => Ok(()),
+        }
     }
 
     /// Waits for the agent and asks the first question; returns which release answered.

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::Features;
 use super::matrix::{How, Libc};
 use super::toolchain::Toolchain;
 use crate::command::{run, target_dir};
@@ -25,9 +26,14 @@ pub(super) fn cargo(toolchain: &Toolchain<'_>, verb: &str, profile: &str) -> Com
     command
 }
 
-/// Builds the agent and returns where it lies.
-pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str) -> Result<PathBuf> {
-    run(cargo(toolchain, "build", profile).args(["-p", "dunlin-agent", "--bin", "dunlin-agent"]))?;
+/// Builds the agent of a feature set and returns where it lies.
+pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str, features: Features) -> Result<PathBuf> {
+    let mut build = cargo(toolchain, "build", profile);
+    build.args(["-p", "dunlin-agent", "--bin", "dunlin-agent"]);
+    if features == Features::Full {
+        build.args(["--features", features.name()]);
+    }
+    run(&mut build)?;
     Ok(program(toolchain, profile))
 }
 
