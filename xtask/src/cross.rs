@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
-pub(crate) use matrix::{Target, matrix, target};
+pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
 
 use crate::command::{run as execute, target_dir};

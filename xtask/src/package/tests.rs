@@ -21,9 +21,12 @@ fn package(triple: &str, board: Option<&str>) -> Package {
     let path = folder.path().join("agent");
     std::fs::write(&path, program).unwrap();
     let mut package = Package::new(triple, &path, "1.2.3", EPOCH).unwrap();
+    package.notice = NOTICE.to_owned();
     package.board = board.map(|name| (name.to_owned(), boards::named(name).unwrap()));
     package
 }
+
+const NOTICE: &str = "What others wrote.\n";
 
 const TRIPLES: [&str; 3] =
     ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
@@ -74,6 +77,17 @@ fn every_board_bounds_its_agent_by_its_own_memory() {
         let device: DeviceProfile = settings["device"].clone().try_into().unwrap();
         assert_eq!((settings.len(), device), (1, board.device), "{name}");
     }
+}
+
+#[test]
+fn every_kind_of_package_says_what_others_wrote() {
+    let package = package(TRIPLES[1], None);
+    let notice = format!("{DOCUMENTS}/{THIRD_PARTIES}");
+    let text = |tree: Tree| String::from_utf8(tree.0[&notice].bytes.clone().unwrap()).unwrap();
+    // The Debian package and the archive hold the one, images the other.
+    assert_eq!([package.installed(), package.common()].map(|tree| text(tree.unwrap())), [NOTICE, NOTICE]);
+    let copyright = std::fs::read_to_string(source().join("debian/copyright")).unwrap();
+    assert!(copyright.contains(&format!("\n {THIRD_PARTIES} beside this one")), "{copyright}");
 }
 
 /// The rules of image-spec 1.1 that a layout can break: `oci-layout`, descriptors, digests, sizes, media types, platforms.
@@ -279,6 +293,7 @@ fn development_build(version: &str, folder: &Path) -> Package {
     run(Command::new("strip").arg("-o").args([&program, &built])).unwrap();
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut package = Package::new(&triple, &program, version, EPOCH).unwrap();
+    package.notice = NOTICE.to_owned();
     package.board = Some(("x86-64-generic".to_owned(), boards::named("x86-64-generic").unwrap()));
     package.preset = 0;
     package
@@ -297,6 +312,9 @@ fn a_package_is_installed_upgraded_and_purged_and_state_lives_until_the_purge() 
     assert_eq!(state.permissions().mode() & 0o7777, 0o700);
     let enabled = root.path("etc/systemd/system/multi-user.target.wants/dunlin-agent.service");
     assert!(enabled.is_symlink());
+
+    let notice = root.path(&format!("{DOCUMENTS}/{THIRD_PARTIES}"));
+    assert_eq!(std::fs::read_to_string(notice).unwrap(), NOTICE);
 
     // What systemd itself says of the unit, with the board's drop-in, and of what it may do.
     let (_, told) = root.run(&["systemd-analyze", "verify", "--man=no", "dunlin-agent.service"]);
