@@ -79,6 +79,26 @@ fn every_board_bounds_its_agent_by_its_own_memory() {
     }
 }
 
+/// What is packed by what its instructions mean comes out whole: such programs are branches from end to end.
+#[test]
+fn debian_unpacks_the_program_that_was_packed() {
+    let branches: [fn(u32) -> Vec<u8>; 3] = [
+        |n| [&[0xe8][..], &n.to_le_bytes()].concat(),
+        |n| (0x9400_0000 | n).to_le_bytes().to_vec(),
+        |n| (0xeb00_0000 | n).to_le_bytes().to_vec(),
+    ];
+    for (triple, branch) in TRIPLES.into_iter().zip(branches) {
+        let mut package = package(triple, None);
+        package.program.extend((0..20_000).flat_map(|n| branch(n * 977 % 0x2_0000)));
+        let folder = tempfile::tempdir().unwrap();
+        let (name, bytes) = deb::pack(&package).unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(folder.path())).unwrap();
+        assert!(std::fs::read(folder.path().join(PROGRAM)).unwrap() == package.program, "{triple}");
+    }
+}
+
 #[test]
 fn every_kind_of_package_says_what_others_wrote() {
     let package = package(TRIPLES[1], None);
