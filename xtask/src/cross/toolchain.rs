@@ -171,6 +171,8 @@ impl<'a> Toolchain<'a> {
         let triple = &self.target.triple;
         println!("building the standard library for {triple} (once, about a minute)");
         let work = self.home.join("std");
+        // Each in its own, as two targets may be set up at one time.
+        let built = work.join(triple);
         std::fs::create_dir_all(work.join("src"))?;
         std::fs::write(work.join("src/lib.rs"), "")?;
         let manifest = "[package]\nname = \"nothing\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
@@ -188,17 +190,17 @@ impl<'a> Toolchain<'a> {
             .env("RUSTC_BOOTSTRAP", "1")
             // Fat LTO reads bitcode.
             .env("RUSTFLAGS", "-Cembed-bitcode=yes")
-            .env("CARGO_TARGET_DIR", work.join("target")))?;
+            .env("CARGO_TARGET_DIR", &built))?;
         let into = library_folder(&self.sysroot()?, triple);
         std::fs::create_dir_all(&into)?;
-        for entry in std::fs::read_dir(work.join("target").join(triple).join("release/deps"))? {
+        for entry in std::fs::read_dir(built.join(triple).join("release/deps"))? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if (name.ends_with(".rlib") || name.ends_with(".rmeta")) && !name.starts_with("libnothing-") {
                 std::fs::copy(&path, into.join(name))?;
             }
         }
-        Ok(std::fs::remove_dir_all(work.join("target"))?)
+        Ok(std::fs::remove_dir_all(built)?)
     }
 
     /// qemu's user-mode emulators of Debian's backports: older ones hide what the emulated processor can do.
