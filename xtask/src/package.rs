@@ -2,6 +2,7 @@
 //!
 //! The same input gives the same bytes: entries are sorted, owners and modes are fixed, and times are `SOURCE_DATE_EPOCH`.
 mod deb;
+mod notice;
 mod oci;
 mod tarball;
 mod tree;
@@ -60,6 +61,8 @@ struct Package {
     program: Vec<u8>,
     /// What the build wrote of its origin, where it lies beside the program.
     provenance: Option<Vec<u8>>,
+    /// What others wrote of it, and under which terms. Filled in once it is known what is linked in.
+    notice: String,
     board: Option<(String, Board)>,
     /// Seconds since 1970 that all entries bear.
     epoch: u64,
@@ -90,7 +93,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut packages = Vec::new();
     for triple in &triples {
         let program = options.program.clone().unwrap_or_else(|| cross::released(triple, Features::Edge));
-        packages.push(Package::new(triple, &program, &options.package_version, epoch)?);
+        let mut package = Package::new(triple, &program, &options.package_version, epoch)?;
+        package.notice = notice::of(&cross::target(triple)?, !package.is_dynamic)?;
+        packages.push(package);
     }
     distinct(&packages)?;
     // A board has one target.
@@ -181,6 +186,8 @@ fn device_settings(name: &str) -> Result<String> {
 const LICENCES: [&str; 2] = ["LICENSE-MIT", "LICENSE-APACHE"];
 const PROGRAM: &str = "usr/bin/dunlin-agent";
 const DOCUMENTS: &str = "usr/share/doc/dunlin-agent";
+/// The notice of what others wrote.
+const THIRD_PARTIES: &str = "THIRD-PARTIES";
 
 impl Package {
     fn new(triple: &str, program: &Path, version: &str, epoch: u64) -> Result<Self> {
@@ -206,6 +213,7 @@ impl Package {
             is_dynamic: Elf(&bytes).has_interpreter(),
             provenance: std::fs::read(program.with_extension("provenance.json")).ok(),
             program: bytes,
+            notice: String::new(),
             board: None,
             epoch,
             preset: PRESET,
@@ -219,6 +227,7 @@ impl Package {
         for licence in LICENCES {
             tree.copy(&format!("{DOCUMENTS}/{licence}"), &root().join(licence))?;
         }
+        tree.file(&format!("{DOCUMENTS}/{THIRD_PARTIES}"), 0o644, self.notice.clone().into_bytes());
         if let Some(provenance) = &self.provenance {
             tree.file(&format!("{DOCUMENTS}/provenance.json"), 0o644, provenance.clone());
         }

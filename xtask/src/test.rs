@@ -15,7 +15,7 @@ use crate::{board, cross, docs, fuzz, install, parity, tidy};
 const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// The Rust target whose static build is part of the tests.
-const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
 /// Those that are tested behind an emulator, and whether agents of theirs go the whole way.
 const EMULATED: &[(&str, bool)] =
     &[("aarch64-unknown-linux-musl", true), ("armv7-unknown-linux-musleabihf", false)];

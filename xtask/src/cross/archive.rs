@@ -182,7 +182,8 @@ pub(super) fn notes(home: &Path) -> PathBuf {
     home.join("packages.tsv")
 }
 
-fn note(home: &Path, line: &str) -> Result<()> {
+/// Writes down what was fetched.
+pub(super) fn note(home: &Path, line: &str) -> Result<()> {
     let path = notes(home);
     let mut text = std::fs::read_to_string(&path).unwrap_or_default();
     if !text.lines().any(|known| known == line) {

@@ -72,8 +72,8 @@ pub(crate) enum How {
     Native,
     /// With a C cross compiler, and the standard library from rustup or, where rustup has none, from Debian's source.
     Cross,
-    /// Not yet.
-    Planned,
+    /// With zig as C compiler and linker, which brings its own musl, and the standard library likewise.
+    Zig,
 }
 
 impl How {
@@ -81,7 +81,7 @@ impl How {
         match self {
             Self::Native => "native",
             Self::Cross => "cross",
-            Self::Planned => "planned",
+            Self::Zig => "zig",
         }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::archive::{self, Archive, host_suite};
 use super::matrix::{Debian, How, Libc, Target};
-use super::musl;
+use super::{musl, zig};
 use crate::command::{cargo, on_path, output, run};
 use crate::install;
 
@@ -37,19 +37,23 @@ pub(super) struct Toolchain<'a> {
 impl<'a> Toolchain<'a> {
     /// Makes everything that `target` needs, if it is not there.
     pub(super) fn set_up(target: &'a Target) -> Result<Self> {
-        if target.how == How::Planned {
-            bail!("{} is planned but not built yet", target.triple);
-        }
         let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]))?;
         let rustup = standard_library(Path::new(sysroot.trim()), &target.triple);
         let toolchain = Self { target, home: home()?, rustup };
-        let Some(debian) = &target.debian else { return Ok(toolchain) };
+        if target.how == How::Native {
+            return Ok(toolchain);
+        }
         std::fs::create_dir_all(toolchain.home.join("bin"))?;
-        toolchain.c_compiler(debian)?;
+        if let Some(debian) = &target.debian {
+            toolchain.c_compiler(debian)?;
+        }
+        if target.how == How::Zig {
+            zig::set_up(&toolchain.home, target)?;
+        }
         if !rustup {
             toolchain.compiler()?;
         }
-        if target.libc == Libc::Musl {
+        if let (Libc::Musl, Some(debian)) = (target.libc, &target.debian) {
             musl::set_up(&toolchain.home, &toolchain.sysroot()?, target, debian, !rustup)?;
         }
         if !rustup && !standard_library(&toolchain.sysroot()?, &target.triple) {
@@ -62,19 +66,25 @@ impl<'a> Toolchain<'a> {
 
     /// What Cargo has to be told in its environment.
     pub(super) fn environment(&self) -> Vec<(String, String)> {
-        let Some(debian) = &self.target.debian else { return Vec::new() };
         let bin = |name: &str| self.home.join("bin").join(name).display().to_string();
         let (lower, upper) = (self.target.triple.replace('-', "_"), self.target.variable());
-        let linker = format!("{}-gcc", debian.gnu);
-        let compiler = match &debian.musl {
-            Some(musl) => bin(&format!("{musl}-gcc")),
-            None => linker.clone(),
+        let linker = self.linker();
+        let (compiler, archiver) = match (self.target.how, &self.target.debian) {
+            (How::Native, _) | (How::Cross, None) => return Vec::new(),
+            (How::Zig, _) => (linker.clone(), zig::archiver(&self.home, self.target)),
+            (How::Cross, Some(debian)) => {
+                let musl = debian.musl.as_ref().map(|musl| bin(&format!("{musl}-gcc")));
+                (musl.unwrap_or_else(|| linker.clone()), format!("{}-ar", debian.gnu))
+            }
         };
         let mut environment = vec![
             (format!("CC_{lower}"), compiler),
-            (format!("AR_{lower}"), format!("{}-ar", debian.gnu)),
+            (format!("AR_{lower}"), archiver),
             (format!("CARGO_TARGET_{upper}_LINKER"), linker),
         ];
+        if self.target.how == How::Zig {
+            environment.push((format!("CARGO_TARGET_{upper}_RUSTFLAGS"), zig::RUSTFLAGS.into()));
+        }
         if !self.rustup {
             environment.push(("RUSTC".into(), bin("rustc")));
             environment.push(("RUSTDOC".into(), bin("rustdoc")));
@@ -105,7 +115,11 @@ impl<'a> Toolchain<'a> {
 
     /// The C compiler's driver, which links.
     pub(super) fn linker(&self) -> String {
-        self.target.debian.as_ref().map_or_else(|| "cc".into(), |debian| format!("{}-gcc", debian.gnu))
+        match (self.target.how, &self.target.debian) {
+            (How::Zig, _) => zig::compiler(&self.home, self.target),
+            (How::Native | How::Cross, Some(debian)) => format!("{}-gcc", debian.gnu),
+            (How::Native | How::Cross, None) => "cc".into(),
+        }
     }
 
     /// What takes symbols from the target's programs.
@@ -157,6 +171,8 @@ impl<'a> Toolchain<'a> {
         let triple = &self.target.triple;
         println!("building the standard library for {triple} (once, about a minute)");
         let work = self.home.join("std");
+        // Each in its own, as two targets may be set up at one time.
+        let built = work.join(triple);
         std::fs::create_dir_all(work.join("src"))?;
         std::fs::write(work.join("src/lib.rs"), "")?;
         let manifest = "[package]\nname = \"nothing\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
@@ -174,17 +190,17 @@ impl<'a> Toolchain<'a> {
             .env("RUSTC_BOOTSTRAP", "1")
             // Fat LTO reads bitcode.
             .env("RUSTFLAGS", "-Cembed-bitcode=yes")
-            .env("CARGO_TARGET_DIR", work.join("target")))?;
+            .env("CARGO_TARGET_DIR", &built))?;
         let into = library_folder(&self.sysroot()?, triple);
         std::fs::create_dir_all(&into)?;
-        for entry in std::fs::read_dir(work.join("target").join(triple).join("release/deps"))? {
+        for entry in std::fs::read_dir(built.join(triple).join("release/deps"))? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if (name.ends_with(".rlib") || name.ends_with(".rmeta")) && !name.starts_with("libnothing-") {
                 std::fs::copy(&path, into.join(name))?;
             }
         }
-        Ok(std::fs::remove_dir_all(work.join("target"))?)
+        Ok(std::fs::remove_dir_all(built)?)
     }
 
     /// qemu's user-mode emulators of Debian's backports: older ones hide what the emulated processor can do.

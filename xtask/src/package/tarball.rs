@@ -16,5 +16,8 @@ pub(super) fn pack(package: &Package) -> Result<(String, Vec<u8>)> {
     for licence in LICENCES {
         tree.copy(&format!("{name}/{licence}"), &root().join(licence))?;
     }
-    Ok((format!("{name}-{}.tar.xz", package.triple), xz(&tree.tar("", package.epoch)?, package.preset)?))
+    Ok((
+        format!("{name}-{}.tar.xz", package.triple),
+        xz(&tree.tar("", package.epoch)?, package.preset, None)?,
+    ))
 }

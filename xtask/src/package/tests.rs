@@ -21,9 +21,12 @@ fn package(triple: &str, board: Option<&str>) -> Package {
     let path = folder.path().join("agent");
     std::fs::write(&path, program).unwrap();
     let mut package = Package::new(triple, &path, "1.2.3", EPOCH).unwrap();
+    package.notice = NOTICE.to_owned();
     package.board = board.map(|name| (name.to_owned(), boards::named(name).unwrap()));
     package
 }
+
+const NOTICE: &str = "What others wrote.\n";
 
 const TRIPLES: [&str; 3] =
     ["x86_64-unknown-linux-musl", "aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
@@ -74,6 +77,37 @@ fn every_board_bounds_its_agent_by_its_own_memory() {
         let device: DeviceProfile = settings["device"].clone().try_into().unwrap();
         assert_eq!((settings.len(), device), (1, board.device), "{name}");
     }
+}
+
+/// What is packed by what its instructions mean comes out whole: such programs are branches from end to end.
+#[test]
+fn debian_unpacks_the_program_that_was_packed() {
+    let branches: [fn(u32) -> Vec<u8>; 3] = [
+        |n| [&[0xe8][..], &n.to_le_bytes()].concat(),
+        |n| (0x9400_0000 | n).to_le_bytes().to_vec(),
+        |n| (0xeb00_0000 | n).to_le_bytes().to_vec(),
+    ];
+    for (triple, branch) in TRIPLES.into_iter().zip(branches) {
+        let mut package = package(triple, None);
+        package.program.extend((0..20_000).flat_map(|n| branch(n * 977 % 0x2_0000)));
+        let folder = tempfile::tempdir().unwrap();
+        let (name, bytes) = deb::pack(&package).unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        run(Command::new("dpkg-deb").arg("--extract").arg(&path).arg(folder.path())).unwrap();
+        assert!(std::fs::read(folder.path().join(PROGRAM)).unwrap() == package.program, "{triple}");
+    }
+}
+
+#[test]
+fn every_kind_of_package_says_what_others_wrote() {
+    let package = package(TRIPLES[1], None);
+    let notice = format!("{DOCUMENTS}/{THIRD_PARTIES}");
+    let text = |tree: Tree| String::from_utf8(tree.0[&notice].bytes.clone().unwrap()).unwrap();
+    // The Debian package and the archive hold the one, images the other.
+    assert_eq!([package.installed(), package.common()].map(|tree| text(tree.unwrap())), [NOTICE, NOTICE]);
+    let copyright = std::fs::read_to_string(source().join("debian/copyright")).unwrap();
+    assert!(copyright.contains(&format!("\n {THIRD_PARTIES} beside this one")), "{copyright}");
 }
 
 /// The rules of image-spec 1.1 that a layout can break: `oci-layout`, descriptors, digests, sizes, media types, platforms.
@@ -279,6 +313,7 @@ fn development_build(version: &str, folder: &Path) -> Package {
     run(Command::new("strip").arg("-o").args([&program, &built])).unwrap();
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut package = Package::new(&triple, &program, version, EPOCH).unwrap();
+    package.notice = NOTICE.to_owned();
     package.board = Some(("x86-64-generic".to_owned(), boards::named("x86-64-generic").unwrap()));
     package.preset = 0;
     package
@@ -297,6 +332,9 @@ fn a_package_is_installed_upgraded_and_purged_and_state_lives_until_the_purge() 
     assert_eq!(state.permissions().mode() & 0o7777, 0o700);
     let enabled = root.path("etc/systemd/system/multi-user.target.wants/dunlin-agent.service");
     assert!(enabled.is_symlink());
+
+    let notice = root.path(&format!("{DOCUMENTS}/{THIRD_PARTIES}"));
+    assert_eq!(std::fs::read_to_string(notice).unwrap(), NOTICE);
 
     // What systemd itself says of the unit, with the board's drop-in, and of what it may do.
     let (_, told) = root.run(&["systemd-analyze", "verify", "--man=no", "dunlin-agent.service"]);

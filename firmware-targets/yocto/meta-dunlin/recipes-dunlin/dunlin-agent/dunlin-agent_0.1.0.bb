@@ -11,7 +11,7 @@ FILESEXTRAPATHS:prepend := "${DUNLIN_ARCHIVES}:"
 COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux.*"
 DUNLIN_TRIPLE:aarch64 = "aarch64-unknown-linux-musl"
 DUNLIN_TRIPLE:arm = "armv7-unknown-linux-musleabihf"
-DUNLIN_TRIPLE:x86-64 = "x86_64-unknown-linux-gnu"
+DUNLIN_TRIPLE:x86-64 = "x86_64-unknown-linux-musl"
 SRC_URI = "file://dunlin-agent-${PV}-${DUNLIN_TRIPLE}.tar.xz"
 S = "${UNPACKDIR}/dunlin-agent-${PV}"
 
