@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_package_without_a_text_is_given_the_common_one_or_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let mut line = |license: &str| {
+        let line = |license: &str| {
             let mut texts = Texts::default();
             let line = package(folder.path(), license, &["README"]).line(&mut texts);
             line.map(|line| (line, texts.list.concat())).map_err(|error| error.to_string())

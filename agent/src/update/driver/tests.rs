@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, Member, RepoVersions, Role, Rule};
-use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record};
+use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record, Stop};
 
 use super::*;
 use crate::serve::onnx::{IDENTITY, linear, resident};
