@@ -59,7 +59,8 @@ Every 15 s the board prints what its kernel tells, and nobody else asks it anyth
 * network: bytes of the interface in both directions, frames, TCP and TLS included (`/proc/net/dev`);
 * what is left of the board's memory (`MemAvailable`), the least that a look saw.
 
-Hours and days are projected from the windows.
+Hours and days are projected from the windows. A window in which the agent lost its session ends the measurement: the machine that emulates
+was too busy.
 ";
 
 /// The whole page.
