@@ -3,7 +3,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::Programs;
@@ -24,6 +24,9 @@ const SETTLING: u32 = 5;
 const LOOK_S: u64 = 15;
 /// The agent has the settings that are installed, but for this: how long an emulated board takes over an answer says nothing.
 const SETTINGS: &str = "[device.budgets]\nlatency_us_max = 60000000\n";
+
+/// How the agent says that it has a session.
+const SESSION: &str = "session with the broker epoch=";
 
 /// What was measured on one board.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -95,13 +98,21 @@ pub(super) fn measure(
     })
 }
 
-/// One window, in which nobody asks the board anything.
+/// One window, in which nobody asks the board anything. On a machine so busy that the board's time falls behind that of the
+/// controller, sessions end for want of a sign of life, and what is seen is no idle agent.
 fn watch(board: &mut Running, window: Duration) -> Result<Window> {
-    let before = looks(&board.log()?)?.len();
+    let log = board.log()?;
+    let (before, met) = (looks(&log)?.len(), sessions(&log));
     sleep(window);
     until("the window to end", || {
         board.has_power()?;
-        let looks = looks(&board.log()?)?;
-        Window::over(&looks[before..], window.as_secs_f64())
+        let log = board.log()?;
+        ensure!(sessions(&log) == met, "the session was lost within the window; this machine is too busy");
+        Window::over(&looks(&log)?[before..], window.as_secs_f64())
     })
+}
+
+/// How often the agent has met the broker.
+fn sessions(log: &str) -> usize {
+    log.matches(SESSION).count()
 }
