@@ -187,16 +187,29 @@ impl Store {
         next_ms: u64,
     ) -> Result<u64, SpoolError> {
         self.begin_boot()?;
-        let running = self.counters.boots.last().expect("just listed");
-        let (appended, reserved) = (running.appended, running.reserved);
-        if let Some(seq) = self.hold.admit(appended, reserved, now_ms, next_ms)
-            // A number that a note falls short of would be lost in silence.
-            && self.note.write(&running.boot, seq, self.hold.acked_upto(appended)).is_ok()
-        {
-            self.hold.put(seq, body, now_ms);
-            return Ok(seq);
+        // What waits is committed where it may wait no longer, and where no number is left: the report at hand may still wait
+        // then, and would cost its acknowledgement a commit if it went along.
+        let admitted = self.admit(now_ms, next_ms);
+        let admitted = if admitted.is_none() && self.write(|_, _| Ok(())).is_ok() {
+            self.admit(now_ms, next_ms)
+        } else {
+            admitted
+        };
+        match admitted {
+            Some(seq) => {
+                self.hold.put(seq, body, now_ms);
+                Ok(seq)
+            }
+            None => self.append(&[(Kind::Report, body)]).map(|(first, _)| first),
         }
-        self.append(&[(Kind::Report, body)]).map(|(first, _)| first)
+    }
+
+    /// The number of a report that may wait in memory, noted as given.
+    fn admit(&self, now_ms: u64, next_ms: u64) -> Option<u64> {
+        let running = self.counters.boots.last()?;
+        let seq = self.hold.admit(running.appended, running.reserved, now_ms, next_ms)?;
+        // A number that a note falls short of would be lost in silence.
+        self.note.write(&running.boot, seq, self.hold.acked_upto(running.appended)).ok().map(|()| seq)
     }
 
     /// Commits what waits in memory: the end is orderly, and no number is given after it.

@@ -44,6 +44,7 @@ fn records_survive_a_restart_and_leave_on_acknowledgement_only() {
     {
         let spool = Spool::open(dir.path(), None, ROOMY, first).unwrap();
         assert_eq!(spool.append_all(&bodies(Kind::Window, 3, 10)).unwrap(), (1, 3));
+        spool.close().unwrap();
     }
     let spool = Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap();
     assert_eq!(spool.append(Kind::Report, vec![9]).unwrap(), 1);
@@ -96,6 +97,7 @@ fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
         spool.append_all(&bodies(Kind::Window, 5, 10)).unwrap();
         spool.acknowledge(&AckRange { boot: first, upto: 2 }).unwrap();
         assert_eq!(spool.next_epoch().unwrap(), 1);
+        spool.close().unwrap();
     }
     let path = dir.path().join("spool.redb");
     let length = std::fs::metadata(&path).unwrap().len();

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn programs_are_signed_for_the_owner_alone_and_not_for_a_task() {
         for verb in ["approve", "withdraw"] {
-            let line = ["dunlin", "agent", verb, "agent.x86_64-unknown-linux-musl@1", "--keys", "keys"];
+            let line = ["dunlin", "agent", verb, "agent.x86-64-unknown-linux-musl@1", "--keys", "keys"];
             assert!(Cli::try_parse_from(line).is_ok(), "{verb}");
             assert!(Cli::try_parse_from(line.into_iter().chain(["--task", "meter"])).is_err(), "{verb}");
         }

