@@ -38,7 +38,7 @@ pub struct UpdateConfig {
     pub slots_dir: PathBuf,
     /// What this device is.
     pub profile: dunlin_protocol::DeviceProfile,
-    /// The program whose verb [`super::ENGINE_CHILD`] proves models.
+    /// The program whose verb [`crate::update::ENGINE_CHILD`] proves models.
     pub exe: PathBuf,
     /// Interval of checks that nobody asked for.
     pub check: Duration,
