@@ -3,27 +3,31 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-/// Set for a test that runs in a mount namespace of its own.
+/// Set for a test that runs in a mount namespace of its own, to a file that it makes.
 const NAMESPACE: &str = "DUNLIN_TESTS_NAMESPACE";
 
-/// Runs the test of this name again in a mount namespace of its own, as which any user may mount. Says whether this
-/// is that run.
+/// Runs the test of this name, modules included, again in a mount namespace of its own, as which any user may mount. Says
+/// whether this is that run.
 pub fn in_own_namespace(test: &str) -> Result<bool> {
-    if std::env::var_os(NAMESPACE).is_some() {
+    if let Some(ran) = std::env::var_os(NAMESPACE) {
+        std::fs::write(ran, "")?;
         return Ok(true);
     }
+    let folder = tempfile::tempdir()?;
+    let ran = folder.path().join("ran");
     let ended = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount"])
         .arg(std::env::current_exe()?)
         .args([test, "--exact", "--nocapture"])
-        .env(NAMESPACE, "1")
+        .env(NAMESPACE, &ran)
         .status()
         .context("`unshare` of util-linux is needed to try a full disk")?;
     if !ended.success() {
         bail!("the test failed in its own mount namespace, or none could be made");
     }
+    ensure!(ran.is_file(), "there is no test of the name {test}");
     Ok(false)
 }
 

@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
+pub(crate) use emulated::Scope;
 pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
 
@@ -104,8 +105,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 println!("{} is of tier {} and is not tested", target.triple, target.tier);
                 return Ok(());
             }
-            units(&target.triple, true)?;
-            whole_way(&target.triple, end_to_end_tests(&programs()?)?)
+            units(&target.triple, Scope::All)?;
+            emulated::whole_way(&Toolchain::set_up(target)?, end_to_end_tests(&programs()?)?)
         }),
         Verb::Dist { triple, board, full } => {
             let of_board = board.as_deref().map(crate::boards::named).transpose()?;
@@ -165,16 +166,10 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// Unit, property and golden tests of a target, and with `agent` its agent built for `whole_way`.
-pub(crate) fn units(triple: &str, agent: bool) -> Result<()> {
+/// Unit, property and golden tests of a target.
+pub(crate) fn units(triple: &str, scope: Scope) -> Result<()> {
     let target = target(triple)?;
-    emulated::units(&Toolchain::set_up(&target)?, agent)
-}
-
-/// The whole way of agents of a target, by these end-to-end tests.
-pub(crate) fn whole_way(triple: &str, tests: Command) -> Result<()> {
-    let target = target(triple)?;
-    emulated::whole_way(&Toolchain::set_up(&target)?, tests)
+    emulated::units(&Toolchain::set_up(&target)?, scope)
 }
 
 /// Where `cross dist` leaves a target's agent.

@@ -54,7 +54,11 @@ fn unfinished(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_full_disk_of_the_controller_acknowledges_nothing_and_loses_nothing() {
-    if in_own_namespace("a_full_disk_of_the_controller_acknowledges_nothing_and_loses_nothing").unwrap() {
+    if in_own_namespace(
+        "bad_controller::a_full_disk_of_the_controller_acknowledges_nothing_and_loses_nothing",
+    )
+    .unwrap()
+    {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.unwrap().block_on(full_disk());
     }

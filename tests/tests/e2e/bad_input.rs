@@ -218,7 +218,7 @@ async fn a_damaged_database_row_costs_one_device_and_is_named() {
 
 #[test]
 fn a_full_disk_stops_no_answer_and_loses_nothing_silently() {
-    if in_own_namespace("a_full_disk_stops_no_answer_and_loses_nothing_silently").unwrap() {
+    if in_own_namespace("bad_input::a_full_disk_stops_no_answer_and_loses_nothing_silently").unwrap() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.unwrap().block_on(full_disk());
     }

@@ -34,12 +34,9 @@ pub(super) const PROFILE: &str = "emulated";
 /// which of its kernels run depends on the processor. The tests of proofs in a child are left out, as emulators do not
 /// enforce the limits that those set, and those that start a program of the target themselves, which no emulator is put in
 /// front of.
-///
-/// With `agent`, the agent is built too, at once with the rest: by itself its dependencies would have other features and be
-/// built once more.
-pub(super) fn units(toolchain: &Toolchain<'_>, agent: bool) -> Result<()> {
+pub(super) fn units(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
     knows_boards(toolchain)?;
-    let built = built(toolchain, agent)?;
+    let built = built(toolchain, scope)?;
     let runner = toolchain.runner().unwrap_or_default();
     for (number, variant) in toolchain.target.variants().iter().enumerate() {
         println!("\n-- {} {variant:?}", toolchain.target.triple);
@@ -58,11 +55,25 @@ pub(super) fn units(toolchain: &Toolchain<'_>, agent: bool) -> Result<()> {
     Ok(())
 }
 
-/// The test programs of a target, and with `agent` the agent beside them.
-fn built(toolchain: &Toolchain<'_>, agent: bool) -> Result<Vec<TestProgram>> {
-    let packages = PURE.iter().chain([&ENGINE]).chain(agent.then_some(&AGENT));
+/// What of a target is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The crates that decide.
+    Deciding,
+    /// The engine and the agent too.
+    All,
+}
+
+/// The test programs of a target, and the agent beside them where all is tested: built at once, as by itself its
+/// dependencies would have other features and be built once more.
+fn built(toolchain: &Toolchain<'_>, scope: Scope) -> Result<Vec<TestProgram>> {
+    let more = [ENGINE, AGENT];
+    let packages = PURE.iter().chain(more.iter().filter(|_| scope == Scope::All));
     let mut command = build::cargo(toolchain, "test", PROFILE);
-    command.args(["--lib", "--tests"]).args(packages.flat_map(|folder| ["-p", folder]));
+    command.args(["--lib", "--tests"]);
+    for folder in packages {
+        command.arg("-p").arg(format!("dunlin-{}", folder.trim_start_matches("crates/")));
+    }
     TestProgram::built(&mut command)
 }
 
@@ -82,7 +93,7 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
 /// infer, report, be taken back. `tests` are the end-to-end tests.
 pub(super) fn whole_way(toolchain: &Toolchain<'_>, mut tests: Command) -> Result<()> {
-    built(toolchain, true)?;
+    built(toolchain, Scope::All)?;
     let program = build::program(toolchain, PROFILE);
     println!("{}", artifact::check(toolchain, &program)?);
     tests.arg("main_loop::");
