@@ -202,7 +202,7 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
     if timeout(END, parts).await.is_err() {
         tracing::warn!("not all parts ended in time");
     }
-    let closed = agent.spool(Spool::close).await;
+    let closed = agent.spool(Box::new(Spool::close)).await;
     if let Err(error) = &closed {
         tracing::error!(%error, "what waited in memory for the spool is lost");
     }

@@ -40,6 +40,9 @@ async fn beat(pulse: &mut Option<Interval>) {
     }
 }
 
+/// What is done on the spool; boxed, so that the task that does it is compiled once.
+type OnSpool = Box<dyn FnOnce(&Spool) -> Result<(), SpoolError> + Send>;
+
 /// The main loop's state.
 pub(super) struct Agent {
     pub(super) serving: Arc<Serving>,
@@ -282,7 +285,7 @@ impl Agent {
     }
 
     async fn append(&self, records: Vec<(Kind, Vec<u8>)>) -> Result<(), SpoolError> {
-        self.spool(move |spool| spool.append_all(&records).map(|_| ())).await
+        self.spool(Box::new(move |spool| spool.append_all(&records).map(|_| ()))).await
     }
 
     async fn append_quiet(&self, reports: Vec<(Kind, Vec<u8>)>) -> Result<(), SpoolError> {
@@ -294,14 +297,11 @@ impl Agent {
                 .into_iter()
                 .try_for_each(|(_, body)| spool.append_quiet(body, now_ms, next_ms).map(|_| ()))
         };
-        self.spool(keep).await
+        self.spool(Box::new(keep)).await
     }
 
     /// Runs `f` on the spool off this thread, as it waits for the disk, and has what it kept sent.
-    pub(super) async fn spool(
-        &self,
-        f: impl FnOnce(&Spool) -> Result<(), SpoolError> + Send + 'static,
-    ) -> Result<(), SpoolError> {
+    pub(super) async fn spool(&self, f: OnSpool) -> Result<(), SpoolError> {
         let spool = self.spool.clone();
         let done = tokio::task::spawn_blocking(move || f(&spool)).await;
         done.expect("the spool returns errors and does not panic")?;

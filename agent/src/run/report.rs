@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dunlin_protocol::{
-    DeviceProfile, Digest, Indicator, Installed, Outcome, ReasonCode, Report, TaskId, WindowsDigest,
+    DeviceProfile, Digest, Indicator, Installed, Outcome, ReasonCode, Report, TaskId, WindowsDigest, cbor,
 };
 use dunlin_trust::sha256;
 use dunlin_update::DETAIL_CHARS_MAX;
@@ -25,8 +25,8 @@ pub(super) struct Reporter {
     profile_due: bool,
     /// Windows spooled since the last report.
     windows: WindowsDigest,
-    /// What the last report said, if it told nothing new beside it.
-    told: Option<Report>,
+    /// What the last report said, encoded, but for what it told that was new.
+    told: Vec<u8>,
 }
 
 impl Reporter {
@@ -41,7 +41,7 @@ impl Reporter {
             profile,
             profile_due: true,
             windows,
-            told: None,
+            told: Vec::new(),
         }
     }
 
@@ -123,7 +123,7 @@ impl Reporter {
 
     /// Whether these say what the last one said, and nothing happened since.
     pub(super) fn are_quiet(&self, reports: &[Report]) -> bool {
-        matches!(reports, [only] if self.told.as_ref() == Some(only))
+        matches!(reports, [only] if self.told == cbor::encode(only))
     }
 
     /// These reports, last taken, are in the spool.
@@ -134,7 +134,7 @@ impl Reporter {
             windows_closed: report.windows_closed,
             ..Report::default()
         };
-        self.told = reports.last().map(eventless);
+        self.told = reports.last().map_or_else(Vec::new, |last| cbor::encode(&eventless(last)));
         self.outcomes.clear();
         self.indicators.clear();
         self.profile_due = false;
@@ -253,7 +253,7 @@ mod tests {
         reporter.indicate(indicator(&long));
         let reports = reporter.reports(0);
         assert_eq!(reports.len(), 1);
-        assert!(dunlin_protocol::cbor::encode(&reports[0]).len() < crate::spool::BODY_BYTES_MAX);
+        assert!(cbor::encode(&reports[0]).len() < crate::spool::BODY_BYTES_MAX);
     }
 
     #[test]
