@@ -230,12 +230,10 @@ impl Agent {
         let reports = self.reporter.reports(windows_closed);
         let records: Vec<_> = reports.iter().map(|report| (Kind::Report, cbor::encode(report))).collect();
         // Reports go in a commit of their own, so that a full queue of windows never holds one back.
-        let kept = if self.reporter.are_quiet(&reports) {
-            self.append_quiet(records).await
-        } else {
-            self.append(records).await
-        };
+        let quiet = self.reporter.are_quiet(&records);
+        let kept = if quiet { self.append_quiet(records).await } else { self.append(records).await };
         match kept {
+            Ok(()) if quiet => {}
             Ok(()) => self.reporter.kept(reports),
             Err(error) => tracing::error!(%error, "could not keep a report"),
         }

@@ -189,12 +189,10 @@ impl Store {
         self.begin_boot()?;
         // What waits is committed where it may wait no longer, and where no number is left: the report at hand may still wait
         // then, and would cost its acknowledgement a commit if it went along.
-        let admitted = self.admit(now_ms, next_ms);
-        let admitted = if admitted.is_none() && self.write(|_, _| Ok(())).is_ok() {
+        let admitted = self.admit(now_ms, next_ms).or_else(|| {
+            self.write(|_, _| Ok(())).ok()?;
             self.admit(now_ms, next_ms)
-        } else {
-            admitted
-        };
+        });
         match admitted {
             Some(seq) => {
                 self.hold.put(seq, body, now_ms);
