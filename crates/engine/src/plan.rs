@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::tract_hir::internal::{TValue, TVec, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState};
+use tract_onnx::tract_hir::tract_core::ops::gru_seq::GruSeq;
+use tract_onnx::tract_hir::tract_core::ops::scan::Scan;
 
 use crate::EngineError;
 use crate::runtime::contained;
@@ -24,8 +26,9 @@ impl std::fmt::Debug for Plan {
 
 impl Plan {
     /// Optimises `model`, in which every dimension is known.
-    pub(crate) fn new(model: TypedModel) -> Result<Self, EngineError> {
+    pub(crate) fn new(mut model: TypedModel) -> Result<Self, EngineError> {
         contained("optimising the model", || {
+            // begin_anew(&mut model);
             let model = model.into_optimized().map_err(prepare)?;
             let plan = TypedSimplePlan::new(model).map_err(prepare)?;
             Ok(Self { plan, idle: Mutex::new(Vec::new()) })
@@ -50,6 +53,19 @@ impl Plan {
             }
             Ok(outputs)
         })
+    }
+}
+
+/// Lets recurrent operators begin each run with the state that the graph gives them. The runtime is made for streams: by
+/// itself it goes on with what the run before left, which here are another row or another caller's request.
+fn begin_anew(model: &mut TypedModel) {
+    for node in &mut model.nodes {
+        if let Some(scan) = node.op_as_mut::<Scan>() {
+            scan.reset_every_turn = true;
+        }
+        if let Some(gru) = node.op_as_mut::<GruSeq>() {
+            gru.reset_every_turn = true;
+        }
     }
 }
 

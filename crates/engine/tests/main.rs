@@ -7,3 +7,4 @@ mod hostile;
 mod import;
 mod models;
 mod support;
+mod targets;

@@ -100,7 +100,8 @@ pub(crate) fn check(model: &pb::ModelProto) -> Result<Inspection, EngineError> {
     Ok(Inspection { inputs, outputs, ops, words: Vec::new() })
 }
 
-/// Lists the operators and refuses unknown ones, subgraphs and tensors that lie outside the file.
+/// Lists the operators and refuses unknown ones, what the runtime passes over of known ones, subgraphs, and tensors that
+/// lie outside the file.
 fn operators(graph: &pb::GraphProto) -> Result<BTreeSet<String>, EngineError> {
     let mut ops = BTreeSet::new();
     for node in &graph.node {
@@ -108,6 +109,7 @@ fn operators(graph: &pb::GraphProto) -> Result<BTreeSet<String>, EngineError> {
         if !ops::is_supported(&node.domain, &node.op_type) {
             return Err(unsupported(&name, node_name(node), ops::advice(&node.domain, &node.op_type)));
         }
+        ops::recurrent(node)?;
         for attribute in &node.attribute {
             if attribute.g.is_some() || !attribute.graphs.is_empty() {
                 return Err(unsupported("a subgraph", node_name(node), "export without control flow"));

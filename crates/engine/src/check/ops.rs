@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use dunlin_protocol::IntoTree;
+use tract_onnx::pb::NodeProto;
 
-use crate::known;
+use super::{node_name, unsupported};
+use crate::attributes::Attributes;
+use crate::{EngineError, known};
 
 /// `ai.onnx` operators that tract computes as ONNX Runtime does. Left out on purpose: control flow (`If`,
 /// `Loop`, `Scan`: unbounded time), random ones (golden vectors would not hold), everything about quantised graphs
@@ -198,6 +201,29 @@ pub(crate) fn advice(domain: &str, op: &str) -> &'static str {
         _ if !matches!(domain, "" | "ai.onnx" | "ai.onnx.ml") => "export to the standard ONNX operators",
         _ => "export to other ONNX operators",
     }
+}
+
+/// Refuses of a recurrent operator what the runtime passes over: it knows the usual activations alone, and takes sequences
+/// forwards or both ways.
+pub(crate) fn recurrent(node: &NodeProto) -> Result<(), EngineError> {
+    let usual: &[&[u8]] = match node.op_type.as_str() {
+        "LSTM" => &[b"Sigmoid", b"Tanh", b"Tanh"],
+        "GRU" => &[b"Sigmoid", b"Tanh"],
+        "RNN" => &[b"Tanh"],
+        _ => return Ok(()),
+    };
+    let all = Attributes { node };
+    let mut activations = all.strings("activations").iter().zip(usual.iter().cycle());
+    let (what, advice) = if !activations.all(|(asked, known)| asked.eq_ignore_ascii_case(known)) {
+        ("activations other than the usual ones", "train with sigmoid and tanh, or unroll the sequence at export")
+    } else if all.text("direction", "forward") == "reverse" {
+        ("a sequence taken backwards", "turn the sequence round before the model")
+    } else if all.find("clip").is_some() || all.int("input_forget", 0) != 0 || all.int("layout", 0) != 0 {
+        ("clip, input_forget or layout", "export without them")
+    } else {
+        return Ok(());
+    };
+    Err(unsupported(&format!("{} with {what}", full_name(&node.domain, &node.op_type)), node_name(node), advice))
 }
 
 #[cfg(test)]
