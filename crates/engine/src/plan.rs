@@ -28,7 +28,7 @@ impl Plan {
     /// Optimises `model`, in which every dimension is known.
     pub(crate) fn new(mut model: TypedModel) -> Result<Self, EngineError> {
         contained("optimising the model", || {
-            // begin_anew(&mut model);
+            begin_anew(&mut model);
             let model = model.into_optimized().map_err(prepare)?;
             let plan = TypedSimplePlan::new(model).map_err(prepare)?;
             Ok(Self { plan, idle: Mutex::new(Vec::new()) })

@@ -8,9 +8,13 @@ while read -r module; do $b insmod "/lib/modules/$module"; done < /lib/modules/o
 $b ip link set lo up
 $b ip link set eth0 up
 $b ip address add 10.0.2.15/24 dev eth0
-# The kernel writes nothing by itself for ten minutes: what was not synced is lost, however slow the board.
-echo 0 > /proc/sys/vm/dirty_writeback_centisecs
-$b mount -t ext4 -o commit=600 /dev/vda /data || echo "board: no disk"
+commit=5
+if [ ! -e /etc/dunlin/look ]; then
+    # Its power is cut. The kernel writes nothing by itself for ten minutes: what was not synced is lost, however slow the board.
+    echo 0 > /proc/sys/vm/dirty_writeback_centisecs
+    commit=600
+fi
+$b mount -t ext4 -o "commit=$commit" /dev/vda /data || echo "board: no disk"
 export DUNLIN_AGENT_CONFIG=/etc/dunlin/agent.toml
 # Prints what the kernel knows of the agent, again and again; at once, so that none of the agent's lines comes between.
 look() {
