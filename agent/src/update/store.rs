@@ -205,7 +205,8 @@ impl Store {
             file,
             context,
             offset,
-            unsynced: 0,
+            // What a process that was killed wrote may not be on the disk either.
+            unsynced: offset,
             part: path,
             whole: self.path(&blob.digest),
             dir: self.dir.clone(),
@@ -277,6 +278,7 @@ pub struct Partial {
     file: File,
     context: Context,
     offset: u64,
+    /// Bytes that may not be on the disk yet.
     unsynced: u64,
     part: PathBuf,
     whole: PathBuf,
@@ -305,7 +307,7 @@ impl Partial {
     /// The disk does not do it.
     pub fn restart(&mut self) -> Result<(), StoreError> {
         self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(|e| self.io(e))?;
-        (self.context, self.offset) = (Context::new(&SHA256), 0);
+        (self.context, self.offset, self.unsynced) = (Context::new(&SHA256), 0, 0);
         Ok(())
     }
 
@@ -318,13 +320,19 @@ impl Partial {
         if bytes.len() as u64 > length - self.offset {
             return Err(StoreError::TooLong { digest, length });
         }
-        self.file.write_all(bytes).map_err(|e| self.io(e))?;
-        self.context.update(bytes);
-        self.offset += bytes.len() as u64;
-        self.unsynced += bytes.len() as u64;
-        if self.unsynced >= SYNC_BYTES {
-            self.file.sync_data().map_err(|e| self.io(e))?;
-            self.unsynced = 0;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.unsynced >= SYNC_BYTES {
+                self.file.sync_data().map_err(|e| self.io(e))?;
+                self.unsynced = 0;
+            }
+            let room = usize::try_from(SYNC_BYTES - self.unsynced).unwrap_or(usize::MAX);
+            let (piece, after) = rest.split_at(rest.len().min(room));
+            self.file.write_all(piece).map_err(|e| self.io(e))?;
+            self.context.update(piece);
+            self.offset += piece.len() as u64;
+            self.unsynced += piece.len() as u64;
+            rest = after;
         }
         Ok(())
     }
@@ -431,6 +439,30 @@ mod tests {
         assert_eq!(room.missing, there.length);
         let tight = Store::open(dir.path(), u64::MAX).unwrap().room(&[there]).unwrap();
         assert!(!tight.enough() && room.enough());
+    }
+
+    #[test]
+    fn no_more_than_is_said_is_ever_unsynced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), 0).unwrap();
+        let bytes = vec![7; 5 * SYNC_BYTES as usize / 2];
+        let blob = blob(&bytes);
+        let mut partial = store.resume(&blob).unwrap();
+        for piece in bytes[..2 * SYNC_BYTES as usize].chunks(SYNC_BYTES as usize * 2 / 5) {
+            partial.write(piece).unwrap();
+            assert!(partial.unsynced <= SYNC_BYTES, "{}", partial.unsynced);
+        }
+        drop(partial);
+        let mut partial = store.resume(&blob).unwrap();
+        assert_eq!(
+            partial.unsynced,
+            partial.offset(),
+            "nobody knows what a process that was killed had synced"
+        );
+        partial.write(&bytes[2 * SYNC_BYTES as usize..]).unwrap();
+        assert_eq!(partial.unsynced, SYNC_BYTES / 2);
+        partial.finish().unwrap();
+        assert!(store.holds(&blob));
     }
 
     #[test]

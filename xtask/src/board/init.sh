@@ -15,6 +15,14 @@ if [ ! -e /etc/dunlin/look ]; then
     commit=600
 fi
 $b mount -t ext4 -o "commit=$commit" /dev/vda /data || echo "board: no disk"
+if [ -e /etc/dunlin/look ]; then
+    # As on a device, the program lies on a disk, and memory holds what was read of it.
+    [ -e /data/bin ] || { $b mkdir /data/bin && $b cp /bin/dunlin-agent /data/bin/dunlin-agent; }
+    $b rm /bin/dunlin-agent
+    $b sync
+    echo 1 > /proc/sys/vm/drop_caches
+    export PATH=/data/bin:/bin
+fi
 export DUNLIN_AGENT_CONFIG=/etc/dunlin/agent.toml
 # Prints what the kernel knows of the agent, again and again; at once, so that none of the agent's lines comes between.
 look() {

@@ -52,11 +52,14 @@ impl<'a> Toolchain<'a> {
         }
         if !rustup {
             toolchain.compiler()?;
+            if toolchain.links_by_lld() {
+                toolchain.lld()?;
+            }
         }
         if let (Libc::Musl, Some(debian)) = (target.libc, &target.debian) {
             musl::set_up(&toolchain.home, &toolchain.sysroot()?, target, debian, !rustup)?;
         }
-        if !rustup && !standard_library(&toolchain.sysroot()?, &target.triple) {
+        if !rustup {
             toolchain.build_standard_library()?;
         }
         toolchain.emulator()?;
@@ -82,8 +85,13 @@ impl<'a> Toolchain<'a> {
             (format!("AR_{lower}"), archiver),
             (format!("CARGO_TARGET_{upper}_LINKER"), linker),
         ];
-        if self.target.how == How::Zig {
-            environment.push((format!("CARGO_TARGET_{upper}_RUSTFLAGS"), zig::RUSTFLAGS.into()));
+        let flags = match self.target.how {
+            How::Zig => zig::RUSTFLAGS.into(),
+            How::Cross if self.links_by_lld() => self.small(),
+            How::Cross | How::Native => String::new(),
+        };
+        if !flags.is_empty() {
+            environment.push((format!("CARGO_TARGET_{upper}_RUSTFLAGS"), flags));
         }
         if !self.rustup {
             environment.push(("RUSTC".into(), bin("rustc")));
@@ -93,6 +101,24 @@ impl<'a> Toolchain<'a> {
             environment.push((format!("CARGO_TARGET_{upper}_RUNNER"), runner.join(" ")));
         }
         environment
+    }
+
+    /// Whether programs are linked by LLVM's linker, that of Debian's compiler: it makes functions with the same code one.
+    fn links_by_lld(&self) -> bool {
+        self.target.how == How::Cross && self.target.libc == Libc::Musl && !self.rustup
+    }
+
+    /// What makes programs smaller. Code that occurs again is only made a function of its own where that saves more than
+    /// the 32 bytes by which unwinders learn of the function.
+    fn small(&self) -> String {
+        let folder = self.lld_folder().display().to_string();
+        format!(
+            "-Clink-arg=-fuse-ld=lld -Clink-arg=-B{folder} -Clink-arg=-Wl,--icf=all -Cllvm-args=-outliner-benefit-threshold=32"
+        )
+    }
+
+    fn lld_folder(&self) -> PathBuf {
+        self.home.join("bin/lld")
     }
 
     /// The command that a program of the target is put behind.
@@ -166,24 +192,56 @@ impl<'a> Toolchain<'a> {
         Ok(())
     }
 
-    /// Compiles the standard library into the compiler's own folder, so that everything after is an ordinary build.
+    /// The linker of the version of LLVM that the compiler is of, whose library it shares.
+    fn lld(&self) -> Result<()> {
+        let program = self.lld_folder().join("ld.lld");
+        if program.is_file() {
+            return Ok(());
+        }
+        let archive = Archive::open(&self.home, &host_suite()?, HOST_ARCH)?;
+        let library = archive.depends("libstd-rust-web-dev", "libstd-rust-web-")?;
+        let llvm = archive.depends(&library, "libllvm")?;
+        let version = llvm.strip_prefix("libllvm").context("a library of LLVM is named by its version")?;
+        let folder = self.home.join("lld");
+        archive.unpack(&self.home, &folder, &[&format!("lld-{version}")])?;
+        std::fs::create_dir_all(self.lld_folder())?;
+        let text = format!(
+            "#!/bin/sh\nLD_LIBRARY_PATH=\"{}/{HOST_LIBRARIES}\" exec {}/usr/lib/llvm-{version}/bin/ld.lld \"$@\"\n",
+            self.home.join("rust").display(),
+            folder.display()
+        );
+        script(&program, &text)
+    }
+
+    /// Compiles the standard library into the compiler's own folder, so that everything after is an ordinary build: for size,
+    /// and without what reads symbols for backtraces, as released agents have none.
     fn build_standard_library(&self) -> Result<()> {
         let triple = &self.target.triple;
+        let into = library_folder(&self.sysroot()?, triple);
+        let manifest = "[package]\nname = \"nothing\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+                        [profile.release]\ncodegen-units = 1\nopt-level = \"z\"\n[workspace]\n";
+        let parts = [
+            "-Zbuild-std=std,panic_unwind,panic_abort,proc_macro,test",
+            "-Zbuild-std-features=panic-unwind,optimize_for_size",
+        ];
+        // One that was built in another way is built anew.
+        let (stamp, recipe) = (into.join("recipe"), format!("{manifest}{}", parts.join("\n")));
+        if std::fs::read_to_string(&stamp).is_ok_and(|built| built == recipe) {
+            return Ok(());
+        }
         println!("building the standard library for {triple} (once, about a minute)");
         let work = self.home.join("std");
         // Each in its own, as two targets may be set up at one time.
         let built = work.join(triple);
         std::fs::create_dir_all(work.join("src"))?;
         std::fs::write(work.join("src/lib.rs"), "")?;
-        let manifest = "[package]\nname = \"nothing\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
-                        [profile.release]\ncodegen-units = 1\n[workspace]\n";
         std::fs::write(work.join("Cargo.toml"), manifest)?;
         // As the bootstrap of Rust does: the crate that aborts is itself compiled to abort, all others to unwind.
         let wrapper = self.home.join("bin/std-wrapper");
         let text = "#!/bin/sh\nr=$1; shift\ncase \" $* \" in *\" --crate-name panic_abort \"*) exec \"$r\" \"$@\" -Cpanic=abort;; esac\nexec \"$r\" \"$@\"\n";
         script(&wrapper, text)?;
-        let parts = "-Zbuild-std=std,panic_unwind,panic_abort,proc_macro,test";
-        run(cargo(&["build", "--quiet", "--release", "--target", triple, parts])
+        run(cargo(&["build", "--quiet", "--release", "--target", triple])
+            .args(parts)
             .current_dir(&work)
             .env("RUSTC", self.rustc())
             .env("RUSTC_WRAPPER", &wrapper)
@@ -191,15 +249,21 @@ impl<'a> Toolchain<'a> {
             // Fat LTO reads bitcode.
             .env("RUSTFLAGS", "-Cembed-bitcode=yes")
             .env("CARGO_TARGET_DIR", &built))?;
-        let into = library_folder(&self.sysroot()?, triple);
         std::fs::create_dir_all(&into)?;
+        for entry in std::fs::read_dir(&into)? {
+            let path = entry?.path();
+            if is_library(&path) {
+                std::fs::remove_file(path)?;
+            }
+        }
         for entry in std::fs::read_dir(built.join(triple).join("release/deps"))? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if (name.ends_with(".rlib") || name.ends_with(".rmeta")) && !name.starts_with("libnothing-") {
+            if is_library(&path) && !name.starts_with("libnothing-") {
                 std::fs::copy(&path, into.join(name))?;
             }
         }
+        std::fs::write(stamp, recipe)?;
         Ok(std::fs::remove_dir_all(built)?)
     }
 
@@ -257,6 +321,10 @@ pub(super) fn script(path: &Path, text: &str) -> Result<()> {
 
 fn library_folder(sysroot: &Path, triple: &str) -> PathBuf {
     sysroot.join("lib/rustlib").join(triple).join("lib")
+}
+
+fn is_library(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rlib" || extension == "rmeta")
 }
 
 fn standard_library(sysroot: &Path, triple: &str) -> bool {
