@@ -1,13 +1,15 @@
 //! The agent as a process: start without a network, what it says of itself, its end, its next start.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dunlin_agent::identity::{
     CA_FILE, CERTIFICATE_FILE, DIRECTOR_ROOT_FILE, ENROLMENT_FILE, Enrolment, IMAGE_ROOT_FILE, KEY_FILE,
 };
+use dunlin_protocol::ClaimToken;
 use dunlin_trust::{EcdsaP256Signer, Ed25519Signer, Signer, sha256, write};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -138,6 +140,32 @@ fn a_device_that_is_not_enrolled_says_so() {
 }
 
 #[test]
+fn an_enrolled_device_refuses_to_enrol_again_unless_it_is_told_to() {
+    let home = home();
+    enrolled(home.path());
+    let identity = || -> BTreeMap<PathBuf, Vec<u8>> {
+        let files = std::fs::read_dir(home.path().join("state/identity")).unwrap();
+        files
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect()
+    };
+    let before = identity();
+    let [ca, image_root, director_root] = [sha256(b"ca"), sha256(b"image"), sha256(b"director")];
+    let url = "https://127.0.0.1:1".to_owned();
+    let claim = ClaimToken { url, ca, image_root, director_root, secret: "s".repeat(20) }.to_string();
+    let refused = agent(home.path()).args(["enrol", &claim]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    let complaint = String::from_utf8_lossy(&refused.stderr);
+    assert!(complaint.contains("pole-17") && complaint.contains("--force"), "{complaint}");
+    assert_eq!(identity(), before);
+    // Told to, it asks the controller, which nobody is here.
+    let tried = agent(home.path()).args(["enrol", "--force", "--wait", "0", &claim]).output().unwrap();
+    assert_eq!(tried.status.code(), Some(1), "{tried:?}");
+    assert_eq!(identity(), before);
+}
+
+#[test]
 fn without_a_network_it_runs_keeps_its_records_and_ends_in_order() {
     let home = home();
     enrolled(home.path());
@@ -152,7 +180,8 @@ fn without_a_network_it_runs_keeps_its_records_and_ends_in_order() {
     let second = agent(home.path()).arg("run").output().unwrap();
     assert_eq!(second.status.code(), Some(1), "{second:?}");
     let rollback = agent(home.path()).args(["rollback", "meter", "--json"]).output().unwrap();
-    assert!(matches!(rollback.status.code(), Some(3 | 4)), "{rollback:?}");
+    assert_eq!(rollback.status.code(), Some(3), "{rollback:?}");
+    assert_eq!(json(&rollback)["reason"], "nothing_to_return_to");
 
     assert!(running.end().success());
     assert!(!home.path().join("run/api.addr").exists() && !home.path().join("run/agent.sock").exists());

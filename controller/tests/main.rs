@@ -7,6 +7,7 @@
 )]
 
 mod control;
+mod document;
 mod fleet;
 mod model_cli;
 mod registry;

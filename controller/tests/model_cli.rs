@@ -14,6 +14,8 @@ use dunlin_learn::{Config, fit};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::document::DOCUMENT;
+
 mod rows;
 
 const DUNLIN: &str = env!("CARGO_BIN_EXE_dunlin");
@@ -77,7 +79,9 @@ impl Daemon {
     fn json(&self, args: &[&str]) -> Value {
         let output = self.run(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let printed = serde_json::from_slice(&output.stdout).unwrap();
+        DOCUMENT.assert_printed(args, &printed);
+        printed
     }
 }
 
@@ -125,6 +129,7 @@ async fn from_push_to_withdrawal() {
     let approved = daemon.json(&["model", "approve", "lamp@1", "--keys", safe]);
     assert_eq!(approved[0]["state"], "approved");
     daemon.json(&["model", "alias", "lamp@1", "stable"]);
+    assert_eq!(daemon.json(&["model", "aliases", "lamp"]), serde_json::json!({ "stable": 1 }));
     assert_eq!(daemon.json(&["model", "show", "lamp@stable"])["state"], "approved");
     assert_eq!(daemon.run(&["model", "show", "lamp@2"]).status.code(), Some(3));
 

@@ -17,7 +17,7 @@ pub use attacks::{
 };
 pub use books::{accounted_for, delivered};
 pub use cuts::{Cut, audit_whole, committed, not_blamed, resumed, schedule_fired};
-pub use fleet::{explained, kept_out, own_key_and_signed_model};
+pub use fleet::{explained, families, kept_out, own_key_and_signed_model};
 pub use learning::{
     Measured, confined, drift_seen, gained, no_drift_seen, not_retrained_stayed, recovered, show,
     started_by_itself, total,

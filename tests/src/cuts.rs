@@ -54,6 +54,8 @@ pub struct Tally {
     pub cuts: u64,
     /// The last call that was cut at.
     pub last: u64,
+    /// Downloads that were taken up where they were.
+    pub resumed: u64,
     /// Cuts after which something was not as it must be, and what.
     pub bad: BTreeMap<u64, String>,
 }
@@ -108,6 +110,7 @@ impl Cuts {
                 let (lane, tally) = done.context("a lane panicked")??;
                 all.1.cuts += tally.cuts;
                 all.1.last = all.1.last.max(tally.last);
+                all.1.resumed += tally.resumed;
                 all.1.bad.extend(tally.bad);
                 all.0.push(lane);
             }
@@ -151,19 +154,22 @@ async fn sweep(
     while turns.through.get() < THROUGH && turns.next.get() < limit {
         let at = 1 + turns.next.replace(turns.next.get() + 1) * step;
         let outcome = lane.cut(instrument, kind, at, database).await;
-        if matches!(outcome, Ok(false)) {
+        if matches!(outcome, Ok(None)) {
             turns.through.set(turns.through.get() + 1);
             continue;
         }
         turns.through.set(0);
         (tally.cuts, tally.last) = (tally.cuts + 1, tally.last.max(at));
-        if let Err(error) = outcome {
-            eprintln!(
-                "{:7.1} s  {} cut at call {at}: {error:#}",
-                turns.begin.elapsed().as_secs_f64(),
-                lane.id()
-            );
-            tally.bad.insert(at, format!("{error:#}"));
+        match outcome {
+            Ok(resumed) => tally.resumed += resumed.unwrap_or(0),
+            Err(error) => {
+                eprintln!(
+                    "{:7.1} s  {} cut at call {at}: {error:#}",
+                    turns.begin.elapsed().as_secs_f64(),
+                    lane.id()
+                );
+                tally.bad.insert(at, format!("{error:#}"));
+            }
         }
     }
     lane.kill().await.map(|()| (lane, tally))

@@ -1,4 +1,4 @@
-//! `cargo xtask board`: a virtual board loses its power in the middle of updates. `cargo xtask test` does it once.
+//! `cargo xtask board`: a virtual board loses its power in the middle of updates. `cargo xtask test` does a little of it.
 mod device;
 mod disk;
 mod fleet;
@@ -13,6 +13,7 @@ mod sweep;
 mod vm;
 mod writes;
 
+use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{copy, stdin, stdout};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -27,6 +28,8 @@ use clap::{Args, Subcommand};
 use crate::boards::{self, Board};
 use crate::command::{cargo, run as execute, target_dir};
 use crate::cross;
+#[cfg(test)]
+pub(crate) use fleet::Fleet;
 pub(crate) use footprint::Measured;
 use kind::Kind;
 pub(crate) use look::Window;
@@ -81,6 +84,8 @@ enum Verb {
 const BOARD: &str = "qemu-virt-aarch64";
 /// The board of the tests, which build its agent anyway.
 const TEST_BOARD: &str = "x86-64-generic";
+/// Cuts after writes in the tests, beside those that every sweep makes: some seconds each.
+const TEST_WRITES: u64 = 5;
 
 #[derive(Args)]
 struct Run {
@@ -124,7 +129,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// One cut of the power, as part of the tests, which have built the board's agent and the programs of this machine.
+/// One cut of the power, and a few cuts after writes, as part of the tests, which have built the board's agent and the
+/// programs of this machine.
 pub(crate) fn test(agent: PathBuf, programs: PathBuf) -> Result<()> {
     let run = Run {
         board: TEST_BOARD.to_owned(),
@@ -132,7 +138,12 @@ pub(crate) fn test(agent: PathBuf, programs: PathBuf) -> Result<()> {
         agent: Some(agent),
         programs: Some(programs),
     };
-    judged(&run, "power-cut", |parts, programs, folder| power::cuts(parts, programs, folder, (1, 1), false))
+    judged(&run, "power-cut", |parts, programs, folder| {
+        power::cuts(parts, programs, folder, (1, 1), run.without_sync)
+    })?;
+    judged(&run, "every-write", |parts, programs, folder| {
+        sweep::every_write(parts, programs, folder, Some(TEST_WRITES), run.without_sync)
+    })
 }
 
 /// What an agent takes of the board of that name, by windows of that length. `programs` is a folder as in [`Run`].
@@ -150,23 +161,52 @@ pub(crate) fn footprint(
     Ok(measured)
 }
 
-/// Cuts, and those after which something was not as it must be.
+/// What a board had made durable, or said that it had, and a cut took: what missing syncs do, and nothing else here.
+#[derive(Debug)]
+struct Lost(String);
+
+impl Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Lost {}
+
+/// Cuts, those after which something was not as it must be, and those of these after which something was [`Lost`].
 #[derive(Default)]
 struct Outcome {
     cuts: u64,
     bad: u64,
+    lost: u64,
 }
 
 impl Outcome {
-    fn note(&mut self, cut: &str, came: Result<String>) {
+    /// Counts a cut and prints what came of it.
+    fn cut(&mut self, cut: &str, came: Result<String>) {
         self.cuts += 1;
         match came {
             Ok(came) => println!("{cut}: {came}"),
-            Err(error) => {
-                self.bad += 1;
-                println!("{cut}: BAD: {error:#}");
-            }
+            Err(error) => self.bad(cut, &error),
         }
+    }
+
+    /// Counts and prints what was not as it must be.
+    fn bad(&mut self, what: &str, error: &anyhow::Error) {
+        self.bad += 1;
+        self.lost += u64::from(error.is::<Lost>());
+        println!("{what}: BAD: {error:#}");
+    }
+
+    /// An error unless this is how it must come out.
+    fn right(&self, without_sync: bool) -> Result<()> {
+        let Self { cuts, bad, lost } = self;
+        if without_sync {
+            ensure!(*lost > 0, "nothing was lost without syncs in {cuts} cuts: this test can not fail");
+        } else {
+            ensure!(*bad == 0 && *cuts > 0, "{bad} bad outcomes of {cuts} cuts");
+        }
+        Ok(())
     }
 }
 
@@ -193,12 +233,10 @@ fn judged(
     cut: impl FnOnce(&Parts, &Programs, &Path) -> Result<Outcome>,
 ) -> Result<()> {
     let (outcome, folder) = prepared(run, name, cut)?;
-    println!("{} cuts, {} bad outcomes", outcome.cuts, outcome.bad);
-    if run.without_sync {
-        ensure!(outcome.bad > 0, "nothing was lost without syncs: this test can not fail");
-    } else {
-        ensure!(outcome.bad == 0, "{} bad outcomes; everything is left in {}", outcome.bad, folder.display());
-    }
+    println!("{} cuts, {} bad outcomes, {} of them losses", outcome.cuts, outcome.bad, outcome.lost);
+    outcome
+        .right(run.without_sync)
+        .with_context(|| format!("{name}; everything is left in {}", folder.display()))?;
     Ok(std::fs::remove_dir_all(&folder)?)
 }
 
@@ -241,4 +279,34 @@ fn relay(address: SocketAddr) -> Result<()> {
     let mut out = File::from(stdout().as_fd().try_clone_to_owned()?);
     copy(&mut &stream, &mut out)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    fn outcome(came: Result<String>) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.cut("a cut", came);
+        outcome
+    }
+
+    #[test]
+    fn the_control_needs_a_loss_and_takes_no_other_failure_for_one() {
+        let lost = || anyhow::Error::new(Lost("a floor is lower".to_owned()));
+        assert!(outcome(Err(lost())).right(true).is_ok());
+        assert!(outcome(Err(lost().context("looking at the disk"))).right(true).is_ok());
+        assert!(outcome(Err(anyhow!("the board: not within 900s"))).right(true).is_err());
+        assert!(outcome(Ok("all is there".to_owned())).right(true).is_err());
+    }
+
+    #[test]
+    fn with_syncs_every_failure_counts_and_so_does_a_run_without_cuts() {
+        assert!(outcome(Ok("all is there".to_owned())).right(false).is_ok());
+        assert!(outcome(Err(anyhow!("the board: not within 900s"))).right(false).is_err());
+        assert!(outcome(Err(Lost("a floor is lower".to_owned()).into())).right(false).is_err());
+        assert!(Outcome::default().right(false).is_err());
+    }
 }

@@ -23,8 +23,6 @@ pub(crate) struct Board {
 pub(crate) struct Build {
     /// One of the matrix.
     pub(crate) triple: String,
-    #[serde(rename = "target_cpu")]
-    _target_cpu: String,
 }
 
 #[derive(Deserialize)]

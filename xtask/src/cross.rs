@@ -21,7 +21,6 @@ pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
 
 use crate::command::{run as execute, target_dir};
-use crate::programs::{end_to_end_tests, programs};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -105,8 +104,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 println!("{} is of tier {} and is not tested", target.triple, target.tier);
                 return Ok(());
             }
-            units(&target.triple, Scope::All)?;
-            emulated::whole_way(&Toolchain::set_up(target)?, end_to_end_tests(&programs()?)?)
+            emulated::test(&Toolchain::set_up(target)?, Scope::All)
         }),
         Verb::Dist { triple, board, full } => {
             let of_board = board.as_deref().map(crate::boards::named).transpose()?;
@@ -166,10 +164,9 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// Unit, property and golden tests of a target.
-pub(crate) fn units(triple: &str, scope: Scope) -> Result<()> {
-    let target = target(triple)?;
-    emulated::units(&Toolchain::set_up(&target)?, scope)
+/// Tests a target on this machine.
+pub(crate) fn test(triple: &str, scope: Scope) -> Result<()> {
+    emulated::test(&Toolchain::set_up(&target(triple)?)?, scope)
 }
 
 /// Where `cross dist` leaves a target's agent.

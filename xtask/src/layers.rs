@@ -13,7 +13,8 @@ struct Layer {
     dev: &'static [&'static str],
 }
 
-const LAYERS: &[Layer] = &[
+/// The crates that decide: they know no socket, file, thread or clock, and come to the same bits on every target.
+const DECIDING: &[Layer] = &[
     Layer { package: "dunlin-protocol", normal: &[], dev: &[] },
     Layer { package: "dunlin-trust", normal: &["protocol"], dev: &[] },
     Layer { package: "dunlin-update", normal: &["protocol", "trust"], dev: &[] },
@@ -21,6 +22,10 @@ const LAYERS: &[Layer] = &[
     Layer { package: "dunlin-select", normal: &["protocol", "monitor"], dev: &[] },
     Layer { package: "dunlin-rollout", normal: &["protocol", "trust", "monitor"], dev: &[] },
     Layer { package: "dunlin-pipeline", normal: &["protocol", "monitor"], dev: &[] },
+];
+
+/// All others.
+const OTHERS: &[Layer] = &[
     Layer { package: "dunlin-forest", normal: &[], dev: &[] },
     Layer { package: "dunlin-engine", normal: &["protocol", "forest"], dev: &[] },
     Layer { package: "dunlin-learn", normal: &["protocol", "engine", "monitor"], dev: &[] },
@@ -42,6 +47,11 @@ const LAYERS: &[Layer] = &[
     Layer { package: "rustfft", normal: &[], dev: &[] },
     Layer { package: "xtask", normal: &["protocol", "trust"], dev: &[] },
 ];
+
+/// The crates that decide, by their names without `dunlin-`.
+pub(crate) fn deciding() -> impl Iterator<Item = &'static str> {
+    DECIDING.iter().map(|layer| layer.package.trim_start_matches("dunlin-"))
+}
 
 /// Crates that must not appear below these packages: the pure crates have no runtime, and only the engine
 /// knows tract.
@@ -107,7 +117,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn violations(metadata: &Metadata) -> Vec<String> {
-    let layers: BTreeMap<_, _> = LAYERS.iter().map(|layer| (layer.package, layer)).collect();
+    let layers: BTreeMap<_, _> = DECIDING.iter().chain(OTHERS).map(|layer| (layer.package, layer)).collect();
     let ours: BTreeSet<_> =
         metadata.packages.iter().filter(|p| p.source.is_none()).map(|p| p.name.as_str()).collect();
     let mut errors = Vec::new();

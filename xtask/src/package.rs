@@ -4,6 +4,8 @@
 mod deb;
 mod notice;
 mod oci;
+mod recipes;
+mod root;
 mod tarball;
 mod tree;
 
@@ -17,6 +19,7 @@ use dunlin_protocol::DeviceProfile;
 use crate::boards::{self, Board};
 use crate::command::{output, root, target_dir};
 use crate::cross::{self, Elf, Features, Machine};
+pub(crate) use recipes::lint;
 use tree::Tree;
 
 #[derive(Args)]
@@ -39,6 +42,13 @@ pub(crate) struct Options {
     /// Folder to write to; `target/packages`, and in it one of the board's name, if left out
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Instead of writing anything, install each Debian package in a root file system that is only in memory, and have its
+    /// agent check its settings there, behind an emulator if it is for another machine; needs root
+    #[arg(long, conflicts_with_all = ["kind", "out"])]
+    check: bool,
+    /// Check the recipe for Yocto instead
+    #[arg(long, conflicts_with_all = ["target", "board", "kind", "program", "package_version", "out", "check"])]
+    lint: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +84,9 @@ struct Package {
 const PRESET: u32 = 6;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.lint {
+        return lint();
+    }
     let board = match &options.board {
         Some(name) => Some((name.clone(), boards::named(name)?)),
         None => None,
@@ -102,6 +115,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let [package] = &mut packages[..] {
         package.board = board;
     }
+    if options.check {
+        return packages.iter().try_for_each(checked);
+    }
     let folder = options.out.clone().unwrap_or_else(|| {
         let all = target_dir().join("packages");
         options.board.as_ref().map_or(all.clone(), |board| all.join(board))
@@ -123,6 +139,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if wanted(Kind::Oci) { write(oci::pack(&packages)?) } else { Ok(()) }
+}
+
+/// Installs a package and has its agent run.
+fn checked(package: &Package) -> Result<()> {
+    let folder = target_dir().join("packages").join(format!("root-{}", package.machine.debian));
+    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let checked = root::check(package, &folder).with_context(|| package.triple.clone());
+    std::fs::remove_dir(&folder)?;
+    checked
 }
 
 /// Bytes of the Debian package of a program.
@@ -218,6 +243,11 @@ impl Package {
             epoch,
             preset: PRESET,
         })
+    }
+
+    /// Whether the program is for another machine than this one.
+    fn is_foreign(&self) -> bool {
+        cross::machine(std::env::consts::ARCH).is_ok_and(|here| here.debian != self.machine.debian)
     }
 
     /// What is installed, whatever starts it: the program, what it is licensed under and made of, its settings, its board.

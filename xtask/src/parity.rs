@@ -9,11 +9,10 @@ use clap::Args;
 use crate::command::{cargo, root, run as execute, target_dir};
 use crate::install;
 
-/// The exporters and the runtime they are compared with; exact, so that tables of two days compare.
-const PYTHON: &[&str] = &[
-    "onnxruntime==1.31.1",
-    "onnx==1.23.2",
-    "numpy==2.4.6",
+/// The runtime that is compared with; exact like all here, so that tables of two days compare.
+const RUNTIME: &[&str] = &["onnxruntime==1.31.1", "onnx==1.23.2", "numpy==2.4.6"];
+/// Exporters that are small.
+const EXPORTERS: &[&str] = &[
     "pandas==3.1.1",
     "scikit-learn==1.9.1",
     "skl2onnx==1.20.0",
@@ -23,6 +22,8 @@ const PYTHON: &[&str] = &[
 ];
 /// What networks need beyond that; large, so only on request.
 const NETWORKS: &[&str] = &["torch==2.15.0", "onnxconverter-common==1.16.0"];
+/// What networks of Keras need beyond the runtime, in an environment of their own.
+const KERAS: &[&str] = &["tensorflow-cpu==2.21.0", "keras==3.15.1", "tf2onnx==1.17.0"];
 /// Sets of models whose exporters are small.
 const SETS: &[&str] = &["sklearn", "lightgbm", "xgboost", "quantised"];
 /// Least share of the exported models that must run, per cent.
@@ -37,13 +38,16 @@ pub(crate) struct Options {
     /// Also make PyTorch networks; its wheels take gigabytes
     #[arg(long)]
     networks: bool,
+    /// Also make networks of Keras, TensorFlow and TensorFlow Lite; their wheels take two gigabytes
+    #[arg(long)]
+    keras: bool,
     /// Compare the cases of this folder, in the form of ONNX's backend tests, instead of making any
     #[arg(long)]
     cases: Option<PathBuf>,
     /// Compare the ONNX files of this folder, such as those of MLPerf Tiny, on inputs drawn at random, instead of making
     /// any. Float scores are held to the tolerance of all; of 8-bit ones 98 of 100 must be no more than a step off what ONNX
     /// Runtime answers operator by operator; and every row must have the same class
-    #[arg(long, conflicts_with_all = ["cases", "networks"])]
+    #[arg(long, conflicts_with_all = ["cases", "networks", "keras"])]
     mlperf: Option<PathBuf>,
     /// Test set of the keyword model in that folder, kws_ref_model.onnx: an .npz with the arrays x and y, or a folder of
     /// .bin files and y_labels.csv. 90 % must be right
@@ -75,8 +79,8 @@ fn compare(profile: &str, cases: &Path, time: Option<&Path>, options: &[&str]) -
 pub(crate) fn run(options: &Options) -> Result<()> {
     execute(&mut cargo(&["build", "--locked", "--release", "-p", "dunlin-tests", "--bin", "dunlin-parity"]))?;
     let python = || match options.networks {
-        true => install::python("parity-networks", &[PYTHON, NETWORKS].concat()),
-        false => install::python("parity", PYTHON),
+        true => install::python("parity-networks", &[RUNTIME, EXPORTERS, NETWORKS].concat()),
+        false => install::python("parity", &[RUNTIME, EXPORTERS].concat()),
     };
     let time = options.time.then(python).transpose()?;
     let time = time.as_deref();
@@ -89,16 +93,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let mut arguments = vec!["--given", &*given];
         arguments.extend(set.iter().flat_map(|set| ["--keywords", &**set]));
         let cases = make(&python()?, &arguments)?;
-        return compare("release", &cases, time, &["--least", LEAST_GIVEN, "--right", RIGHT]);
+        return compare("release", &cases, time, &["--complete", "--least", LEAST_GIVEN, "--right", RIGHT]);
     }
     let sets = if options.networks { [SETS, &["torch"]].concat() } else { SETS.to_vec() };
     let cases = make(&python()?, &sets)?;
+    if options.keras {
+        let python = install::python("parity-keras", &[RUNTIME, KERAS].concat())?;
+        make(&python, &["keras", "--more"])?;
+    }
     let out = options.out.to_string_lossy();
     compare("release", &cases, time, &["--least", LEAST, "--page", &out])
 }
 
 /// The same without networks, times and page, with the program that the tests have built.
 pub(crate) fn test() -> Result<()> {
-    let cases = make(&install::python("parity", PYTHON)?, SETS)?;
+    let cases = make(&install::python("parity", &[RUNTIME, EXPORTERS].concat())?, SETS)?;
     compare("debug", &cases, None, &["--least", LEAST])
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::command::{cargo, line, run as execute, target_dir};
 use crate::cross::Scope;
 use crate::programs::{END_TO_END, TestProgram, end_to_end_tests, programs, workspace};
-use crate::{board, cross, docs, fuzz, install, parity, tidy};
+use crate::{board, cross, docs, fuzz, install, package, parity, tidy};
 
 /// The whole run must stay below this, so that a two-core machine finishes it in time.
 const LIMIT: Duration = Duration::from_secs(75 * 60);
@@ -89,8 +89,9 @@ const BESIDE: &[Stage] = &[
             "sources",
         ]))
     }),
+    ("recipes", package::lint),
     ("static build", || cross::static_build(STATIC_TARGET).map(drop)),
-    ("emulated units", || EMULATED.iter().try_for_each(|triple| cross::units(triple, Scope::Deciding))),
+    ("emulated units", || EMULATED.iter().try_for_each(|triple| cross::test(triple, Scope::Deciding))),
 ];
 
 /// What starts fleets with what was built beside the others, and what is over soon.

@@ -29,6 +29,7 @@ const EXPECTED: &[&str] = &[
     "docs/protocol.cddl",
     "docs/ab-images.md",
     "docs/capabilities.md",
+    "docs/footprint.md",
     "docs/pipelines.md",
     "docs/inference.md",
     "docs/operations.md",

@@ -57,6 +57,13 @@ pub struct Approval {
     pub device: Option<DeviceId>,
 }
 
+/// A batch whose token admits nobody any more.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct EndedBatch {
+    /// Its id.
+    pub ended: String,
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct Which {
@@ -118,18 +125,18 @@ async fn batch(
     Ok(Json(MadeClaim { id: row.id, token: token.to_string(), expires_ms: row.expires_ms }))
 }
 
-#[utoipa::path(delete, path = "/v1/batches/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
+#[utoipa::path(delete, path = "/v1/batches/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = EndedBatch), (status = 404)))]
 async fn end_batch(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<EndedBatch>> {
     let now_ms = clock::wall_ms();
     let mut change = state.audit.begin().await?;
     let before = Store::batch_end(change.tx(), &id, now_ms).await?;
     let after = json!({ "id": id, "expires_ms": before.expires_ms.min(now_ms) });
     change.commit(&caller.signed(), "batch.end", json!(before), after).await?;
-    Ok(Json(json!({ "ended": id })))
+    Ok(Json(EndedBatch { ended: id }))
 }
 
 #[utoipa::path(get, path = "/v1/admissions", tag = "devices", params(Which), responses((status = 200, body = Vec<Admission>)))]

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::clock;
 use crate::downlink;
 use crate::store::{BootRow, CertificateRow, DeviceRow, DeviceState, GapRow, Happening, RefusedRow, Store};
@@ -31,7 +31,7 @@ pub struct DeviceDetail {
     /// The device.
     pub device: DeviceRow,
     /// What it runs, by task.
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, shape::Installed>)]
     pub installed: BTreeMap<TaskId, Installed>,
     /// Its last boots, with what is missing of each.
     pub boots: Vec<BootRow>,
@@ -93,6 +93,22 @@ pub struct NewState {
     pub state: DeviceState,
 }
 
+/// A group that is there from now on.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct MadeGroup {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub group: GroupId,
+}
+
+/// A group that is not there any more.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RemovedGroup {
+    /// Its id.
+    #[schema(value_type = String)]
+    pub removed: GroupId,
+}
+
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -132,7 +148,7 @@ async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResul
     }))
 }
 
-#[utoipa::path(put, path = "/v1/devices/{id}/groups", tag = "devices", params(("id" = String, Path)), request_body = Vec<String>, responses((status = 200, body = Vec<String>)))]
+#[utoipa::path(put, path = "/v1/devices/{id}/groups", tag = "devices", params(("id" = String, Path)), request_body = Vec<String>, responses((status = 200, body = Vec<String>), (status = 404)))]
 async fn set_groups(
     State(state): State<AppState>,
     caller: Caller,
@@ -155,7 +171,7 @@ async fn set_groups(
     Ok(Json(groups))
 }
 
-#[utoipa::path(put, path = "/v1/devices/{id}/state", tag = "devices", params(("id" = String, Path)), request_body = NewState, responses((status = 200, body = NewState), (status = 409)))]
+#[utoipa::path(put, path = "/v1/devices/{id}/state", tag = "devices", params(("id" = String, Path)), request_body = NewState, responses((status = 200, body = NewState), (status = 404), (status = 409, description = "it was revoked")))]
 async fn set_state(
     State(state): State<AppState>,
     caller: Caller,
@@ -176,7 +192,7 @@ async fn set_state(
     Ok(Json(new))
 }
 
-#[utoipa::path(post, path = "/v1/devices/{id}/commands", tag = "devices", params(("id" = String, Path)), request_body = DeviceCommand, responses((status = 200, body = SentCommand)))]
+#[utoipa::path(post, path = "/v1/devices/{id}/commands", tag = "devices", params(("id" = String, Path)), request_body = DeviceCommand, responses((status = 200, body = SentCommand), (status = 404), (status = 409, description = "it is not in service")))]
 async fn command(
     State(state): State<AppState>,
     caller: Caller,
@@ -225,30 +241,30 @@ async fn reply(
     Ok(Json(CommandReply { reason, detail }))
 }
 
-#[utoipa::path(get, path = "/v1/groups", tag = "devices", responses((status = 200, description = "groups with their devices", body = Object)))]
+#[utoipa::path(get, path = "/v1/groups", tag = "devices", responses((status = 200, description = "groups with their devices", body = BTreeMap<String, Vec<String>>)))]
 async fn groups(State(state): State<AppState>) -> ApiResult<Json<BTreeMap<String, Vec<String>>>> {
     Ok(Json(state.store.groups().await?))
 }
 
-#[utoipa::path(put, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200)))]
+#[utoipa::path(put, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = MadeGroup)))]
 async fn add_group(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<MadeGroup>> {
     let id: GroupId = parse(&id)?;
     let mut change = state.audit.begin().await?;
     Store::group_add(change.tx(), &id, clock::wall_ms()).await?;
     change.commit(&caller.signed(), "group.create", Value::Null, json!({ "group": id })).await?;
-    Ok(Json(json!({ "group": id })))
+    Ok(Json(MadeGroup { group: id }))
 }
 
-#[utoipa::path(delete, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200), (status = 404)))]
+#[utoipa::path(delete, path = "/v1/groups/{id}", tag = "devices", params(("id" = String, Path)), responses((status = 200, body = RemovedGroup), (status = 404)))]
 async fn remove_group(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<RemovedGroup>> {
     let id: GroupId = parse(&id)?;
     let mut change = state.audit.begin().await?;
     let members = state.store.groups().await?.remove(id.as_str()).unwrap_or_default();
@@ -256,5 +272,5 @@ async fn remove_group(
     let before = json!({ "group": id, "devices": members });
     change.commit(&caller.signed(), "group.remove", before, Value::Null).await?;
     state.wake.planner.notify_one();
-    Ok(Json(json!({ "removed": id })))
+    Ok(Json(RemovedGroup { removed: id }))
 }

@@ -23,14 +23,14 @@ pub struct DriftState {
     /// Open alerts of drift and of suspect sensors, the newest first.
     pub alerts: Vec<Alert>,
     /// The last judgement of each release that was judged lately.
-    #[schema(value_type = Vec<Object>)]
     pub releases: Vec<ReleaseDrift>,
 }
 
 /// The last judgement of the inputs of one release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseDrift {
     /// The task.
+    #[schema(value_type = String)]
     pub task: TaskId,
     /// Subjects that were judged; `findings` names the drifted ones first, and only so many.
     pub judged: usize,

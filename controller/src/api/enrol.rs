@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::body::takes;
-use super::{ApiError, ApiResult, AppState, admissions};
+use super::{ApiError, ApiResult, AppState, admissions, shape};
 use crate::audit::Change;
 use crate::clock;
 use crate::identity::{CONTROLLER, IdentityError, Issued};
@@ -84,7 +84,7 @@ async fn claims(State(state): State<AppState>) -> ApiResult<Json<Vec<Claim>>> {
     Ok(Json(state.store.claims().await?))
 }
 
-#[utoipa::path(post, path = "/v1/claims", tag = "devices", request_body = NewClaim, responses((status = 200, body = MadeClaim)))]
+#[utoipa::path(post, path = "/v1/claims", tag = "devices", request_body = NewClaim, responses((status = 200, body = MadeClaim), (status = 409)))]
 async fn claim(
     State(state): State<AppState>,
     caller: Caller,
@@ -141,8 +141,8 @@ pub(super) fn refuse_reserved(device: Option<&DeviceId>) -> ApiResult<()> {
 }
 
 #[utoipa::path(
-    post, path = "/v1/enrol", tag = "devices", request_body(content = Object, description = "EnrolRequest of the protocol"),
-    responses((status = 200, description = "EnrolResponse of the protocol", body = Object), (status = 202, description = "EnrolWaiting of the protocol: an operator decides", body = Object), (status = 401), (status = 403), (status = 409), (status = 429)),
+    post, path = "/v1/enrol", tag = "devices", request_body = shape::EnrolRequest,
+    responses((status = 200, body = shape::EnrolResponse), (status = 202, description = "an operator decides", body = shape::EnrolWaiting), (status = 401), (status = 403), (status = 409), (status = 429)),
 )]
 async fn enrol(
     State(state): State<AppState>,

@@ -34,7 +34,7 @@ pub fn router() -> OpenApiRouter<AppState> {
 }
 
 #[utoipa::path(post, path = "/v1/export", tag = "repository", request_body = ExportRequest,
-    responses((status = 200, description = "by device, the answer of a check in CBOR, base64", body = BTreeMap<String, String>)))]
+    responses((status = 200, description = "by device, the answer of a check in CBOR, base64", body = BTreeMap<String, String>), (status = 404)))]
 async fn export(
     State(state): State<AppState>,
     caller: Caller,

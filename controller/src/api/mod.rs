@@ -28,8 +28,10 @@ pub mod access;
 pub mod admissions;
 pub mod audit;
 pub mod auth;
+mod blobs;
 mod body;
 pub mod devices;
+mod document;
 pub mod drift;
 pub mod enrol;
 pub mod export;
@@ -42,6 +44,7 @@ pub mod renew;
 pub mod repo;
 pub mod rollouts;
 pub mod runs;
+pub(crate) mod shape;
 pub mod system;
 pub mod tasks;
 pub mod tokens;
@@ -214,7 +217,10 @@ impl From<StoreError> for ApiError {
 pub type ApiResult<T> = Result<T, ApiError>;
 
 #[derive(OpenApi)]
-#[openapi(info(title = "Dunlin controller", description = "Fleet of edge devices and the models they run."))]
+#[openapi(
+    info(title = "Dunlin controller", description = "Fleet of edge devices and the models they run."),
+    components(schemas(ErrorBody, shape::Failure))
+)]
 struct Document;
 
 fn open_api_router() -> OpenApiRouter<AppState> {
@@ -230,6 +236,7 @@ fn open_api_router() -> OpenApiRouter<AppState> {
         .merge(drift::router())
         .merge(repo::router())
         .merge(models::router())
+        .merge(blobs::router())
         .merge(programs::router())
         .merge(rollouts::router())
         .merge(runs::router())
@@ -238,13 +245,13 @@ fn open_api_router() -> OpenApiRouter<AppState> {
 
 /// The OpenAPI document of this build.
 pub fn document() -> utoipa::openapi::OpenApi {
-    open_api_router().split_for_parts().1
+    document::completed(open_api_router().split_for_parts().1)
 }
 
 /// The whole API as one service.
 pub fn router(state: AppState) -> axum::Router {
     let (router, document) = body::takes(open_api_router(), body::BODY_BYTES_MAX).split_for_parts();
-    let document = Arc::new(document);
+    let document = Arc::new(document::completed(document));
     router
         .route_layer(axum::middleware::from_fn_with_state(state.clone(), access::guard))
         .route(

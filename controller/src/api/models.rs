@@ -1,30 +1,26 @@
-//! Models: pushing, listing, aliases, approval, and the blobs that devices fetch.
+//! Models: pushing, listing, aliases and approval.
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, RANGE};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use dunlin_engine::prove::ProveError;
 use dunlin_protocol::{
-    Blob, Bundle, ClassName, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy,
-    TaskType,
+    Bundle, ClassName, Digest, FeatureMeta, GoldenSet, ModelName, ReleaseId, TaskId, TaskPolicy, TaskType,
 };
 use dunlin_trust::metadata::{Kind, Targets};
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::body::takes;
-use super::range::{byte_range, satisfiable};
-use super::readable::Reader;
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::keys::Addition;
 use crate::registry::{BLOB_BYTES_MAX, POLICY_BYTES_MAX, Push, RegistryError};
 use crate::store::{ReleaseRow, ReleaseState};
@@ -41,7 +37,6 @@ pub fn router() -> OpenApiRouter<AppState> {
     let only = |routes| OpenApiRouter::new().routes(routes);
     OpenApiRouter::new()
         .merge(takes(only(routes!(push)), PUSH_BYTES_MAX))
-        .merge(takes(only(routes!(put_blob)), BLOB_BYTES_MAX))
         .merge(takes(only(routes!(put_policy)), POLICY_BYTES_MAX))
         .merge(takes(only(routes!(approve)), TARGETS_BYTES_MAX))
         .routes(routes!(releases))
@@ -51,7 +46,6 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(pending))
         .routes(routes!(current_targets))
         .routes(routes!(policy))
-        .routes(routes!(blob))
 }
 
 impl From<RegistryError> for ApiError {
@@ -100,7 +94,7 @@ pub struct PushBody {
     #[schema(value_type = String)]
     pub task: TaskId,
     /// `classification`, `regression`, ...
-    #[schema(value_type = String)]
+    #[schema(value_type = shape::TaskType)]
     pub task_type: TaskType,
     /// The ONNX file, base64.
     #[schema(value_type = String)]
@@ -110,11 +104,11 @@ pub struct PushBody {
     pub samples: Vec<Vec<f32>>,
     /// Golden vectors of the publisher's runtime.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<shape::GoldenSet>)]
     pub golden: Option<GoldenSet>,
     /// Features of the first input, with their units.
     #[serde(default)]
-    #[schema(value_type = Vec<Object>)]
+    #[schema(value_type = Vec<shape::FeatureMeta>)]
     pub features: Vec<FeatureMeta>,
     /// Class names.
     #[serde(default)]
@@ -143,10 +137,9 @@ pub struct ReleaseView {
     #[schema(value_type = String)]
     pub manifest: Digest,
     /// The manifest.
-    #[schema(value_type = Object)]
+    #[schema(value_type = shape::Bundle)]
     pub bundle: Bundle,
     /// The target for the offline keys to sign.
-    #[schema(value_type = Object)]
     pub target: Addition,
     /// Who took it in.
     pub created_by: String,
@@ -201,14 +194,18 @@ pub struct AliasBody {
     pub version: u32,
 }
 
-fn id<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> ApiResult<T> {
-    text.parse().map_err(|error: dunlin_protocol::IdError| ApiError::bad_request(error.to_string()))
+/// An alias and the release that it points at.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Alias {
+    /// The alias.
+    pub alias: String,
+    /// `name@version`.
+    #[schema(value_type = String)]
+    pub release: ReleaseId,
 }
 
-fn digest(text: &str) -> ApiResult<Digest> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!("{text:?} is no SHA-256 digest")).hint("use 64 lower-case hex digits")
-    })
+fn id<T: std::str::FromStr<Err = dunlin_protocol::IdError>>(text: &str) -> ApiResult<T> {
+    text.parse().map_err(|error: dunlin_protocol::IdError| ApiError::bad_request(error.to_string()))
 }
 
 #[utoipa::path(post, path = "/v1/models/{model}/releases", tag = "models", params(("model" = String, Path)), request_body = PushBody,
@@ -271,13 +268,13 @@ async fn aliases(
 }
 
 #[utoipa::path(put, path = "/v1/models/{model}/aliases/{alias}", tag = "models", params(("model" = String, Path), ("alias" = String, Path)),
-    request_body = AliasBody, responses((status = 200), (status = 404)))]
+    request_body = AliasBody, responses((status = 200, body = Alias), (status = 404)))]
 async fn set_alias(
     State(state): State<AppState>,
     caller: Caller,
     Path((model, alias)): Path<(String, String)>,
     Json(body): Json<AliasBody>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Alias>> {
     let sound = alias.len() <= ALIAS_MAX
         && alias.starts_with(|c: char| c.is_ascii_lowercase())
         && alias.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -293,10 +290,10 @@ async fn set_alias(
     change
         .commit(&caller.signed(), "model.alias", before, json!({ "alias": alias, "release": release }))
         .await?;
-    Ok(Json(json!({ "alias": alias, "release": release })))
+    Ok(Json(Alias { alias, release }))
 }
 
-#[utoipa::path(get, path = "/v1/approvals/pending", tag = "models", responses((status = 200, description = "targets that wait for offline signatures", body = Vec<Object>)))]
+#[utoipa::path(get, path = "/v1/approvals/pending", tag = "models", responses((status = 200, description = "targets that wait for offline signatures", body = Vec<Addition>)))]
 async fn pending(State(state): State<AppState>) -> ApiResult<Json<Vec<Addition>>> {
     Ok(Json(state.registry.pending().await?))
 }
@@ -315,7 +312,7 @@ impl Signers {
     }
 }
 
-#[utoipa::path(get, path = "/v1/approvals/current", tag = "models", params(Signers), responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = [u8])))]
+#[utoipa::path(get, path = "/v1/approvals/current", tag = "models", params(Signers), responses((status = 200, description = "the published targets, byte for byte", content_type = "application/json", body = shape::SignedFile), (status = 422, description = "nothing is published yet")))]
 async fn current_targets(
     State(state): State<AppState>,
     Query(signers): Query<Signers>,
@@ -327,8 +324,8 @@ async fn current_targets(
     Ok(([(CONTENT_TYPE, "application/json")], file).into_response())
 }
 
-#[utoipa::path(post, path = "/v1/approvals", tag = "models", params(Signers), request_body(content = [u8], description = "targets signed offline"),
-    responses((status = 200, body = Vec<Changed>), (status = 400, description = "a device would refuse the file")))]
+#[utoipa::path(post, path = "/v1/approvals", tag = "models", params(Signers), request_body(content = shape::Binary, content_type = "application/octet-stream", description = "targets signed offline"),
+    responses((status = 200, body = Vec<Changed>), (status = 400, description = "a device would refuse the file"), (status = 409), (status = 422)))]
 async fn approve(
     State(state): State<AppState>,
     caller: Caller,
@@ -343,75 +340,15 @@ async fn approve(
     Ok(Json(changed.into_iter().map(|(release, state)| Changed { release, state }).collect()))
 }
 
-#[utoipa::path(post, path = "/v1/policies", tag = "models", request_body(content = [u8], description = "a task policy, JSON; its exact bytes are what is signed"),
-    responses((status = 201, description = "the target for the offline keys to sign", body = Object), (status = 422)))]
+#[utoipa::path(post, path = "/v1/policies", tag = "models", request_body(content = shape::Binary, content_type = "application/octet-stream", description = "a task policy, JSON; its exact bytes are what is signed"),
+    responses((status = 201, description = "the target for the offline keys to sign", body = Addition), (status = 422)))]
 async fn put_policy(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
     let row = state.registry.policy(body.to_vec(), (&caller.name, &caller.signed())).await?;
     Ok((StatusCode::CREATED, Json(row.addition())).into_response())
 }
 
-#[utoipa::path(get, path = "/v1/policies/{task}", tag = "models", params(("task" = String, Path)), responses((status = 200, description = "the policy in force", body = Object), (status = 404)))]
+#[utoipa::path(get, path = "/v1/policies/{task}", tag = "models", params(("task" = String, Path)), responses((status = 200, description = "the policy in force", body = shape::TaskPolicy), (status = 404)))]
 async fn policy(State(state): State<AppState>, Path(task): Path<String>) -> ApiResult<Json<TaskPolicy>> {
     let row = state.store.policy_in_force(&id(&task)?).await?;
     Ok(Json(row.ok_or_else(|| ApiError::not_found("policy in force for the task", task))?.policy))
-}
-
-#[utoipa::path(post, path = "/v1/blobs", tag = "models", request_body(content = [u8], description = "any bytes: an anchor set"),
-    responses((status = 201, description = "digest and length", body = Object)))]
-async fn put_blob(State(state): State<AppState>, caller: Caller, body: Bytes) -> ApiResult<Response> {
-    // A blob without its row, left where this is cut short, is of no use: no policy that was signed names it, and the same
-    // upload is taken again.
-    let blob: Blob = state.registry.blobs().put(body.to_vec()).await?;
-    state.audit.record(&caller.signed(), "blob.upload", Value::Null, json!(blob)).await?;
-    Ok((StatusCode::CREATED, Json(blob)).into_response())
-}
-
-/// A blob, to a device as part of what it is assigned.
-#[utoipa::path(get, path = "/v1/blobs/{sha256}", tag = "models", params(("sha256" = String, Path)),
-    responses((status = 200, description = "the blob", body = [u8]), (status = 206, description = "a range of it", body = [u8]), (status = 404), (status = 416)))]
-async fn blob(
-    State(state): State<AppState>,
-    reader: Reader,
-    Path(text): Path<String>,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    stream_blob(&state, &reader, &digest(&text)?, &headers).await
-}
-
-/// A blob, or the part of it that is asked for, to who may read it.
-pub(super) async fn stream_blob(
-    state: &AppState,
-    reader: &Reader,
-    sha256: &Digest,
-    headers: &HeaderMap,
-) -> ApiResult<Response> {
-    reader.may_read_blob(state, sha256).await?;
-    let missing = || ApiError::not_found("blob", sha256);
-    let length = state.registry.blobs().length(sha256).await?.ok_or_else(missing)?;
-    let range = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(byte_range);
-    if let Some(range) = &range
-        && !satisfiable(range, length)
-    {
-        let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("the blob has {length} bytes"));
-        return Ok(([(CONTENT_RANGE, format!("bytes */{length}"))], error).into_response());
-    }
-    let partial = range.is_some();
-    let part = state.registry.blobs().stream(sha256, range).await?.ok_or_else(missing)?;
-    let common = [
-        (CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (ACCEPT_RANGES, "bytes".to_owned()),
-        (ETAG, format!("\"{sha256}\"")),
-        (CONTENT_LENGTH, (part.range.end - part.range.start).to_string()),
-    ];
-    // A device that is shut out meanwhile gets no more of it.
-    let (broker, device) = (state.broker.clone(), reader.device().cloned());
-    let is_out = move || device.as_ref().is_some_and(|device| broker.is_shut_out(device.as_str()));
-    let body = Body::from_stream(part.stream.take_while(move |_| std::future::ready(!is_out())));
-    if partial {
-        let content_range = format!("bytes {}-{}/{}", part.range.start, part.range.end - 1, part.length);
-        return Ok(
-            (StatusCode::PARTIAL_CONTENT, common, [(CONTENT_RANGE, content_range)], body).into_response()
-        );
-    }
-    Ok((common, body).into_response())
 }

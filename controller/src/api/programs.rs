@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::auth::Caller;
 use super::body::takes;
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::clock;
 use crate::keys::Addition;
 use crate::registry::ProgramPush;
@@ -47,13 +47,10 @@ pub struct ProgramView {
     /// Where it stands.
     pub state: ReleaseState,
     /// The program.
-    #[schema(value_type = Object)]
     pub program: ProgramRow,
     /// The target for the offline keys to sign.
-    #[schema(value_type = Object)]
     pub target: Addition,
     /// Orders to run it.
-    #[schema(value_type = Vec<Object>)]
     pub orders: Vec<ProgramOrder>,
 }
 
@@ -103,8 +100,8 @@ async fn list(State(state): State<AppState>) -> ApiResult<Json<Vec<ProgramView>>
     Ok(Json(views(&state).await?))
 }
 
-#[utoipa::path(post, path = "/v1/programs", tag = "programs", params(About), request_body(content = [u8], description = "the program, an ELF executable"),
-    responses((status = 201, description = "the target for the offline keys to sign", body = Object), (status = 409, description = "the same program is a release already"), (status = 422)))]
+#[utoipa::path(post, path = "/v1/programs", tag = "programs", params(About), request_body(content = shape::Binary, content_type = "application/octet-stream", description = "the program, an ELF executable"),
+    responses((status = 201, description = "the target for the offline keys to sign", body = Addition), (status = 409, description = "the same program is a release already"), (status = 422)))]
 async fn push(
     State(state): State<AppState>,
     caller: Caller,
@@ -124,7 +121,7 @@ async fn push(
 }
 
 #[utoipa::path(post, path = "/v1/programs/{release}/orders", tag = "programs", params(("release" = String, Path)), request_body = OrderBody,
-    responses((status = 200, description = "the order", body = Object), (status = 404), (status = 409, description = "it is not approved")))]
+    responses((status = 200, description = "the order", body = ProgramOrder), (status = 404), (status = 409, description = "it is not approved")))]
 async fn order(
     State(state): State<AppState>,
     caller: Caller,

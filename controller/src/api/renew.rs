@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 use super::auth::Peer;
 use super::body::takes;
 use super::enrol::{ENROL_BYTES_MAX, identity_error};
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::clock;
 use crate::store::Store;
 
@@ -29,8 +29,8 @@ pub fn router() -> OpenApiRouter<AppState> {
 /// A device comes with its certificate; without one only after that has ended, and not longer after than the
 /// configuration says.
 #[utoipa::path(
-    post, path = "/v1/renew", tag = "devices", request_body(content = Object, description = "RenewRequest of the protocol"),
-    responses((status = 200, description = "RenewResponse of the protocol", body = Object), (status = 403, description = "unknown, retired or revoked, or another key"), (status = 409, description = "the certificate is valid and was not shown, or ended too long ago")),
+    post, path = "/v1/renew", tag = "devices", request_body = shape::RenewRequest,
+    responses((status = 200, body = shape::RenewResponse), (status = 403, description = "unknown, retired or revoked, or another key"), (status = 409, description = "the certificate is valid and was not shown, or ended too long ago"), (status = 429)),
 )]
 async fn renew(
     State(state): State<AppState>,

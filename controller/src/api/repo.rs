@@ -15,9 +15,9 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::models::stream_blob;
+use super::blobs::stream_blob;
 use super::readable::Reader;
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::clock;
 use crate::repo::{RepoError, Repos};
 
@@ -102,7 +102,7 @@ async fn on_files<T: Send + 'static>(
 
 /// What is new to a device: both fresh timestamps, and whatever differs from what it holds.
 #[utoipa::path(get, path = "/v1/check", params(CheckQuery), tag = "repository",
-    responses((status = 200, description = "metadata files, CBOR", content_type = "application/cbor", body = [u8])))]
+    responses((status = 200, description = "metadata files, CBOR", content_type = "application/cbor", body = shape::Binary), (status = 404, description = "there is no such device")))]
 async fn check(
     State(state): State<AppState>,
     reader: Reader,
@@ -124,7 +124,7 @@ async fn check(
 
 /// A metadata file of the image repository.
 #[utoipa::path(get, path = "/v1/image/{file}", params(("file" = String, Path, description = "`timestamp.json` or `N.role.json`")),
-    tag = "repository", responses((status = 200, description = "the file, byte for byte", content_type = "application/json", body = [u8])))]
+    tag = "repository", responses((status = 200, description = "the file, byte for byte", content_type = "application/json", body = shape::SignedFile), (status = 404)))]
 async fn image_file(State(state): State<AppState>, Path(file): Path<String>) -> ApiResult<Response> {
     let name = file.clone();
     served(&file, on_files(&state, move |repos| repos.image_file(&name, clock::wall_ms())).await?)
@@ -133,7 +133,7 @@ async fn image_file(State(state): State<AppState>, Path(file): Path<String>) -> 
 /// A metadata file of a device's director repository.
 #[utoipa::path(get, path = "/v1/director/{device}/{file}", tag = "repository",
     params(("device" = String, Path, description = "the device"), ("file" = String, Path, description = "`timestamp.json` or `N.role.json`")),
-    responses((status = 200, description = "the file, byte for byte", content_type = "application/json", body = [u8])))]
+    responses((status = 200, description = "the file, byte for byte", content_type = "application/json", body = shape::SignedFile), (status = 404)))]
 async fn director_file(
     State(state): State<AppState>,
     reader: Reader,
@@ -148,7 +148,11 @@ async fn director_file(
 /// The content of a target: a manifest, a policy, or a program. A device reads those of its assignment.
 #[utoipa::path(get, path = "/v1/targets/{file}", tag = "repository",
     params(("file" = String, Path, description = "`{sha256}.{name}`")),
-    responses((status = 200, description = "the file; a program is sent as `/v1/blobs` sends it", content_type = "application/json", body = [u8])))]
+    responses(
+        (status = 200, description = "the file, byte for byte; a program is sent as `/v1/blobs` sends it", content(
+            (shape::Target = "application/json"), (shape::Binary = "application/octet-stream"))),
+        (status = 206, description = "a range of a program", body = shape::Binary, content_type = "application/octet-stream"),
+        (status = 404), (status = 416)))]
 async fn target_file(
     State(state): State<AppState>,
     reader: Reader,

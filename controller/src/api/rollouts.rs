@@ -7,26 +7,30 @@ use dunlin_protocol::{ReleaseId, TaskId};
 use dunlin_rollout::{Order, OrderError, Plan, Policy};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{Caller, Scope};
-use super::{ApiError, ApiResult, AppState};
+use super::{ApiError, ApiResult, AppState, shape};
 use crate::clock;
 use crate::init::short_id;
 use crate::planner::RolloutRow;
 use crate::store::{Store, StoreError};
 
 /// A rollout to be made.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRollout {
     /// The task.
+    #[schema(value_type = String)]
     pub task: TaskId,
     /// Approved releases it brings; selection decides which of them a device gets.
+    #[schema(value_type = Vec<String>)]
     pub releases: BTreeSet<ReleaseId>,
     /// Rules; absent means those of the task.
     #[serde(default)]
+    #[schema(value_type = Option<shape::RolloutPolicy>)]
     pub policy: Option<Policy>,
     /// Why, for people.
     #[serde(default)]
@@ -34,7 +38,7 @@ pub struct NewRollout {
 }
 
 /// What an operator may tell a rollout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "order", rename_all = "snake_case")]
 pub enum RolloutCommand {
     /// Open no further wave.
@@ -71,26 +75,26 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(order))
 }
 
-#[utoipa::path(get, path = "/v1/rollouts", tag = "rollouts", responses((status = 200, body = Vec<Object>)))]
+#[utoipa::path(get, path = "/v1/rollouts", tag = "rollouts", responses((status = 200, body = Vec<RolloutRow>)))]
 async fn list(State(state): State<AppState>) -> ApiResult<Json<Vec<RolloutRow>>> {
     Ok(Json(state.store.rollouts().await?))
 }
 
 #[utoipa::path(get, path = "/v1/rollouts/{id}", tag = "rollouts", params(("id" = String, Path)),
-    responses((status = 200, body = Object), (status = 404)))]
+    responses((status = 200, body = RolloutRow), (status = 404)))]
 async fn show(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<Json<RolloutRow>> {
     Ok(Json(state.store.rollout(&id).await?))
 }
 
 #[utoipa::path(get, path = "/v1/rollouts/{id}/plans", tag = "rollouts", params(("id" = String, Path)),
-    responses((status = 200, description = "Every generation, the first one first", body = Vec<Object>), (status = 404)))]
+    responses((status = 200, description = "Every generation, the first one first", body = Vec<shape::Plan>), (status = 404)))]
 async fn plans(State(state): State<AppState>, Path(id): Path<String>) -> ApiResult<Json<Vec<Plan>>> {
     state.store.rollout(&id).await?;
     Ok(Json(state.store.plans(&id).await?))
 }
 
-#[utoipa::path(post, path = "/v1/rollouts", tag = "rollouts", request_body = Object,
-    responses((status = 200, body = Object), (status = 400), (status = 409)))]
+#[utoipa::path(post, path = "/v1/rollouts", tag = "rollouts", request_body = NewRollout,
+    responses((status = 200, body = RolloutRow), (status = 404), (status = 409)))]
 async fn create(
     State(state): State<AppState>,
     caller: Caller,
@@ -149,8 +153,8 @@ pub(crate) async fn start(
     Ok(true)
 }
 
-#[utoipa::path(post, path = "/v1/rollouts/{id}/orders", tag = "rollouts", params(("id" = String, Path)), request_body = Object,
-    responses((status = 200, body = Object), (status = 404), (status = 409)))]
+#[utoipa::path(post, path = "/v1/rollouts/{id}/orders", tag = "rollouts", params(("id" = String, Path)), request_body = RolloutCommand,
+    responses((status = 200, body = RolloutRow), (status = 404), (status = 409)))]
 async fn order(
     State(state): State<AppState>,
     caller: Caller,

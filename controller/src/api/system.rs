@@ -3,9 +3,8 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -22,6 +21,15 @@ struct Which {
     open: bool,
 }
 
+/// The controller is there.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Health {
+    /// True; a controller that is not well answers with an error.
+    pub ok: bool,
+    /// Its release.
+    pub version: &'static str,
+}
+
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -31,11 +39,11 @@ pub fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(refused))
 }
 
-#[utoipa::path(get, path = "/v1/health", tag = "system", responses((status = 200, description = "the database answers")))]
-async fn health(State(state): State<AppState>) -> ApiResult<Json<Value>> {
+#[utoipa::path(get, path = "/v1/health", tag = "system", responses((status = 200, description = "the database answers", body = Health)))]
+async fn health(State(state): State<AppState>) -> ApiResult<Json<Health>> {
     // Without the database this is an error, whose status says so.
     state.store.audit_last().await?;
-    Ok(Json(json!({ "ok": true, "version": env!("CARGO_PKG_VERSION") })))
+    Ok(Json(Health { ok: true, version: env!("CARGO_PKG_VERSION") }))
 }
 
 #[utoipa::path(get, path = "/metrics", tag = "system", responses((status = 200, description = "Prometheus text format", body = String)))]

@@ -18,19 +18,19 @@ pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show, put)).routes(routes!(explain))
 }
 
-#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", responses((status = 200, body = Vec<Object>)))]
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", responses((status = 200, body = Vec<TaskRow>)))]
 async fn list(State(state): State<AppState>) -> ApiResult<Json<Vec<TaskRow>>> {
     Ok(Json(state.store.tasks().await?))
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{task}", tag = "tasks", params(("task" = String, Path)),
-    responses((status = 200, body = Object), (status = 404)))]
+    responses((status = 200, body = TaskRow), (status = 404)))]
 async fn show(State(state): State<AppState>, Path(task): Path<TaskId>) -> ApiResult<Json<TaskRow>> {
     Ok(Json(state.store.task(&task).await?))
 }
 
-#[utoipa::path(put, path = "/v1/tasks/{task}", tag = "tasks", params(("task" = String, Path)), request_body = Object,
-    responses((status = 200, body = Object), (status = 400)))]
+#[utoipa::path(put, path = "/v1/tasks/{task}", tag = "tasks", params(("task" = String, Path)), request_body = TaskDefinition,
+    responses((status = 200, body = TaskRow)))]
 async fn put(
     State(state): State<AppState>,
     caller: Caller,
@@ -100,7 +100,7 @@ struct About {
 
 #[utoipa::path(get, path = "/v1/devices/{device}/explain", tag = "devices",
     params(("device" = String, Path), ("task" = Option<String>, Query)),
-    responses((status = 200, description = "One decision per task: every candidate with its score or what removed it", body = Vec<Object>), (status = 404)))]
+    responses((status = 200, description = "One decision per task: every candidate with its score or what removed it", body = Vec<Decision>), (status = 404)))]
 async fn explain(
     State(state): State<AppState>,
     Path(device): Path<DeviceId>,

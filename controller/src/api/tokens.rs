@@ -40,6 +40,13 @@ pub struct MadeToken {
     pub token: String,
 }
 
+/// A token that counts for nothing any more.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RevokedToken {
+    /// Its id.
+    pub revoked: String,
+}
+
 /// The routes of this module.
 pub fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(revoke))
@@ -85,16 +92,16 @@ async fn create(
     Ok(Json(MadeToken { id: row.id, token }))
 }
 
-#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)), responses((status = 200), (status = 404), (status = 409, description = "the last administrator's")))]
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path)), responses((status = 200, body = RevokedToken), (status = 404), (status = 409, description = "the last administrator's")))]
 async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<String>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<RevokedToken>> {
     let now_ms = clock::wall_ms();
     let mut change = state.audit.begin().await?;
     let before = Store::token_revoke(change.tx(), &id, now_ms).await?;
     let after = json!({ "id": id, "revoked_ms": now_ms });
     change.commit(&caller.signed(), "token.revoke", json!(before), after).await?;
-    Ok(Json(json!({ "revoked": id })))
+    Ok(Json(RevokedToken { revoked: id }))
 }

@@ -12,7 +12,7 @@ use super::{ApiClient, ApiFailure, Exit, Output};
 use crate::api::admissions::NewBatch;
 use crate::api::devices::{CommandReply, DeviceCommand, DeviceDetail, NewState, SentCommand};
 use crate::api::enrol::{MadeClaim, NewClaim};
-use crate::store::{Claim, DeviceRow, DeviceState};
+use crate::store::{Claim, DeviceRow, DeviceState, RefusedRow};
 
 /// Pause between two looks for a device's reply.
 const POLL: Duration = Duration::from_millis(500);
@@ -47,6 +47,8 @@ pub enum DeviceCommandLine {
         /// Id.
         id: DeviceId,
     },
+    /// List the messages that were refused, by device and reason; those of no device of the fleet have none.
+    Refused,
     /// Say why a device runs what it runs: every candidate with its score or the constraint that removed it.
     Explain {
         /// Id.
@@ -146,6 +148,15 @@ impl DeviceCommandLine {
             Self::Show { id } => {
                 let detail: DeviceDetail = client.get(&format!("/v1/devices/{id}")).await?;
                 out.show(&detail, text)?;
+            }
+            Self::Refused => {
+                let refused: Vec<RefusedRow> = client.get("/v1/refused").await?;
+                let row = |row: &RefusedRow| {
+                    let (count, last) = (row.count.to_string(), row.last_ms.to_string());
+                    vec![row.device.clone(), row.reason.clone(), count, last, row.detail.clone()]
+                };
+                let rows: Vec<_> = refused.iter().map(row).collect();
+                out.table(&refused, &["device", "reason", "count", "last (ms)", "detail"], &rows)?;
             }
             Self::Explain { id } => {
                 let explanation: serde_json::Value = client.get(&format!("/v1/devices/{id}/explain")).await?;

@@ -85,7 +85,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 what wa
 pub struct Cli {
     #[command(flatten)]
     access: Access,
-    /// Print JSON instead of text.
+    /// Print JSON instead of text: the body that the API documents for the verb's route (`dunlin roles`, `dunlin openapi`);
+    /// verbs that work on files print a summary.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]

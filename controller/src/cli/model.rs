@@ -84,6 +84,11 @@ pub enum ModelCommand {
         /// The alias, such as `stable`.
         alias: String,
     },
+    /// List the aliases of a model line with the releases that they point at.
+    Aliases {
+        /// The line.
+        model: ModelName,
+    },
     /// Store a file as a blob and print its digest and length: an anchor set of a policy.
     Blob {
         /// The file.
@@ -152,6 +157,15 @@ impl ModelCommand {
                 let path = format!("/v1/models/{}/aliases/{alias}", release.model);
                 let answer: Value = client.put(&path, &AliasBody { version: release.version }).await?;
                 out.show(&answer, |_| format!("{alias} is {release}"))?;
+                Ok(Exit::Ok)
+            }
+            Self::Aliases { model } => {
+                let aliases: BTreeMap<String, u32> =
+                    client.get(&format!("/v1/models/{model}/aliases")).await?;
+                let row =
+                    |(alias, version): (&String, &u32)| vec![alias.clone(), format!("{model}@{version}")];
+                let rows: Vec<_> = aliases.iter().map(row).collect();
+                out.table(&aliases, &["alias", "release"], &rows)?;
                 Ok(Exit::Ok)
             }
             Self::Blob { file } => {

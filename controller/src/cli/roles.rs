@@ -1,7 +1,7 @@
 //! `dunlin roles`: which role each verb needs.
 use std::fmt::Write as _;
 
-use crate::api::access::{Access, ROUTES};
+use crate::api::access::{self, Access, ROUTES};
 use crate::api::auth::Scope;
 use crate::api::rollouts::RolloutCommand;
 
@@ -50,6 +50,7 @@ const VERBS: &[Asks] = &[
     asks("device claims", &[("GET", "/v1/claims")]),
     asks("device list", &[("GET", "/v1/devices")]),
     asks("device show", &[("GET", "/v1/devices/{id}")]),
+    asks("device refused", &[("GET", "/v1/refused")]),
     asks("device explain", &[("GET", "/v1/devices/{device}/explain")]),
     asks("device group", &[("PUT", "/v1/devices/{id}/groups")]),
     asks("device check", &[COMMAND]),
@@ -69,6 +70,7 @@ const VERBS: &[Asks] = &[
     asks("model publish", &[APPROVE]),
     asks("model withdraw", &[CURRENT, APPROVE]),
     asks("model alias", &[("PUT", "/v1/models/{model}/aliases/{alias}")]),
+    asks("model aliases", &[("GET", "/v1/models/{model}/aliases")]),
     asks("model blob", &[("POST", "/v1/blobs")]),
     asks("model policy sign", &[("POST", "/v1/policies"), CURRENT, APPROVE]),
     asks("model policy show", &[("GET", "/v1/policies/{task}")]),
@@ -84,6 +86,7 @@ const VERBS: &[Asks] = &[
     asks("rollout create", &[("POST", "/v1/rollouts")]),
     asks("rollout list", &[("GET", "/v1/rollouts")]),
     asks("rollout status", &[ROLLOUT]),
+    asks("rollout plans", &[("GET", "/v1/rollouts/{id}/plans")]),
     asks("rollout watch", &[ROLLOUT]),
     orders("rollout pause", RolloutCommand::Pause),
     orders("rollout resume", RolloutCommand::Resume),
@@ -112,16 +115,12 @@ impl Asks {
         if let Some(order) = &self.order {
             return order.scopes();
         }
-        let beyond = |route: &Route| match access(route) {
+        let beyond = |(method, path): &Route| match access::of(method, path) {
             Some(Access::Role(scopes)) if !scopes.contains(&Scope::Viewer) => Some(scopes),
             Some(Access::Role(_) | Access::Everybody | Access::DeviceOrViewer) | None => None,
         };
         self.routes.iter().find_map(beyond).unwrap_or(&[Scope::Viewer])
     }
-}
-
-fn access(route: &Route) -> Option<Access> {
-    ROUTES.iter().find(|(method, path, _)| (*method, *path) == *route).map(|(.., access)| *access)
 }
 
 fn names(scopes: &[Scope]) -> String {
@@ -183,6 +182,25 @@ mod tests {
         "roles",
     ];
 
+    /// Routes of devices, and of what watches the controller.
+    const OF_MACHINES: &[Route] = &[
+        ("GET", "/v1/health"),
+        ("GET", "/v1/image/{file}"),
+        ("POST", "/v1/enrol"),
+        ("POST", "/v1/renew"),
+        ("GET", "/v1/check"),
+        ("GET", "/v1/director/{device}/{file}"),
+        ("GET", "/metrics"),
+    ];
+
+    #[test]
+    fn only_machines_ask_what_no_verb_asks() {
+        let asked: BTreeSet<&Route> = VERBS.iter().flat_map(|asks| asks.routes).collect();
+        let routes = ROUTES.iter().map(|(method, path, _)| (*method, *path));
+        let left: Vec<Route> = routes.filter(|route| !asked.contains(route)).collect();
+        assert_eq!(left, OF_MACHINES);
+    }
+
     fn leaves(command: &Command, above: &str, found: &mut BTreeSet<String>) {
         for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let name = format!("{above} {}", verb.get_name()).trim().to_owned();
@@ -212,7 +230,7 @@ mod tests {
         for asks in VERBS {
             let mut needed = BTreeSet::new();
             for route in asks.routes {
-                let access = access(route);
+                let access = access::of(route.0, route.1);
                 assert!(access.is_some_and(|access| access != Access::Everybody), "{route:?}");
                 if let Some(Access::Role(scopes)) = access
                     && !scopes.contains(&Scope::Viewer)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use dunlin_protocol::{ReleaseId, TaskId};
-use dunlin_rollout::{Policy, State, Verdict};
+use dunlin_rollout::{Plan, Policy, State, Verdict};
 
 use super::{ApiClient, Exit, Output};
 use crate::api::rollouts::{NewRollout, RolloutCommand as Order};
@@ -36,6 +36,11 @@ pub enum RolloutCommand {
     List,
     /// Show where a rollout stands and what it waits for.
     Status {
+        /// The rollout.
+        id: String,
+    },
+    /// List the plans of a rollout, the first one first: a generation for each change.
+    Plans {
         /// The rollout.
         id: String,
     },
@@ -128,6 +133,22 @@ fn line(row: &RolloutRow) -> String {
     format!("{} {}{wave}{devices}{verdict}{hint}", row.plan.rollout, row.plan.state.name())
 }
 
+/// A plan's row of a table.
+fn generation(plan: &Plan) -> Vec<String> {
+    let wave = match plan.state {
+        State::Open { wave, .. } | State::Paused { wave, .. } => Some(wave),
+        State::Created | State::Promoted { .. } | State::Stopped { .. } | State::Superseded { .. } => None,
+    };
+    let releases = plan.candidates.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    vec![
+        plan.generation.to_string(),
+        plan.state.name().to_owned(),
+        wave.map(|wave| wave.to_string()).unwrap_or_default(),
+        plan.members.len().to_string(),
+        releases,
+    ]
+}
+
 fn exit(row: &RolloutRow) -> Option<Exit> {
     match row.plan.state {
         State::Promoted { .. } => Some(Exit::Ok),
@@ -176,6 +197,11 @@ impl RolloutCommand {
             Self::Status { id } => {
                 let row: RolloutRow = client.get(&format!("/v1/rollouts/{id}")).await?;
                 out.show(&row, line)?;
+            }
+            Self::Plans { id } => {
+                let plans: Vec<Plan> = client.get(&format!("/v1/rollouts/{id}/plans")).await?;
+                let rows: Vec<_> = plans.iter().map(generation).collect();
+                out.table(&plans, &["generation", "state", "wave", "devices", "releases"], &rows)?;
             }
             Self::Watch { id, timeout } => {
                 let start = Instant::now();

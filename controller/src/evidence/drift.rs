@@ -8,8 +8,10 @@ use dunlin_pipeline::DriftFact;
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{DeviceId, Digest, GroupId, ReferenceFeature, ReferenceProfile, ReleaseId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{EvidenceConfig, Roster, Subject};
+use crate::api::shape;
 
 /// Merged windows open at once; a device can only keep late ones open, so older ones are judged as they are.
 const OPEN_MAX: usize = 4;
@@ -19,26 +21,30 @@ const PROFILES_MAX: usize = 64;
 const NAMED_MAX: usize = 10;
 
 /// The last judged window of one subject.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// What it is about.
     pub subject: Subject,
     /// What the last windows agree on.
+    #[schema(value_type = shape::DriftVerdict)]
     pub verdict: Verdict,
     /// Drifted windows among the last ones, and how many were judged.
     pub tally: (u32, u32),
     /// End of the last judged window, Unix milliseconds.
     pub end_ms: u64,
     /// That window's report.
+    #[schema(value_type = shape::DriftReport)]
     pub report: Report,
 }
 
 /// What the last windows say about the inputs of one release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Drift {
     /// The release.
+    #[schema(value_type = String)]
     pub release: ReleaseId,
     /// Where its inputs drifted.
+    #[schema(value_type = shape::DriftScope)]
     pub scope: Scope,
     /// Mean share of drifted features over the subjects that drifted, parts per million.
     pub share_ppm: u32,

@@ -7,13 +7,14 @@ use dunlin_trust::write::{self, TargetSpec};
 use dunlin_trust::{Key, RETRAINED, Signed, Signer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::ceremony::{IMAGE_TARGETS, refs, sign};
 use super::delegate::drop_unused_delegation_keys;
 use super::{KeyError, Keyring, TARGETS_LIFE_MS};
 
 /// A target to be listed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Addition {
     /// Name of the target.
@@ -21,9 +22,11 @@ pub struct Addition {
     /// Length in bytes.
     pub length: u64,
     /// SHA-256 of the content.
+    #[schema(value_type = String)]
     pub sha256: Digest,
     /// What is said about it: of a manifest, task and hard constraints.
     #[serde(default)]
+    #[schema(value_type = Option<crate::api::shape::Custom>)]
     pub custom: Value,
 }
 

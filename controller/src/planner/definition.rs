@@ -7,24 +7,30 @@ use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{GroupId, Probation, ReleaseId, TaskId, TaskType};
 use dunlin_select::{Switching, Weights};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Lineup;
+use crate::api::shape;
 
 /// How a task is retrained by itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retraining {
     /// When.
+    #[schema(value_type = shape::Triggers)]
     pub triggers: Triggers,
     /// Groups whose samples do not go into training.
+    #[schema(value_type = Vec<String>)]
     pub exclude: BTreeSet<GroupId>,
     /// Seed of the first run; each further run counts it up by one.
     pub seed: u64,
     /// Families to search.
+    #[schema(value_type = Vec<shape::Family>)]
     pub families: Vec<Family>,
     /// Trials over all families.
     pub trials: u32,
     /// How rows are held out.
+    #[schema(value_type = shape::Split)]
     pub split: Split,
     /// Newest labelled samples to learn from, at most.
     pub rows_max: u64,
@@ -33,6 +39,7 @@ pub struct Retraining {
     /// Samples older than this are left out, milliseconds; zero means none.
     pub age_ms_max: u64,
     /// What a new model must show over the incumbent.
+    #[schema(value_type = shape::Gain)]
     pub gain: Gain,
     /// Stretch of the newest windows that accuracy and drift are judged on, milliseconds.
     pub judged_ms: u64,
@@ -60,7 +67,7 @@ impl Default for Retraining {
 }
 
 /// What a selection weighs, and by how much a new choice must win.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Choice {
     /// Longest median latency the task can use, microseconds; the device's own budget applies besides.
@@ -68,14 +75,18 @@ pub struct Choice {
     /// Least accuracy, parts per million.
     pub accuracy_ppm_min: Option<u32>,
     /// The only release that may be chosen.
+    #[schema(value_type = Option<String>)]
     pub pinned: Option<ReleaseId>,
     /// Releases that are not to be chosen.
+    #[schema(value_type = Vec<String>)]
     pub excluded: BTreeSet<ReleaseId>,
     /// Requests an hour that energy is reckoned with.
     pub requests_per_hour: f64,
     /// Weights of the utility.
+    #[schema(value_type = shape::Weights)]
     pub weights: Weights,
     /// Hysteresis.
+    #[schema(value_type = shape::Switching)]
     pub switching: Switching,
     /// Stretch of the newest windows that choices are made on, milliseconds.
     pub judged_ms: u64,
@@ -98,22 +109,26 @@ impl Default for Choice {
 }
 
 /// What an operator says about a task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TaskDefinition {
     /// The task.
+    #[schema(value_type = String)]
     pub task: TaskId,
     /// Its kind.
     #[serde(default = "classification")]
+    #[schema(value_type = shape::TaskType)]
     pub task_type: TaskType,
     /// Who owns it; workers are shared fairly among owners. Empty means who made it.
     #[serde(default)]
     pub owner: String,
     /// Groups of devices that have the task; empty means every device.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub groups: BTreeSet<GroupId>,
     /// Groups of devices that keep the releases of the pool: no rollout ever opens to them.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub held: BTreeSet<GroupId>,
     /// Class names by index.
     #[serde(default)]
@@ -123,9 +138,11 @@ pub struct TaskDefinition {
     pub metric: String,
     /// Releases any device may run without a rollout, once they are approved.
     #[serde(default)]
+    #[schema(value_type = Vec<String>)]
     pub pool: BTreeSet<ReleaseId>,
     /// Answers where the champion can not.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub fallback: Option<ReleaseId>,
     /// Further models beside the chosen one, and how all of them make one answer.
     #[serde(default)]
@@ -135,9 +152,11 @@ pub struct TaskDefinition {
     pub choice: Choice,
     /// How devices watch a change between releases of the pool.
     #[serde(default = "probation")]
+    #[schema(value_type = shape::Probation)]
     pub probation: Probation,
     /// How candidates are rolled out, unless a rollout says otherwise.
     #[serde(default)]
+    #[schema(value_type = shape::RolloutPolicy)]
     pub rollout: dunlin_rollout::Policy,
     /// Retraining; absent means never.
     #[serde(default)]

@@ -5,29 +5,35 @@ use dunlin_protocol::{
 };
 use dunlin_trust::check_hard;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::assign::{Approved, TaskView, is_stopped};
+use crate::api::shape;
 use crate::store::DeviceRow;
 
 /// What an operator says about the models beside champion and fallback.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Lineup {
     /// Whose answer is given.
+    #[schema(value_type = shape::Rule)]
     pub rule: Rule,
     /// The further models.
     pub members: Vec<MemberDefinition>,
     /// When a smaller member answers instead.
+    #[schema(value_type = Vec<shape::ContextRule>)]
     pub context: Vec<ContextRule>,
 }
 
 /// One further model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MemberDefinition {
     /// The release.
+    #[schema(value_type = String)]
     pub release: ReleaseId,
     /// What it is for.
+    #[schema(value_type = shape::Role)]
     pub role: Role,
     /// Microseconds it has for a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,11 +3,13 @@ use dunlin_protocol::{Assignment, DeviceId, Phase, ReasonCode, ReleaseId, TaskId
 use dunlin_rollout::{Plan, Policy, Report};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::TaskDefinition;
+use crate::api::shape;
 
 /// A task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskRow {
     /// What the operator said.
     pub definition: TaskDefinition,
@@ -18,15 +20,18 @@ pub struct TaskRow {
     /// From when on the retraining schedule counts, Unix milliseconds.
     pub schedule_ms: u64,
     /// The last weighing of the triggers.
+    #[schema(value_type = Option<shape::TriggerDecision>)]
     pub triggers: Option<dunlin_pipeline::Decision>,
 }
 
 /// A rollout.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutRow {
     /// Its newest plan.
+    #[schema(value_type = shape::Plan)]
     pub plan: Plan,
     /// Its rules.
+    #[schema(value_type = shape::RolloutPolicy)]
     pub policy: Policy,
     /// Who made it.
     pub created_by: String,
@@ -35,6 +40,7 @@ pub struct RolloutRow {
     /// Run that made the candidates, if one did.
     pub run: Option<String>,
     /// What the last look found.
+    #[schema(value_type = Option<shape::RolloutReport>)]
     pub report: Option<Report>,
 }
 
@@ -89,19 +95,23 @@ pub struct PairedWindow {
 }
 
 /// Why a device runs what it runs for one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Decision {
     /// The device.
+    #[schema(value_type = String)]
     pub device: DeviceId,
     /// The task.
+    #[schema(value_type = String)]
     pub task: TaskId,
     /// The release; absent means the constant baseline.
+    #[schema(value_type = Option<String>)]
     pub chosen: Option<ReleaseId>,
     /// Rollouts of the task and what each means for the device.
     pub rollouts: Vec<RolloutStance>,
     /// Whether the task's definition holds the device out of rollouts.
     pub held: bool,
     /// Every candidate with its scores or with what excludes it.
+    #[schema(value_type = shape::Selection)]
     pub selection: Value,
     /// Who is in the line-up beside champion and fallback, and who was to be and why not: a line for each.
     #[serde(default)]
@@ -135,7 +145,7 @@ impl Decided {
 }
 
 /// What a rollout means for a device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RolloutStance {
     /// The rollout.
     pub rollout: String,

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::certificates::put_certificate;
 use super::{Attempt, Result, Store, StoreError, int, uint};
+use crate::api::shape;
 use crate::identity::Issued;
 
 /// Where a device stands with the operator.
@@ -47,7 +48,7 @@ pub struct DeviceRow {
     /// Where it stands.
     pub state: DeviceState,
     /// What it is and can do.
-    #[schema(value_type = Object)]
+    #[schema(value_type = shape::DeviceProfile)]
     pub profile: DeviceProfile,
     /// Groups it belongs to.
     #[schema(value_type = Vec<String>)]

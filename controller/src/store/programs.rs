@@ -3,18 +3,23 @@ use dunlin_protocol::{Blob, GroupId, ModelName, ProgramCustom, ReleaseId};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
+use utoipa::ToSchema;
 
 use super::row::{id, json, parse, sound};
 use super::{Attempt, Result, Store, StoreError, int, uint};
+use crate::api::shape;
 
 /// A program that was taken in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProgramRow {
     /// Its release.
+    #[schema(value_type = String)]
     pub release: ReleaseId,
     /// The program itself.
+    #[schema(value_type = shape::Blob)]
     pub blob: Blob,
     /// What is said of it, for its signers to sign.
+    #[schema(value_type = shape::ProgramCustom)]
     pub custom: ProgramCustom,
     /// Who took it in.
     pub created_by: String,
@@ -23,11 +28,13 @@ pub struct ProgramRow {
 }
 
 /// Which release of a line the devices of a group are to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProgramOrder {
     /// The release.
+    #[schema(value_type = String)]
     pub release: ReleaseId,
     /// The group; `None` for every device.
+    #[schema(value_type = Option<String>)]
     pub group: Option<GroupId>,
     /// Devices that take it before all others.
     pub canaries: u32,

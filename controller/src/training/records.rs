@@ -2,19 +2,23 @@ use dunlin_pipeline::Cause;
 use dunlin_protocol::TaskId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use crate::api::shape;
 use crate::planner::TaskDefinition;
 
 /// A retraining run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunRow {
     /// Id.
     pub id: String,
     /// The task.
+    #[schema(value_type = String)]
     pub task: TaskId,
     /// Who owns the task.
     pub owner: String,
     /// Why it was started.
+    #[schema(value_type = shape::Cause)]
     pub cause: Cause,
     /// `waiting`, `running`, `succeeded`, `no_gain`, `failed` or `cancelled`.
     pub state: String,
@@ -31,6 +35,7 @@ pub struct RunRow {
     /// Unix milliseconds.
     pub ended_ms: Option<u64>,
     /// Dataset digest, rows, code, metrics, verdicts, releases.
+    #[schema(value_type = Object)]
     pub facts: Value,
 }
 
@@ -75,10 +80,11 @@ pub enum Wanted {
 }
 
 /// A run with its journal.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RunDetail {
     /// The run.
     pub run: RunRow,
     /// Line by line.
+    #[schema(value_type = Vec<shape::JournalEntry>)]
     pub journal: Vec<dunlin_pipeline::Entry>,
 }

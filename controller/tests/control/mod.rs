@@ -64,6 +64,19 @@ async fn a_claim_admits_one_device_once_and_scopes_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_files_are_of_the_form_that_the_document_gives() {
+    let world = world().await;
+    world.enrol("a").await;
+    for path in
+        ["image/timestamp.json", "image/1.root.json", "director/a/timestamp.json", "approvals/current"]
+    {
+        let (status, file) = world.get(&format!("/v1/{path}")).await;
+        assert!(status == 200 && file["signed"].is_object(), "{path}: {status} {file}");
+    }
+    world.controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_speaks_for_itself_alone_and_is_heard() {
     let world = world().await;
     let (signer, other) = (world.enrol("a").await, world.enrol("b").await);

@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::world::{Device, World, world};
+use crate::document::DOCUMENT;
 
 const ROLES: [Scope; 4] = [Scope::Viewer, Scope::Operator, Scope::Releaser, Scope::Admin];
 
@@ -30,7 +31,12 @@ impl World {
         // No handler takes this body, so nothing is changed by those who are let through.
         let body = if method == "GET" { "" } else { "\u{0}" };
         let request = request.header("content-type", "application/json").body(body);
-        request.send().await.unwrap().status().as_u16()
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        DOCUMENT.assert_answer(method, path, status, &body);
+        status
     }
 }
 

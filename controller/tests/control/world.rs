@@ -16,6 +16,8 @@ use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use crate::document::DOCUMENT;
+
 /// Bound of every wait; a loaded machine needs a fraction of it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -77,13 +79,15 @@ impl World {
     ) -> (u16, Value) {
         let ca = reqwest::Certificate::from_pem(&std::fs::read(self.data.join("ca.pem")).unwrap()).unwrap();
         let http = reqwest::Client::builder().tls_certs_only([ca]).timeout(LIMIT).build().unwrap();
-        let request =
-            http.request(method, format!("https://{}{path}", self.controller.api)).bearer_auth(token);
+        let url = format!("https://{}{path}", self.controller.api);
+        let request = http.request(method.clone(), url).bearer_auth(token);
         let response =
             request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        let answer = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        DOCUMENT.assert_answer(method.as_str(), path, status, &answer);
+        (status, answer)
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> (u16, Value) {
@@ -130,6 +134,7 @@ impl World {
     /// A request of a device; 0 if TLS refuses it.
     pub(crate) async fn ask(&self, http: &reqwest::Client, path: &str, body: Option<Value>) -> (u16, Value) {
         let url = format!("https://{}{path}", self.controller.api);
+        let method = if body.is_some() { "POST" } else { "GET" };
         let request = match body {
             Some(body) => http.post(url).header("content-type", "application/json").body(body.to_string()),
             None => http.get(url),
@@ -137,7 +142,11 @@ impl World {
         match request.send().await {
             Ok(response) => {
                 let status = response.status().as_u16();
-                (status, serde_json::from_str(&response.text().await.unwrap()).unwrap_or(Value::Null))
+                let answer = serde_json::from_str(&response.text().await.unwrap());
+                if let Ok(answer) = &answer {
+                    DOCUMENT.assert_answer(method, path, status, answer);
+                }
+                (status, answer.unwrap_or(Value::Null))
             }
             Err(_) => (0, Value::Null),
         }

@@ -97,6 +97,9 @@ async fn rollouts_are_promoted_stopped_and_resumed_after_a_kill() {
         );
     }
     let plans = world.store.plans(&next).await.unwrap();
+    assert_eq!(world.json(&["rollout", "plans", &next]), serde_json::to_value(&plans).unwrap());
+    assert_eq!(world.cli(&["rollout", "plans", "r-none"]).status.code(), Some(3));
+    assert_eq!(world.json(&["device", "refused"]), serde_json::json!([]));
     assert!(
         plans.windows(2).all(|pair| pair[1].parent == Some(pair[0].generation)),
         "an unbroken line of plans"

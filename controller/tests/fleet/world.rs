@@ -24,6 +24,8 @@ use dunlin_protocol::{
 };
 use serde_json::Value;
 
+use crate::document::DOCUMENT;
+
 /// No step of these tests takes near as long; a hang must not.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -223,7 +225,9 @@ impl World {
             String::from_utf8_lossy(&output.stderr),
             self.log()
         );
-        serde_json::from_slice(&output.stdout).unwrap()
+        let printed = serde_json::from_slice(&output.stdout).unwrap();
+        DOCUMENT.assert_printed(args, &printed);
+        printed
     }
 
     pub(crate) async fn assignments(&self) -> BTreeMap<DeviceId, Assignment> {

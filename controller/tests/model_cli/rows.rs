@@ -13,6 +13,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{Daemon, model};
+use crate::document::DOCUMENT;
 
 /// Longest wait for a rollout or run to be in a state that takes an order.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -82,12 +83,17 @@ impl<'a> Caller<'a> {
     }
 
     async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> (u16, Value) {
-        let method: Method = method.parse().unwrap();
         let url = format!("{}{path}", self.daemon.server);
-        let request = self.http.request(method, url).bearer_auth(&self.daemon.token).body(body);
+        let request = self
+            .http
+            .request(method.parse::<Method>().unwrap(), url)
+            .bearer_auth(&self.daemon.token)
+            .body(body);
         let answer = request.header("content-type", "application/json").send().await.unwrap();
         let status = answer.status().as_u16();
-        (status, serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null))
+        let body = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or(Value::Null);
+        DOCUMENT.assert_answer(method, path, status, &body);
+        (status, body)
     }
 
     /// Rows in the name of the administrator; the controller writes some of its own beside them.

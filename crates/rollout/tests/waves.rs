@@ -85,3 +85,13 @@ fn the_whole_fleet_is_the_last_wave() {
         .map(|share| members("r", share, &inventory, &BTreeSet::new()).len());
     assert_eq!(sizes, [3, 3, 6, 24]);
 }
+
+#[test]
+fn a_share_that_is_no_whole_number_of_devices_is_rounded_up() {
+    // 6.25 devices of 25, and 1.01 of 101.
+    for (classes, share, devices) in [(&[10, 8, 7][..], 250_000, 7), (&[101], 10_000, 2)] {
+        let inventory = fleet(classes);
+        assert_eq!(size(share, inventory.devices.len(), classes.len()), devices);
+        assert_eq!(members("r", share, &inventory, &BTreeSet::new()).len(), devices);
+    }
+}

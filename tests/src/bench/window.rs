@@ -18,6 +18,8 @@ const REFERENCE_ROWS: usize = 2000;
 const INFERENCES: usize = 600;
 /// Classes of the task.
 const CLASSES: usize = 10;
+/// Most bytes of a window, signed and in its envelope.
+pub(crate) const BYTES_MAX: usize = 8192;
 /// Length of a window, milliseconds.
 const LENGTH_MS: u64 = 60_000;
 
@@ -98,5 +100,8 @@ mod tests {
         let window = window(&reference, 1).unwrap();
         let counts = window.features.unpack(FEATURES * (BINS + 3)).unwrap();
         assert_eq!((window.n, counts.iter().sum::<u64>()), (600, 600 * 64));
+        let signer = EcdsaP256Signer::from_pkcs8(&EcdsaP256Signer::generate_pkcs8().unwrap()).unwrap();
+        let sent = payload(&"pole-017".parse().unwrap(), &signer, u64::MAX, &window).unwrap();
+        assert!(sent.len() <= BYTES_MAX, "{} bytes", sent.len());
     }
 }

@@ -9,11 +9,9 @@ use dunlin_trust::{EcdsaP256Signer, write};
 
 use crate::digits_model;
 use crate::report::{Bar, Section};
-use crate::window::{payload, reference, window};
+use crate::window::{BYTES_MAX, payload, reference, window};
 use crate::world::World;
 
-/// Most bytes of a window, signed and in its envelope.
-const WINDOW_BYTES_MAX: f64 = 8192.0;
 /// Most bytes of a check that finds nothing new.
 const CHECK_BYTES_MAX: f64 = 1024.0;
 
@@ -33,7 +31,7 @@ fn windows(section: &mut Section) -> Result<()> {
         "  signed and in its envelope: the MQTT payload",
         whole as f64,
         "bytes",
-        Bar::AtMost(WINDOW_BYTES_MAX),
+        Bar::AtMost(BYTES_MAX as f64),
     );
     Ok(())
 }

@@ -92,17 +92,34 @@ pub async fn serving(database: &SqlitePool) -> Result<BTreeMap<String, String>> 
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// Who asks these devices now is answered by the releases that they served `before`.
-pub async fn no_model_moved(agents: &[&Agent], before: &BTreeMap<String, String>) -> Claim {
+/// Who asks these devices now is answered by the releases that they served `before`, or that the controller, by its own
+/// books, has chosen for them since; by none of `tampered`.
+pub async fn no_model_moved(
+    agents: &[&Agent],
+    before: &BTreeMap<String, String>,
+    database: &SqlitePool,
+    tampered: &[&str],
+) -> Claim {
+    let rows = sqlx::query("SELECT device, json_extract(task.value, '$.lineup.champion') FROM assignments, json_each(body, '$.tasks') task WHERE json_extract(task.value, '$.task') = ?")
+        .bind(TASK)
+        .fetch_all(database)
+        .await?;
+    let chosen: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let application = Application::new(TASK)?;
-    let (mut kept, mut told) = (!agents.is_empty(), Vec::new());
+    let mut moved = Vec::new();
     for agent in agents {
         let answer = application.infer(agent.api, "who-answers", &[0.0; PIXELS]).await;
         let version = answer.map_or_else(|error| format!("no answer, {error:#}"), |answer| answer.version);
-        kept &= before.get(&agent.id) == Some(&version);
-        told.push(format!("{} serves {version}", agent.id));
+        let of = |releases: &BTreeMap<String, String>| releases.get(&agent.id) == Some(&version);
+        if !(of(before) || of(&chosen)) || tampered.contains(&version.as_str()) {
+            let served = before.get(&agent.id).map_or("nothing", String::as_str);
+            moved.push(format!("{}: {version} instead of {served}", agent.id));
+        }
     }
-    holds(kept, told.join(", "))
+    holds(
+        !agents.is_empty() && moved.is_empty(),
+        format!("{} devices were asked, of which moved {moved:?}", agents.len()),
+    )
 }
 
 /// `n` devices have enrolled, and each has committed to a release.

@@ -85,7 +85,8 @@ pub async fn schedule_fired(database: &SqlitePool, times: impl RangeBounds<usize
 pub async fn audit_whole(controller: &Controller) -> Claim {
     let data = controller.data.display().to_string();
     let ended = controller.try_run(&["audit", "verify", "--data", &data]).await?;
-    holds(ended.code == 0, format!("{}{}", ended.stdout.trim(), ended.stderr.trim()))
+    let told = format!("{}{}", ended.stdout.trim(), ended.stderr.trim());
+    holds(ended.code == 0, format!("exit code {}: {told}", ended.code))
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use super::{Claim, holds, signed};
 use crate::controller::Controller;
 use crate::operator::TASK;
 
+/// Families that a choice is made among: linear models, trees, networks.
+const FAMILIES_MIN: usize = 3;
+
 /// The group that the task holds out of rollouts and leaves out of retraining.
 pub(super) const HELD: &str = "held";
 
@@ -33,6 +36,42 @@ pub async fn own_key_and_signed_model(controller: &Controller, database: &Sqlite
             keys.len()
         ),
     )
+}
+
+/// The pool of the task holds approved models of at least three families.
+pub async fn families(controller: &Controller) -> Claim {
+    let task = controller.json(&["task", "show", TASK]).await?;
+    families_of(&task, &controller.json(&["model", "list", "--task", TASK]).await?)
+}
+
+/// The same of a task and its releases as the controller shows them. A pushed model is `imported`, whoever trained it, so
+/// that its family is told by the operators that the controller found in it.
+fn families_of(task: &Value, releases: &Value) -> Claim {
+    let releases = releases.as_array().context("releases")?;
+    let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for release in task["definition"]["pool"].as_array().context("a pool")? {
+        let shown = releases.iter().find(|shown| shown["release"] == *release);
+        let shown = shown.with_context(|| format!("the controller has no {release}"))?;
+        ensure!(shown["state"] == "approved", "{release} is {}", shown["state"]);
+        let ops = shown["bundle"]["hard"]["ops"].as_array().context("operators")?;
+        let ops: BTreeSet<&str> = ops.iter().filter_map(Value::as_str).collect();
+        let family = family(&ops).with_context(|| format!("{release} is of no known family: {ops:?}"))?;
+        families.entry(family).or_default().push(release.as_str().context("a release")?);
+    }
+    holds(families.len() >= FAMILIES_MIN, format!("{} families: {families:?}", families.len()))
+}
+
+/// The family of a model of these operators. What makes a network of weighted sums is what lies between them.
+fn family(ops: &BTreeSet<&str>) -> Option<&'static str> {
+    if ops.iter().any(|op| op.starts_with("ai.onnx.ml/TreeEnsemble")) {
+        Some("trees")
+    } else if !ops.contains("ai.onnx/Gemm") && !ops.contains("ai.onnx/MatMul") {
+        None
+    } else if ops.contains("ai.onnx/Relu") {
+        Some("network")
+    } else {
+        Some("linear")
+    }
 }
 
 /// `dunlin device explain` has a row for every release of the pool, and each says its score or what excludes it; what
@@ -88,4 +127,34 @@ pub async fn kept_out(database: &SqlitePool, pool: &BTreeSet<String>) -> Claim {
 pub(super) async fn members(database: &SqlitePool, group: &str) -> Result<BTreeSet<String>> {
     let devices = sqlx::query_scalar("SELECT device FROM device_groups WHERE grp = ?");
     Ok(devices.bind(group).fetch_all(database).await?.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn release(name: &str, state: &str, ops: &[&str]) -> Value {
+        json!({"release": name, "state": state, "bundle": {"family": "imported", "hard": {"ops": ops}}})
+    }
+
+    #[test]
+    fn a_pool_is_of_the_families_that_its_operators_tell() {
+        let releases = json!([
+            release("a@1", "approved", &["ai.onnx/Gemm", "ai.onnx/Softmax"]),
+            release("b@1", "approved", &["ai.onnx/Gemm", "ai.onnx/Relu", "ai.onnx/Softmax"]),
+            release("c@1", "approved", &["ai.onnx.ml/TreeEnsembleClassifier", "ai.onnx/Add"]),
+            release("d@1", "approved", &["ai.onnx/MatMul", "ai.onnx/Softmax"]),
+            release("e@1", "pending", &["ai.onnx.ml/TreeEnsembleClassifier"]),
+            release("f@1", "approved", &["ai.onnx/Softmax"]),
+        ]);
+        let of = |pool: &[&str]| families_of(&json!({"definition": {"pool": pool}}), &releases);
+        assert!(of(&["a@1", "b@1", "c@1"]).unwrap().starts_with("3 families: "));
+        assert!(of(&["a@1", "c@1"]).unwrap_err().to_string().starts_with("2 families: "));
+        assert!(of(&["a@1", "b@1", "d@1"]).unwrap_err().to_string().starts_with("2 families: "));
+        for pool in [&["a@1", "b@1", "e@1"][..], &["a@1", "b@1", "f@1"], &["a@1", "b@1", "g@1"]] {
+            assert!(of(pool).is_err(), "{pool:?}");
+        }
+    }
 }

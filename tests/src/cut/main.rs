@@ -26,21 +26,23 @@ async fn main() -> Result<()> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
     let mut cuts = Cuts::prepare(folder.path(), options.lanes).await?;
-    let mut bad = 0;
-    let mut all = 0;
+    let (mut all, mut resumed, mut bad) = (0, 0, 0);
     for (kind, what) in [(Kind::Kill, "process killed"), (Kind::Power, "power cut")] {
         for before in BEFORE {
             let begin = Instant::now();
             let tally = cuts.sweep(kind, before, options.step, u64::MAX).await?;
             let after = before.map_or(String::new(), |before| format!(" after a cut at call {before}"));
             println!(
-                "{what}{after}: {} cuts up to call {}, {} with a bad outcome, {:.1} min",
+                "{what}{after}: {} cuts up to call {}, {} downloads taken up, {} with a bad outcome, {:.1} min",
                 tally.cuts,
                 tally.last,
+                tally.resumed,
                 tally.bad.len(),
                 begin.elapsed().as_secs_f64() / 60.0
             );
-            (all, bad) = (all + tally.cuts, bad + tally.bad.len());
+            all += tally.cuts;
+            resumed += tally.resumed;
+            bad += tally.bad.len();
         }
     }
     println!("{all} cuts in all, {bad} with a bad outcome");
@@ -48,6 +50,9 @@ async fn main() -> Result<()> {
     cuts.end().await?;
     if bad > 0 {
         bail!("{bad} cuts ended badly");
+    }
+    if resumed == 0 {
+        bail!("no download was taken up where it was cut");
     }
     Ok(())
 }

@@ -61,8 +61,8 @@ impl Lane {
         self.agent.kill().await
     }
 
-    /// One update, cut at call `at`; if there is a call `before`, the one that takes it up after a cut there. False if it
-    /// was through before that.
+    /// One update, cut at call `at`; if there is a call `before`, the one that takes it up after a cut there. How many
+    /// downloads it took up where they were; nothing, if it was through before that.
     ///
     /// # Errors
     /// What is not as it must be afterwards.
@@ -72,7 +72,7 @@ impl Lane {
         (kind, before): (Kind, Option<u64>),
         at: u64,
         database: &SqlitePool,
-    ) -> Result<bool> {
+    ) -> Result<Option<u64>> {
         self.agent.kill().await?;
         left::copy(&self.aside, &self.state)?;
         left::sync(&self.state, &self.disk)?;
@@ -80,9 +80,9 @@ impl Lane {
         if let Some(before) = before
             && self.die(instrument, kind, before).await?.is_none()
         {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(downloaded) = self.die(instrument, kind, at).await? else { return Ok(false) };
+        let Some(downloaded) = self.die(instrument, kind, at).await? else { return Ok(None) };
         let again_max = match kind {
             Kind::Kill => CHUNK_BYTES,
             Kind::Power | Kind::PowerUnsynced => SYNC_BYTES + CHUNK_BYTES,
@@ -93,6 +93,7 @@ impl Lane {
         self.comes_through().await?;
         left::not_lower(&cut, &left::floors(&self.state)?)?;
         let told = self.agent.log()?.split_off(log);
+        let mut resumed = 0;
         for line in told.lines().filter(|line| line.contains("downloading")) {
             let (digest, from) = (field(line, "digest=")?, field(line, "from=")?.parse::<u64>()?);
             let had = downloaded.get(digest).copied().unwrap_or(0);
@@ -101,10 +102,11 @@ impl Lane {
                 "{} bytes of {digest} are fetched again of {had}",
                 had.saturating_sub(from)
             );
+            resumed += u64::from(from > 0);
         }
         let boots: Vec<String> = self.boots()?.into_iter().filter(|boot| !known.contains(boot)).collect();
         claims::delivered(&self.agent, &boots, database, LIMIT).await?;
-        Ok(true)
+        Ok(Some(resumed))
     }
 
     /// Launches the agent, which dies at call `at`, and leaves on the disk what such a death leaves. Returns how much of each

@@ -46,9 +46,10 @@ pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) ->
     );
 
     tampered(world, report, &database, made).await?;
+    let devices: Vec<_> = world.agents.iter().collect();
     report.check(
         "no attack moved a model",
-        claims::no_model_moved(&[&world.agents[0], &world.agents[last]], &before).await,
+        claims::no_model_moved(&devices, &before, &database, &[&made.tampered]).await,
     );
     Ok(())
 }

@@ -100,6 +100,10 @@ impl Case {
             }
         };
         let outcome = match compare(&answers, &wanted, tolerance(&rewritten), meta.strict) {
+            // Nothing of a request stays behind in the model.
+            Ok(_) if model.run(&named)? != answers => {
+                Outcome::Wrong("the same request is answered otherwise the second time".to_owned())
+            }
             Ok(difference) => {
                 let timed = clock.map(|clock| clock.pair(folder, &model, &named)).transpose()?;
                 Outcome::Equal { difference, times: timed.flatten() }

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(7)
 class Cases:
     def __init__(self, folder):
         self.folder = folder
-        self.count = 0
+        self.count = sum(entry.is_dir() for entry in os.scandir(folder))
 
     def add(self, exporter, name, make, strict=False):
         """`make` returns the ONNX file, its inputs by name, and their classes if those are known. A strict case is held to

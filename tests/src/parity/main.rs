@@ -26,6 +26,9 @@ struct Options {
     /// Write the table here, as Markdown
     #[arg(long)]
     page: Option<PathBuf>,
+    /// Fail where ONNX Runtime could not be asked about a model
+    #[arg(long)]
+    complete: bool,
     /// Least share of the exported models that must run, per cent
     #[arg(long, default_value_t = 0.0)]
     least: f64,
@@ -68,8 +71,8 @@ fn main() -> Result<()> {
     }
     ensure!(exported > 0, "{} holds no cases", options.cases.display());
     ensure!(wrong == 0, "{wrong} models answer otherwise than ONNX Runtime");
-    let absent = cases.iter().filter(|case| case.meta.strict && matches!(case.outcome, Outcome::Missing(_)));
-    ensure!(absent.count() == 0, "ONNX Runtime could not be asked about all that was brought along");
+    let absent = count(|o| matches!(o, Outcome::Missing(_)));
+    ensure!(!options.complete || absent == 0, "ONNX Runtime could not be asked about {absent} models");
     let right: usize = cases.iter().map(|case| case.right.0).sum();
     let known: usize = cases.iter().map(|case| case.right.1).sum();
     if known > 0 {

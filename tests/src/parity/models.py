@@ -1,6 +1,8 @@
 """Makes models with the exporters people use, asks ONNX Runtime, and writes both down.
 
-usage: models.py FOLDER SET... [--given FOLDER [--keywords TEST_SET]]
+usage: models.py FOLDER SET... [--more] [--given FOLDER [--keywords TEST_SET]]
+
+With --more the folder keeps the cases it holds, which another Python has made; else it is emptied first.
 
 Every case is a folder in the form of ONNX's backend tests: model.onnx, test_data_set_0/input_*.pb and output_*.pb, and
 meta.json with who made it. An exporter that fails leaves only meta.json.
@@ -13,6 +15,7 @@ import shutil
 import sys
 
 import given
+import keras_networks
 import networks
 import tabular
 from cases import Cases
@@ -23,19 +26,25 @@ SETS = {
     "xgboost": tabular.xgboost,
     "quantised": networks.quantised,
     "torch": networks.torch,
+    "keras": keras_networks.models,
 }
+EXPORTERS = (
+    "onnxruntime", "onnx", "sklearn", "skl2onnx", "onnxmltools", "lightgbm", "xgboost", "torch", "tensorflow", "keras", "tf2onnx",
+)
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("sets", nargs="*")
+    parser.add_argument("--more", action="store_true")
     parser.add_argument("--given")
     parser.add_argument("--keywords")
     options = parser.parse_args()
     folder = options.folder
-    shutil.rmtree(folder, ignore_errors=True)
-    os.makedirs(folder)
+    if not options.more:
+        shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder, exist_ok=True)
     cases = Cases(folder)
     for name in options.sets:
         SETS[name](cases)
@@ -43,11 +52,15 @@ def main():
         given.models(cases, options.given)
     if options.keywords:
         given.keywords(cases, options.given, options.keywords)
+    path = os.path.join(folder, "versions.json")
     versions = {}
-    for module in ("onnxruntime", "onnx", "sklearn", "skl2onnx", "onnxmltools", "lightgbm", "xgboost", "torch"):
+    if os.path.exists(path):
+        with open(path) as file:
+            versions = json.load(file)
+    for module in EXPORTERS:
         if module in sys.modules:
             versions[module] = sys.modules[module].__version__
-    with open(os.path.join(folder, "versions.json"), "w") as file:
+    with open(path, "w") as file:
         json.dump(versions, file)
 
 

@@ -1,11 +1,11 @@
-//! What models that somebody brings along are held to beyond the tolerance of all: single steps of 8 bits, the class of
-//! every row, and the classes that are known.
+//! What models that somebody brings along, and those of TensorFlow Lite in int8, are held to beyond the tolerance of all:
+//! single steps of 8 bits, the class of every row, and the classes that are known.
 use anyhow::{Result, ensure};
 use dunlin_protocol::{DType, TensorData};
 
 /// Least share of 8-bit values that are no more than one step off. A sum in another order can fall on the other side of a
 /// step, and what comes after it carries that on: then most scores of one row differ.
-const SHARE_MIN: f64 = 0.98;
+pub(crate) const SHARE_MIN: f64 = 0.98;
 
 /// Holds 8-bit values against those that belong there; the furthest that one is off, in steps.
 ///

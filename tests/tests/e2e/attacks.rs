@@ -107,7 +107,7 @@ async fn what_an_attacker_with_online_keys_sends_is_refused_by_its_reason() {
     scene::torn(&mut world.agents[1], &database, &other).await;
 
     let devices: Vec<_> = world.agents.iter().collect();
-    claims::no_model_moved(&devices, &before).await.unwrap();
+    claims::no_model_moved(&devices, &before, &database, &[]).await.unwrap();
     world.hush();
     for agent in &mut world.agents {
         agent.stop().await.unwrap();

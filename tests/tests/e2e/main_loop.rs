@@ -1,15 +1,33 @@
 //! From enrolment to the database and back, with real processes, the embedded broker and a real database.
+use std::fs::File;
+use std::io::Read;
 use std::time::Duration;
 
+use dunlin_controller::registry::arch_of;
+use dunlin_protocol::Arch;
 use dunlin_tests::agent::Application;
 use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::operator::TASK;
-use dunlin_tests::process::wait_for;
+use dunlin_tests::process::{program, wait_for};
 use dunlin_tests::small::Small;
 use sqlx::{Row, SqlitePool};
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// The header of an executable as far as it names the machine.
+const HEADER_BYTES: usize = 20;
+
+/// A board of the machine that the agent is built for, which need not be this one.
+fn board() -> &'static str {
+    let mut header = [0; HEADER_BYTES];
+    File::open(program("dunlin-agent").unwrap()).unwrap().read_exact(&mut header).unwrap();
+    match arch_of(&header).expect("an executable of a known machine") {
+        Arch::Aarch64 => "raspberry-pi-4",
+        Arch::Armv7 => "beaglebone-black",
+        Arch::Riscv64 => "visionfive-2",
+        Arch::X86_64 => "x86-64-generic",
+    }
+}
 
 /// Waits until windows of two boots of a device are stored.
 async fn second_boot(database: &SqlitePool, device: &str) {
@@ -87,7 +105,7 @@ async fn a_device_enrols_serves_reports_and_is_acknowledged_after_the_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut world, first) = Small::serving(folder.path(), &["raspberry-pi-4"], LIMIT).await.unwrap();
+    let (mut world, first) = Small::serving(folder.path(), &[board()], LIMIT).await.unwrap();
 
     let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
     let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();

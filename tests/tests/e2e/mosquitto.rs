@@ -14,10 +14,12 @@ use dunlin_tests::controller::Controller;
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
 use rumqttc::mqttbytes::QoS;
-use rumqttc::{Event, Incoming};
+use rumqttc::{Event, EventLoop, Incoming};
 use rustls::RootCertStore;
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// How long nothing must be overheard once what could be was sent.
+const SILENCE: Duration = Duration::from_secs(2);
 const CDDL: &str = include_str!("../../../docs/protocol.cddl");
 
 /// A mosquitto of our own; ends with its handle.
@@ -107,6 +109,29 @@ fn tap(data: &Path, broker: SocketAddr) -> Captured {
         }
     });
     seen
+}
+
+/// The next packet from the broker that `wanted` takes; a session that ends is no silence.
+async fn next<T>(events: &mut EventLoop, wanted: impl Fn(Incoming) -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Event::Incoming(packet) = events.poll().await.expect("the broker keeps the session")
+                && let Some(found) = wanted(packet)
+            {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.expect("the broker sends it in time")
+}
+
+fn granted(packet: Incoming) -> Option<String> {
+    if let Incoming::SubAck(ack) = packet { Some(format!("{:?}", ack.return_codes)) } else { None }
+}
+
+fn topic(packet: Incoming) -> Option<String> {
+    let Incoming::Publish(publish) = packet else { return None };
+    Some(String::from_utf8_lossy(&publish.topic).into_owned())
 }
 
 fn rule(kind: Kind) -> &'static str {
@@ -226,17 +251,38 @@ async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     std::fs::write(&key, format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n")).unwrap();
     let tls = tls(roots(&files), Some(chain(&find("device.pem"), &key).unwrap())).unwrap();
     let (intruder, mut events) = client(options("intruder", "127.0.0.1", port, tls, Proof::Certificate));
-    intruder.try_subscribe("dunlin/v1/d/pole-1/down/+", QoS::AtLeastOnce).unwrap();
-    intruder.try_subscribe("dunlin/v1/d/+/up/+", QoS::AtLeastOnce).unwrap();
-    let overheard = async {
+    next(&mut events, |packet| matches!(packet, Incoming::ConnAck(_)).then_some(())).await;
+    let own = "dunlin/v1/d/pole-0/down/";
+    intruder.try_subscribe(format!("{own}+"), QoS::AtLeastOnce).unwrap();
+    let code = next(&mut events, granted).await;
+    assert!(code.contains("Success"), "{code}");
+    // A broker may refuse these, or grant them and deliver nothing.
+    for foreign in ["dunlin/v1/d/pole-1/down/+", "dunlin/v1/d/+/up/+"] {
+        intruder.try_subscribe(foreign, QoS::AtLeastOnce).unwrap();
+        next(&mut events, granted).await;
+    }
+    let heard = next(&mut events, topic).await;
+    assert!(heard.starts_with(own), "pole-0 overheard {heard}");
+    let before = seen.lock().unwrap().len();
+    let listening = async {
         loop {
-            if let Ok(Event::Incoming(Incoming::Publish(publish))) = events.poll().await {
-                return String::from_utf8_lossy(&publish.topic).into_owned();
-            }
+            let heard = next(&mut events, topic).await;
+            assert!(heard.starts_with(own), "pole-0 overheard {heard}");
         }
     };
-    if let Ok(topic) = tokio::time::timeout(Duration::from_secs(4), overheard).await {
-        panic!("pole-0 overheard {topic}");
+    let sent = async {
+        wait_for("messages from and to pole-1", LIMIT, async || {
+            let seen = seen.lock().unwrap();
+            let sent = |way: &str| seen[before..].iter().any(|(topic, _)| topic.starts_with(way));
+            Ok((sent("dunlin/v1/d/pole-1/down/") && sent("dunlin/v1/d/pole-1/up/")).then_some(()))
+        })
+        .await
+        .unwrap();
+        tokio::time::sleep(SILENCE).await;
+    };
+    tokio::select! {
+        () = listening => {}
+        () = sent => {}
     }
     world.hush();
     for agent in &mut world.agents {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use super::Lost;
 use super::fleet::{FEATURES, TASK};
 use super::http::ask;
 
@@ -82,14 +83,10 @@ impl Told {
     pub(super) fn keeps(&self, before: &Self) -> Result<()> {
         for (boot, records) in &before.durable {
             let kept = self.durable.get(boot).copied().unwrap_or(0);
-            ensure!(kept >= *records, "of {records} records of boot {boot}, {kept} are left");
+            ensure!(kept >= *records, Lost(format!("of {records} records of boot {boot}, {kept} are left")));
         }
-        ensure!(
-            self.generation >= before.generation,
-            "generation {} was accepted, now {} is",
-            before.generation,
-            self.generation
-        );
+        let (then, now) = (before.generation, self.generation);
+        ensure!(now >= then, Lost(format!("generation {then} was accepted, now {now} is")));
         Ok(())
     }
 }
@@ -157,18 +154,21 @@ impl Device {
     }
 }
 
-/// What is downloaded in these lines begins at most `again_max` bytes before what was there.
-pub(super) fn not_fetched_again(log: &str, there: &BTreeMap<String, u64>, again_max: u64) -> Result<()> {
+/// What is downloaded in these lines begins at most `again_max` bytes before what was there. Returns from where on, bytes: the
+/// most of all of them, zero if nothing was.
+pub(super) fn not_fetched_again(log: &str, there: &BTreeMap<String, u64>, again_max: u64) -> Result<u64> {
     let field = |line: &str, name: &str| -> Option<String> {
         Some(line.split_once(name)?.1.split_whitespace().next()?.to_owned())
     };
+    let mut most = 0;
     for line in log.lines().filter(|line| line.contains("downloading")) {
         let digest = field(line, "digest=").with_context(|| format!("no digest in {line:?}"))?;
         let from: u64 = field(line, "from=").with_context(|| format!("no offset in {line:?}"))?.parse()?;
         let had = there.get(&digest).copied().unwrap_or(0);
         ensure!(from + again_max >= had, "{} bytes of {digest} are fetched again of {had}", had - from);
+        most = from.max(most);
     }
-    Ok(())
+    Ok(most)
 }
 
 #[cfg(test)]
@@ -179,9 +179,12 @@ mod tests {
     fn a_download_that_begins_anew_is_found_and_one_that_goes_on_is_not() {
         let there = BTreeMap::from([("ab".to_owned(), 200)]);
         let log = |from: u64| format!("INFO x: downloading digest=ab from={from} length=300\n");
-        assert!(not_fetched_again(&log(136), &there, 64).is_ok());
+        assert_eq!(not_fetched_again(&log(136), &there, 64).unwrap(), 136);
         assert!(not_fetched_again(&log(135), &there, 64).is_err());
-        assert!(not_fetched_again("INFO x: downloading digest=cd from=0 length=3", &there, 64).is_ok());
+        let other = "INFO x: downloading digest=cd from=0 length=3\n";
+        assert_eq!(not_fetched_again(other, &there, 64).unwrap(), 0);
+        assert_eq!(not_fetched_again(&[&log(136), other].concat(), &there, 64).unwrap(), 136);
+        assert_eq!(not_fetched_again("INFO x: serving\n", &there, 64).unwrap(), 0);
         assert!(not_fetched_again("INFO x: downloading", &there, 64).is_err());
     }
 
@@ -203,8 +206,8 @@ mod tests {
         let before = status(2, 7);
         assert!(before.committed("gate@1") && !before.committed("gate@2"));
         assert!(status(3, 8).keeps(&before).is_ok());
-        assert!(status(3, 6).keeps(&before).is_err());
-        assert!(status(1, 8).keeps(&before).is_err());
-        assert!(Told::default().keeps(&before).is_err());
+        for less in [status(3, 6), status(1, 8), Told::default()] {
+            assert!(less.keeps(&before).unwrap_err().is::<Lost>());
+        }
     }
 }

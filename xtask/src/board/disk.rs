@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use dunlin_trust::floors::{self, Floors, Recovery};
 
+use super::Lost;
 use crate::command::run;
 
 /// Bytes of a board's disk: the agent's state several times, and small enough to be copied for each cut.
@@ -21,6 +22,11 @@ pub(super) fn make(path: &Path) -> Result<()> {
     File::create(path)?.set_len(BYTES)?;
     let lazily = "lazy_itable_init=0,lazy_journal_init=0";
     run(tool("mkfs.ext4").args(["-q", "-F", "-E", lazily]).arg(path))
+}
+
+/// Copies a disk.
+pub(super) fn copy(disk: &Path, copy: &Path) -> Result<()> {
+    run(Command::new("cp").arg("--sparse=always").arg(disk).arg(copy))
 }
 
 /// What a cut left of an agent's state.
@@ -40,28 +46,33 @@ impl Left {
             std::fs::remove_dir_all(folder)?;
         }
         std::fs::create_dir_all(folder)?;
-        let copy = folder.join("disk");
-        run(Command::new("cp").arg("--sparse=always").arg(disk).arg(&copy))?;
-        let check = tool("e2fsck").arg("-p").arg(&copy).output().context("starting e2fsck")?;
+        let whole = folder.join("disk");
+        copy(disk, &whole)?;
+        let check = tool("e2fsck").arg("-p").arg(&whole).output().context("starting e2fsck")?;
         let repaired = check.status.code().is_some_and(|code| REPAIRED.contains(&code));
         ensure!(repaired, "the file system can not be repaired: {}", String::from_utf8_lossy(&check.stdout));
         let dump = format!("rdump {STATE} {}", folder.display());
-        let told = tool("debugfs").arg("-R").arg(dump).arg(&copy).output().context("starting debugfs")?;
-        ensure!(
-            told.status.success(),
-            "the state can not be read: {}",
-            String::from_utf8_lossy(&told.stderr)
-        );
-        std::fs::remove_file(&copy)?;
+        let told = tool("debugfs").arg("-R").arg(dump).arg(&whole).output().context("starting debugfs")?;
+        let error = String::from_utf8_lossy(&told.stderr);
+        ensure!(told.status.success(), Lost(format!("the state can not be read: {error}")));
+        std::fs::remove_file(&whole)?;
         let state = folder.join(STATE.trim_start_matches('/'));
         let floors = floors(&state)?;
         let downloads = downloads(&state)?;
         Ok(Self { state, floors, downloads })
     }
 
+    /// The generation that a board told of is there.
+    pub(super) fn has_generation(&self, told: u64) -> Result<()> {
+        let left = self.floors.generation;
+        ensure!(left >= told, Lost(format!("generation {told} was accepted, {left} is left")));
+        Ok(())
+    }
+
     /// No floor is lower than `before`.
     pub(super) fn not_below(&self, before: &Floors) -> Result<()> {
-        ensure!(self.floors.not_below(before), "a floor is lower: {before:?} became {:?}", self.floors);
+        let now = &self.floors;
+        ensure!(now.not_below(before), Lost(format!("a floor is lower: {before:?} became {now:?}")));
         Ok(())
     }
 }
@@ -70,14 +81,15 @@ fn floors(state: &Path) -> Result<Floors> {
     let copy = |name: &str| std::fs::read(state.join("trust").join(name)).ok();
     match floors::recover(copy("floors.a").as_deref(), copy("floors.b").as_deref()) {
         Ok(Recovery::Known { floors, .. }) => Ok(floors),
-        Ok(Recovery::Fresh) => bail!("the floors are gone"),
-        Err(error) => bail!("the floors are not readable: {error}"),
+        Ok(Recovery::Fresh) => bail!(Lost("the floors are gone".to_owned())),
+        Err(error) => bail!(Lost(format!("the floors are not readable: {error}"))),
     }
 }
 
 fn downloads(state: &Path) -> Result<BTreeMap<String, u64>> {
     let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(state.join("slots/blobs")).context("the downloads are gone")? {
+    let entries = std::fs::read_dir(state.join("slots/blobs"));
+    for entry in entries.map_err(|error| Lost(format!("the downloads are gone: {error}")))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let digest = name.strip_suffix(".part").unwrap_or(&name).to_owned();

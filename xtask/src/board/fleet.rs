@@ -24,7 +24,7 @@ const ROWS: usize = 400;
 pub(super) const TEXT_BYTES: usize = 3 << 19;
 
 /// A controller that serves.
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     folder: PathBuf,
     programs: PathBuf,
     /// Of the API and of the broker.
@@ -36,7 +36,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Makes keys and a controller, starts it, and trains the model that all releases are of.
-    pub(super) fn start(folder: &Path, programs: &Path) -> Result<Self> {
+    pub(crate) fn start(folder: &Path, programs: &Path) -> Result<Self> {
         let ports = [free_port()?, free_port()?];
         let mut fleet = Self {
             folder: folder.to_owned(),
@@ -128,7 +128,7 @@ impl Fleet {
         let mut releases = Vec::new();
         for n in 0..number {
             let file = self.path(&format!("model-{n}.onnx"));
-            std::fs::write(&file, annotated(&model, &format!("release {n} "), text_bytes))?;
+            std::fs::write(&file, annotated(&model, &words(n), text_bytes))?;
             let what =
                 ["model", "push", &file, "--task", TASK, "--name", "gate-model", "--samples", &samples];
             let scores =
@@ -153,7 +153,7 @@ impl Fleet {
     }
 
     /// Permission for the board to enrol.
-    pub(super) fn claim(&self) -> Result<String> {
+    pub(crate) fn claim(&self) -> Result<String> {
         text(&self.json(&["device", "claim", "--device", DEVICE])?, "token")
     }
 
@@ -246,6 +246,11 @@ impl Drop for Fleet {
 
 fn text(value: &Value, name: &str) -> Result<String> {
     Ok(value[name].as_str().with_context(|| format!("no {name} in {value}"))?.to_owned())
+}
+
+/// What the text of a release is made of.
+pub(super) fn words(release: usize) -> String {
+    format!("release {release} ")
 }
 
 /// The same ONNX model with a text of its own. A message of this kind may be followed by further fields; field 6 is the

@@ -3,6 +3,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use dunlin_trust::floors::Floors;
 
 use super::device::{CHUNK_BYTES, Told, not_fetched_again};
 use super::disk::{self, Left};
@@ -27,7 +28,7 @@ pub(super) fn cuts(
     let fleet = Fleet::start(folder, &programs.here)?;
     let releases = fleet.releases(cuts + 2, TEXT_BYTES)?;
     let machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(without_sync))?;
-    let path = folder.join("disk");
+    let [path, before] = ["disk", "disk-before"].map(|name| folder.join(name));
     disk::make(&path)?;
     fleet.assign(&releases[0])?;
     let begin = Instant::now();
@@ -45,10 +46,11 @@ pub(super) fn cuts(
 
     let mut dice = Dice(seed);
     let mut outcome = Outcome::default();
-    let mut left: Option<Left> = None;
+    let mut floors = Floors::default();
     for pair in releases[1..].windows(2) {
         let [old, new] = [&pair[0], &pair[1]];
         let moment = length.mul_f64(dice.share() * LENGTHS);
+        board.copy_disk(&path, &before)?;
         let begin = Instant::now();
         fleet.assign(new)?;
         let told = watch(&board, begin, moment)?;
@@ -59,16 +61,16 @@ pub(super) fn cuts(
             told.release,
             told.phase
         );
-        let looked = look(&path, folder, &told, left.as_ref());
+        let looked = look([&before, &path], folder, &told, &floors);
         let started = Instant::now();
         board = machine.start(&path, None)?;
-        let came = looked.and_then(|now| {
-            comes_up(&mut board, &fleet, &told, &now, [old, new])?;
-            left = Some(now);
+        let came = looked.and_then(|left| {
+            comes_up(&mut board, &fleet, &told, &left, [old, new])?;
+            floors = left.floors;
             Ok(format!("at {new} {:.1} s after", started.elapsed().as_secs_f64()))
         });
         let failed = came.is_err();
-        outcome.note(&what, came);
+        outcome.cut(&what, came);
         if failed {
             // What comes after would only say so again.
             break;
@@ -76,7 +78,7 @@ pub(super) fn cuts(
     }
     let whole = fleet.not_blamed().and_then(|()| fleet.no_false_alarm());
     if let Err(error) = whole {
-        outcome.note("in all", Err(error));
+        outcome.bad("in all", &error);
     }
     Ok(outcome)
 }
@@ -92,18 +94,14 @@ fn watch(board: &Running, begin: Instant, moment: Duration) -> Result<Told> {
     Ok(told)
 }
 
-/// What is on the disk is not behind what was there after the cut before, nor behind what the board told.
-fn look(disk: &Path, folder: &Path, told: &Told, before: Option<&Left>) -> Result<Left> {
+/// What is on the disk is not behind what the board told, nor behind what was there `before` the update; nor is that behind
+/// the `floors` after the cut before.
+fn look([before, disk]: [&Path; 2], folder: &Path, told: &Told, floors: &Floors) -> Result<Left> {
     let left = Left::on(disk, &folder.join("left"))?;
-    if let Some(before) = before {
-        left.not_below(&before.floors)?;
-    }
-    let generation = left.floors.generation;
-    ensure!(
-        generation >= told.generation,
-        "generation {} was accepted, {generation} is left",
-        told.generation
-    );
+    left.has_generation(told.generation)?;
+    let before = Left::on(before, &folder.join("left-before")).context("before the update")?;
+    before.not_below(floors).context("before the update")?;
+    left.not_below(&before.floors)?;
     Ok(left)
 }
 
@@ -120,6 +118,7 @@ fn comes_up(
     ensure!(right.contains(&version.as_str()), "{version} answers after the cut, which is none of {right:?}");
     let now = board.device.comes_to(new, right)?;
     now.keeps(told)?;
+    // A cut may fall where there is nothing to go on with.
     not_fetched_again(&board.log()?, &left.downloads, CHUNK_BYTES)?;
     fleet.stored(&now, true).context("reports")
 }

@@ -2,15 +2,16 @@
 //!
 //! A board does the update while every write to its disk is recorded. The disk is then made again as it was after each write,
 //! checked as a boot does, and an agent of this machine goes on with the state on it: the files are the same on every target.
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use dunlin_trust::floors::Floors;
 
 use super::device::{CHUNK_BYTES, Device, Told, not_fetched_again, until};
 use super::disk::{self, Left};
-use super::fleet::{Fleet, TEXT_BYTES};
+use super::fleet::{Fleet, TEXT_BYTES, words};
 use super::parts::Parts;
 use super::vm::{Machine, SETTINGS, Use};
 use super::writes::Writes;
@@ -24,9 +25,14 @@ struct Recorded<'a> {
     releases: [&'a str; 2],
     /// From how many writes on what was told.
     told: Vec<(u64, Told)>,
+    /// The floors after the cut before.
+    floors: Floors,
+    /// From where on a download was gone on with after a cut, bytes; the most of all.
+    resumed: u64,
 }
 
-/// Records an update and cuts it at about `cuts` places, or at all.
+/// Records an update and cuts it at about `cuts` places, or at all. Among them are the end, and where a part of the new
+/// release is on the disk.
 pub(super) fn every_write(
     parts: &Parts,
     programs: &Programs,
@@ -37,7 +43,7 @@ pub(super) fn every_write(
     let fleet = Fleet::start(folder, &programs.here)?;
     let releases = fleet.releases(2, TEXT_BYTES)?;
     let [first, second] = [releases[0].as_str(), releases[1].as_str()];
-    let machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(without_sync))?;
+    let mut machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(false))?;
     let (disk, log) = (folder.join("disk"), folder.join("writes"));
     disk::make(&disk)?;
     fleet.assign(first)?;
@@ -48,6 +54,10 @@ pub(super) fn every_write(
     let base = folder.join("disk-before");
     std::fs::copy(&disk, &base)?;
 
+    if without_sync {
+        // Not before: a board without a state would be no older one.
+        machine = Machine::new(parts, programs, &fleet, folder, &Use::cut(true))?;
+    }
     Writes::make(&log)?;
     let mut board = machine.start(&disk, Some(&log))?;
     board.first_answer()?;
@@ -65,38 +75,50 @@ pub(super) fn every_write(
     })?;
     board.cut()?;
     let writes = Writes::open(&log)?;
-    let step = cuts.map_or(1, |cuts| (writes.number() / cuts).max(1));
-    println!("{} writes are recorded; every {step}th is cut at", writes.number());
-    let recorded = Recorded { fleet: &fleet, programs, folder, releases: [first, second], told };
+    let part = before_last_run(&writes.with(words(1).repeat(2).as_bytes())?);
+    let places = places(writes.number(), cuts, part);
+    println!("{} writes are recorded; {} of them are cut after", writes.number(), places.len());
+    let floors = Left::on(&base, &folder.join("cut"))?.floors;
+    let mut recorded =
+        Recorded { fleet: &fleet, programs, folder, releases: [first, second], told, floors, resumed: 0 };
     let mut outcome = Outcome::default();
-    let mut floors = Left::on(&base, &folder.join("cut"))?.floors;
     writes.replay(&base, |number| {
-        if number % step == 0 {
-            outcome.note(&format!("after write {number}"), recorded.cut(&base, number, &mut floors));
+        if places.contains(&number) {
+            outcome.cut(&format!("after write {number}"), recorded.cut(&base, number));
         }
         Ok(())
     })?;
     if let Err(error) = fleet.not_blamed() {
-        outcome.note("in all", Err(error));
+        outcome.bad("in all", &error);
+    }
+    if recorded.resumed == 0 {
+        outcome.bad("in all", &anyhow!("no download was gone on with"));
     }
     Ok(outcome)
 }
 
+/// After which of so many writes there is a cut.
+fn places(writes: u64, cuts: Option<u64>, part: Option<u64>) -> BTreeSet<u64> {
+    let step = cuts.map_or(1, |cuts| writes.checked_div(cuts).unwrap_or(writes).max(1));
+    (1..=writes).filter(|number| number % step == 0 || *number == writes).chain(part).collect()
+}
+
+/// Where the last run of consecutive `writes` has not begun and others were done: what a download wrote up to its last sync
+/// but one is on the disk then, and nothing of what came later.
+fn before_last_run(writes: &[u64]) -> Option<u64> {
+    writes.windows(2).rev().find(|pair| pair[0] + 1 < pair[1]).map(|pair| pair[1] - 1)
+}
+
 impl Recorded<'_> {
     /// Looks at the disk as it is after so many writes, and has an agent go on with it.
-    fn cut(&self, disk: &Path, number: u64, floors: &mut Floors) -> Result<String> {
+    fn cut(&mut self, disk: &Path, number: u64) -> Result<String> {
         let left = Left::on(disk, &self.folder.join("cut"))?;
-        left.not_below(floors)?;
-        floors.clone_from(&left.floors);
+        left.not_below(&self.floors)?;
+        self.floors.clone_from(&left.floors);
         let nothing = Told::default();
         let before =
             self.told.iter().rev().find(|(from, _)| *from <= number).map_or(&nothing, |(_, told)| told);
-        let generation = left.floors.generation;
-        ensure!(
-            generation >= before.generation,
-            "generation {} was accepted, {generation} is left",
-            before.generation
-        );
+        left.has_generation(before.generation)?;
 
         let [first, second] = self.releases;
         let agent = Agent::start(self.programs, self.folder, &left.state)?;
@@ -108,9 +130,12 @@ impl Recorded<'_> {
         );
         let told = agent.device.comes_to(second, right)?;
         told.keeps(before)?;
-        not_fetched_again(&agent.log()?, &left.downloads, CHUNK_BYTES)?;
+        let resumed = not_fetched_again(&agent.log()?, &left.downloads, CHUNK_BYTES)?;
+        self.resumed = self.resumed.max(resumed);
         self.fleet.stored(&told, false)?;
-        Ok(format!("{version} answered"))
+        let part =
+            if resumed > 0 { format!(", a download went on from byte {resumed}") } else { String::new() };
+        Ok(format!("{version} answered{part}"))
     }
 }
 
@@ -164,5 +189,27 @@ impl Drop for Agent {
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop)) {
             eprintln!("an agent could not be ended: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_are_spread_evenly_and_the_end_and_the_part_of_a_download_are_among_them() {
+        let at = |writes, cuts, part| places(writes, cuts, part).into_iter().collect::<Vec<_>>();
+        assert_eq!(at(23, Some(5), Some(14)), [4, 8, 12, 14, 16, 20, 23]);
+        assert_eq!(at(3, Some(100), None), [1, 2, 3]);
+        assert_eq!(at(3, Some(0), None), [3]);
+        assert_eq!(at(4, None, Some(2)), [1, 2, 3, 4]);
+        assert_eq!(at(0, Some(5), None), [0; 0]);
+    }
+
+    #[test]
+    fn a_part_of_a_download_is_on_the_disk_before_its_last_writes_begin() {
+        assert_eq!(before_last_run(&[5, 6, 9, 12, 13]), Some(11));
+        assert_eq!(before_last_run(&[5, 6, 7]), None);
+        assert_eq!(before_last_run(&[]), None);
     }
 }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::Programs;
 use super::device::{Device, infer_path, question, until};
+use super::disk;
 use super::fleet::Fleet;
 use super::initramfs::Initramfs;
 use super::kind::{memory_mib, size};
@@ -195,6 +197,17 @@ impl Running {
     pub(super) fn first_answer(&mut self) -> Result<String> {
         self.up()?;
         self.device.answer().context("the first question was not answered")
+    }
+
+    /// Copies the disk as a cut at this moment would leave it: meanwhile the emulator does nothing.
+    pub(super) fn copy_disk(&self, disk: &Path, copy: &Path) -> Result<()> {
+        let process = Pid::from_child(&self.child);
+        kill_process(process, Signal::STOP)?;
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(process), stopped)?;
+        let copied = disk::copy(disk, copy);
+        kill_process(process, Signal::CONT)?;
+        copied
     }
 
     /// Cuts the power.

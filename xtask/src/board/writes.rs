@@ -54,20 +54,36 @@ impl Writes {
     /// Does them to `disk`, and calls `after` with the number of each.
     pub(super) fn replay(&self, disk: &Path, mut after: impl FnMut(u64) -> Result<()>) -> Result<()> {
         let disk = File::options().write(true).open(disk)?;
+        self.each(|number, offset, content| {
+            disk.write_all_at(content, offset)?;
+            after(number)
+        })
+    }
+
+    /// The numbers of those with `words` in their content.
+    pub(super) fn with(&self, words: &[u8]) -> Result<Vec<u64>> {
+        let mut found = Vec::new();
+        self.each(|number, _, content| {
+            found.extend(content.windows(words.len()).any(|bytes| bytes == words).then_some(number));
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `look` with the number of each, where on the disk it begins, bytes, and its content, which is empty if it frees
+    /// sectors.
+    fn each(&self, mut look: impl FnMut(u64, u64, &[u8]) -> Result<()>) -> Result<()> {
         let mut at = self.sector_bytes;
         for number in 1..=self.number {
             let mut head = [0; HEAD_BYTES];
             self.log.read_exact_at(&mut head, at)?;
             let [sector, sectors, flags, _] = fields(&head);
             at += self.sector_bytes;
-            let bytes = sectors * self.sector_bytes;
-            if flags & DISCARD == 0 && bytes > 0 {
-                let mut content = vec![0; usize::try_from(bytes)?];
-                self.log.read_exact_at(&mut content, at)?;
-                disk.write_all_at(&content, sector * self.sector_bytes)?;
-                at += bytes;
-            }
-            after(number)?;
+            let bytes = if flags & DISCARD == 0 { sectors * self.sector_bytes } else { 0 };
+            let mut content = vec![0; usize::try_from(bytes)?];
+            self.log.read_exact_at(&mut content, at)?;
+            at += bytes;
+            look(number, sector * self.sector_bytes, &content)?;
         }
         Ok(())
     }
@@ -113,5 +129,9 @@ mod tests {
         };
         writes.replay(&disk, look).unwrap();
         assert_eq!(seen, [(1, [0, 7, 0, 0]), (2, [0, 7, 0, 0]), (3, [0, 7, 0, 9])]);
+        assert_eq!(
+            [[9, 9], [7, 7], [7, 9]].map(|words| writes.with(&words).unwrap()),
+            [vec![3], vec![1], vec![]]
+        );
     }
 }

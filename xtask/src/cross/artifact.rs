@@ -3,11 +3,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
 
-use super::archive::{notes, sha256};
-use super::toolchain::Toolchain;
-use crate::command::{output, root};
+use super::matrix::{How, Target};
+use super::toolchain::{Toolchain, home};
+use crate::command::output;
+
+mod provenance;
+
+pub(super) use provenance::provenance;
 
 /// What others call the machine of a triple.
 pub(crate) struct Machine {
@@ -35,7 +38,7 @@ pub(crate) fn machine(triple: &str) -> Result<&'static Machine> {
     known.with_context(|| format!("{triple}: nothing is known about the machine {arch}"))
 }
 
-/// Checks that `program` is one for the target, and static if it shall be, and asks it for its version.
+/// Checks that `program` is one for the target, static if it shall be, and not without kernels, and asks it for its version.
 pub(super) fn check(toolchain: &Toolchain<'_>, program: &Path) -> Result<String> {
     let elf = std::fs::read(program).with_context(|| format!("{} was not made", program.display()))?;
     let target = toolchain.target;
@@ -45,46 +48,40 @@ pub(super) fn check(toolchain: &Toolchain<'_>, program: &Path) -> Result<String>
     if target.is_static && Elf(&elf).has_interpreter() {
         bail!("{} asks for a dynamic loader, so it is not static", program.display());
     }
-    let mut words = toolchain.runner().unwrap_or_default();
-    words.push(program.display().to_string());
-    let version = output(Command::new(&words[0]).args(&words[1..]).arg("--version"))?;
+    if target.how != How::Zig && kernels(program)?.is_empty() {
+        bail!("{}: the C compiler assembled none of tract's kernels", program.display());
+    }
+    let version = output(started(toolchain, program).arg("--version"))?;
     Ok(version.trim().to_owned())
 }
 
-/// Writes `dunlin-agent.provenance.json` beside the program.
-pub(super) fn provenance(toolchain: &Toolchain<'_>, program: &Path, profile: &str) -> Result<PathBuf> {
-    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
-    let rustc = output(Command::new(toolchain.rustc()).current_dir(root()).arg("-vV"))?;
-    let linker = output(Command::new(toolchain.linker()).arg("--version"))?;
-    let packages = std::fs::read_to_string(notes(&toolchain.home)).unwrap_or_default();
-    let packages: Vec<Value> = packages
-        .lines()
-        .map(|line| {
-            let mut fields = line.split('\t');
-            let mut next = || fields.next().unwrap_or_default();
-            json!({"package": next(), "version": next(), "architecture": next(), "sha256": next()})
-        })
-        .collect();
-    let text = json!({
-        "triple": toolchain.target.triple,
-        "profile": profile,
-        "sha256": sha256(program)?,
-        "bytes": std::fs::metadata(program)?.len(),
-        "commit": git(&["rev-parse", "HEAD"])?.trim(),
-        "uncommitted": !git(&["status", "--porcelain"])?.is_empty(),
-        "cargo_lock_sha256": sha256(&root().join("Cargo.lock"))?,
-        "rustc": lines(&rustc),
-        "linker": linker.lines().next(),
-        "unpacked_packages": packages,
-        "kernels": kernels(program)?,
-    });
-    let path = program.with_extension("provenance.json");
-    std::fs::write(&path, format!("{text:#}\n"))?;
-    Ok(path)
+impl Target {
+    /// The program that its programs are put behind on this machine, if they are.
+    pub(crate) fn emulator(&self) -> Result<Option<PathBuf>> {
+        let Some(runner) = &self.runner else { return Ok(None) };
+        let unpacked = home()?.join("bin").join(runner);
+        if unpacked.is_file() {
+            return Ok(Some(unpacked));
+        }
+        let installed = output(Command::new("which").arg(runner))
+            .with_context(|| format!("`cargo xtask cross setup {}` fetches {runner}", self.triple))?;
+        Ok(Some(installed.trim().into()))
+    }
 }
 
-/// The kernels that tract found this C compiler able to assemble: it leaves out the others without a word.
+/// The program, behind what runs those of its target.
+fn started(toolchain: &Toolchain<'_>, program: &Path) -> Command {
+    let mut words = toolchain.runner().unwrap_or_default();
+    words.push(program.display().to_string());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
+}
+
+/// The archive that tract only tries the assembler with.
+const PROBE: &str = "dummy";
+
+/// The archives of kernels that tract found this C compiler able to assemble: it leaves out others without a word.
 fn kernels(program: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let folder = program.parent().context("a program lies in a folder")?.join("build");
@@ -92,12 +89,8 @@ fn kernels(program: &Path) -> Result<Vec<String>> {
         let path = entry?.path().join("output");
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         if path.to_str().is_some_and(|path| path.contains("/tract-linalg-")) {
-            let switches = text.lines().filter_map(|line| {
-                line.split_once("rustc-cfg=")
-                    .map(|(_, switch)| switch)
-                    .filter(|switch| switch.starts_with("tract"))
-            });
-            found.extend(switches.map(str::to_owned));
+            let archives = text.lines().filter_map(|line| line.split_once("rustc-link-lib=static="));
+            found.extend(archives.map(|(_, name)| name.to_owned()).filter(|name| name != PROBE));
         }
     }
     found.sort();
@@ -144,6 +137,9 @@ impl Elf<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::root;
+    use crate::cross::target;
+    use crate::cross::toolchain::script;
 
     #[test]
     fn a_dynamic_program_is_told_from_a_static_one() {
@@ -151,6 +147,43 @@ mod tests {
         assert!(Elf(&this_test).has_interpreter());
         assert!(Elf(&this_test).machine().is_some());
         assert!(!Elf(b"\x7fELF").has_interpreter());
+    }
+
+    /// A folder as Cargo leaves one, with an agent in it that knows nothing but its feature set.
+    pub(super) fn built(build_output: &str) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("dunlin-agent");
+        script(&program, "#!/bin/sh\necho 'this program was built without gRPC' >&2\nexit 2\n").unwrap();
+        let build = folder.path().join("build/tract-linalg-0123");
+        std::fs::create_dir_all(&build).unwrap();
+        std::fs::write(build.join("output"), build_output).unwrap();
+        (folder, program)
+    }
+
+    #[test]
+    fn an_agent_without_kernels_is_not_called_built() {
+        let (_folder, program) = built("cargo:rustc-link-lib=static=dummy\n");
+        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let mut target = target("x86_64-unknown-linux-gnu").unwrap();
+        target.is_static = false;
+        let error = check(&Toolchain::set_up(&target).unwrap(), &program).unwrap_err().to_string();
+        assert!(error.contains("none of tract's kernels"), "{error}");
+    }
+
+    #[test]
+    fn the_container_has_what_each_released_target_is_built_with() {
+        let read = |name: &str| std::fs::read_to_string(root().join("cross").join(name)).unwrap();
+        let settings: toml::Table = toml::from_str(&read("Cross.toml")).unwrap();
+        let container = read("Dockerfile");
+        for target in crate::cross::matrix().unwrap().target.iter().filter(|target| target.tier == 1) {
+            let (triple, debian) = (&target.triple, target.debian.as_ref().unwrap());
+            let args = &settings["target"][triple]["dockerfile"]["build-args"];
+            let names = ["GNU", "ARCH", "MUSL"].map(|name| args[name].as_str());
+            assert_eq!(names, [Some(&*debian.gnu), Some(&*debian.arch), debian.musl.as_deref()], "{triple}");
+            let linker = format!("CARGO_TARGET_{}_LINKER={}-gcc ", target.variable(), debian.gnu);
+            let compiler = format!("CC_{}=target-cc ", triple.replace('-', "_"));
+            assert!(container.contains(&linker) && container.contains(&compiler), "{triple}");
+        }
     }
 
     #[test]

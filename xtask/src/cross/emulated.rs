@@ -5,76 +5,80 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::matrix::Variant;
 use super::toolchain::Toolchain;
 use super::{artifact, build};
 use crate::command::{output, run};
-use crate::programs::TestProgram;
+use crate::layers;
+use crate::programs::{TestProgram, end_to_end_tests, programs};
 
-/// The folders of the crates that decide. Their tests hold the digests of what must be the same bits on every target.
-const PURE: [&str; 7] = [
-    "crates/protocol",
-    "crates/trust",
-    "crates/update",
-    "crates/monitor",
-    "crates/select",
-    "crates/rollout",
-    "crates/pipeline",
-];
-/// That of the engine.
-const ENGINE: &str = "crates/engine";
-/// That of the agent.
+/// The engine's name, as `layers` has those of the crates that decide.
+const ENGINE: &str = "engine";
+/// The agent's.
 const AGENT: &str = "agent";
+/// Its tests that start no child.
+const IN_PROCESS: [&str; 4] = ["models::", "targets::", "import::", "explain::"];
 /// Cases of each property test behind an emulator, which runs twenty times slower; the host runs all of them.
 const CASES: &str = "16";
 
 /// The profile that is built fastest.
 pub(super) const PROFILE: &str = "emulated";
 
-/// Unit, property and golden tests of the pure crates in the target's first variant, those of the engine in every one:
-/// which of its kernels run depends on the processor. The tests of proofs in a child are left out, as emulators do not
-/// enforce the limits that those set, and those that start a program of the target themselves, which no emulator is put in
-/// front of.
-pub(super) fn units(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
+/// What of a target is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The crates that decide, in the target's first variant.
+    Deciding,
+    /// The engine too, in every variant, and an agent's whole way, in the first.
+    All,
+}
+
+/// Builds what is tested of a target, and tests it.
+pub(super) fn test(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
+    let tests = built(toolchain, scope)?;
+    let variants = toolchain.target.variants();
+    match scope {
+        Scope::Deciding => units(toolchain, &tests, &variants[..1]),
+        Scope::All => {
+            units(toolchain, &tests, &variants)?;
+            whole_way(toolchain, &variants[0])
+        }
+    }
+}
+
+/// The test programs of a target, and the agent beside them where all is tested: built at once, as by itself its
+/// dependencies would have other features and be built once more.
+fn built(toolchain: &Toolchain<'_>, scope: Scope) -> Result<Vec<TestProgram>> {
+    let mut command = build::cargo(toolchain, "test", PROFILE);
+    command.args(["--lib", "--tests"]);
+    let more = [ENGINE, AGENT].into_iter().filter(|_| scope == Scope::All);
+    for name in layers::deciding().chain(more) {
+        command.arg("-p").arg(format!("dunlin-{name}"));
+    }
+    TestProgram::built(&mut command)
+}
+
+/// Unit, property and golden tests: of the crates that decide in the first of `variants`, as they hold the digests of what
+/// must be the same bits on every target; of the engine in each, as which of its kernels run depends on the processor. The
+/// tests of proofs in a child are left out, as emulators do not enforce the limits that those set, and those that start a
+/// program of the target themselves, which no emulator is put in front of.
+fn units(toolchain: &Toolchain<'_>, tests: &[TestProgram], variants: &[Variant]) -> Result<()> {
     knows_boards(toolchain)?;
-    let built = built(toolchain, scope)?;
     let runner = toolchain.runner().unwrap_or_default();
-    for (number, variant) in toolchain.target.variants().iter().enumerate() {
+    let of = |name: &'static str| tests.iter().filter(move |program| program.folder.ends_with(name));
+    for (number, variant) in variants.iter().enumerate() {
         println!("\n-- {} {variant:?}", toolchain.target.triple);
-        let of =
-            |package: &'static str| built.iter().filter(move |program| program.folder.ends_with(package));
-        let pure = PURE.iter().flat_map(|name| of(name)).filter(|_| number == 0);
-        for program in pure.chain(of(ENGINE).filter(|program| program.name != "allocation")) {
+        let deciding = layers::deciding().flat_map(of).filter(|_| number == 0);
+        for program in deciding.chain(of(ENGINE).filter(|program| program.name != "allocation")) {
             let mut tests = program.behind(&runner);
             if program.name == "engine" {
-                tests.arg("models::");
+                tests.args(IN_PROCESS);
             }
             tests.args(["--skip", "program::the_program_"]).env("PROPTEST_CASES", CASES).envs(variant);
             run(&mut tests)?;
         }
     }
     Ok(())
-}
-
-/// What of a target is tested.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// The crates that decide.
-    Deciding,
-    /// The engine and the agent too.
-    All,
-}
-
-/// The test programs of a target, and the agent beside them where all is tested: built at once, as by itself its
-/// dependencies would have other features and be built once more.
-fn built(toolchain: &Toolchain<'_>, scope: Scope) -> Result<Vec<TestProgram>> {
-    let more = [ENGINE, AGENT];
-    let packages = PURE.iter().chain(more.iter().filter(|_| scope == Scope::All));
-    let mut command = build::cargo(toolchain, "test", PROFILE);
-    command.args(["--lib", "--tests"]);
-    for folder in packages {
-        command.arg("-p").arg(format!("dunlin-{}", folder.trim_start_matches("crates/")));
-    }
-    TestProgram::built(&mut command)
 }
 
 /// The emulator knows every processor that a board of the target names.
@@ -91,15 +95,14 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
 }
 
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
-/// infer, report, be taken back. `tests` are the end-to-end tests.
-pub(super) fn whole_way(toolchain: &Toolchain<'_>, mut tests: Command) -> Result<()> {
-    built(toolchain, Scope::All)?;
+/// infer, report, be taken back.
+fn whole_way(toolchain: &Toolchain<'_>, variant: &Variant) -> Result<()> {
     let program = build::program(toolchain, PROFILE);
     println!("{}", artifact::check(toolchain, &program)?);
+    let mut tests = end_to_end_tests(&programs()?)?;
     tests.arg("main_loop::");
     let mut command = started_by_itself(toolchain, &program, tests)?;
-    let variants = toolchain.target.variants();
-    run(command.env("AGENT_PROGRAM", &program).envs(&variants[0]))
+    run(command.env("AGENT_PROGRAM", &program).envs(variant))
 }
 
 /// The script that makes programs of another machine start by themselves within namespaces of its own. An agent starts its

@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::command::root;
 
+/// An environment that tests are repeated in.
+pub(crate) type Variant = BTreeMap<String, String>;
+
 /// The matrix file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,9 +31,9 @@ pub(crate) struct Target {
     pub(crate) debian: Option<Debian>,
     /// The program that runs the target's programs; absent where the host does.
     pub(crate) runner: Option<String>,
-    /// Environments that the emulated tests are repeated in; once, in an empty one, if there is none.
+    /// What the engine's tests are repeated in; all else has the first. If there is none, it is an empty one.
     #[serde(default)]
-    pub(crate) variant: Vec<BTreeMap<String, String>>,
+    variant: Vec<Variant>,
 }
 
 /// Names in Debian.
@@ -92,9 +95,9 @@ impl Target {
         self.triple.replace('-', "_").to_uppercase()
     }
 
-    /// The environments to test in.
-    pub(crate) fn variants(&self) -> Vec<BTreeMap<String, String>> {
-        if self.variant.is_empty() { vec![BTreeMap::new()] } else { self.variant.clone() }
+    /// The environments to test in, at least one.
+    pub(crate) fn variants(&self) -> Vec<Variant> {
+        if self.variant.is_empty() { vec![Variant::new()] } else { self.variant.clone() }
     }
 }
 

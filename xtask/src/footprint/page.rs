@@ -40,7 +40,7 @@ Sizes are those of the stripped static agent, built alone (`-p dunlin-agent`) in
 set that is released, `full` has everything. The package is Debian's, of `edge`, pressed by xz.
 
 Everything else is measured within a virtual board (docs/board.md): `qemu-system`, Debian's kernel for virtual machines,
-busybox and the agent of the set `edge` in memory, the agent's state on an ext4 disk. The agent has the settings that are installed, but
+busybox in memory, the agent of the set `edge` and its state on an ext4 disk. The agent has the settings that are installed, but
 for the bound on the time of an answer. The controller runs on the machine that emulates.
 
 1. The board is switched on, enrols and connects. A fifth of a window goes by.
@@ -52,10 +52,11 @@ for the bound on the time of an answer. The controller runs on the machine that 
 
 Every 15 s the board prints what its kernel tells, and nobody else asks it anything:
 
-* memory: PSS of all processes of the agent (`/proc/PID/smaps_rollup`), the most that a look saw. Its program file lies in memory
-  whole, so that the kernel maps the pages around each page that is used: a board that reads it from a disk shows less;
+* memory: PSS of all processes of the agent (`/proc/PID/smaps_rollup`), the most that a look saw. The program file lies on the
+  disk, as on a device: of it in memory is what was read, and mapped what lies around each page that is used;
 * processor: user and system time of the agent's processes (`/proc/PID/stat`);
-* disk: sectors written to the disk, by the agent and by ext4 on its behalf (`/proc/diskstats`);
+* disk: sectors written to the disk, by the agent and by ext4 on its behalf (`/proc/diskstats`), synced or written back by the kernel
+  in its own time, which is not put off as where power is cut;
 * network: bytes of the interface in both directions, frames, TCP and TLS included (`/proc/net/dev`);
 * what is left of the board's memory (`MemAvailable`), the least that a look saw.
 

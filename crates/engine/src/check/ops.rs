@@ -192,7 +192,7 @@ pub(crate) fn advice(domain: &str, op: &str) -> &'static str {
         "CategoryMapper" => "use LabelEncoder",
         "StringNormalizer" | "TfIdfVectorizer" | "Tokenizer" | "RegexFullMatch" | "StringConcat"
         | "StringSplit" => "prepare text before the model, and give it categories or numbers",
-        "If" | "Loop" | "Scan" | "SequenceMap" => "export without control flow",
+        "If" | "Loop" | "Scan" | "SequenceMap" => "export without control flow, recurrent layers unrolled",
         "DynamicQuantizeLinear" | "MatMulInteger" | "ConvInteger" | "QGemm" => {
             "ship the float32 model, or quantise statically with QuantizeLinear and DequantizeLinear"
         }
@@ -215,7 +215,10 @@ pub(crate) fn recurrent(node: &NodeProto) -> Result<(), EngineError> {
     let all = Attributes { node };
     let mut activations = all.strings("activations").iter().zip(usual.iter().cycle());
     let (what, advice) = if !activations.all(|(asked, known)| asked.eq_ignore_ascii_case(known)) {
-        ("activations other than the usual ones", "train with sigmoid and tanh, or unroll the sequence at export")
+        (
+            "activations other than the usual ones",
+            "train with sigmoid and tanh, or unroll the sequence at export",
+        )
     } else if all.text("direction", "forward") == "reverse" {
         ("a sequence taken backwards", "turn the sequence round before the model")
     } else if all.find("clip").is_some() || all.int("input_forget", 0) != 0 || all.int("layout", 0) != 0 {
@@ -223,7 +226,11 @@ pub(crate) fn recurrent(node: &NodeProto) -> Result<(), EngineError> {
     } else {
         return Ok(());
     };
-    Err(unsupported(&format!("{} with {what}", full_name(&node.domain, &node.op_type)), node_name(node), advice))
+    Err(unsupported(
+        &format!("{} with {what}", full_name(&node.domain, &node.op_type)),
+        node_name(node),
+        advice,
+    ))
 }
 
 #[cfg(test)]

@@ -117,6 +117,8 @@ impl Fleet {
     pub(crate) async fn chosen(&self) {
         claims::own_key_and_signed_model(&self.small.controller, &self.database, N).await.unwrap();
         let serving = claims::serving(&self.database).await.unwrap();
+        let why = fails(claims::families(&self.small.controller).await);
+        assert!(why.starts_with("1 families: ") && self.pool.iter().all(|one| why.contains(one)), "{why}");
         let (whole, unbound) = (self.agents(&WHOLE), self.agents(&UNBOUND));
         claims::choice_differs(&claims::by_class(whole, &serving)).unwrap();
         fails(claims::choice_differs(&claims::by_class(unbound, &serving)));

@@ -72,8 +72,8 @@ impl World {
         // Nobody sent bytes that are no message.
         fails(self.refused(WHOLE, "envelope_malformed", since, Duration::ZERO).await);
         let agents = &self.small.agents;
-        claims::no_model_moved(&[&agents[WHOLE]], &before).await.unwrap();
-        fails(claims::no_model_moved(&[&agents[NO_VERSIONS]], &before).await);
+        claims::no_model_moved(&[&agents[WHOLE]], &before, &self.database, &[]).await.unwrap();
+        fails(claims::no_model_moved(&[&agents[NO_VERSIONS]], &before, &self.database, &[]).await);
         for index in [FROZEN_OUT, NO_ADDRESSEE] {
             self.small.agents[index].stop().await.unwrap();
             self.small.controller.json(&["device", "revoke", &self.small.agents[index].id]).await.unwrap();

@@ -1,4 +1,7 @@
 SUMMARY = "Runs models on this device and keeps them up to date"
+DESCRIPTION = "The device's side of Dunlin: serves ONNX models over the Open Inference Protocol, verifies, proves and switches \
+               to what its controller assigns, returns by itself to what worked, and reports how the models do."
+SECTION = "net"
 LICENSE = "MIT | Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE-MIT;md5=0dc2c33bdf23c8bc5cb3bef90ea31738 \
                     file://LICENSE-APACHE;md5=3b83ef96387f14655fc854ddc3c6bd57"
@@ -6,13 +9,13 @@ LIC_FILES_CHKSUM = "file://LICENSE-MIT;md5=0dc2c33bdf23c8bc5cb3bef90ea31738 \
 # The archives that `cargo xtask package --kind tar` makes lie in this folder; one made with --board bounds the agent's memory
 # and says what the device is.
 DUNLIN_ARCHIVES ?= "${TOPDIR}/dunlin"
-FILESEXTRAPATHS:prepend := "${DUNLIN_ARCHIVES}:"
 
 COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux.*"
 DUNLIN_TRIPLE:aarch64 = "aarch64-unknown-linux-musl"
+# nooelint: oelint.vars.specific - bitbake knows every architecture as an override
 DUNLIN_TRIPLE:arm = "armv7-unknown-linux-musleabihf"
 DUNLIN_TRIPLE:x86-64 = "x86_64-unknown-linux-musl"
-SRC_URI = "file://dunlin-agent-${PV}-${DUNLIN_TRIPLE}.tar.xz"
+SRC_URI = "file://${DUNLIN_ARCHIVES}/dunlin-agent-${PV}-${DUNLIN_TRIPLE}.tar.xz"
 S = "${UNPACKDIR}/dunlin-agent-${PV}"
 
 inherit systemd update-rc.d useradd
@@ -21,11 +24,12 @@ SYSTEMD_SERVICE:${PN} = "dunlin-agent.service"
 INITSCRIPT_NAME = "dunlin-agent"
 INITSCRIPT_PARAMS = "defaults 95 5"
 USERADD_PACKAGES = "${PN}"
-USERADD_PARAM:${PN} = "--system --user-group --home-dir /var/lib/dunlin --no-create-home --shell /sbin/nologin dunlin"
+USERADD_PARAM:${PN} = "--system --user-group --home-dir ${localstatedir}/lib/dunlin --no-create-home --shell /sbin/nologin dunlin"
 
 # It is built and stripped already, and links nothing of the image.
 INHIBIT_PACKAGE_STRIP = "1"
 INHIBIT_PACKAGE_DEBUG_SPLIT = "1"
+# nooelint: oelint.vars.insaneskip - nothing is left to strip
 INSANE_SKIP:${PN} += "already-stripped"
 do_configure[noexec] = "1"
 do_compile[noexec] = "1"
