@@ -28,7 +28,7 @@ pub mod access;
 pub mod admissions;
 pub mod audit;
 pub mod auth;
-mod blobs;
+pub mod blobs;
 mod body;
 pub mod devices;
 mod document;

@@ -100,25 +100,29 @@ pub async fn no_model_moved(
     database: &SqlitePool,
     tampered: &[&str],
 ) -> Claim {
+    let application = Application::new(TASK)?;
+    let mut answering = Vec::new();
+    for agent in agents {
+        let answer = application.infer(agent.api, "who-answers", &[0.0; PIXELS]).await;
+        let version = answer.map_or_else(|error| format!("no answer, {error:#}"), |answer| answer.version);
+        answering.push((agent.id.as_str(), version));
+    }
     let rows = sqlx::query("SELECT device, json_extract(task.value, '$.lineup.champion') FROM assignments, json_each(body, '$.tasks') task WHERE json_extract(task.value, '$.task') = ?")
         .bind(TASK)
         .fetch_all(database)
         .await?;
     let chosen: BTreeMap<String, String> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let application = Application::new(TASK)?;
     let mut moved = Vec::new();
-    for agent in agents {
-        let answer = application.infer(agent.api, "who-answers", &[0.0; PIXELS]).await;
-        let version = answer.map_or_else(|error| format!("no answer, {error:#}"), |answer| answer.version);
-        let of = |releases: &BTreeMap<String, String>| releases.get(&agent.id) == Some(&version);
-        if !(of(before) || of(&chosen)) || tampered.contains(&version.as_str()) {
-            let served = before.get(&agent.id).map_or("nothing", String::as_str);
-            moved.push(format!("{}: {version} instead of {served}", agent.id));
+    for (device, version) in &answering {
+        let (served, chosen) = (before.get(*device), chosen.get(*device));
+        if ![served, chosen].contains(&Some(version)) || tampered.contains(&version.as_str()) {
+            moved
+                .push(format!("{device}: {version} instead of {}", served.map_or("nothing", String::as_str)));
         }
     }
     holds(
-        !agents.is_empty() && moved.is_empty(),
-        format!("{} devices were asked, of which moved {moved:?}", agents.len()),
+        !answering.is_empty() && moved.is_empty(),
+        format!("{} devices asked, moved {moved:?}", agents.len()),
     )
 }
 

@@ -145,6 +145,10 @@ impl World {
         let releases = [release.clone()];
         fails(claims::committed(database, whole.as_str(), &releases, Duration::ZERO).await);
         claims::committed(database, weak.as_str(), &releases, LIMIT).await.unwrap();
+        // The controller chose the release, which is why what was done to it has to be said.
+        let fooled = [&self.small.agents[NO_DIGEST]];
+        claims::no_model_moved(&fooled, &before, database, &[]).await.unwrap();
+        fails(claims::no_model_moved(&fooled, &before, database, &[&release]).await);
         fails(claims::in_waves(controller, &rollout, 1, 2).await);
         fails(claims::only_the_canary_ran(controller, database, &rollout, &release, 1).await);
         claims::kept_out(database, &self.pool()).await.unwrap();
