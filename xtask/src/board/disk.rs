@@ -12,14 +12,25 @@ use crate::command::run;
 
 /// Bytes of a board's disk: the agent's state several times, and small enough to be copied for each cut.
 const BYTES: u64 = 48 << 20;
+/// The same of one that the program lies on too.
+const WITH_PROGRAM_BYTES: u64 = BYTES + (32 << 20);
 /// Exit codes of a check that repaired everything by itself.
 const REPAIRED: [i32; 2] = [0, 1];
 /// The agent's state on the disk.
 const STATE: &str = "/dunlin";
 
-/// Makes an empty disk.
+/// Makes an empty disk for an agent's state.
 pub(super) fn make(path: &Path) -> Result<()> {
-    File::create(path)?.set_len(BYTES)?;
+    of_bytes(path, BYTES)
+}
+
+/// Makes one that has room for the program too.
+pub(super) fn make_with_program(path: &Path) -> Result<()> {
+    of_bytes(path, WITH_PROGRAM_BYTES)
+}
+
+fn of_bytes(path: &Path, bytes: u64) -> Result<()> {
+    File::create(path)?.set_len(bytes)?;
     let lazily = "lazy_itable_init=0,lazy_journal_init=0";
     run(tool("mkfs.ext4").args(["-q", "-F", "-E", lazily]).arg(path))
 }

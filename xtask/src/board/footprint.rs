@@ -61,7 +61,7 @@ pub(super) fn measure(
     };
     let machine = Machine::new(parts, programs, &fleet, folder, &used)?;
     let path = folder.join("disk");
-    disk::make(&path)?;
+    disk::make_with_program(&path)?;
 
     let mut board = machine.start(&path, None)?;
     board.up()?;
