@@ -218,7 +218,12 @@ pub type ApiResult<T> = Result<T, ApiError>;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Dunlin controller", description = "Fleet of edge devices and the models they run."),
+    info(
+        title = "Dunlin controller",
+        description = "Fleet of edge devices and the models they run.",
+        // Said, as the macro otherwise takes what it finds in the environment of the compiler.
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
     components(schemas(ErrorBody, shape::Failure))
 )]
 struct Document;

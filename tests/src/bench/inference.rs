@@ -1,5 +1,6 @@
 //! The agent's inference API against direct calls of the engine, in one process and in alternating rounds.
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ const CROWD: usize = 8;
 const OVERHEAD_US_MAX: f64 = 60.0;
 /// Most that it may add to the 99th percentile for a crowd that asks at half the rate that saturates it.
 const CROWD_OVERHEAD_US_MAX: f64 = 300.0;
+/// Body of the bare socket's answer: about what the API answers for ten classes.
+const ECHO_BYTES: usize = 600;
 /// MLServer is asked one in so many of the requests of a round, this agent one in four.
 const FOREIGN_SHARE: usize = 40;
 /// Least throughput against MLServer's.
@@ -40,16 +43,18 @@ const FOREIGN_FACTOR_MIN: f64 = 20.0;
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Direct,
+    Echo,
     Binary,
     Json,
 }
 
 impl Way {
-    const ALL: [Self; 3] = [Self::Direct, Self::Binary, Self::Json];
+    const ALL: [Self; 4] = [Self::Direct, Self::Echo, Self::Binary, Self::Json];
 
     fn name(self) -> &'static str {
         match self {
             Self::Direct => "engine called directly",
+            Self::Echo => "a socket that only answers",
             Self::Binary => "API, binary tensors",
             Self::Json => "API, JSON",
         }
@@ -65,6 +70,7 @@ struct Scene {
     width: usize,
     shape: Vec<usize>,
     api: SocketAddr,
+    echo: SocketAddr,
 }
 
 impl Scene {
@@ -82,11 +88,11 @@ impl Scene {
                     Ok(self.model.run_f32(self.row(i), 1).map(drop)?)
                 }));
             }
-            Way::Binary => binary_request,
+            Way::Binary | Way::Echo => binary_request,
             Way::Json => json_request,
         };
         let requests: Vec<Vec<u8>> = (0..distinct).map(|i| write(TASK, &self.shape, self.row(i))).collect();
-        let mut client = Client::connect(self.api)?;
+        let mut client = Client::connect(if way == Way::Echo { self.echo } else { self.api })?;
         Ok(Box::new(move |i: usize| -> Result<()> { client.ask(&requests[i % requests.len()]).map(drop) }))
     }
 
@@ -150,6 +156,28 @@ impl Scene {
     }
 }
 
+/// A server that answers every `request_bytes` as soon as they are there, each connection by a thread of its own: what a
+/// request over TCP costs on this machine before anything is done for it. It ends with the process.
+fn echo(request_bytes: usize) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {0}\r\n\r\n{1:0$}", ECHO_BYTES, ' ');
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || -> std::io::Result<()> {
+                stream.set_nodelay(true)?;
+                let mut request = vec![0; request_bytes];
+                loop {
+                    stream.read_exact(&mut request)?;
+                    stream.write_all(answer.as_bytes())?;
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
 pub(crate) fn measure(section: &mut Section, folder: &Path, mlserver: &Path) -> Result<()> {
     let rows = digits_model::rows();
     alternate(
@@ -195,7 +223,9 @@ fn alternate(
     serving.switch(&task, resident, None, 1, false);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
-    let scene = Scene { model, rows, width, shape: shape.to_vec(), api: listener.local_addr()? };
+    let api = listener.local_addr()?;
+    let echo = echo(binary_request(TASK, shape, &rows[..width]).len())?;
+    let scene = Scene { model, rows, width, shape: shape.to_vec(), api, echo };
     let api = Api::new(serving, Arc::new(dunlin_agent::clock::now), api::Limits::default());
     runtime.spawn(api.serve(Door::Tcp(listener), std::future::pending()));
 
@@ -235,11 +265,11 @@ fn alternate(
         Some(bar) => section.hold(what, added, "µs", Bar::AtMost(bar)),
         None => section.add(what, added, "µs"),
     }
-    section.add(
-        format!("{name}: what the API adds at p50, JSON, batch 1"),
-        of(Way::Json)? - of(Way::Direct)?,
-        "µs",
-    );
+    for (way, called) in
+        [(Way::Json, "the API adds at p50, JSON"), (Way::Echo, "a socket that only answers adds at p50")]
+    {
+        section.add(format!("{name}: what {called}, batch 1"), of(way)? - of(Way::Direct)?, "µs");
+    }
     let open = |way| -> Result<f64> {
         let mut times = Times::default();
         for _ in 0..ROUNDS {
@@ -247,7 +277,8 @@ fn alternate(
         }
         Ok(times.quantile_us(0.99))
     };
-    let (direct, api) = (open(Way::Direct)?, open(Way::Binary)?);
+    let (direct, echo, api) = (open(Way::Direct)?, open(Way::Echo)?, open(Way::Binary)?);
+    section.add(format!("{name}: {CROWD} clients at that rate, a socket that only answers, p99"), echo, "µs");
     let what = format!("{name}: {CROWD} clients at half the saturated rate, binary, p99");
     section.add(&what, api, "µs");
     let what = format!("{what}, over direct calls");
@@ -279,6 +310,7 @@ fn foreign(
         width: scene.width,
         shape: scene.shape.clone(),
         api: server.address(),
+        echo: scene.echo,
     };
     theirs.times(Way::Json, WARM.min(requests), || ())?;
     // JSON alone: it has no binary tensors over HTTP.
