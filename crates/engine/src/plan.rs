@@ -2,9 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tract_onnx::tract_hir::internal::{TValue, TVec, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState};
+use tract_onnx::tract_hir::internal::{
+    SessionId, TValue, TVec, Tensor, TypedModel, TypedSimplePlan, TypedSimpleState,
+};
 use tract_onnx::tract_hir::tract_core::ops::gru_seq::GruSeq;
-use tract_onnx::tract_hir::tract_core::ops::scan::Scan;
+use tract_onnx::tract_hir::tract_core::ops::matmul::optimized::OptMatMul;
+use tract_onnx::tract_hir::tract_core::ops::scan::{OptScan, Scan};
+use tract_onnx::tract_hir::tract_core::plan::eval;
 
 use crate::EngineError;
 use crate::runtime::contained;
@@ -16,6 +20,9 @@ const STATES_MAX: usize = 8;
 pub(crate) struct Plan {
     plan: Arc<TypedSimplePlan>,
     idle: Mutex<Vec<TypedSimpleState>>,
+    idle_max: usize,
+    /// The first product of matrices, if there is one.
+    product: Option<usize>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -31,7 +38,12 @@ impl Plan {
             begin_anew(&mut model);
             let model = model.into_optimized().map_err(prepare)?;
             let plan = TypedSimplePlan::new(model).map_err(prepare)?;
-            Ok(Self { plan, idle: Mutex::new(Vec::new()) })
+            let nodes = plan.model().nodes();
+            let product = nodes.iter().position(|node| node.op_is::<OptMatMul>());
+            // A graph within the graph has a session of its own, which ends with the state alone.
+            let within = nodes.iter().any(|node| node.op_is::<OptScan>());
+            let idle_max = if within { 0 } else { STATES_MAX };
+            Ok(Self { plan, idle: Mutex::new(Vec::new()), idle_max, product })
         })
     }
 
@@ -43,16 +55,32 @@ impl Plan {
                 Some(state) => state,
                 None => self.plan.spawn().map_err(run)?,
             };
-            let outputs = state.run(inputs).map_err(|e| match e.downcast_ref::<EngineError>() {
-                Some(own) => own.clone(),
-                None => run(e),
-            })?;
+            let mut session = SessionId::NONE;
+            let outputs = state
+                .run_plan_with_eval(inputs, |context, state, node, inputs| {
+                    session = context.session;
+                    eval(context, state, node, inputs)
+                })
+                .map_err(|e| match e.downcast_ref::<EngineError>() {
+                    Some(own) => own.clone(),
+                    None => run(e),
+                })?;
+            self.forget(session);
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < STATES_MAX {
+            if idle.len() < self.idle_max {
                 idle.push(state);
             }
             Ok(outputs)
         })
+    }
+
+    /// Frees what products of matrices keep of a session. They keep it with the thread that ran them, and let go when the
+    /// state is dropped, but only of what the thread that drops it holds: without this, a thread that lives as long as
+    /// the program would keep something of every state it ever ran.
+    fn forget(&self, session: SessionId) {
+        if let Some(id) = self.product {
+            self.plan.model().nodes[id].op.drop_session(session, id);
+        }
     }
 }
 

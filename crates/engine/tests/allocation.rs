@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::sync::mpsc::sync_channel;
+
 use dunlin_engine::{Model, of_floats};
 use peak_alloc::PeakAlloc;
-use support::{Ensemble, FREE, Tree, bytes, int, model, node, port, tensor};
+use support::{Ensemble, FREE, Tree, bytes, int, model, node, port, recurrent, tensor};
 use tract_onnx::pb::tensor_proto::DataType;
 
 #[global_allocator]
@@ -16,6 +18,9 @@ static HEAP: PeakAlloc = PeakAlloc;
 const RUN_BYTES_MAX: usize = 64 * 1024;
 /// Most that a run through a hundred times as many trees may take beyond what the fewer take, bytes.
 const APART_BYTES_MAX: usize = 1024;
+/// Models that come and go, and bytes that each may leave behind: names of dimensions are kept for good.
+const LOADS: usize = 12;
+const LEFT_BYTES_MAX: usize = 64;
 const FEATURES: usize = 8;
 
 fn network(width: usize, hidden: usize) -> Vec<u8> {
@@ -83,6 +88,31 @@ fn of_row(file: &[u8]) -> [usize; 2] {
     tenth
 }
 
+/// What each of many models has left behind that another thread ran and this one freed, bytes.
+fn left_behind(file: &[u8]) -> usize {
+    let (ask, asked) = sync_channel::<Model>(0);
+    let (answer, answered) = sync_channel::<Model>(0);
+    let mut held = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for model in asked {
+                let row = vec![0.25; model.row_len()];
+                drop(model.run_f32(&row, 1).unwrap());
+                answer.send(model).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            for _ in 0..LOADS {
+                ask.send(Model::load(file, None).unwrap()).unwrap();
+                drop(answered.recv().unwrap());
+            }
+            held.push(HEAP.current_usage());
+        }
+        drop(ask);
+    });
+    held[1].saturating_sub(held[0]) / LOADS
+}
+
 // One test, so that nothing else allocates meanwhile.
 #[test]
 fn a_run_takes_what_its_row_needs_and_gives_it_back_however_large_the_model_is() {
@@ -95,5 +125,14 @@ fn a_run_takes_what_its_row_needs_and_gives_it_back_however_large_the_model_is()
     }
     for (few, many) in few.into_iter().zip(many) {
         assert!(many <= few + APART_BYTES_MAX, "{few} bytes through 10 trees, {many} through 1000");
+    }
+    for file in [
+        self::network(10, 20),
+        self::trees(10),
+        bytes(&recurrent("LSTM", 4, vec![], true)),
+        bytes(&recurrent("GRU", 3, vec![], false)),
+    ] {
+        let left = left_behind(&file);
+        assert!(left <= LEFT_BYTES_MAX, "each model leaves {left} bytes with the thread that ran it");
     }
 }

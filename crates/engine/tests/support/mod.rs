@@ -381,3 +381,40 @@ pub fn tree_ensemble() -> Vec<AttributeProto> {
         list("leaf_weights", &[1.0, 10.0, 100.0]),
     ]
 }
+
+/// `x[n, 5, 2]`, a sequence of five, into the last state `y[n, 3]`. A state that is given at the start is computed from x;
+/// without one n is 1, as the runtime makes zeros for rows it knows.
+pub fn recurrent(op: &str, gates: i64, attributes: Vec<AttributeProto>, given: bool) -> ModelProto {
+    let weights = |name: &str, dims: &[i64]| {
+        let count: i64 = dims.iter().product();
+        let values: Vec<f32> = (0..count).map(|i| ((i * 37 + count) % 23) as f32 / 11.5 - 1.0).collect();
+        tensor(name, dims, &values)
+    };
+    let begin: &[&str] = match (given, op) {
+        (true, "LSTM") => &["", "h", "h"],
+        (true, _) => &["", "h"],
+        (false, _) => &[],
+    };
+    let (n, gates) = (if given { FREE } else { 1 }, 3 * gates);
+    model(
+        vec![
+            node("Transpose", &["x"], &["t"], vec![ints("perm", vec![1, 0, 2])]),
+            node("Gather", &["x", "zero"], &["x0"], vec![int("axis", 1)]),
+            node("Squeeze", &["x0", "one"], &["x1"], vec![]),
+            node("MatMul", &["x1", "v"], &["h0"], vec![]),
+            node("Unsqueeze", &["h0", "zero"], &["h"], vec![]),
+            node(op, &[&["t", "w", "r", "b"], begin].concat(), &["", "s"], attributes),
+            node("Squeeze", &["s", "zero"], &["y"], vec![]),
+        ],
+        vec![
+            weights("w", &[1, gates, 2]),
+            weights("r", &[1, gates, 3]),
+            weights("b", &[1, 2 * gates]),
+            weights("v", &[2, 3]),
+            ints_tensor("zero", &[0]),
+            ints_tensor("one", &[1]),
+        ],
+        vec![port("x", DataType::Float, &[n, 5, 2])],
+        vec![port("y", DataType::Float, &[n, 3])],
+    )
+}
