@@ -229,11 +229,22 @@ fn number(answer: &[u8], key: &[u8]) -> Result<u64> {
     Ok(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0')))
 }
 
-/// Asks so many requests, and more if there were too few swaps by then.
+/// How far a run is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Requests that are still to be asked.
+    pub left: u64,
+    /// Swaps so far.
+    pub swaps: usize,
+    /// The server's memory, bytes.
+    pub rss: u64,
+}
+
+/// Asks so many requests, and more if there were too few swaps by then. Every look at the server is `told`.
 ///
 /// # Errors
 /// The server can not be started or reached, or has ended.
-pub fn drive(requests: u64) -> Result<Outcome> {
+pub fn drive(requests: u64, mut told: impl FnMut(Progress)) -> Result<Outcome> {
     let server = Server::start()?;
     let scene = Scene::new(&Models::new(), server.address, requests)?;
     let start = Instant::now();
@@ -249,7 +260,9 @@ pub fn drive(requests: u64) -> Result<Outcome> {
                 // Not over before the line-up was swapped often enough.
                 scene.left.fetch_add(requests / 2, Ordering::Relaxed);
             }
-            looks.push((swaps, proc::memory(server.child.id())?.rss));
+            let rss = proc::memory(server.child.id())?.rss;
+            looks.push((swaps, rss));
+            told(Progress { left: scene.left.load(Ordering::Relaxed), swaps, rss });
         }
         let mut all = Vec::new();
         for client in clients {

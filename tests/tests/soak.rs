@@ -3,7 +3,7 @@
 
 #[test]
 fn a_hundred_thousand_requests_are_answered_right_while_line_ups_are_swapped_and_memory_stays() {
-    let done = dunlin_tests::swaps::drive(100_000).unwrap();
+    let done = dunlin_tests::swaps::drive(100_000, |_| ()).unwrap();
     eprintln!("{done:?}");
     assert_eq!((done.wrong, &done.first_wrong), (0, &None));
     assert!(done.requests >= 100_000 && done.swaps >= 10, "{done:?}");

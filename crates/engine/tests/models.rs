@@ -1,14 +1,12 @@
 //! Answers of models made by hand against plain evaluations of them.
 
 use super::support::{
-    Ensemble, FREE, Mlp, Tree, bytes, close, int, ints, ints_tensor, ml, model, node, port, recurrent,
-    tensor, text, texts,
+    Ensemble, FREE, Mlp, Tree, bytes, close, int, ml, model, node, port, recurrent, text, texts,
 };
 use dunlin_engine::{Model, argmax, floats, golden, inspect, max_error_ppm, of_floats};
 use dunlin_protocol::DType;
 use proptest::prelude::*;
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{AttributeProto, ModelProto};
 
 fn rows(n: usize, columns: usize) -> Vec<f32> {
     (0..n * columns).map(|i| ((i * 7919) % 101) as f32 / 25.0 - 2.0).collect()

@@ -1,7 +1,7 @@
 //! Answers that were found on x86-64 and must come out on every target within what rounding makes: which kernels run, and in
 //! what order they add, depends on the processor.
 
-use super::support::{Ensemble, FREE, Tree, bytes, close, int, ints, model, node, port, tensor};
+use super::support::{Ensemble, FREE, Tree, bytes, close, int, ints, model, node, port, recurrent, tensor};
 use dunlin_engine::Model;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;

@@ -3,13 +3,16 @@
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use dunlin_tests::swaps::{self, NEAR_MS};
+use dunlin_tests::swaps::{self, NEAR_MS, Progress};
 
 /// How much slower the slowest hundredth of requests may be near a swap.
 const NEAR_FACTOR_MAX: f64 = 2.0;
+/// Pause between two lines of progress.
+const TELL: Duration = Duration::from_secs(15);
 /// Bytes of a mebibyte.
 const MIB: f64 = 1048576.0;
 
@@ -36,7 +39,13 @@ fn main() -> Result<ExitCode> {
         swaps::serve()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let done = swaps::drive(options.requests)?;
+    let mut last = Instant::now();
+    let done = swaps::drive(options.requests, |Progress { left, swaps, rss }| {
+        if last.elapsed() >= TELL {
+            last = Instant::now();
+            println!("{left} requests left, {swaps} swaps, {:.1} MiB", rss as f64 / MIB);
+        }
+    })?;
     let rate = done.requests as f64 / done.took.as_secs_f64();
     println!(
         "{} requests in {:.0} s, {rate:.0} a second, {} swaps",
