@@ -32,8 +32,8 @@ const CROWD: usize = 8;
 const OVERHEAD_US_MAX: f64 = 60.0;
 /// Most that it may add to the 99th percentile for a crowd that asks at half the rate that saturates it.
 const CROWD_OVERHEAD_US_MAX: f64 = 300.0;
-/// Body of the bare socket's answer: about what the API answers for ten classes.
-const ECHO_BYTES: usize = 600;
+/// Body of the bare socket's answer: as long as what the API answers for ten classes, heads included.
+const ECHO_BYTES: usize = 400;
 /// MLServer is asked one in so many of the requests of a round, this agent one in four.
 const FOREIGN_SHARE: usize = 40;
 /// Least throughput against MLServer's.
