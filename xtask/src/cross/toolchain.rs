@@ -175,27 +175,32 @@ impl<'a> Toolchain<'a> {
     /// source of its standard library are of one version or the build fails.
     fn compiler(&self) -> Result<()> {
         let folder = self.home.join("rust");
-        if folder.join("usr/bin/rustc").is_file() {
-            return Ok(());
+        if !folder.join("usr/bin/rustc").is_file() {
+            self.unpack_compiler(&folder)?;
         }
-        println!("unpacking Debian's Rust compiler into {} (once, 700 MB)", folder.display());
-        let archive = Archive::open(&self.home, &host_suite()?, HOST_ARCH)?;
-        let library = archive.depends("libstd-rust-web-dev", "libstd-rust-web-")?;
-        let llvm = archive.depends(&library, "libllvm")?;
-        let fresh = fresh(&folder)?;
-        let packages = ["rustc-web", "libstd-rust-web-dev", &library, &llvm, "rust-web-src"];
-        archive.unpack(&self.home, &fresh, &packages)?;
-        std::fs::remove_dir_all(fresh.join("usr/share"))?;
-        keep_only_library(&fresh.join("usr/src"))?;
-        std::fs::rename(&fresh, &folder)?;
         for program in ["rustc", "rustdoc"] {
+            // Not `sh`, which takes variables out of the environment whose names have a hyphen: Cargo tells tests by such
+            // ones where programs are.
             let text = format!(
-                "#!/bin/sh\nLD_LIBRARY_PATH=\"{0}/{HOST_LIBRARIES}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\" exec {0}/usr/bin/{program} \"$@\"\n",
+                "#!/bin/bash\nLD_LIBRARY_PATH=\"{0}/{HOST_LIBRARIES}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\" exec {0}/usr/bin/{program} \"$@\"\n",
                 folder.display()
             );
             script(&self.home.join("bin").join(program), &text)?;
         }
         Ok(())
+    }
+
+    fn unpack_compiler(&self, folder: &Path) -> Result<()> {
+        println!("unpacking Debian's Rust compiler into {} (once, 700 MB)", folder.display());
+        let archive = Archive::open(&self.home, &host_suite()?, HOST_ARCH)?;
+        let library = archive.depends("libstd-rust-web-dev", "libstd-rust-web-")?;
+        let llvm = archive.depends(&library, "libllvm")?;
+        let fresh = fresh(folder)?;
+        let packages = ["rustc-web", "libstd-rust-web-dev", &library, &llvm, "rust-web-src"];
+        archive.unpack(&self.home, &fresh, &packages)?;
+        std::fs::remove_dir_all(fresh.join("usr/share"))?;
+        keep_only_library(&fresh.join("usr/src"))?;
+        Ok(std::fs::rename(&fresh, folder)?)
     }
 
     /// The linker of the version of LLVM that the compiler is of, whose library it shares.
@@ -319,9 +324,11 @@ fn fresh(folder: &Path) -> Result<PathBuf> {
     Ok(fresh)
 }
 
-/// Writes a program that is a text.
+/// Writes a program that is a text, unless it is there: somebody may be running it.
 pub(super) fn script(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text)?;
+    if !std::fs::read_to_string(path).is_ok_and(|there| there == text) {
+        std::fs::write(path, text)?;
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
