@@ -20,6 +20,7 @@ const STATES_MAX: usize = 8;
 pub(crate) struct Plan {
     plan: Arc<TypedSimplePlan>,
     idle: Mutex<Vec<TypedSimpleState>>,
+    /// How many of those are kept.
     idle_max: usize,
     /// The first product of matrices, if there is one.
     product: Option<usize>,
