@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::claims::Cut;
-use crate::process::{Process, names, program, wait_for};
+use crate::process::{AGENT_EMULATED, Process, names, program, wait_for};
 
 /// How long an agent may take to open its API.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// What a model may cost behind an emulator, bytes: what it translates is several times larger than a small board's budget.
+const EMULATED_MODEL_BYTES_MAX: i64 = 256 << 20;
 
 /// A device: its folder, its agent's process and the address of its inference API.
 #[derive(Debug)]
@@ -40,13 +42,28 @@ pub struct Answer {
     pub version: String,
 }
 
+/// A copy of a board file in `folder`, with room for what an emulator takes.
+fn roomy(board: &Path, folder: &Path) -> Result<PathBuf> {
+    let mut text: toml::Table = std::fs::read_to_string(board)?.parse()?;
+    let budgets = text.get_mut("device").and_then(|device| device.get_mut("budgets"));
+    let budgets = budgets.and_then(toml::Value::as_table_mut).context("a board has budgets")?;
+    budgets.insert("model_ram_bytes_max".into(), EMULATED_MODEL_BYTES_MAX.into());
+    let copy = folder.join("board.toml");
+    std::fs::write(&copy, toml::to_string(&text)?)?;
+    Ok(copy)
+}
+
 impl Agent {
-    /// Writes the configuration of a device of hardware class `class`, whose board file is used as it is.
+    /// Writes the configuration of a device of hardware class `class`, whose board file is used as it is, but for the memory
+    /// of models behind an emulator.
     pub fn new(folder: &Path, id: &str, class: &str, config: &str) -> Result<Self> {
         let folder = folder.join(id);
         std::fs::create_dir_all(&folder)?;
-        let board =
+        let mut board =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../firmware-targets/boards/{class}.toml"));
+        if std::env::var_os(AGENT_EMULATED).is_some() {
+            board = roomy(&board, &folder)?;
+        }
         let text = format!(
             "state_dir = {:?}\nrun_dir = {:?}\nboard = {:?}\n\n[api]\nlisten = \"127.0.0.1:0\"\n\n{config}",
             folder.join("state"),

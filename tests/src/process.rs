@@ -12,6 +12,9 @@ use tokio::process::{Child, Command};
 /// Environment variable with the path of an agent to run instead of the one built beside: benches measure the released
 /// one. It does not begin as the agent's own settings do, which would be read as one of them.
 pub const AGENT_PROGRAM: &str = "AGENT_PROGRAM";
+/// Environment variable that is set where that agent runs behind an emulator, whose own memory the kernel counts as the
+/// agent's.
+pub const AGENT_EMULATED: &str = "AGENT_EMULATED";
 
 /// How the programs are built.
 const BUILD: &str = "cargo build --workspace --bins";

@@ -25,6 +25,7 @@ mod golden;
 mod import;
 pub mod json;
 mod known;
+mod layout;
 mod model;
 mod parent;
 mod plan;

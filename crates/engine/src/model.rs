@@ -17,7 +17,7 @@ use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
 use crate::tree::Scores;
 use crate::words::Words;
-use crate::{EngineError, tensor};
+use crate::{EngineError, layout, tensor};
 
 /// Name of the symbol that stands for the number of rows while a graph is prepared.
 const ROWS: &str = "dunlin_rows";
@@ -330,7 +330,9 @@ fn prepare_graph(file: pb::ModelProto) -> Result<TypedModel, EngineError> {
     contained("preparing the model", move || {
         let model = framework().model_for_proto_model(&file).map_err(prepare)?;
         drop(file);
-        model.into_typed().map_err(prepare)?.into_decluttered().map_err(prepare)
+        let mut typed = model.into_typed().map_err(prepare)?;
+        layout::keep(&mut typed).map_err(prepare)?;
+        typed.into_decluttered().map_err(prepare)
     })
 }
 

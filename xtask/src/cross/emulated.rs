@@ -102,6 +102,9 @@ fn whole_way(toolchain: &Toolchain<'_>, variant: &Variant) -> Result<()> {
     let mut tests = end_to_end_tests(&programs()?)?;
     tests.arg("main_loop::");
     let mut command = started_by_itself(toolchain, &program, tests)?;
+    if toolchain.runner().is_some() {
+        command.env("AGENT_EMULATED", "1");
+    }
     run(command.env("AGENT_PROGRAM", &program).envs(variant))
 }
 

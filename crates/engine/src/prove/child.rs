@@ -23,6 +23,10 @@ const REPEAT_MAX: u32 = 10_000;
 /// Runs before timing starts, to fill caches and the pool of states.
 const WARM_UP: usize = 5;
 
+/// Longest file a proof may write, bytes. It writes none of its own; tract reads `/proc/cpuinfo` whenever it chooses kernels
+/// for armv7, and a user-mode emulator gives a program that file by writing one.
+const PROOF_WRITES_MAX: u64 = 64 * 1024;
+
 /// Longest text about a failure, bytes: it may quote what a hostile file calls its nodes.
 const DETAIL_BYTES_MAX: usize = 4096;
 
@@ -49,7 +53,7 @@ fn serve(look: impl Fn(&Examination) -> Result<Examined, Failure>) -> ExitCode {
             Err(_) => return ExitCode::from(2),
         };
     let written_max = match &request {
-        Request::Prove(_) => 0,
+        Request::Prove(_) => PROOF_WRITES_MAX,
         Request::Examine(_) => MODEL_BYTES_MAX as u64,
     };
     if limit(request.limits(), written_max).is_err() {
