@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
-pub(crate) use emulated::Scope;
+use emulated::Scope;
 pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
 
@@ -104,7 +104,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 println!("{} is of tier {} and is not tested", target.triple, target.tier);
                 return Ok(());
             }
-            emulated::test(&Toolchain::set_up(target)?, Scope::All)
+            let toolchain = Toolchain::set_up(target)?;
+            emulated::units(&toolchain, Scope::All)?;
+            emulated::whole_way(&toolchain)
         }),
         Verb::Dist { triple, board, full } => {
             let of_board = board.as_deref().map(crate::boards::named).transpose()?;
@@ -164,9 +166,14 @@ pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// Tests a target on this machine.
-pub(crate) fn test(triple: &str, scope: Scope) -> Result<()> {
-    emulated::test(&Toolchain::set_up(&target(triple)?)?, scope)
+/// Tests of a target within a process, without those that are slow.
+pub(crate) fn units(triple: &str) -> Result<()> {
+    emulated::units(&Toolchain::set_up(&target(triple)?)?, Scope::Short)
+}
+
+/// An agent of a target on its whole way.
+pub(crate) fn whole_way(triple: &str) -> Result<()> {
+    emulated::whole_way(&Toolchain::set_up(&target(triple)?)?)
 }
 
 /// Where `cross dist` leaves a target's agent.

@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::command::{cargo, line, run as execute, target_dir};
-use crate::cross::Scope;
 use crate::programs::{END_TO_END, TestProgram, end_to_end_tests, programs, workspace};
 use crate::{board, cross, docs, fuzz, install, package, parity, tidy};
 
@@ -17,8 +16,8 @@ const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// The Rust target whose static build is part of the tests.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
-/// Those whose deciding crates are tested behind an emulator; `cargo xtask cross test` tests the engine and agents there too,
-/// which takes as long as all of this.
+/// Those that are tested behind an emulator; `cargo xtask cross test` does it on further processors, and with what is slow
+/// there.
 const EMULATED: &[&str] = &["aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
 
 /// A TUF client that others wrote: the reference implementation.
@@ -91,7 +90,7 @@ const BESIDE: &[Stage] = &[
     }),
     ("recipes", package::lint),
     ("static build", || cross::static_build(STATIC_TARGET).map(drop)),
-    ("emulated units", || EMULATED.iter().try_for_each(|triple| cross::test(triple, Scope::Deciding))),
+    ("emulated units", || EMULATED.iter().try_for_each(|triple| cross::units(triple))),
 ];
 
 /// What starts fleets with what was built beside the others, and what is over soon.
@@ -103,6 +102,7 @@ const LAST: &[Stage] = &[
         let program = cross::static_build(STATIC_TARGET)?;
         execute(end_to_end_tests(&programs()?)?.arg("main_loop::").env("AGENT_PROGRAM", program))
     }),
+    ("emulated agents", || EMULATED.iter().try_for_each(|triple| cross::whole_way(triple))),
     ("board", || board::test(cross::emulated_agent(STATIC_TARGET)?, target_dir().join("debug"))),
 ];
 

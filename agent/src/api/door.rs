@@ -3,16 +3,68 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::access::Peer;
+use crate::serve::Serving;
 
 /// A stream of either kind: one dynamic call a read, instead of a second copy of everything that serves it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A stream that has answers counted once they are written, which nobody then waits for.
+struct Settling<S> {
+    stream: S,
+    serving: Arc<Serving>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Settling<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Settling<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        self.serving.settle();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// A listener of either kind.
 #[derive(Debug)]
@@ -41,19 +93,21 @@ impl Door {
         Ok(Self::Unix(listener))
     }
 
-    pub(super) async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+    /// The next connection. What was answered over it is counted when the answer is written.
+    pub(super) async fn accept(&self, serving: &Arc<Serving>) -> io::Result<(Box<dyn Stream>, Peer)> {
+        let serving = Arc::clone(serving);
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Small answers must not wait for the acknowledgement of the one before; a failure costs time only.
                 let _slower = stream.set_nodelay(true);
-                Ok((Box::new(stream), Peer::Tcp))
+                Ok((Box::new(Settling { stream, serving }), Peer::Tcp))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 let own = rustix::process::geteuid().as_raw();
                 let owner = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
-                Ok((Box::new(stream), Peer::Unix { owner }))
+                Ok((Box::new(Settling { stream, serving }), Peer::Unix { owner }))
             }
         }
     }

@@ -188,7 +188,7 @@ impl Api {
         loop {
             let accepted = async {
                 let place = Arc::clone(&self.places).acquire_owned().await;
-                (place, door.accept().await)
+                (place, door.accept(&self.serving).await)
             };
             let (place, accepted) = tokio::select! {
                 () = &mut stop => return,

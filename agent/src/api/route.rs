@@ -1,5 +1,7 @@
 //! From paths to answers.
 
+use std::borrow::Cow;
+
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
@@ -17,8 +19,9 @@ pub(super) async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) ->
 }
 
 async fn dispatch(api: &Api, peer: Peer, request: Request<Incoming>) -> Result<Answered, Refusal> {
-    let path = decoded(request.uri().path())?;
-    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    let uri = request.uri().clone();
+    let path = decoded(uri.path())?;
+    let parts: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
     let needed = match parts.as_slice() {
         // Probes ask for these, and they tell nothing of the models.
         ["v2", "health", ..] => Right::Nothing,
@@ -81,19 +84,24 @@ async fn posted(api: &Api, parts: &[&str], request: Request<Incoming>) -> Result
 }
 
 /// The parts of a path. Clients write a release's `@` as `%40`.
-fn decoded(path: &str) -> Result<Vec<String>, Refusal> {
-    let part = |part: &str| {
-        let mut pieces = part.split('%');
-        let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
-        for piece in pieces {
-            let (code, rest) = piece.split_at_checked(2)?;
-            bytes.push(u8::from_str_radix(code, 16).ok()?);
-            bytes.extend(rest.as_bytes());
-        }
-        String::from_utf8(bytes).ok()
-    };
+fn decoded(path: &str) -> Result<Vec<Cow<'_, str>>, Refusal> {
     let parts = path.trim_start_matches('/').split('/').map(part).collect::<Option<_>>();
     parts.ok_or_else(|| Refusal::bad("the path is not well written"))
+}
+
+fn part(part: &str) -> Option<Cow<'_, str>> {
+    let mut pieces = part.split('%');
+    let first = pieces.next()?;
+    if first.len() == part.len() {
+        return Some(Cow::Borrowed(part));
+    }
+    let mut bytes = first.as_bytes().to_vec();
+    for piece in pieces {
+        let (code, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
 fn other(api: &Api, method: &Method, parts: &[&str]) -> Result<Answered, Refusal> {

@@ -68,9 +68,7 @@ impl Task {
         }
         let (of_previous, of_champion) =
             (lineup.key(Some(previous.release().clone())), lineup.key(Some(champion.release().clone())));
-        let Asked { id, x, rows, now, .. } = asked.as_ref();
-        let done =
-            Answered { key: &of_previous, model: previous, made: &made, id, x, rows: *rows, now: *now };
+        let done = Answered::new(of_previous, previous, &made, asked);
         self.live().previous(&of_champion, champion, principal, &done);
     }
 
@@ -91,7 +89,7 @@ impl Task {
             let key = lineup.key(Some(model.release().clone()));
             match ran.made {
                 Ok(made) => {
-                    self.answered(false, &key, model, &made, Some(principal), asked);
+                    self.answered(false, key, model, &made, Some(principal), asked);
                 }
                 Err(Unable::Input(detail) | Unable::Failed(detail)) => {
                     self.failed(false, &key, model, asked, &detail, ran.spent_ns);

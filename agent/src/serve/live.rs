@@ -1,11 +1,12 @@
 //! What one task counts and remembers while it serves.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dunlin_monitor::window::{Accumulator, Observation};
 use dunlin_protocol::{Indicator, Now, ReasonCode, ReleaseId, ResourceUse, Samples, TaskId, Window};
 
+use super::asked::Asked;
 use super::guard::Watch;
 use super::memory::{FEATURES_MAX, Memory, Prediction};
 use super::resident::{Made, Serving};
@@ -25,16 +26,24 @@ pub(super) struct Key {
 }
 
 /// What one member made of a request, to be counted.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Answered<'a> {
-    pub(super) key: &'a Key,
-    pub(super) model: &'a Serving,
-    pub(super) made: &'a Made,
-    pub(super) id: &'a str,
-    /// Features of all rows; empty if the first input is not `FP32`.
-    pub(super) x: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) now: Now,
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) key: Key,
+    pub(super) model: Arc<Serving>,
+    /// Scores of its last output, row after row.
+    pub(super) scores: Vec<f32>,
+    pub(super) latency_us: u64,
+    pub(super) asked: Arc<Asked>,
+}
+
+/// An answer that is not counted yet.
+#[derive(Debug)]
+pub(super) struct Noted {
+    pub(super) done: Answered,
+    /// Whether it is the champion's.
+    pub(super) leads: bool,
+    /// What it is compared with, unless it is the first.
+    pub(super) principal: Option<Principal>,
 }
 
 /// Whose answer others are compared with: a release and its class of each row.
@@ -44,10 +53,15 @@ pub(super) struct Principal {
     pub(super) classes: Vec<Option<u32>>,
 }
 
-impl Answered<'_> {
+impl Answered {
+    pub(super) fn new(key: Key, model: &Arc<Serving>, made: &Made, asked: &Arc<Asked>) -> Self {
+        let (model, asked) = (Arc::clone(model), Arc::clone(asked));
+        Self { key, model, scores: made.scores.clone(), latency_us: made.latency_us(), asked }
+    }
+
     fn scores(&self, row: usize) -> &[f32] {
-        let width = self.made.scores.len() / self.rows.max(1);
-        &self.made.scores[row * width..(row + 1) * width]
+        let width = self.scores.len() / self.asked.rows.max(1);
+        &self.scores[row * width..(row + 1) * width]
     }
 
     fn class(&self, row: usize) -> Option<u32> {
@@ -55,16 +69,18 @@ impl Answered<'_> {
     }
 
     fn features(&self, row: usize) -> &[f32] {
-        let columns = self.x.len() / self.rows.max(1);
-        &self.x[row * columns..(row + 1) * columns]
+        let Asked { x, rows, .. } = self.asked.as_ref();
+        let columns = x.len() / (*rows).max(1);
+        &x[row * columns..(row + 1) * columns]
     }
 
     fn row_id(&self, row: usize) -> String {
-        if self.rows == 1 { self.id.to_owned() } else { format!("{}.{row}", self.id) }
+        let id = &self.asked.id;
+        if self.asked.rows == 1 { id.clone() } else { format!("{id}.{row}") }
     }
 
     pub(super) fn principal(&self) -> Principal {
-        let classes = (0..self.rows).map(|row| self.class(row)).collect();
+        let classes = (0..self.asked.rows).map(|row| self.class(row)).collect();
         Principal { release: self.model.release().clone(), classes }
     }
 }
@@ -80,6 +96,8 @@ pub(super) struct Live {
     pub(super) fallen: Vec<(ReleaseId, String)>,
     /// By release and reason code.
     events: BTreeMap<(ReleaseId, &'static str), Indicator>,
+    /// Empty; what is noted while other notes are counted goes into its room.
+    spare: Vec<Noted>,
 }
 
 impl Live {
@@ -92,7 +110,24 @@ impl Live {
             watch: Watch::new(),
             fallen: Vec::new(),
             events: BTreeMap::new(),
+            spare: Vec::new(),
         }
+    }
+
+    /// Counts what was noted, in this order.
+    pub(super) fn count(&mut self, noted: &Mutex<Vec<Noted>>) {
+        let mut taken = std::mem::take(&mut self.spare);
+        std::mem::swap(&mut taken, &mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
+        for Noted { done, leads, principal } in taken.drain(..) {
+            if leads {
+                self.watch.answered(done.asked.rows as u64, done.latency_us);
+            }
+            match &principal {
+                Some(principal) => self.fellow(&done, principal),
+                None => self.answered(&done),
+            }
+        }
+        self.spare = taken;
     }
 
     fn window(
@@ -102,25 +137,27 @@ impl Live {
         classes: usize,
         now: Now,
     ) -> Option<&mut Accumulator> {
-        if self.windows.len() >= WINDOWS_MAX && !self.windows.contains_key(key) {
-            return None;
-        }
-        let task = self.task.clone();
-        Some(self.windows.entry(key.clone()).or_insert_with(|| {
+        if !self.windows.contains_key(key) {
+            if self.windows.len() >= WINDOWS_MAX {
+                return None;
+            }
             let profile = model
                 .and_then(|m| m.resident.profile.as_ref().map(Arc::as_ref))
                 .map(|(p, digest)| (p, *digest));
-            Accumulator::new(task, key.release.clone(), key.generation, classes, key.probation, profile, now)
-        }))
+            let (task, release) = (self.task.clone(), key.release.clone());
+            let opened =
+                Accumulator::new(task, release, key.generation, classes, key.probation, profile, now);
+            self.windows.insert(key.clone(), opened);
+        }
+        self.windows.get_mut(key)
     }
 
-    fn observe(&mut self, done: &Answered<'_>, row: usize, against: Option<(&ReleaseId, u32)>) {
+    fn observe(&mut self, done: &Answered, row: usize, against: Option<(&ReleaseId, u32)>) {
         let class = done.class(row);
         let confidence = class.and_then(|c| done.scores(row).get(c as usize)).copied().unwrap_or(f32::NAN);
-        let latency_us = done.made.latency_us() / done.rows.max(1) as u64;
-        let Some(window) = self.window(done.key, Some(done.model), done.model.classes(), done.now) else {
-            return;
-        };
+        let (model, asked) = (&done.model, &done.asked);
+        let latency_us = done.latency_us / asked.rows.max(1) as u64;
+        let Some(window) = self.window(&done.key, Some(model), model.classes(), asked.now) else { return };
         let features = done.features(row);
         window.observe(&Observation { latency_us, failed: false, class, confidence, features });
         if let (Some((release, theirs)), Some(ours)) = (against, class) {
@@ -129,15 +166,15 @@ impl Live {
     }
 
     /// Counts an answer row by row, remembers it for its label, and considers it as a sample.
-    pub(super) fn answered(&mut self, done: &Answered<'_>) {
-        for row in 0..done.rows {
+    fn answered(&mut self, done: &Answered) {
+        for row in 0..done.asked.rows {
             self.observe(done, row, None);
             let Some(predicted) = done.class(row) else { continue };
             let (row_id, release, x) = (done.row_id(row), done.model.release(), done.features(row));
             if let Some(sampler) = &mut self.sampler {
                 sampler.consider(
                     &Row { id: &row_id, release, x, predicted, scores: done.scores(row) },
-                    done.now,
+                    done.asked.now,
                 );
             }
             let keep = self.sampler.is_some() && x.len() <= FEATURES_MAX;
@@ -148,8 +185,8 @@ impl Live {
     }
 
     /// Counts what a further member made of a request in that member's own window, beside what the principal made.
-    pub(super) fn fellow(&mut self, done: &Answered<'_>, principal: &Principal) {
-        for (row, theirs) in principal.classes.iter().enumerate().take(done.rows) {
+    fn fellow(&mut self, done: &Answered, principal: &Principal) {
+        for (row, theirs) in principal.classes.iter().enumerate().take(done.asked.rows) {
             self.observe(done, row, theirs.map(|class| (&principal.release, class)));
             let (Some(class), Some(kept)) = (done.class(row), self.memory.get_mut(&done.row_id(row))) else {
                 continue;
@@ -163,18 +200,12 @@ impl Live {
 
     /// Counts in the champion's window what the champion before it made of the same request. `key` and `model` are the
     /// champion's.
-    pub(super) fn previous(
-        &mut self,
-        key: &Key,
-        model: &Serving,
-        principal: &Principal,
-        done: &Answered<'_>,
-    ) {
-        self.watch.previous(done.made.latency_us());
-        for (row, ours) in principal.classes.iter().enumerate().take(done.rows) {
+    pub(super) fn previous(&mut self, key: &Key, model: &Serving, principal: &Principal, done: &Answered) {
+        self.watch.previous(done.latency_us);
+        for (row, ours) in principal.classes.iter().enumerate().take(done.asked.rows) {
             let (Some(ours), Some(theirs)) = (*ours, done.class(row)) else { continue };
             self.watch.paired(ours == theirs);
-            if let Some(window) = self.window(key, Some(model), model.classes(), done.now) {
+            if let Some(window) = self.window(key, Some(model), model.classes(), done.asked.now) {
                 window.pair(done.model.release(), ours == theirs);
             }
             if let Some(kept) = self.memory.get_mut(&done.row_id(row))

@@ -206,6 +206,12 @@ impl Serving {
         answer
     }
 
+    /// Counts the answers that were noted since somebody last looked at what was counted. Whoever looks does that
+    /// himself; who has given an answer does it in his own time.
+    pub fn settle(&self) {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|task| task.settle());
+    }
+
     /// Counts what was answered, and looks whether the request took a member out.
     fn look(&self, task: &Task, answer: &Result<Answer, InferError>) {
         if let Ok(answer) = answer {

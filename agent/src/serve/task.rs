@@ -1,5 +1,5 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 use dunlin_protocol::{
     Indicator, Now, ReasonCode, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, Window,
@@ -11,18 +11,23 @@ use super::baseline;
 use super::context::{Degrader, Reading};
 use super::guard::{Guard, Watch};
 use super::lineup::{Berth, Crew, LineUp, Slot};
-use super::live::Live;
+use super::live::{Live, Noted};
 use super::resident::{Resident, Serving};
 use super::sampling::Sampler;
 use super::view::{Member, MemberRole, TaskView};
 
 mod traffic;
 
+/// Most answers that wait to be counted: more than there are connections, so that each has time to count its own.
+const NOTED_MAX: usize = 128;
+
 #[derive(Debug)]
 pub(super) struct Task {
     task: TaskId,
     lineup: RwLock<Arc<LineUp>>,
     live: Mutex<Live>,
+    /// Answers that are not in `live` yet.
+    noted: Mutex<Vec<Noted>>,
     answered: [AtomicU64; AnsweredBy::ALL.len()],
     failed: AtomicU64,
     /// Rows answered.
@@ -50,6 +55,7 @@ impl Task {
             task,
             lineup: RwLock::default(),
             live,
+            noted: Mutex::default(),
             answered: Default::default(),
             failed: AtomicU64::new(0),
             rows: AtomicU64::new(0),
@@ -77,8 +83,31 @@ impl Task {
         self.lineup.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What is counted and remembered, of all that was noted.
     pub(super) fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        live.count(&self.noted);
+        live
+    }
+
+    /// Has an answer counted by who next looks, or has time to.
+    pub(super) fn note(&self, answer: Noted) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.push(answer);
+        let full = noted.len() >= NOTED_MAX;
+        drop(noted);
+        if full {
+            drop(self.live());
+        }
+    }
+
+    /// Counts what was noted, unless somebody is at it.
+    pub(super) fn settle(&self) {
+        match self.live.try_lock() {
+            Ok(mut live) => live.count(&self.noted),
+            Err(TryLockError::Poisoned(live)) => live.into_inner().count(&self.noted),
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
 
     fn surroundings(&self) -> MutexGuard<'_, Surroundings> {
@@ -91,8 +120,9 @@ impl Task {
         let mut next = LineUp::clone(&place);
         let result = change(&mut next);
         let before = std::mem::replace(&mut *place, Arc::new(next));
-        // Models are freed without holding up requests.
         drop(place);
+        // Models are freed without holding up requests. What is noted of them holds them too.
+        drop(self.live());
         drop(before);
         result
     }

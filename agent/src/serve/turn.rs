@@ -177,7 +177,7 @@ impl<'a> Turn<'a> {
         let detail = match ran.made {
             Ok(made) => {
                 let principal =
-                    self.task.answered(leads, &key, model, &made, self.principal.as_ref(), self.asked);
+                    self.task.answered(leads, key, model, &made, self.principal.as_ref(), self.asked);
                 self.principal.get_or_insert(principal);
                 let model = Arc::clone(model);
                 return Ok(Some(Reply { by, model, made, queue_ns: ran.queue_ns, weight }));

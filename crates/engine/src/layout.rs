@@ -92,15 +92,8 @@ mod tests {
         wire = model.wire_node("turned", AxisOp::Move(3, 1), &[wire]).unwrap()[0];
         let kernel = model.add_const("kernel", numbers(&[FILTERS, CHANNELS, 3, 3])).unwrap();
         let bias = model.add_const("bias", numbers(&[FILTERS])).unwrap();
-        let pool_spec = PoolSpec::new(
-            DataFormat::NCHW,
-            tvec!(3, 3),
-            PaddingSpec::Valid,
-            None,
-            None,
-            CHANNELS,
-            FILTERS,
-        );
+        let pool_spec =
+            PoolSpec::new(DataFormat::NCHW, tvec!(3, 3), PaddingSpec::Valid, None, None, CHANNELS, FILTERS);
         let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: 1, q_params: None };
         let wires = model.wire_node("conv", conv, &[wire, kernel, bias]).unwrap();
         let wires = model.wire_node("back", AxisOp::Move(1, 3), &wires).unwrap();

@@ -5,7 +5,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::matrix::Variant;
 use super::toolchain::Toolchain;
 use super::{artifact, build};
 use crate::command::{output, run};
@@ -17,7 +16,9 @@ const ENGINE: &str = "engine";
 /// The agent's.
 const AGENT: &str = "agent";
 /// Its tests that start no child.
-const IN_PROCESS: [&str; 4] = ["models::", "targets::", "import::", "explain::"];
+const IN_PROCESS: [&str; 3] = ["models::", "targets::", "import::"];
+/// Those of them that take a minute or more behind an emulator.
+const SLOW: [&str; 2] = ["explain::", "models::a_recurrent_network_begins_every_row_and_every_request_anew"];
 /// Cases of each property test behind an emulator, which runs twenty times slower; the host runs all of them.
 const CASES: &str = "16";
 
@@ -27,42 +28,34 @@ pub(super) const PROFILE: &str = "emulated";
 /// What of a target is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// The crates that decide, in the target's first variant.
-    Deciding,
-    /// The engine too, in every variant, and an agent's whole way, in the first.
+    /// In the target's first variant, without what is slow.
+    Short,
+    /// All there is, the engine in every variant.
     All,
 }
 
-/// Builds what is tested of a target, and tests it.
-pub(super) fn test(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
-    let tests = built(toolchain, scope)?;
-    let variants = toolchain.target.variants();
-    match scope {
-        Scope::Deciding => units(toolchain, &tests, &variants[..1]),
-        Scope::All => {
-            units(toolchain, &tests, &variants)?;
-            whole_way(toolchain, &variants[0])
-        }
-    }
-}
-
-/// The test programs of a target, and the agent beside them where all is tested: built at once, as by itself its
-/// dependencies would have other features and be built once more.
-fn built(toolchain: &Toolchain<'_>, scope: Scope) -> Result<Vec<TestProgram>> {
+/// The test programs of a target, and the agent beside them: built at once, as by itself its dependencies would have other
+/// features and be built once more.
+fn built(toolchain: &Toolchain<'_>) -> Result<Vec<TestProgram>> {
     let mut command = build::cargo(toolchain, "test", PROFILE);
     command.args(["--lib", "--tests"]);
-    let more = [ENGINE, AGENT].into_iter().filter(|_| scope == Scope::All);
-    for name in layers::deciding().chain(more) {
+    for name in layers::deciding().chain([ENGINE, AGENT]) {
         command.arg("-p").arg(format!("dunlin-{name}"));
     }
     TestProgram::built(&mut command)
 }
 
-/// Unit, property and golden tests: of the crates that decide in the first of `variants`, as they hold the digests of what
-/// must be the same bits on every target; of the engine in each, as which of its kernels run depends on the processor. The
-/// tests of proofs in a child are left out, as emulators do not enforce the limits that those set, and those that start a
-/// program of the target themselves, which no emulator is put in front of.
-fn units(toolchain: &Toolchain<'_>, tests: &[TestProgram], variants: &[Variant]) -> Result<()> {
+/// Unit, property and golden tests: of the crates that decide in the target's first variant, as they hold the digests of what
+/// must be the same bits on every target; of the engine in each variant of the scope, as which of its kernels run depends on
+/// the processor. The tests of proofs in a child are left out, as emulators do not enforce the limits that those set, and
+/// those that start a program of the target themselves, which no emulator is put in front of.
+pub(super) fn units(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
+    let tests = built(toolchain)?;
+    let variants = toolchain.target.variants();
+    let variants = match scope {
+        Scope::Short => &variants[..1],
+        Scope::All => &variants,
+    };
     knows_boards(toolchain)?;
     let runner = toolchain.runner().unwrap_or_default();
     let of = |name: &'static str| tests.iter().filter(move |program| program.folder.ends_with(name));
@@ -71,8 +64,12 @@ fn units(toolchain: &Toolchain<'_>, tests: &[TestProgram], variants: &[Variant])
         let deciding = layers::deciding().flat_map(of).filter(|_| number == 0);
         for program in deciding.chain(of(ENGINE).filter(|program| program.name != "allocation")) {
             let mut tests = program.behind(&runner);
-            if program.name == "engine" {
+            if program.name == ENGINE {
                 tests.args(IN_PROCESS);
+                match scope {
+                    Scope::Short => tests.args(SLOW.iter().flat_map(|name| ["--skip", name])),
+                    Scope::All => tests.args(SLOW),
+                };
             }
             tests.args(["--skip", "program::the_program_"]).env("PROPTEST_CASES", CASES).envs(variant);
             run(&mut tests)?;
@@ -96,7 +93,8 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
 
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
 /// infer, report, be taken back.
-fn whole_way(toolchain: &Toolchain<'_>, variant: &Variant) -> Result<()> {
+pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
+    built(toolchain)?;
     let program = build::program(toolchain, PROFILE);
     println!("{}", artifact::check(toolchain, &program)?);
     let mut tests = end_to_end_tests(&programs()?)?;
@@ -105,7 +103,7 @@ fn whole_way(toolchain: &Toolchain<'_>, variant: &Variant) -> Result<()> {
     if toolchain.runner().is_some() {
         command.env("AGENT_EMULATED", "1");
     }
-    run(command.env("AGENT_PROGRAM", &program).envs(variant))
+    run(command.env("AGENT_PROGRAM", &program).envs(&toolchain.target.variants()[0]))
 }
 
 /// The script that makes programs of another machine start by themselves within namespaces of its own. An agent starts its

@@ -8,7 +8,7 @@ use super::super::answer::{Answer, AnsweredBy, InferError};
 use super::super::asked::{Asked, run};
 use super::super::baseline;
 use super::super::lineup::LineUp;
-use super::super::live::{Answered, Key, Principal};
+use super::super::live::{Answered, Key, Noted, Principal};
 use super::super::pool::Pool;
 use super::super::resident::{Made, Serving, Unable};
 use super::super::tally::Spent;
@@ -62,34 +62,22 @@ impl Task {
         }
     }
 
-    /// Counts what a member of the line-up answered, in comparison with `principal` unless it is the first itself; gives
-    /// back what others are compared with. The champion is who `leads`.
+    /// Notes what a member of the line-up answered, in comparison with `principal` unless it is the first itself; gives
+    /// back what others are compared with. The champion is who `leads`. It is counted when the caller has its answer.
     pub(in crate::serve) fn answered(
         &self,
         leads: bool,
-        key: &Key,
-        model: &Serving,
+        key: Key,
+        model: &Arc<Serving>,
         made: &Made,
         principal: Option<&Principal>,
-        asked: &Asked,
+        asked: &Arc<Asked>,
     ) -> Principal {
         model.strikes.answered();
-        let Asked { id, x, rows, now, .. } = asked;
-        let done = Answered { key, model, made, id, x, rows: *rows, now: *now };
-        let mut live = self.live();
-        if leads {
-            live.watch.answered(asked.rows as u64, made.latency_us());
-        }
-        match principal {
-            Some(principal) => {
-                live.fellow(&done, principal);
-                principal.clone()
-            }
-            None => {
-                live.answered(&done);
-                done.principal()
-            }
-        }
+        let done = Answered::new(key, model, made, asked);
+        let first = principal.cloned().unwrap_or_else(|| done.principal());
+        self.note(Noted { done, leads, principal: principal.cloned() });
+        first
     }
 
     /// Counts a failure of a member, and takes it out if it is one too many.
