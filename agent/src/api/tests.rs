@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dunlin_protocol::{Now, ResourceUse, TaskId, TaskType};
@@ -169,6 +170,21 @@ async fn json_requests_are_answered_for_one_row_and_many() {
     let flat = served.infer(&flat).await;
     assert_eq!(scores(&flat), scores(&one));
     assert!(!flat.json()["id"].as_str().unwrap().is_empty(), "an id is made where none came");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_counted_once_it_is_written_though_nobody_looks() {
+    let mut served = Served::start().await;
+    served.infer(&request(&[[1.0, 0.0, 0.0]])).await;
+    let counted = async {
+        while served.serving.noted(&task()) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), counted).await.expect("it waits to be counted");
+    let windows = served.serving.close_windows(Now { mono_ms: 9, wall_ms: None }, &ResourceUse::default());
+    assert_eq!(windows[0].n, 1);
     served.end().await;
 }
 

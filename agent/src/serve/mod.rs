@@ -212,6 +212,12 @@ impl Serving {
         self.tasks.read().unwrap_or_else(PoisonError::into_inner).values().for_each(|task| task.settle());
     }
 
+    /// How many answers wait to be counted.
+    #[cfg(test)]
+    pub(crate) fn noted(&self, task: &TaskId) -> usize {
+        self.task(task).map_or(0, |task| task.noted())
+    }
+
     /// Counts what was answered, and looks whether the request took a member out.
     fn look(&self, task: &Task, answer: &Result<Answer, InferError>) {
         if let Ok(answer) = answer {

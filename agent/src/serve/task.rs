@@ -101,6 +101,12 @@ impl Task {
         }
     }
 
+    /// How many answers wait to be counted.
+    #[cfg(test)]
+    pub(super) fn noted(&self) -> usize {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Counts what was noted, unless somebody is at it.
     pub(super) fn settle(&self) {
         match self.live.try_lock() {

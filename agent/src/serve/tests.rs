@@ -40,6 +40,22 @@ fn window<'a>(windows: &'a [Window], release: &str) -> &'a Window {
 }
 
 #[test]
+fn answers_that_wait_to_be_counted_are_few_and_none_is_missed_by_who_looks() {
+    let serving = Serving::new(Limits::default());
+    serving.switch(&task(), good("m@1"), None, 7, false);
+    let mut most = 0;
+    for i in 0..300 {
+        serving.infer(&task(), &format!("{i}"), &x(&[[3.0, 0.0, 0.0]]), now(i)).unwrap();
+        most = most.max(serving.noted(&task()));
+    }
+    assert!((1..128).contains(&most), "{most} waited");
+    serving.feedback(&task(), "299", 0, now(300)).unwrap();
+    assert_eq!(serving.noted(&task()), 0);
+    let windows = serving.close_windows(now(60_000), &ResourceUse::default());
+    assert_eq!(window(&windows, "m@1").n, 300);
+}
+
+#[test]
 fn the_champion_answers_and_its_window_counts_rows_and_labels() {
     let serving = Serving::new(Limits::default());
     serving.switch(&task(), good("m@1"), None, 7, false);

@@ -278,9 +278,9 @@ fn alternate(
         Ok(times.quantile_us(0.99))
     };
     let (direct, echo, api) = (open(Way::Direct)?, open(Way::Echo)?, open(Way::Binary)?);
-    section.add(format!("{name}: {CROWD} clients at that rate, a socket that only answers, p99"), echo, "µs");
     let what = format!("{name}: {CROWD} clients at half the saturated rate, binary, p99");
     section.add(&what, api, "µs");
+    section.add(format!("{name}: {CROWD} clients at that rate, a socket that only answers, p99"), echo, "µs");
     let what = format!("{what}, over direct calls");
     match overhead_us_max {
         Some(_) => section.hold(what, api - direct, "µs", Bar::AtMost(CROWD_OVERHEAD_US_MAX)),

@@ -40,12 +40,17 @@ static int ours(const char *path) {
     return folder && strncmp(path, folder, strlen(folder)) == 0;
 }
 
-static int ours_open(int fd) {
-    char link[32], path[4096];
+/* The path of an open file; empty if it has none. */
+static void path_of(int fd, char *path, size_t size) {
+    char link[32];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(link, path, sizeof path - 1);
-    if (n < 0) return 0;
-    path[n] = 0;
+    ssize_t n = readlink(link, path, size - 1);
+    path[n < 0 ? 0 : n] = 0;
+}
+
+static int ours_open(int fd) {
+    char path[4096];
+    path_of(fd, path, sizeof path);
     return ours(path);
 }
 
@@ -151,6 +156,33 @@ int unlink(const char *path) {
         forget(path);
     }
     return REAL(unlink)(path);
+}
+
+int unlinkat(int in, const char *name, int flags) {
+    char folder_of[4096], path[8192];
+    path_of(in, folder_of, sizeof folder_of);
+    snprintf(path, sizeof path, "%s/%s", folder_of, name);
+    const char *named = *name == '/' ? name : path;
+    if (ours(named)) {
+        cut_point();
+        if (!(flags & AT_REMOVEDIR)) forget(named);
+    }
+    return REAL(unlinkat)(in, name, flags);
+}
+
+int rmdir(const char *path) {
+    if (ours(path)) cut_point();
+    return REAL(rmdir)(path);
+}
+
+int chmod(const char *path, mode_t mode) {
+    if (ours(path)) cut_point();
+    return REAL(chmod)(path, mode);
+}
+
+int fchmod(int fd, mode_t mode) {
+    if (ours_open(fd)) cut_point();
+    return REAL(fchmod)(fd, mode);
 }
 
 int mkdir(const char *path, mode_t mode) {
