@@ -1,10 +1,13 @@
 //! The first file system of a board, in the form that Linux unpacks: "newc" of cpio.
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::parts::Parts;
+use crate::command::run;
 
 /// What the emulated machine needs beyond what is built into the kernel. The file system asks for its checksum by name, so that it
 /// does not say that it depends on it.
@@ -84,10 +87,14 @@ impl Initramfs {
         Ok(())
     }
 
-    /// Ends the archive and writes it.
+    /// Ends the archive and writes it, packed: a small board has to hold it beside what it is unpacked to.
     pub(super) fn write(mut self, path: &Path) -> Result<()> {
         self.add("TRAILER!!!", 0, &[]);
-        std::fs::write(path, self.bytes).with_context(|| format!("writing {}", path.display()))
+        std::fs::write(path, self.bytes).with_context(|| format!("writing {}", path.display()))?;
+        let packed = File::create(path.with_extension("packed"))?;
+        run(Command::new("gzip").args(["-n", "-c"]).arg(path).stdout(packed))?;
+        std::fs::rename(path.with_extension("packed"), path)?;
+        Ok(())
     }
 
     fn add(&mut self, name: &str, mode: u32, content: &[u8]) {
