@@ -26,8 +26,8 @@ const DECIDING: &[Layer] = &[
 
 /// All others.
 const OTHERS: &[Layer] = &[
-    Layer { package: "dunlin-forest", normal: &[], dev: &[] },
-    Layer { package: "dunlin-engine", normal: &["protocol", "forest"], dev: &[] },
+    Layer { package: "dunlin-kernels", normal: &[], dev: &[] },
+    Layer { package: "dunlin-engine", normal: &["protocol", "kernels"], dev: &[] },
     Layer { package: "dunlin-learn", normal: &["protocol", "engine", "monitor"], dev: &[] },
     Layer {
         package: "dunlin-agent",

@@ -6,6 +6,7 @@
 //! its assignment designates, nothing else; a new generation puts it back as well.
 
 mod access;
+mod at_once;
 mod door;
 mod explain;
 #[cfg(feature = "grpc")]
@@ -43,6 +44,7 @@ use crate::serve::Serving;
 pub use access::{Access, Token};
 pub use door::Door;
 
+use at_once::AtOnce;
 use refusal::Refusal;
 
 /// Most connections at one time: more than the applications of one device open, few enough that their buffers stay
@@ -201,7 +203,7 @@ impl Api {
             let connection = serve(self.clone(), stream, peer);
             connections.spawn(async move {
                 let _place = place;
-                if let Err(error) = connection.await {
+                if let Err(error) = AtOnce::new(connection).await {
                     tracing::debug!(%error, "a local connection ended early");
                 }
             });

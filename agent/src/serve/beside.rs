@@ -89,7 +89,7 @@ impl Task {
             let key = lineup.key(Some(model.release().clone()));
             match ran.made {
                 Ok(made) => {
-                    self.answered(false, key, model, &made, Some(principal), asked);
+                    self.answered(false, key, model, &made, Some(principal.clone()), asked);
                 }
                 Err(Unable::Input(detail) | Unable::Failed(detail)) => {
                     self.failed(false, &key, model, asked, &detail, ran.spent_ns);

@@ -176,9 +176,8 @@ impl<'a> Turn<'a> {
         let leads = by == AnsweredBy::Champion;
         let detail = match ran.made {
             Ok(made) => {
-                let principal =
-                    self.task.answered(leads, key, model, &made, self.principal.as_ref(), self.asked);
-                self.principal.get_or_insert(principal);
+                let first = self.task.answered(leads, key, model, &made, self.principal.clone(), self.asked);
+                self.principal = first.or_else(|| self.principal.take());
                 let model = Arc::clone(model);
                 return Ok(Some(Reply { by, model, made, queue_ns: ran.queue_ns, weight }));
             }

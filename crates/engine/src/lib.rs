@@ -34,6 +34,7 @@ pub mod prove;
 mod rows;
 mod runtime;
 mod scaler;
+mod steps;
 mod svm;
 mod tensor;
 mod tree;

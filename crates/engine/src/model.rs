@@ -17,7 +17,7 @@ use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
 use crate::tree::Scores;
 use crate::words::Words;
-use crate::{EngineError, layout, tensor};
+use crate::{EngineError, layout, steps, tensor};
 
 /// Name of the symbol that stands for the number of rows while a graph is prepared.
 const ROWS: &str = "dunlin_rows";
@@ -326,8 +326,11 @@ fn concrete(typed: &TypedModel, rows: usize) -> Result<Plan, EngineError> {
 }
 
 /// Takes the file, because it holds all weights once more: it is gone before the graph is worked on.
-fn prepare_graph(file: pb::ModelProto) -> Result<TypedModel, EngineError> {
+fn prepare_graph(mut file: pb::ModelProto) -> Result<TypedModel, EngineError> {
     contained("preparing the model", move || {
+        if let Some(graph) = &mut file.graph {
+            steps::fuse(graph);
+        }
         let model = framework().model_for_proto_model(&file).map_err(prepare)?;
         drop(file);
         let mut typed = model.into_typed().map_err(prepare)?;

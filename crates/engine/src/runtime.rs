@@ -15,6 +15,7 @@ pub(crate) fn framework() -> Onnx {
     crate::scaler::register(&mut onnx.op_register);
     crate::svm::register(&mut onnx.op_register);
     crate::known::register(&mut onnx.op_register);
+    crate::steps::register(&mut onnx.op_register);
     onnx
 }
 

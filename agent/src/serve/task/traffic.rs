@@ -62,21 +62,21 @@ impl Task {
         }
     }
 
-    /// Notes what a member of the line-up answered, in comparison with `principal` unless it is the first itself; gives
-    /// back what others are compared with. The champion is who `leads`. It is counted when the caller has its answer.
+    /// Notes what a member of the line-up answered, in comparison with `principal`; of the first one gives back what
+    /// others are compared with. The champion is who `leads`. It is counted when the caller has its answer.
     pub(in crate::serve) fn answered(
         &self,
         leads: bool,
         key: Key,
         model: &Arc<Serving>,
         made: &Made,
-        principal: Option<&Principal>,
+        principal: Option<Principal>,
         asked: &Arc<Asked>,
-    ) -> Principal {
+    ) -> Option<Principal> {
         model.strikes.answered();
         let done = Answered::new(key, model, made, asked);
-        let first = principal.cloned().unwrap_or_else(|| done.principal());
-        self.note(Noted { done, leads, principal: principal.cloned() });
+        let first = principal.is_none().then(|| done.principal());
+        self.note(Noted { done, leads, principal });
         first
     }
 

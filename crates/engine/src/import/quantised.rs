@@ -10,6 +10,7 @@ use super::tensor;
 use crate::EngineError;
 use crate::attributes::Attributes;
 use crate::check::{full_name, malformed, node_name, unsupported};
+use crate::steps;
 
 /// How integers stand for numbers: `(q - zero) * scale`.
 struct Steps {
@@ -52,20 +53,13 @@ impl Steps {
     }
 
     /// Least and largest integer.
-    #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's; other types are refused")]
     fn range(&self, node: &NodeProto) -> Result<(f32, f32), EngineError> {
-        Ok(match self.kind {
-            DataType::Int8 => (-128.0, 127.0),
-            DataType::Uint8 => (0.0, 255.0),
-            DataType::Int16 => (-32768.0, 32767.0),
-            DataType::Uint16 => (0.0, 65535.0),
-            _ => {
-                return Err(unsupported(
-                    &format!("rounding to {}", self.kind.as_str_name()),
-                    node_name(node),
-                    "quantise to int8 or uint8",
-                ));
-            }
+        steps::range(self.kind).ok_or_else(|| {
+            unsupported(
+                &format!("rounding to {}", self.kind.as_str_name()),
+                node_name(node),
+                "quantise to int8 or uint8",
+            )
         })
     }
 

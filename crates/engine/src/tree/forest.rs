@@ -1,6 +1,6 @@
 //! The nodes of an ensemble, as the walk wants them.
 
-use dunlin_forest::{Aggregate, Leaves, MISSING_LOW, Node, Trees};
+use dunlin_kernels::forest::{Aggregate, Leaves, MISSING_LOW, Node, Trees};
 
 use crate::EngineError;
 use crate::check::{malformed, too_large, unsupported};

@@ -1,6 +1,6 @@
 //! The attributes of `TreeEnsembleClassifier` and `TreeEnsembleRegressor`.
 
-use dunlin_forest::Aggregate;
+use dunlin_kernels::forest::Aggregate;
 use tract_onnx::pb::NodeProto;
 
 use super::forest::{Forest, Mode, RawNode, RawValue};

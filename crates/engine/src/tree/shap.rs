@@ -4,7 +4,7 @@
 //! explained row and certain others from the background row. Such an indicator has Shapley values in closed form, so a
 //! walk over the leaves that any mixture can reach adds them up exactly.
 
-use dunlin_forest::{Aggregate, MISSING_LOW};
+use dunlin_kernels::forest::{Aggregate, MISSING_LOW};
 
 use super::forest::Forest;
 

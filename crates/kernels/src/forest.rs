@@ -1,9 +1,4 @@
 //! The walk of rows through a tree ensemble.
-//!
-//! A crate of its own, as it is compiled for speed where the rest of a device's program is compiled for size: nowhere
-//! else does this program compute for itself instead of through tract's kernels. Nothing here is generic to the outside,
-//! or it would be compiled where it is used.
-#![forbid(unsafe_code)]
 
 /// Walks that go on in step. Eight independent chains of loads hide the latency of one another on every core
 /// this runs on.
