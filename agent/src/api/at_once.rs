@@ -132,7 +132,9 @@ mod tests {
             Poll::<()>::Pending
         }));
         let woken = Arc::<Woken>::default();
-        assert!(Pin::new(&mut future).poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending());
+        assert!(
+            Pin::new(&mut future).poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending()
+        );
         drop(future);
         given.unwrap().wake();
         assert_eq!(woken.0.load(Ordering::SeqCst), 1);

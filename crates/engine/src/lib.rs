@@ -19,6 +19,7 @@
 mod attributes;
 pub mod batch;
 mod check;
+mod depthwise;
 mod error;
 mod explain;
 mod golden;

@@ -11,6 +11,7 @@ use tract_onnx::tract_hir::tract_core::ops::scan::{OptScan, Scan};
 use tract_onnx::tract_hir::tract_core::plan::eval;
 
 use crate::EngineError;
+use crate::depthwise;
 use crate::runtime::contained;
 
 /// States kept for reuse: as many as requests run side by side on the largest of these devices.
@@ -37,6 +38,7 @@ impl Plan {
     pub(crate) fn new(mut model: TypedModel) -> Result<Self, EngineError> {
         contained("optimising the model", || {
             begin_anew(&mut model);
+            depthwise::put(&mut model).map_err(prepare)?;
             let model = model.into_optimized().map_err(prepare)?;
             let plan = TypedSimplePlan::new(model).map_err(prepare)?;
             let nodes = plan.model().nodes();

@@ -113,7 +113,10 @@ fn scalar(tensor: &TensorProto) -> Option<f32> {
 }
 
 /// Least and largest integer of the types that are rounded to.
-#[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's; nothing is rounded to the other types")]
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum is ONNX's; nothing is rounded to the other types"
+)]
 pub(crate) fn range(kind: DataType) -> Option<(f32, f32)> {
     Some(match kind {
         DataType::Int8 => (-128.0, 127.0),
@@ -211,14 +214,8 @@ mod tests {
             nodes[8].input[0] = "float".into();
             nodes.retain(|node| node.op_type != "Add" && node.op_type != "Sub");
         }
-        let scalars = [
-            ("scale", 0.3),
-            ("zero", 3.0),
-            ("least", least),
-            ("most", most),
-            ("back", 1.0),
-            ("unit", 0.7),
-        ];
+        let scalars =
+            [("scale", 0.3), ("zero", 3.0), ("least", least), ("most", most), ("back", 1.0), ("unit", 0.7)];
         let scalar = |(name, value): (&str, f32)| TensorProto {
             name: name.into(),
             data_type: DataType::Float as i32,
@@ -237,9 +234,9 @@ mod tests {
     fn answer(graph: GraphProto, x: &Tensor) -> (Tensor, Tensor, usize) {
         use tract_onnx::pb::{ModelProto, OperatorSetIdProto, TypeProto, ValueInfoProto, type_proto};
         let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };
-        let float =
-            TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
-        let port = |name: &str, r#type| ValueInfoProto { name: name.into(), r#type, doc_string: String::new() };
+        let float = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+        let port =
+            |name: &str, r#type| ValueInfoProto { name: name.into(), r#type, doc_string: String::new() };
         let (input, output) = (vec![port("x", Some(float))], vec![port("y", None), port("q", None)]);
         let graph = GraphProto { input, output, ..graph };
         let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 17 }];
@@ -284,7 +281,8 @@ mod tests {
 
     #[test]
     fn what_is_not_quite_a_rounding_is_left_alone() {
-        let unlike: [(&str, fn(&mut GraphProto)); 6] = [
+        type Change = fn(&mut GraphProto);
+        let unlike: [(&str, Change); 6] = [
             ("a limit that is no integer", |g| g.initializer[2].float_data = vec![-127.5]),
             ("a zero point that is no integer", |g| g.initializer[1].float_data = vec![0.5]),
             ("a limit for each column", |g| g.initializer[3].dims = vec![1]),

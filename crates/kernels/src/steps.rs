@@ -1,5 +1,7 @@
 //! Numbers rounded to the steps that the integers of a quantised network stand for.
 
+use crate::{Loops, widest};
+
 /// Adding this to a float32 leaves no bits for a fraction, so that the processor rounds to the nearest integer, ties to
 /// even; taking it away again is exact. It holds for numbers up to 2²², and needs no instruction that only some have.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -34,10 +36,24 @@ impl Steps {
     }
 
     /// Rounds all of `numbers`. What is not a number stays so.
+    #[inline(never)]
     pub fn round(&self, numbers: &mut [f32]) {
-        for x in numbers {
-            let steps = (*x / self.scale).clamp(self.least, self.most);
-            *x = ((steps + ROUND) - ROUND + self.shift) * self.unit;
+        widest(Rounded { steps: *self, numbers });
+    }
+}
+
+struct Rounded<'a> {
+    steps: Steps,
+    numbers: &'a mut [f32],
+}
+
+impl Loops for Rounded<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Steps { scale, least, most, shift, unit } = self.steps;
+        for x in self.numbers {
+            let steps = (*x / scale).clamp(least, most);
+            *x = ((steps + ROUND) - ROUND + shift) * unit;
         }
     }
 }
