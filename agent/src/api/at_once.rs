@@ -60,7 +60,8 @@ impl<F: Future> Future for AtOnce<F> {
         let Self { future, signal, waker } = &mut *self;
         signal.task.register(context.waker());
         for _ in 0..POLLS_MAX {
-            signal.woken.store(false, Ordering::SeqCst);
+            // Not a store: what whoever set it has done before is to be seen by what is polled now.
+            signal.woken.swap(false, Ordering::SeqCst);
             signal.polling.store(true, Ordering::SeqCst);
             let polled = future.as_mut().poll(&mut Context::from_waker(waker));
             signal.polling.store(false, Ordering::SeqCst);

@@ -62,8 +62,8 @@ fn filters(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Filters>>
         bias = vec![bias[0]; channels];
     }
     let fit = weights.len() == channels * rows.kernel * columns.kernel && bias.len() == channels;
-    let depthwise = Depthwise::new(rows, columns);
-    Ok(fit.then(|| Filters { depthwise, weights, bias, shape: output.shape.clone() }))
+    let depthwise = Depthwise::new(rows, columns).filter(|_| fit);
+    Ok(depthwise.map(|depthwise| Filters { depthwise, weights, bias, shape: output.shape.clone() }))
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -122,7 +122,14 @@ mod tests {
     }
 
     /// One convolution of images of these dimensions, by a kernel of 3 along each.
-    fn network(dims: &[usize], format: DataFormat, padding: PaddingSpec, stride: usize) -> TypedModel {
+    fn network(
+        dims: &[usize],
+        format: DataFormat,
+        padding: PaddingSpec,
+        stride: usize,
+        dilation: usize,
+        bias: &[usize],
+    ) -> TypedModel {
         let mut model = TypedModel::default();
         let image = model.add_source("image", f32::fact(dims)).unwrap();
         let axes = format.shape(dims).unwrap().hw_rank();
@@ -132,17 +139,21 @@ mod tests {
             format,
             kernel[2..].iter().copied().collect(),
             padding,
-            None,
+            Some(tvec![dilation; axes]),
             Some(tvec![stride; axes]),
             CHANNELS,
             CHANNELS,
         );
         let kernel = model.add_const("kernel", numbers(&kernel)).unwrap();
-        let bias = model.add_const("bias", numbers(&[CHANNELS])).unwrap();
+        let bias = model.add_const("bias", numbers(bias)).unwrap();
         let conv = Conv { pool_spec, kernel_fmt: KernelFormat::OIHW, group: CHANNELS, q_params: None };
         let wires = model.wire_node("conv", conv, &[image, kernel, bias]).unwrap();
         model.select_output_outlets(&wires).unwrap();
         model
+    }
+
+    fn plain(dims: &[usize], format: DataFormat) -> TypedModel {
+        network(dims, format, PaddingSpec::Valid, 1, 1, &[CHANNELS])
     }
 
     fn answer(model: TypedModel, dims: &[usize]) -> Tensor {
@@ -158,21 +169,24 @@ mod tests {
     fn it_answers_as_the_runtime_does() {
         let uneven = |axes: usize| PaddingSpec::Explicit(tvec![2; axes], tvec![1; axes]);
         let shapes: [(DataFormat, &[usize]); 3] = [
-            (DataFormat::NCHW, &[2, CHANNELS, 5, 9]),
-            (DataFormat::CHW, &[CHANNELS, 8, 3]),
+            (DataFormat::NCHW, &[2, CHANNELS, 6, 9]),
+            (DataFormat::CHW, &[CHANNELS, 8, 5]),
             (DataFormat::NCHW, &[2, CHANNELS, 7]),
         ];
         for (format, dims) in shapes {
             let uneven = uneven(format.shape(dims).unwrap().hw_rank());
             for padding in [PaddingSpec::Valid, PaddingSpec::SameUpper, PaddingSpec::SameLower, uneven] {
-                for stride in [1, 2, 3] {
-                    let model = network(dims, format, padding.clone(), stride);
-                    let mut put_in = model.clone();
-                    put(&mut put_in).unwrap();
-                    assert_eq!(own(&put_in), 1);
-                    let (got, want) = (answer(put_in, dims), answer(model, dims));
-                    got.close_enough(&want, Approximation::Close)
-                        .unwrap_or_else(|e| panic!("{dims:?} {padding:?} by {stride}: {e}"));
+                for (stride, dilation) in [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)] {
+                    // A number alone is the bias of every channel.
+                    for bias in [&[CHANNELS][..], &[]] {
+                        let model = network(dims, format, padding.clone(), stride, dilation, bias);
+                        let mut put_in = model.clone();
+                        put(&mut put_in).unwrap();
+                        assert_eq!(own(&put_in), 1);
+                        let (got, want) = (answer(put_in, dims), answer(model, dims));
+                        got.close_enough(&want, Approximation::Close)
+                            .unwrap_or_else(|e| panic!("{dims:?} {padding:?} {stride} {dilation}: {e}"));
+                    }
                 }
             }
         }
@@ -184,17 +198,18 @@ mod tests {
             put(&mut model).unwrap();
             own(&model) == 0
         };
-        assert!(left(network(&[1, 5, 5, CHANNELS], DataFormat::NHWC, PaddingSpec::Valid, 1)));
+        assert!(left(plain(&[1, 5, 5, CHANNELS], DataFormat::NHWC)), "channels last");
+        assert!(left(plain(&[1, CHANNELS, 5, 5, 5], DataFormat::NCHW)), "three axes");
         let mut any_rows = TypedModel::default();
         let rows = any_rows.symbols.sym("N").to_dim();
         let image = [rows, CHANNELS.to_dim(), 5.to_dim(), 5.to_dim()];
-        let template = network(&[1, CHANNELS, 5, 5], DataFormat::NCHW, PaddingSpec::Valid, 1);
+        let template = plain(&[1, CHANNELS, 5, 5], DataFormat::NCHW);
         let image = any_rows.add_source("image", f32::fact(image)).unwrap();
         let kernel = any_rows.add_const("kernel", numbers(&[CHANNELS, 1, 3, 3])).unwrap();
         let bias = any_rows.add_const("bias", numbers(&[CHANNELS])).unwrap();
         let conv = template.nodes.iter().find_map(|node| node.op_as::<Conv>()).unwrap().clone();
         let wires = any_rows.wire_node("conv", conv, &[image, kernel, bias]).unwrap();
         any_rows.select_output_outlets(&wires).unwrap();
-        assert!(left(any_rows));
+        assert!(left(any_rows), "any number of rows");
     }
 }

@@ -87,6 +87,10 @@ impl<'a> Chains<'a> {
         let (x, zero) = self.by(x, "Add").unwrap_or((x, 0.0));
         let x = self.node(x, "Round")?.input.first()?;
         let (x, scale) = self.by(x, "Div")?;
+        // Each by itself: differences of others can look like integers.
+        if ![zero, least, most].into_iter().all(Steps::is_whole) {
+            return None;
+        }
         Some((Steps { scale, least: least - zero, most: most - zero, shift: zero, unit: 1.0 }, x))
     }
 
@@ -99,13 +103,15 @@ impl<'a> Chains<'a> {
         let (steps, x) = self.steps(x)?;
         let (least, most) = range(kind)?;
         let fits = least <= steps.least + steps.shift && steps.most + steps.shift <= most;
-        fits.then_some((Steps { shift: steps.shift - zero, unit, ..steps }, x))
+        (fits && Steps::is_whole(zero)).then_some((Steps { shift: steps.shift - zero, unit, ..steps }, x))
     }
 }
 
 /// A constant of one float and no dimensions.
 fn scalar(tensor: &TensorProto) -> Option<f32> {
-    let plain = tensor.dims.is_empty() && tensor.data_type == DataType::Float as i32;
+    // Where there is raw data, that is what counts.
+    let typed = tensor.data_type == DataType::Float as i32 && tensor.raw_data.is_empty();
+    let plain = typed && tensor.dims.is_empty();
     match tensor.float_data.as_slice() {
         [x] if plain => Some(*x),
         _ => None,
@@ -253,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_chain_is_one_operator_that_divides() {
-        let values: Vec<f32> = (-3000..3000).map(|i| i as f32 * 0.049).chain([1e9, -1e9]).collect();
+        let values: Vec<f32> =
+            (-3000..3000).map(|i| i as f32 * 0.049).chain([1e9, -1e9, f32::NAN, 0.0]).collect();
         let x = Tensor::from_shape(&[2, values.len() / 2], &values).unwrap();
         for kind in [DataType::Int8, DataType::Uint8, DataType::Int16, DataType::Uint16] {
             for with_zero in [true, false] {
@@ -263,7 +270,7 @@ mod tests {
                 assert_eq!(count(&fused), 2, "one to the numbers, one to the integers");
                 let (zero, back) = if with_zero { (3.0, 1.0) } else { (0.0, 0.0) };
                 let (least, most) = range(kind).unwrap();
-                let steps = |x: f32| ((x / 0.3).round_ties_even() + zero).clamp(least, most);
+                let steps = |x: f32| ((x / 0.3).round_ties_even() + zero).max(least).min(most);
                 let (numbers, integers, after) = answer(fused, &x);
                 let (near_numbers, near_integers, before) = answer(plain, &x);
                 assert!(after < before, "{after} operators, {before} before");
@@ -282,9 +289,17 @@ mod tests {
     #[test]
     fn what_is_not_quite_a_rounding_is_left_alone() {
         type Change = fn(&mut GraphProto);
-        let unlike: [(&str, Change); 6] = [
+        let unlike: [(&str, Change); 9] = [
             ("a limit that is no integer", |g| g.initializer[2].float_data = vec![-127.5]),
             ("a zero point that is no integer", |g| g.initializer[1].float_data = vec![0.5]),
+            ("a limit that the zero point swallows", |g| g.initializer[2].float_data = vec![1e-7]),
+            ("data of two kinds", |g| g.initializer[0].raw_data = 0.5_f32.to_le_bytes().to_vec()),
+            ("values in between that are no integers", |g| {
+                g.initializer[1].float_data = vec![0.5];
+                g.initializer[2].float_data = vec![-127.5];
+                g.initializer[3].float_data = vec![126.5];
+                g.initializer[4].float_data = vec![0.5];
+            }),
             ("a limit for each column", |g| g.initializer[3].dims = vec![1]),
             ("a computed scale", |g| g.initializer[0].name = "other".into()),
             ("another operator", |g| g.node[1].op_type = "Floor".into()),

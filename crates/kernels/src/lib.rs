@@ -1,7 +1,7 @@
 //! What this program computes for itself instead of through tract's kernels.
 //!
-//! A crate of its own, as it is compiled for speed where the rest of a device's program is compiled for size. Nothing here
-//! is generic to the outside, or it would be compiled where it is used; nor is it inlined there.
+//! A crate of its own, as it is compiled for speed where the rest of a device's program is compiled for size. What computes
+//! here is not generic to the outside, or it would be compiled where it is used; nor is it inlined there.
 #![forbid(unsafe_code)]
 
 pub mod depthwise;
@@ -15,10 +15,10 @@ trait Loops {
     fn run(self);
 }
 
-/// Runs `loops` with the widest vectors that this processor has. They are more than faster: what tract leaves in the upper
+/// Runs `loops` with vectors of 256 bits, if this processor has them. They are more than faster: what tract leaves in the upper
 /// halves of the wide registers makes each instruction that knows only the lower ones wait.
 #[cfg(target_arch = "x86_64")]
-fn widest(loops: impl Loops) {
+fn wide(loops: impl Loops) {
     struct Wide<L>(L);
 
     impl<L: Loops> pulp::WithSimd for Wide<L> {
@@ -35,6 +35,6 @@ fn widest(loops: impl Loops) {
 
 /// Runs `loops` with the vectors that every processor of this target has.
 #[cfg(not(target_arch = "x86_64"))]
-fn widest(loops: impl Loops) {
+fn wide(loops: impl Loops) {
     loops.run();
 }

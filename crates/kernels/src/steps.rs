@@ -1,6 +1,6 @@
 //! Numbers rounded to the steps that the integers of a quantised network stand for.
 
-use crate::{Loops, widest};
+use crate::{Loops, wide};
 
 /// Adding this to a float32 leaves no bits for a fraction, so that the processor rounds to the nearest integer, ties to
 /// even; taking it away again is exact. It holds for numbers up to 2²², and needs no instruction that only some have.
@@ -30,15 +30,20 @@ impl Steps {
 
     /// Whether these numbers are as the fields say.
     pub fn is_sound(&self) -> bool {
-        let whole = |x: f32| x.abs() <= Self::MOST && x.fract() == 0.0;
         let above_zero = self.scale > 0.0 && self.scale.is_finite() && self.unit.is_finite();
-        above_zero && whole(self.least) && whole(self.most) && whole(self.shift) && self.least <= self.most
+        let whole = [self.least, self.most, self.shift].into_iter().all(Self::is_whole);
+        above_zero && whole && self.least <= self.most
     }
 
-    /// Rounds all of `numbers`. What is not a number stays so.
+    /// Whether this is a number of steps there may be.
+    pub fn is_whole(x: f32) -> bool {
+        x.abs() <= Self::MOST && x.fract() == 0.0
+    }
+
+    /// Rounds all of `numbers`. What is not a number becomes the least, as in ONNX Runtime.
     #[inline(never)]
     pub fn round(&self, numbers: &mut [f32]) {
-        widest(Rounded { steps: *self, numbers });
+        wide(Rounded { steps: *self, numbers });
     }
 }
 
@@ -52,7 +57,10 @@ impl Loops for Rounded<'_> {
     fn run(self) {
         let Steps { scale, least, most, shift, unit } = self.steps;
         for x in self.numbers {
-            let steps = (*x / scale).clamp(least, most);
+            let steps = *x / scale;
+            // In this form what is not a number is the least.
+            let steps = if steps > least { steps } else { least };
+            let steps = if steps < most { steps } else { most };
             *x = ((steps + ROUND) - ROUND + shift) * unit;
         }
     }
@@ -95,8 +103,7 @@ mod tests {
         let steps = Steps { scale: 0.5, least: -131.0, most: 124.0, shift: 3.0 - 1.0, unit: 0.25 };
         let mut numbers = [0.25, 0.75, -0.25, 1e9, f32::NEG_INFINITY, 0.3, f32::NAN];
         steps.round(&mut numbers);
-        assert_eq!(numbers[..6], [0.5, 1.0, 0.5, 31.5, -32.25, 0.75]);
-        assert!(numbers[6].is_nan());
+        assert_eq!(numbers, [0.5, 1.0, 0.5, 31.5, -32.25, 0.75, -32.25]);
     }
 
     #[test]
