@@ -56,14 +56,14 @@ fn filters(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Filters>>
         [rows, columns] => (rows, columns),
         _ => return Ok(None),
     };
+    let Some(depthwise) = Depthwise::new(rows, columns) else { return Ok(None) };
     let floats = |tensor: &Tensor| TractResult::Ok(tensor.try_as_plain_ram()?.as_slice::<f32>()?.to_vec());
     let (weights, mut bias) = (floats(kernel)?, floats(bias)?);
     if bias.len() == 1 {
         bias = vec![bias[0]; channels];
     }
     let fit = weights.len() == channels * rows.kernel * columns.kernel && bias.len() == channels;
-    let depthwise = Depthwise::new(rows, columns).filter(|_| fit);
-    Ok(depthwise.map(|depthwise| Filters { depthwise, weights, bias, shape: output.shape.clone() }))
+    Ok(fit.then(|| Filters { depthwise, weights, bias, shape: output.shape.clone() }))
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -112,14 +112,9 @@ mod tests {
     use tract_onnx::tract_hir::tract_core::ops::nn::DataFormat;
 
     use super::*;
+    use crate::layout::tests::numbers;
 
     const CHANNELS: usize = 4;
-
-    fn numbers(shape: &[usize]) -> Tensor {
-        let n: usize = shape.iter().product();
-        let values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
-        Tensor::from_shape(shape, &values).unwrap()
-    }
 
     /// One convolution of images of these dimensions, by a kernel of 3 along each.
     fn network(

@@ -66,7 +66,7 @@ impl TypedOp for Turn {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use tract_onnx::tract_hir::tract_core::ops::cnn::{KernelFormat, PaddingSpec, PoolSpec};
     use tract_onnx::tract_hir::tract_core::ops::math;
     use tract_onnx::tract_hir::tract_core::ops::nn::DataFormat;
@@ -76,7 +76,8 @@ mod tests {
     const CHANNELS: usize = 3;
     const FILTERS: usize = 8;
 
-    fn numbers(shape: &[usize]) -> Tensor {
+    /// Few different numbers around zero.
+    pub(crate) fn numbers(shape: &[usize]) -> Tensor {
         let n: usize = shape.iter().product();
         let values: Vec<f32> = (0..n).map(|i| (i * 7 % 11) as f32 - 5.0).collect();
         Tensor::from_shape(shape, &values).unwrap()

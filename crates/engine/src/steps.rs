@@ -141,7 +141,8 @@ fn read(_: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn Infere
     let &[scale, least, most, shift, unit] = Attributes { node }.floats(STEPS) else {
         return Err(malformed("a rounding without its steps").into());
     };
-    Ok((expand(Rounding(Steps { scale, least, most, shift, unit })), vec![]))
+    let rounding = Rounding(Steps { scale, least, most, shift, unit });
+    Ok((ElementWiseOp(Box::new(rounding), None).into_hir(), vec![]))
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -149,29 +150,6 @@ struct Rounding(Steps);
 
 /// Its steps are sound, so none of their numbers is NaN.
 impl Eq for Rounding {}
-
-impl Expansion for Rounding {
-    fn name(&self) -> StaticName {
-        NAME.into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, 1)?;
-        s.equals(&inputs[0].datum_type, DatumType::F32)?;
-        s.equals(&outputs[0].datum_type, DatumType::F32)?;
-        s.equals(&outputs[0].shape, &inputs[0].shape)
-    }
-
-    fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, ElementWiseOp(Box::new(self.clone()), None), inputs)
-    }
-}
 
 impl ElementWiseMiniOp for Rounding {
     fn name(&self) -> String {
