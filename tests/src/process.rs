@@ -12,6 +12,8 @@ use tokio::process::{Child, Command};
 /// Environment variable with the path of an agent to run instead of the one built beside: benches measure the released
 /// one. It does not begin as the agent's own settings do, which would be read as one of them.
 pub const AGENT_PROGRAM: &str = "AGENT_PROGRAM";
+/// The same for the controller.
+pub const CONTROLLER_PROGRAM: &str = "CONTROLLER_PROGRAM";
 /// Environment variable that is set where that agent runs behind an emulator, whose own memory the kernel counts as the
 /// agent's.
 pub const AGENT_EMULATED: &str = "AGENT_EMULATED";
@@ -23,8 +25,13 @@ const BUILD_WEAK: &str = "cargo build --workspace --bin dunlin-agent-weak --bin 
 
 /// The program `name`, which lies beside (or one folder above) the running test.
 pub fn program(name: &str) -> Result<PathBuf> {
-    if let Some(agent) = std::env::var_os(AGENT_PROGRAM).filter(|_| name == "dunlin-agent") {
-        return Ok(agent.into());
+    let instead = match name {
+        "dunlin-agent" => std::env::var_os(AGENT_PROGRAM),
+        "dunlin" => std::env::var_os(CONTROLLER_PROGRAM),
+        _ => None,
+    };
+    if let Some(instead) = instead {
+        return Ok(instead.into());
     }
     let here = std::env::current_exe()?;
     here.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file()).with_context(

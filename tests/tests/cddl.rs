@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 
 use dunlin_protocol::*;
 use dunlin_tests::messages::{check, release, report, samples, task, window};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_cbor::Value;
 
 const CDDL: &str = include_str!("../../docs/protocol.cddl");
 
@@ -66,27 +69,102 @@ fn every_kind_of_header_and_its_envelope_fit() {
 
 #[test]
 fn the_rules_refuse_what_is_not_sent() {
-    let mut map: BTreeMap<String, serde_cbor::Value> =
-        serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
+    let mut map: BTreeMap<String, Value> = serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
     map.remove("n");
     let bytes = serde_cbor::to_vec(&map).unwrap();
     assert!(cddl_cat::validate_cbor_bytes("window", CDDL, &bytes).is_err(), "a window without n");
-    map.insert("n".into(), serde_cbor::Value::Text("600".into()));
+    map.insert("n".into(), Value::Text("600".into()));
     let bytes = serde_cbor::to_vec(&map).unwrap();
     assert!(cddl_cat::validate_cbor_bytes("window", CDDL, &bytes).is_err(), "n as text");
 }
 
-#[test]
-fn unknown_fields_are_ignored_and_optional_ones_may_be_absent() {
-    let mut map: BTreeMap<String, serde_cbor::Value> =
-        serde_cbor::from_slice(&cbor::encode(&window(true))).unwrap();
-    map.insert("of_a_later_release".into(), serde_cbor::Value::Bool(true));
-    for optional in ["pair", "profile", "features", "resources", "confusion"] {
-        map.remove(optional);
+/// Fields whose value has keys of its own: ids and names, not fields.
+const KEYED: [&str; 2] = ["installed", "delegated"];
+
+/// Every message with everything that it may hold, by its rule.
+fn messages() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>)> {
+    fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
+        cbor::decode::<T>(bytes, PAYLOAD_BYTES_MAX).ok().map(|message| cbor::encode(&message))
     }
-    let read: Window = cbor::decode(&serde_cbor::to_vec(&map).unwrap(), PAYLOAD_BYTES_MAX).unwrap();
-    assert_eq!(read.n, 600);
-    assert_eq!(read.pair, None);
+    let (task, release) = (task(), release());
+    let status = Status { online: false, epoch: 3, agent: "0.1.0".into() };
+    let gap = Gap { boot: BootId([1; 16]), ranges: vec![(1, 4), (9, 9)] };
+    let reply = Reply { id: "1".into(), reason: ReasonCode::Ok, detail: "x".into() };
+    let ack = AckBody { ranges: vec![AckRange { boot: BootId([1; 16]), upto: 7 }] };
+    let cmd = |cmd| cbor::encode(&Cmd { id: "1".into(), cmd });
+    vec![
+        ("window", cbor::encode(&window(true)), read::<Window>),
+        ("report", cbor::encode(&report(true)), read::<Report>),
+        ("samples", cbor::encode(&samples(true)), read::<Samples>),
+        ("check", cbor::encode(&check(true)), read::<Check>),
+        ("desired", cbor::encode(&Desired { generation: 3, files: Some(check(true)) }), read::<Desired>),
+        ("status", cbor::encode(&status), read::<Status>),
+        ("gap", cbor::encode(&gap), read::<Gap>),
+        ("reply", cbor::encode(&reply), read::<Reply>),
+        ("ack", cbor::encode(&ack), read::<AckBody>),
+        ("cmd", cmd(CmdBody::Check), read::<Cmd>),
+        ("cmd", cmd(CmdBody::Rollback { task }), read::<Cmd>),
+        ("cmd", cmd(CmdBody::Retarget { release }), read::<Cmd>),
+    ]
+}
+
+/// Does something to every map of fields in `value`, the outermost first.
+fn each_map(value: &mut Value, keyed: bool, act: &mut impl FnMut(&mut BTreeMap<Value, Value>)) {
+    match value {
+        Value::Map(map) => {
+            if !keyed {
+                act(map);
+            }
+            for (key, value) in map {
+                let keyed = matches!(key, Value::Text(name) if KEYED.contains(&name.as_str()));
+                each_map(value, keyed, act);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| each_map(item, false, act)),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_a_later_version_adds_to_any_message_is_ignored_wherever_it_stands() {
+    for (rule, bytes, read) in messages() {
+        let mut value: Value = serde_cbor::from_slice(&bytes).unwrap();
+        let mut maps = 0;
+        each_map(&mut value, false, &mut |map| {
+            maps += 1;
+            map.insert(Value::Text("of_a_later_version".to_owned()), Value::Array(vec![Value::Bool(true)]));
+        });
+        assert!(maps > 0, "{rule}");
+        assert_eq!(read(&serde_cbor::to_vec(&value).unwrap()), Some(bytes), "{rule}");
+    }
+}
+
+#[test]
+fn what_an_earlier_version_leaves_out_is_read_wherever_the_rules_call_it_optional() {
+    let mut optional = 0;
+    for (rule, bytes, read) in messages() {
+        let whole: Value = serde_cbor::from_slice(&bytes).unwrap();
+        let mut fields = Vec::new();
+        let mut count = 0;
+        each_map(&mut whole.clone(), false, &mut |map| {
+            fields.extend(map.keys().cloned().map(|key| (count, key)));
+            count += 1;
+        });
+        for (which, field) in fields {
+            let (mut less, mut at) = (whole.clone(), 0);
+            each_map(&mut less, false, &mut |map| {
+                if at == which {
+                    map.remove(&field);
+                }
+                at += 1;
+            });
+            let less = serde_cbor::to_vec(&less).unwrap();
+            let allowed = cddl_cat::validate_cbor_bytes(rule, CDDL, &less).is_ok();
+            assert!(read(&less).is_some() || !allowed, "{rule} without {field:?}");
+            optional += usize::from(allowed);
+        }
+    }
+    assert!(optional > 10, "{optional} fields are optional");
 }
 
 #[test]

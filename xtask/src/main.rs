@@ -1,4 +1,4 @@
-//! The project's only automation: `cargo xtask {demo, test, bench, parity, soak, fuzz, cuts, board, tidy, docs, cross, package}`.
+//! The project's only automation: `cargo xtask {demo, test, bench, parity, soak, fuzz, cuts, board, tidy, docs, cross, package, versions}`.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
 mod bench;
@@ -19,6 +19,7 @@ mod programs;
 mod soak;
 mod test;
 mod tidy;
+mod versions;
 
 use clap::{Parser, Subcommand};
 
@@ -55,6 +56,8 @@ enum Task {
     Cross(cross::Options),
     /// Put built agents into packages and images
     Package(package::Options),
+    /// Go the whole way with agents and a controller of another version
+    Versions(versions::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -71,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Task::Docs(options) => docs::run(&options),
         Task::Cross(options) => cross::run(&options),
         Task::Package(options) => package::run(&options),
+        Task::Versions(options) => versions::run(&options),
     }
 }
 

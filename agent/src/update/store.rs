@@ -1,18 +1,24 @@
+mod partial;
+
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dunlin_protocol::weaken::{self, Defence};
 use dunlin_protocol::{Blob, Digest};
 use ring::digest::{Context, SHA256};
 
+pub use partial::Partial;
+
 /// A download resumes at a multiple of this: what an interrupted process has to fetch again at most.
 pub const CHUNK_BYTES: u64 = 64 * 1024;
-/// Written bytes between two syncs: what a power cut may cost. A sync for each chunk would halve the speed of an
-/// SD card.
+/// Most bytes between two syncs: what a power cut may cost where a link is fast. A sync for each chunk would halve the
+/// speed of an SD card.
 pub const SYNC_BYTES: u64 = 1024 * 1024;
+/// Longest time between two syncs, once a chunk is written: a cut costs a second of a slow link, or the chunk that took longer.
+pub(super) const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// What went wrong with a blob.
 #[derive(Debug, thiserror::Error)]
@@ -184,33 +190,7 @@ impl Store {
     /// # Errors
     /// The disk does not do it.
     pub fn resume(&self, blob: &Blob) -> Result<Partial, StoreError> {
-        let wrong = |source| StoreError::Io { digest: blob.digest, source };
-        let path = self.part(&blob.digest);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(wrong)?;
-        let length = file.metadata().map_err(wrong)?.len();
-        let offset =
-            if length > blob.length || weaken::off(Defence::Resume) { 0 } else { whole_chunks(length) };
-        file.set_len(offset).map_err(wrong)?;
-        let context = hash(&mut file, offset).map_err(wrong)?;
-        file.seek(SeekFrom::Start(offset)).map_err(wrong)?;
-        Ok(Partial {
-            blob: *blob,
-            file,
-            context,
-            offset,
-            // What a process that was killed wrote may not be on the disk either.
-            unsynced: offset,
-            part: path,
-            whole: self.path(&blob.digest),
-            dir: self.dir.clone(),
-        })
+        Partial::open(blob, self.part(&blob.digest), self.path(&blob.digest), self.dir.clone())
     }
 
     /// Puts small content in place at once.
@@ -270,99 +250,6 @@ fn hash(file: &mut File, length: u64) -> io::Result<Context> {
         rest -= want as u64;
     }
     Ok(context)
-}
-
-/// A blob on its way to the store.
-pub struct Partial {
-    blob: Blob,
-    file: File,
-    context: Context,
-    offset: u64,
-    /// Bytes that may not be on the disk yet.
-    unsynced: u64,
-    part: PathBuf,
-    whole: PathBuf,
-    dir: PathBuf,
-}
-
-impl std::fmt::Debug for Partial {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Partial({:?} at {})", self.blob, self.offset)
-    }
-}
-
-impl Partial {
-    /// Bytes that are there.
-    pub fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    fn io(&self, source: io::Error) -> StoreError {
-        StoreError::Io { digest: self.blob.digest, source }
-    }
-
-    /// Begins again at zero.
-    ///
-    /// # Errors
-    /// The disk does not do it.
-    pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0))).map_err(|e| self.io(e))?;
-        (self.context, self.offset, self.unsynced) = (Context::new(&SHA256), 0, 0);
-        Ok(())
-    }
-
-    /// Appends.
-    ///
-    /// # Errors
-    /// That would be more than was signed, or the disk does not take it.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let (digest, length) = (self.blob.digest, self.blob.length);
-        if bytes.len() as u64 > length - self.offset {
-            return Err(StoreError::TooLong { digest, length });
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            if self.unsynced >= SYNC_BYTES {
-                self.file.sync_data().map_err(|e| self.io(e))?;
-                self.unsynced = 0;
-            }
-            let room = usize::try_from(SYNC_BYTES - self.unsynced).unwrap_or(usize::MAX);
-            let (piece, after) = rest.split_at(rest.len().min(room));
-            self.file.write_all(piece).map_err(|e| self.io(e))?;
-            self.context.update(piece);
-            self.offset += piece.len() as u64;
-            self.unsynced += piece.len() as u64;
-            rest = after;
-        }
-        Ok(())
-    }
-
-    /// Makes the blob durable under its digest. Wrong content is deleted.
-    ///
-    /// # Errors
-    /// It is not whole, or not what was signed.
-    pub fn finish(self) -> Result<(), StoreError> {
-        let (digest, length) = (self.blob.digest, self.blob.length);
-        if self.offset < length {
-            return Err(StoreError::Short { digest, stored: self.offset, length });
-        }
-        let wrong = |source| StoreError::Io { digest, source };
-        if !is(self.context.finish().as_ref(), digest) {
-            std::fs::remove_file(&self.part).map_err(wrong)?;
-            return Err(StoreError::Mismatch { digest });
-        }
-        self.file.sync_all().map_err(wrong)?;
-        std::fs::rename(&self.part, &self.whole).map_err(wrong)?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(wrong)
-    }
-
-    /// Forgets what is there, as it can not be part of the right content.
-    ///
-    /// # Errors
-    /// The disk does not do it.
-    pub fn discard(self) -> Result<(), StoreError> {
-        std::fs::remove_file(&self.part).map_err(|e| self.io(e))
-    }
 }
 
 #[cfg(test)]
@@ -439,30 +326,6 @@ mod tests {
         assert_eq!(room.missing, there.length);
         let tight = Store::open(dir.path(), u64::MAX).unwrap().room(&[there]).unwrap();
         assert!(!tight.enough() && room.enough());
-    }
-
-    #[test]
-    fn no_more_than_is_said_is_ever_unsynced() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), 0).unwrap();
-        let bytes = vec![7; 5 * SYNC_BYTES as usize / 2];
-        let blob = blob(&bytes);
-        let mut partial = store.resume(&blob).unwrap();
-        for piece in bytes[..2 * SYNC_BYTES as usize].chunks(SYNC_BYTES as usize * 2 / 5) {
-            partial.write(piece).unwrap();
-            assert!(partial.unsynced <= SYNC_BYTES, "{}", partial.unsynced);
-        }
-        drop(partial);
-        let mut partial = store.resume(&blob).unwrap();
-        assert_eq!(
-            partial.unsynced,
-            partial.offset(),
-            "nobody knows what a process that was killed had synced"
-        );
-        partial.write(&bytes[2 * SYNC_BYTES as usize..]).unwrap();
-        assert_eq!(partial.unsynced, SYNC_BYTES / 2);
-        partial.finish().unwrap();
-        assert!(store.holds(&blob));
     }
 
     #[test]

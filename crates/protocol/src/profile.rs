@@ -18,7 +18,6 @@ pub enum Arch {
 
 /// What the device may spend on one model; hard limits of selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Budgets {
     /// Largest bundle, bytes.
     pub model_bytes_max: u64,

@@ -22,3 +22,4 @@ mod pipeline;
 mod program;
 mod supervised;
 mod task_signers;
+mod versions;

@@ -15,7 +15,8 @@ use sqlx::{Row, SqlitePool};
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// A board whose agent is what these tests are built for.
-const CLASS: &str = if cfg!(target_arch = "aarch64") { "raspberry-pi-4" } else { "x86-64-generic" };
+pub(super) const CLASS: &str =
+    if cfg!(target_arch = "aarch64") { "raspberry-pi-4" } else { "x86-64-generic" };
 
 fn triple() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
@@ -30,7 +31,7 @@ fn another(folder: &Path, program: &Path, build: &str) -> PathBuf {
 }
 
 /// Takes a program in; its release and the digest of its file.
-async fn push(world: &Small, file: &Path) -> (String, String) {
+pub(super) async fn push(world: &Small, file: &Path) -> (String, String) {
     let (file, triple) = (file.display().to_string(), triple());
     let args = ["agent", "push", &file, "--triple", &triple, "--version", dunlin_agent::VERSION];
     let target = world.controller.json(&args).await.unwrap();
@@ -38,27 +39,27 @@ async fn push(world: &Small, file: &Path) -> (String, String) {
     (release.to_string(), target["sha256"].as_str().unwrap().to_owned())
 }
 
-async fn approve(world: &Small, release: &str) {
+pub(super) async fn approve(world: &Small, release: &str) {
     world.controller.json(&["agent", "approve", release, "--keys", &world.offline_keys()]).await.unwrap();
 }
 
-async fn roll_out(world: &Small, release: &str, reach_s: &str) {
+pub(super) async fn roll_out(world: &Small, release: &str, reach_s: &str) {
     world.controller.json(&["agent", "roll-out", release, "--reach", reach_s]).await.unwrap();
 }
 
 /// The file that an agent's process runs.
-fn runs(agent: &Agent) -> PathBuf {
+pub(super) fn runs(agent: &Agent) -> PathBuf {
     let exe = agent.pid().and_then(|pid| std::fs::read_link(format!("/proc/{pid}/exe")).ok());
     exe.unwrap_or_default()
 }
 
-fn installed() -> PathBuf {
+pub(super) fn installed() -> PathBuf {
     program("dunlin-agent").unwrap().canonicalize().unwrap()
 }
 
 /// How the last try of a release ended, as the controller has it: phase, reason and detail. Until then an agent that ended is
 /// started again, as a service manager does it.
-async fn ended(
+pub(super) async fn ended(
     agent: &mut Agent,
     env: &[(&str, &str)],
     database: &SqlitePool,
@@ -77,7 +78,7 @@ async fn ended(
     .unwrap()
 }
 
-async fn until_it_runs(agent: &Agent, file: &Path) {
+pub(super) async fn until_it_runs(agent: &Agent, file: &Path) {
     wait_for("another program to run", LIMIT, async || Ok((runs(agent) == file).then_some(())))
         .await
         .unwrap();

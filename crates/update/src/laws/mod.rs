@@ -12,7 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use dunlin_protocol::{Phase, ReasonCode, Role, Rule};
+use dunlin_protocol::{Phase, ReasonCode, Role, Rule, TaskId, cbor};
 use dunlin_trust::CountedBy;
 use proptest::prelude::*;
 
@@ -198,6 +198,38 @@ fn a_journal_of_a_newer_format_is_refused_by_name() {
         Journal::decode(&journal.encode()).unwrap_err().to_string(),
         "update journal has format 2; this agent reads format 1"
     );
+}
+
+#[test]
+fn a_journal_is_read_with_what_a_later_agent_adds_and_without_what_an_earlier_one_lacks() {
+    /// A journal as an agent writes it that has a field more.
+    #[derive(serde::Serialize)]
+    struct Later {
+        #[serde(flatten)]
+        journal: Journal,
+        of_a_later_version: u32,
+    }
+    /// One as an agent writes it that knows neither who counts generations nor programs.
+    #[derive(serde::Serialize)]
+    struct Earlier {
+        format: u32,
+        generation: u64,
+        tasks: alloc::collections::BTreeMap<TaskId, ()>,
+        known_bad: Vec<()>,
+        outbox: Vec<()>,
+        next_seq: u64,
+    }
+    let mut world = World::new();
+    world.assign(1, vec![("meter", goal(1, "m@1", None))]);
+    world.settle();
+    let journal = Journal::decode(&world.disk).unwrap();
+    let later = Later { journal: journal.clone(), of_a_later_version: 7 };
+    assert_eq!(Journal::decode(&cbor::encode(&later)).unwrap(), journal);
+    let new = Journal::default();
+    let (format, generation, next_seq) = (new.format, new.generation, new.next_seq);
+    let earlier =
+        Earlier { format, generation, next_seq, tasks: [].into(), known_bad: vec![], outbox: vec![] };
+    assert_eq!(Journal::decode(&cbor::encode(&earlier)).unwrap(), new);
 }
 
 #[test]
