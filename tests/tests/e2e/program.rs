@@ -23,7 +23,7 @@ fn triple() -> String {
 }
 
 /// Another build of a program: what stands behind it changes its digest and nothing else.
-fn another(folder: &Path, program: &Path, build: &str) -> PathBuf {
+pub(super) fn another(folder: &Path, program: &Path, build: &str) -> PathBuf {
     let path = folder.join(build);
     std::fs::copy(program, &path).unwrap();
     OpenOptions::new().append(true).open(&path).unwrap().write_all(build.as_bytes()).unwrap();

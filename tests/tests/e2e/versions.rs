@@ -1,22 +1,22 @@
-//! A fleet crosses from one version of the agent to another by the agents' own update. `cargo xtask versions` gives the
-//! programs of both.
+//! A fleet crosses from one version of the agent to another by the agents' own update, and back. `cargo xtask versions` gives
+//! the programs of two versions; without it the other one is another build of the same.
 use std::path::PathBuf;
 use std::time::Duration;
 
 use dunlin_tests::operator::TASK;
 use dunlin_tests::small::Small;
 
-use crate::program::{CLASS, approve, ended, installed, push, roll_out, runs, until_it_runs};
+use crate::program::{CLASS, another, approve, ended, installed, push, roll_out, runs, until_it_runs};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// The agent of the version that the fleet crosses to.
 const NEXT: &str = "NEXT_AGENT_PROGRAM";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs programs of another version: `cargo xtask versions REVISION`"]
 async fn an_agent_becomes_that_of_another_version_and_goes_on_with_its_state() {
-    let next = PathBuf::from(std::env::var_os(NEXT).expect("`cargo xtask versions` sets it"));
     let folder = tempfile::tempdir().unwrap();
+    let next = std::env::var_os(NEXT)
+        .map_or_else(|| another(folder.path(), &installed(), "next-build"), PathBuf::from);
     let (mut world, first) = Small::serving(folder.path(), &[CLASS], LIMIT).await.unwrap();
     let database = world.controller.database().await.unwrap();
 
