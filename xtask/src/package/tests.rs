@@ -89,6 +89,22 @@ fn every_kind_of_package_says_what_others_wrote() {
     assert!(copyright.contains(&format!("\n {THIRD_PARTIES} beside this one")), "{copyright}");
 }
 
+/// Programs that come as the agent's own updates are started from the folder of its state.
+#[test]
+fn every_mount_of_the_state_folder_lets_programs_be_started() {
+    let mut tree = Tree::default();
+    tree.take("", &source()).unwrap();
+    let texts = tree.0.into_values().filter_map(|entry| String::from_utf8(entry.bytes?).ok());
+    let mounts: Vec<String> = texts.filter(|text| text.contains("\nWhere=/var/lib/dunlin")).collect();
+    assert!(!mounts.is_empty(), "no mount unit of the state folder");
+    for mount in mounts {
+        let options = mount.lines().find_map(|line| line.strip_prefix("Options=")).unwrap_or_default();
+        let options: Vec<&str> = options.split(',').collect();
+        assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{mount}");
+        assert!(!options.contains(&"noexec"), "{mount}");
+    }
+}
+
 /// Files below a folder whose path names the agent.
 fn left(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
