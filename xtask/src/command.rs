@@ -29,6 +29,9 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// Has Cargo tell on standard output what it built, one JSON object a line, and print what compilers say as ever.
+pub(crate) const MESSAGES: [&str; 2] = ["--message-format", "json-render-diagnostics"];
+
 /// Runs to the end with output passed through; an error names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("could not start {}", line(command)))?;

@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 
 pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
+use build::Built;
 use emulated::Scope;
 pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
@@ -131,17 +132,18 @@ fn checked_agent<'a>(
     target: &'a Target,
     profile: &str,
     features: Features,
-) -> Result<(Toolchain<'a>, PathBuf, String)> {
+) -> Result<(Toolchain<'a>, Built, String)> {
     let toolchain = Toolchain::set_up(target)?;
-    let program = build::agent(&toolchain, profile, features)?;
-    let version = artifact::check(&toolchain, &program)?;
-    Ok((toolchain, program, version))
+    let built = build::agent(&toolchain, profile, features)?;
+    let version = artifact::check(&toolchain, &built)?;
+    Ok((toolchain, built, version))
 }
 
 /// The same, with its provenance, and where it is released from.
 fn build_agent(target: &Target, profile: &str, features: Features) -> Result<PathBuf> {
-    let (toolchain, mut program, version) = checked_agent(target, profile, features)?;
-    let provenance = artifact::provenance(&toolchain, &program, profile)?;
+    let (toolchain, built, version) = checked_agent(target, profile, features)?;
+    let provenance = artifact::provenance(&toolchain, &built, profile)?;
+    let mut program = built.program;
     if profile == DIST {
         let released = released(&target.triple, features);
         std::fs::create_dir_all(released.parent().context("a program lies in a folder")?)?;
@@ -159,10 +161,10 @@ fn build_agent(target: &Target, profile: &str, features: Features) -> Result<Pat
 /// have to unpack.
 pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let target = target(triple)?;
-    let (toolchain, program, version) = checked_agent(&target, emulated::PROFILE, Features::Edge)?;
+    let (toolchain, built, version) = checked_agent(&target, emulated::PROFILE, Features::Edge)?;
     println!("{version}");
-    let stripped = program.with_extension("stripped");
-    execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&program))?;
+    let stripped = built.program.with_extension("stripped");
+    execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&built.program))?;
     Ok(stripped)
 }
 

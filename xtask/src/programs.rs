@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::command::{cargo, output};
+use crate::command::{MESSAGES, cargo, output};
 
 /// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
 /// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
@@ -42,8 +42,12 @@ pub(crate) struct TestProgram {
 impl TestProgram {
     /// Those that `cargo test` with these arguments would run.
     pub(crate) fn built(tests: &mut Command) -> Result<Vec<Self>> {
-        let told = output(tests.args(["--no-run", "--message-format", "json-render-diagnostics"]))?;
-        told.lines().filter_map(|line| Self::told(line).transpose()).collect()
+        Self::among(&output(tests.arg("--no-run").args(MESSAGES))?)
+    }
+
+    /// Those that Cargo's messages tell of.
+    pub(crate) fn among(messages: &str) -> Result<Vec<Self>> {
+        messages.lines().filter_map(|line| Self::told(line).transpose()).collect()
     }
 
     /// What a line of Cargo's messages tells of one; most tell of something else.

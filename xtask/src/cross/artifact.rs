@@ -4,12 +4,15 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::matrix::{How, Target};
+use super::build::Built;
+use super::matrix::Target;
 use super::toolchain::{Toolchain, home};
 use crate::command::output;
 
+mod kernels;
 mod provenance;
 
+pub(super) use kernels::Kernels;
 pub(super) use provenance::provenance;
 
 /// What others call the machine of a triple.
@@ -38,8 +41,8 @@ pub(crate) fn machine(triple: &str) -> Result<&'static Machine> {
     known.with_context(|| format!("{triple}: nothing is known about the machine {arch}"))
 }
 
-/// Checks that `program` is one for the target, static if it shall be, and not without kernels, and asks it for its version.
-pub(super) fn check(toolchain: &Toolchain<'_>, program: &Path) -> Result<String> {
+/// Checks that a program is one for the target, static if it shall be, and not without kernels, and asks it for its version.
+pub(super) fn check(toolchain: &Toolchain<'_>, Built { program, kernels }: &Built) -> Result<String> {
     let elf = std::fs::read(program).with_context(|| format!("{} was not made", program.display()))?;
     let target = toolchain.target;
     if !Elf(&elf).is_for(machine(&target.triple)?) {
@@ -48,7 +51,7 @@ pub(super) fn check(toolchain: &Toolchain<'_>, program: &Path) -> Result<String>
     if target.is_static && Elf(&elf).has_interpreter() {
         bail!("{} asks for a dynamic loader, so it is not static", program.display());
     }
-    if target.how != How::Zig && kernels(program)?.is_empty() {
+    if kernels.archives.is_empty() {
         bail!("{}: the C compiler assembled none of tract's kernels", program.display());
     }
     let version = output(started(toolchain, program).arg("--version"))?;
@@ -76,26 +79,6 @@ fn started(toolchain: &Toolchain<'_>, program: &Path) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
     command
-}
-
-/// The archive that tract only tries the assembler with.
-const PROBE: &str = "dummy";
-
-/// The archives of kernels that tract found this C compiler able to assemble: it leaves out others without a word.
-fn kernels(program: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let folder = program.parent().context("a program lies in a folder")?.join("build");
-    for entry in std::fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
-        let path = entry?.path().join("output");
-        let Ok(text) = std::fs::read_to_string(&path) else { continue };
-        if path.to_str().is_some_and(|path| path.contains("/tract-linalg-")) {
-            let archives = text.lines().filter_map(|line| line.split_once("rustc-link-lib=static="));
-            found.extend(archives.map(|(_, name)| name.to_owned()).filter(|name| name != PROBE));
-        }
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
 }
 
 /// A little-endian ELF file of 32 or 64 bits (System V ABI, "ELF header", "Program header").
@@ -139,7 +122,6 @@ mod tests {
     use super::*;
     use crate::command::root;
     use crate::cross::target;
-    use crate::cross::toolchain::script;
 
     #[test]
     fn a_dynamic_program_is_told_from_a_static_one() {
@@ -149,24 +131,15 @@ mod tests {
         assert!(!Elf(b"\x7fELF").has_interpreter());
     }
 
-    /// A folder as Cargo leaves one, with an agent in it that knows nothing but its feature set.
-    pub(super) fn built(build_output: &str) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("dunlin-agent");
-        script(&program, "#!/bin/sh\necho 'this program was built without gRPC' >&2\nexit 2\n").unwrap();
-        let build = folder.path().join("build/tract-linalg-0123");
-        std::fs::create_dir_all(&build).unwrap();
-        std::fs::write(build.join("output"), build_output).unwrap();
-        (folder, program)
-    }
-
     #[test]
     fn an_agent_without_kernels_is_not_called_built() {
-        let (_folder, program) = built("cargo:rustc-link-lib=static=dummy\n");
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("dunlin-agent");
         std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
         let mut target = target("x86_64-unknown-linux-gnu").unwrap();
         target.is_static = false;
-        let error = check(&Toolchain::set_up(&target).unwrap(), &program).unwrap_err().to_string();
+        let built = Built { program, kernels: Kernels::default() };
+        let error = check(&Toolchain::set_up(&target).unwrap(), &built).unwrap_err().to_string();
         assert!(error.contains("none of tract's kernels"), "{error}");
     }
 

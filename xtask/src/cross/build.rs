@@ -5,9 +5,10 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::Features;
+use super::artifact::Kernels;
 use super::matrix::{How, Libc};
 use super::toolchain::Toolchain;
-use crate::command::{run, target_dir};
+use crate::command::{MESSAGES, output, target_dir};
 
 /// Where Cargo builds for targets: apart from the ordinary build, whose dependencies other flags would rebuild.
 fn folder() -> PathBuf {
@@ -26,19 +27,33 @@ pub(super) fn cargo(toolchain: &Toolchain<'_>, verb: &str, profile: &str) -> Com
     command
 }
 
-/// Builds the agent of a feature set and returns where it lies.
-pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str, features: Features) -> Result<PathBuf> {
+/// An agent that was built.
+pub(super) struct Built {
+    /// Where it lies.
+    pub(super) program: PathBuf,
+    /// What of tract's is in it.
+    pub(super) kernels: Kernels,
+}
+
+impl Built {
+    /// The agent of a build, by Cargo's messages of it.
+    pub(super) fn told(toolchain: &Toolchain<'_>, profile: &str, messages: &str) -> Result<Self> {
+        Ok(Self { program: program(toolchain, profile), kernels: Kernels::told(messages)? })
+    }
+}
+
+/// Builds the agent of a feature set.
+pub(super) fn agent(toolchain: &Toolchain<'_>, profile: &str, features: Features) -> Result<Built> {
     let mut build = cargo(toolchain, "build", profile);
     build.args(["-p", "dunlin-agent", "--bin", "dunlin-agent"]);
     if features == Features::Full {
         build.args(["--features", features.name()]);
     }
-    run(&mut build)?;
-    Ok(program(toolchain, profile))
+    Built::told(toolchain, profile, &output(build.args(MESSAGES))?)
 }
 
 /// Where a target's agent lies once it is built.
-pub(super) fn program(toolchain: &Toolchain<'_>, profile: &str) -> PathBuf {
+fn program(toolchain: &Toolchain<'_>, profile: &str) -> PathBuf {
     let subfolder = if profile == "dev" { "debug" } else { profile };
     folder().join(&toolchain.target.triple).join(subfolder).join("dunlin-agent")
 }

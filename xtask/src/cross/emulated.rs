@@ -5,9 +5,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::artifact;
+use super::build::{self, Built};
 use super::toolchain::Toolchain;
-use super::{artifact, build};
-use crate::command::{output, run};
+use crate::command::{MESSAGES, output, run};
 use crate::layers;
 use crate::programs::{TestProgram, end_to_end_tests, programs};
 
@@ -34,15 +35,16 @@ pub(crate) enum Scope {
     All,
 }
 
-/// The test programs of a target, and the agent beside them: built at once, as by itself its dependencies would have other
+/// The test programs of a target, and its agent beside them: built at once, as by itself its dependencies would have other
 /// features and be built once more.
-fn built(toolchain: &Toolchain<'_>) -> Result<Vec<TestProgram>> {
+fn built(toolchain: &Toolchain<'_>) -> Result<(Vec<TestProgram>, Built)> {
     let mut command = build::cargo(toolchain, "test", PROFILE);
     command.args(["--lib", "--tests"]);
     for name in layers::deciding().chain([ENGINE, AGENT]) {
         command.arg("-p").arg(format!("dunlin-{name}"));
     }
-    TestProgram::built(&mut command)
+    let messages = output(command.arg("--no-run").args(MESSAGES))?;
+    Ok((TestProgram::among(&messages)?, Built::told(toolchain, PROFILE, &messages)?))
 }
 
 /// Unit, property and golden tests: of the crates that decide in the target's first variant, as they hold the digests of what
@@ -50,7 +52,7 @@ fn built(toolchain: &Toolchain<'_>) -> Result<Vec<TestProgram>> {
 /// the processor. The tests of proofs in a child are left out, as emulators do not enforce the limits that those set, and
 /// those that start a program of the target themselves, which no emulator is put in front of.
 pub(super) fn units(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
-    let tests = built(toolchain)?;
+    let (tests, _) = built(toolchain)?;
     let variants = toolchain.target.variants();
     let variants = match scope {
         Scope::Short => &variants[..1],
@@ -94,9 +96,9 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
 /// infer, report, be taken back.
 pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
-    built(toolchain)?;
-    let program = build::program(toolchain, PROFILE);
-    println!("{}", artifact::check(toolchain, &program)?);
+    let (_, built) = built(toolchain)?;
+    println!("{}", artifact::check(toolchain, &built)?);
+    let program = built.program;
     let mut tests = end_to_end_tests(&programs()?)?;
     tests.arg("main_loop::");
     let mut command = started_by_itself(toolchain, &program, tests)?;

@@ -1,28 +1,29 @@
 //! What an agent is and was made of, written down beside it.
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::{kernels, started};
+use super::started;
 use crate::command::{output, root};
 use crate::cross::Features;
 use crate::cross::archive::{notes, sha256};
+use crate::cross::build::Built;
 use crate::cross::matrix::{How, Libc, Target};
 use crate::cross::toolchain::Toolchain;
 
 /// Writes `dunlin-agent.provenance.json` beside the program.
 pub(in crate::cross) fn provenance(
     toolchain: &Toolchain<'_>,
-    program: &Path,
+    Built { program, kernels }: &Built,
     profile: &str,
 ) -> Result<PathBuf> {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
     let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
     let rustc = output(Command::new(toolchain.rustc()).current_dir(root()).arg("-vV"))?;
-    let linker = output(Command::new(toolchain.linker()).arg("--version"))?;
+    let compiler = output(Command::new(toolchain.linker()).arg("--version"))?;
     let unpacked = std::fs::read_to_string(notes(&toolchain.home)).unwrap_or_default();
     let own_rustc = toolchain.rustc().is_absolute();
     let unpacked: Vec<Value> = unpacked
@@ -40,14 +41,35 @@ pub(in crate::cross) fn provenance(
         "uncommitted": !git(&["status", "--porcelain"])?.is_empty(),
         "cargo_lock_sha256": sha256(&root().join("Cargo.lock"))?,
         "rustc": lines(&rustc),
-        "linker": linker.lines().next(),
+        "c_compiler": compiler.lines().next(),
+        "linker": linker(toolchain, program)?,
         "unpacked_packages": unpacked,
         "installed_packages": installed(toolchain)?,
-        "kernels": kernels(program)?,
+        "kernels": kernels.archives,
+        "kernel_switches": kernels.switches,
     });
     let path = program.with_extension("provenance.json");
     std::fs::write(&path, format!("{text:#}\n"))?;
     Ok(path)
+}
+
+/// What LLVM's linker begins its entry with in the notes of every program that it links, and its name in that entry.
+const OWN_WORD: (&[u8], &str) = (b"Linker: ", "LLD");
+
+/// What linked a program, and its version: the program's own word, else that of the linker that the C compiler calls.
+fn linker(toolchain: &Toolchain<'_>, program: &Path) -> Result<String> {
+    let bytes = std::fs::read(program)?;
+    let (begin, name) = OWN_WORD;
+    let begins = bytes.windows(begin.len()).enumerate().filter(|(_, window)| *window == begin);
+    let mut words = begins.filter_map(|(at, _)| bytes[at + begin.len()..].split(|byte| *byte == 0).next());
+    if let Some(word) =
+        words.find_map(|word| std::str::from_utf8(word).ok().filter(|word| word.contains(name)))
+    {
+        return Ok(word.to_owned());
+    }
+    // The driver tells on standard error at length what it starts.
+    let told = Command::new(toolchain.linker()).arg("-Wl,--version").stderr(Stdio::null()).output()?;
+    Ok(String::from_utf8(told.stdout)?.lines().next().unwrap_or_default().to_owned())
 }
 
 /// A package by a line of its name, version, architecture and, where it was unpacked, digest.
@@ -124,18 +146,22 @@ fn features(toolchain: &Toolchain<'_>, program: &Path) -> Result<Features> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::built;
     use super::*;
+    use crate::cross::artifact::Kernels;
     use crate::cross::target;
+    use crate::cross::toolchain::script;
 
     #[test]
     fn a_provenance_names_what_the_program_is_and_was_made_of() {
-        let (_folder, program) = built(
-            "cargo:rustc-link-lib=static=x86_64\ncargo:rustc-link-lib=static=dummy\ncargo:rustc-cfg=x\n",
-        );
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("dunlin-agent");
+        // An agent that knows nothing but its feature set.
+        script(&program, "#!/bin/sh\necho 'this program was built without gRPC' >&2\nexit 2\n").unwrap();
+        let [archives, switches] = ["x86_64", "tract_avxvnni"].map(|name| vec![name.to_owned()]);
+        let built = Built { program: program.clone(), kernels: Kernels { archives, switches } };
         let target = target("x86_64-unknown-linux-gnu").unwrap();
         let toolchain = Toolchain::set_up(&target).unwrap();
-        let path = provenance(&toolchain, &program, "dist").unwrap();
+        let path = provenance(&toolchain, &built, "dist").unwrap();
         let told: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for (field, value) in [
             ("triple", json!(target.triple)),
@@ -145,6 +171,7 @@ mod tests {
             ("bytes", json!(std::fs::metadata(&program).unwrap().len())),
             ("cargo_lock_sha256", json!(sha256(&root().join("Cargo.lock")).unwrap())),
             ("kernels", json!(["x86_64"])),
+            ("kernel_switches", json!(["tract_avxvnni"])),
             ("unpacked_packages", json!([])),
         ] {
             assert_eq!(told[field], value, "{field}");
@@ -152,7 +179,9 @@ mod tests {
         assert_eq!(told["commit"].as_str().unwrap().len(), 40);
         assert!(told["uncommitted"].is_boolean());
         assert!(told["rustc"][0].as_str().unwrap().starts_with("rustc 1."));
-        assert!(!told["linker"].as_str().unwrap().is_empty());
+        // A text names no linker, so it is the one that this machine's C compiler calls.
+        assert!(told["linker"].as_str().unwrap().starts_with("GNU "), "{}", told["linker"]);
+        assert!(told["c_compiler"].as_str().unwrap().contains("cc "), "{}", told["c_compiler"]);
         let installed = told["installed_packages"].as_array().unwrap();
         for part in ["gcc-", "cpp-", "binutils-", "libgcc-", "libc6-dev"] {
             let of = |package: &&Value| package["package"].as_str().unwrap().starts_with(part);
@@ -160,6 +189,17 @@ mod tests {
             assert!(package["version"].as_str().unwrap().starts_with(|c: char| c.is_ascii_digit()));
             assert!(package["architecture"].is_string());
         }
+    }
+
+    #[test]
+    fn a_program_s_own_word_says_what_linked_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("dunlin-agent");
+        std::fs::write(&program, b"\x01Linker: \xff\0Linker: x\0GCC: 12\0Linker: Debian LLD 22.1.8\0rustc\0")
+            .unwrap();
+        let target = target("x86_64-unknown-linux-gnu").unwrap();
+        let toolchain = Toolchain::set_up(&target).unwrap();
+        assert_eq!(linker(&toolchain, &program).unwrap(), "Debian LLD 22.1.8");
     }
 
     #[test]
