@@ -18,6 +18,7 @@ pub(crate) use archive::{Archive, forget, sha256};
 pub(crate) use artifact::{Elf, Machine, machine};
 use build::Built;
 use emulated::Scope;
+use matrix::chosen;
 pub(crate) use matrix::{How, Libc, Target, matrix, target};
 use toolchain::Toolchain;
 
@@ -43,12 +44,13 @@ enum Verb {
         /// Target triple, one of the matrix
         triple: Option<String>,
     },
-    /// Test on this machine what decides, the engine, and an agent against this machine's controller
+    /// Test on this machine what decides, the engine, and an agent against this machine's controller, for a target, or for
+    /// those of tiers 1 and 2
     Test {
         /// Target triple, one of the matrix
         triple: Option<String>,
     },
-    /// Build the agent in the size profile, with its provenance, into `target/dist`
+    /// Build the agent in the size profile, with its provenance, into `target/dist`, for a target, or for those of tier 1
     Dist {
         /// Target triple, one of the matrix
         triple: Option<String>,
@@ -80,12 +82,29 @@ impl Features {
     }
 }
 
+impl Verb {
+    /// The last tier of targets that it takes where none is named.
+    const fn last_tier(&self) -> u8 {
+        match self {
+            Self::Dist { .. } => RELEASED,
+            Self::Test { .. } => TESTED,
+            Self::List | Self::Setup { .. } | Self::Build { .. } => u8::MAX,
+        }
+    }
+}
+
+/// The last tier whose targets are released.
+const RELEASED: u8 = 1;
 /// The last tier whose targets are tested.
 const TESTED: u8 = 2;
 /// The profile that is released.
 const DIST: &str = "dist";
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let each = |triple: &Option<String>, what: &dyn Fn(&Target) -> Result<()>| {
+        let targets = chosen(matrix()?, triple.as_deref(), options.verb.last_tier())?;
+        targets.iter().try_for_each(what)
+    };
     match &options.verb {
         Verb::List => {
             for target in matrix()?.target {
@@ -96,15 +115,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             }
             Ok(())
         }
-        Verb::Setup { triple } => each(triple.as_deref(), |target| Toolchain::set_up(target).map(drop)),
+        Verb::Setup { triple } => each(triple, &|target| Toolchain::set_up(target).map(drop)),
         Verb::Build { triple } => {
-            each(triple.as_deref(), |target| build_agent(target, "dev", Features::Edge).map(drop))
+            each(triple, &|target| build_agent(target, "dev", Features::Edge).map(drop))
         }
-        Verb::Test { triple } => each(triple.as_deref(), |target| {
-            if triple.is_none() && target.tier > TESTED {
-                println!("{} is of tier {} and is not tested", target.triple, target.tier);
-                return Ok(());
-            }
+        Verb::Test { triple } => each(triple, &|target| {
             let toolchain = Toolchain::set_up(target)?;
             emulated::units(&toolchain, Scope::All)?;
             emulated::whole_way(&toolchain)
@@ -113,18 +128,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             let of_board = board.as_deref().map(crate::boards::named).transpose()?;
             let triple = of_board.map(|board| board.build.triple).or_else(|| triple.clone());
             let features = if *full { Features::Full } else { Features::Edge };
-            each(triple.as_deref(), |target| build_agent(target, DIST, features).map(drop))
+            each(&triple, &|target| build_agent(target, DIST, features).map(drop))
         }
     }
 }
 
-/// Does something for one target, or for all.
-fn each(triple: Option<&str>, what: impl FnMut(&Target) -> Result<()>) -> Result<()> {
-    let targets = match triple {
-        Some(triple) => vec![target(triple)?],
-        None => matrix()?.target,
-    };
-    targets.iter().try_for_each(what)
+/// The triples of the targets that are released.
+pub(crate) fn released_triples() -> Result<Vec<String>> {
+    Ok(chosen(matrix()?, None, RELEASED)?.into_iter().map(|target| target.triple).collect())
 }
 
 /// Builds an agent and asks it for its version, so that a file that only looks like one is found.
@@ -212,4 +223,45 @@ pub(crate) fn static_build(triple: &str) -> Result<PathBuf> {
         bail!("{} can switch its defences off", program.display());
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        verb: Verb,
+    }
+
+    /// The tiers that a verb takes targets of.
+    fn tiers(words: &[&str], triple: Option<&str>) -> Vec<u8> {
+        let cli = Cli::try_parse_from([&["cross"], words].concat()).unwrap();
+        let targets = chosen(matrix().unwrap(), triple, cli.verb.last_tier()).unwrap();
+        let mut tiers: Vec<u8> = targets.into_iter().map(|target| target.tier).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        tiers
+    }
+
+    #[test]
+    fn a_verb_takes_of_the_matrix_what_it_is_for_unless_a_target_is_named() {
+        assert_eq!(tiers(&["dist"], None), [1]);
+        assert_eq!(tiers(&["dist", "--full"], None), [1]);
+        assert_eq!(tiers(&["test"], None), [1, 2]);
+        assert_eq!(tiers(&["build"], None), [1, 2, 3]);
+        assert_eq!(tiers(&["setup"], None), [1, 2, 3]);
+        for verb in ["dist", "test", "build", "setup"] {
+            assert_eq!(tiers(&[verb], Some("riscv64gc-unknown-linux-musl")), [3]);
+        }
+    }
+
+    #[test]
+    fn a_target_that_the_matrix_does_not_have_is_refused() {
+        let refusal = target("m68k-unknown-linux-musl").err().map(|error| error.to_string());
+        assert!(refusal.unwrap().contains("is not in cross/matrix.toml"));
+    }
 }

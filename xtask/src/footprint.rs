@@ -73,7 +73,7 @@ struct Known {
 }
 
 pub(crate) fn run(options: &OnBoard) -> Result<()> {
-    let triples = tier_1()?;
+    let triples = cross::released_triples()?;
     if !options.released {
         for triple in &triples {
             for features in [Features::Edge, Features::Full] {
@@ -92,11 +92,6 @@ pub(crate) fn run(options: &OnBoard) -> Result<()> {
         write_page(&triples)?;
     }
     write_page(&triples)
-}
-
-fn tier_1() -> Result<Vec<String>> {
-    let all = cross::matrix()?.target.into_iter();
-    Ok(all.filter(|target| target.tier == 1).map(|target| target.triple).collect())
 }
 
 fn measure(name: &str, options: &OnBoard) -> Result<()> {
@@ -173,7 +168,7 @@ mod tests {
     fn the_page_has_a_table_of_every_released_target() {
         let page = std::fs::read_to_string(root().join(PAGE))
             .expect("`cargo xtask bench --footprint` writes the page");
-        for triple in tier_1().unwrap() {
+        for triple in cross::released_triples().unwrap() {
             let table = page.split_once(&format!("\n## {triple}\n")).map(|(_, rest)| rest);
             let head = table.and_then(|rest| rest.lines().find(|line| line.starts_with('|')));
             assert_eq!(head, Some(page::HEAD), "{triple}");
@@ -185,7 +180,7 @@ mod tests {
         let mut triples: Vec<String> =
             BOARDS.iter().map(|name| boards::named(name).unwrap().build.triple).collect();
         triples.sort();
-        let mut released = tier_1().unwrap();
+        let mut released = cross::released_triples().unwrap();
         released.sort();
         assert_eq!(triples, released);
     }

@@ -93,10 +93,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let triples = match &board {
         Some((_, board)) => vec![board.build.triple.clone()],
-        None if options.target.is_empty() => {
-            let tier_1 = cross::matrix()?.target.into_iter().filter(|target| target.tier == 1);
-            tier_1.map(|target| target.triple).collect()
-        }
+        None if options.target.is_empty() => cross::released_triples()?,
         None => options.target.clone(),
     };
     if options.program.is_some() && triples.len() != 1 {

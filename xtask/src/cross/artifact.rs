@@ -148,7 +148,8 @@ mod tests {
         let read = |name: &str| std::fs::read_to_string(root().join("cross").join(name)).unwrap();
         let settings: toml::Table = toml::from_str(&read("Cross.toml")).unwrap();
         let container = read("Dockerfile");
-        for target in crate::cross::matrix().unwrap().target.iter().filter(|target| target.tier == 1) {
+        for triple in crate::cross::released_triples().unwrap() {
+            let target = target(&triple).unwrap();
             let (triple, debian) = (&target.triple, target.debian.as_ref().unwrap());
             let args = &settings["target"][triple]["dockerfile"]["build-args"];
             let names = ["GNU", "ARCH", "MUSL"].map(|name| args[name].as_str());

@@ -1,7 +1,7 @@
 //! The one list of targets, `cross/matrix.toml`.
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::command::root;
@@ -110,8 +110,16 @@ pub(crate) fn matrix() -> Result<Matrix> {
 
 /// The target of that triple.
 pub(crate) fn target(triple: &str) -> Result<Target> {
-    let known = matrix()?.target.into_iter().find(|target| target.triple == triple);
-    known.with_context(|| {
-        format!("{triple} is not in cross/matrix.toml; `cargo xtask cross list` prints what is")
-    })
+    let mut targets = chosen(matrix()?, Some(triple), u8::MAX)?;
+    targets.pop().context("a triple names a target")
+}
+
+/// The target that is named, of whatever tier; where none is, those of the tiers up to the last one given.
+pub(super) fn chosen(matrix: Matrix, triple: Option<&str>, last_tier: u8) -> Result<Vec<Target>> {
+    let mut targets = matrix.target;
+    targets.retain(|target| triple.map_or(target.tier <= last_tier, |triple| target.triple == triple));
+    if let (Some(triple), true) = (triple, targets.is_empty()) {
+        bail!("{triple} is not in cross/matrix.toml; `cargo xtask cross list` prints what is");
+    }
+    Ok(targets)
 }
