@@ -5,6 +5,7 @@ use super::*;
 mod archive;
 mod debian;
 mod image;
+mod init;
 mod recipes;
 mod scripts;
 
