@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(75 * 60);
 
 /// The Rust target whose static build is part of the tests.
 const STATIC_TARGET: &str = "x86_64-unknown-linux-musl";
-/// Those that are tested behind an emulator; `cargo xtask cross test` does it on further processors, and with what is slow
+/// Those that are tested behind an emulator; `cargo xtask cross test` does more of it on further processors, and what is slow
 /// there.
 const EMULATED: &[&str] = &["aarch64-unknown-linux-musl", "armv7-unknown-linux-musleabihf"];
 

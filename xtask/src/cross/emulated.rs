@@ -1,5 +1,6 @@
 //! Tests of a target on this machine: behind an emulator where the processor is another.
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -12,15 +13,20 @@ use crate::command::{MESSAGES, output, run};
 use crate::layers;
 use crate::programs::{TestProgram, end_to_end_tests, programs};
 
-/// The engine's name, as `layers` has those of the crates that decide.
+/// The engine's name, as `layers` has those of the crates that decide; the program of its tests from outside has it too.
 const ENGINE: &str = "engine";
+/// That of the crate of kernels.
+const KERNELS: &str = "kernels";
 /// The agent's.
 const AGENT: &str = "agent";
+/// The engine's tests of answers that have to come out with whatever kernels the processor has.
+const TARGETS: &str = "targets::";
 /// Its tests that start no child.
-const IN_PROCESS: [&str; 3] = ["models::", "targets::", "import::"];
+const IN_PROCESS: [&str; 3] = ["models::", TARGETS, "import::"];
 /// Those of them that take a minute or more behind an emulator.
 const SLOW: [&str; 2] = ["explain::", "models::a_recurrent_network_begins_every_row_and_every_request_anew"];
-/// Cases of each property test behind an emulator, which runs twenty times slower; the host runs all of them.
+/// Cases of each property test that names no number of its own, behind an emulator, which runs twenty times slower; the host
+/// runs all of them.
 const CASES: &str = "16";
 
 /// The profile that is built fastest.
@@ -29,9 +35,9 @@ pub(super) const PROFILE: &str = "emulated";
 /// What of a target is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// In the target's first variant, without what is slow.
+    /// In the target's first variant, without what is slow; in each other one the kernels, and answers that come of them.
     Short,
-    /// All there is, the engine in every variant.
+    /// All there is, kernels and engine in every variant.
     All,
 }
 
@@ -40,41 +46,45 @@ pub(crate) enum Scope {
 fn built(toolchain: &Toolchain<'_>) -> Result<(Vec<TestProgram>, Built)> {
     let mut command = build::cargo(toolchain, "test", PROFILE);
     command.args(["--lib", "--tests"]);
-    for name in layers::deciding().chain([ENGINE, AGENT]) {
+    for name in layers::deciding().chain([KERNELS, ENGINE, AGENT]) {
         command.arg("-p").arg(format!("dunlin-{name}"));
     }
     let messages = output(command.arg("--no-run").args(MESSAGES))?;
     Ok((TestProgram::among(&messages)?, Built::told(toolchain, PROFILE, &messages)?))
 }
 
-/// Unit, property and golden tests: of the crates that decide in the target's first variant, as they hold the digests of what
-/// must be the same bits on every target; of the engine in each variant of the scope, as which of its kernels run depends on
-/// the processor. The tests of proofs in a child are left out, as emulators do not enforce the limits that those set, and
-/// those that start a program of the target themselves, which no emulator is put in front of.
+/// What of a program's tests is run in a variant, the target's first or another one, as words for the program; nothing where it
+/// is left out. Crates that decide are tested in the first, as they hold the digests of what must be the same bits on every
+/// target; kernels and engine in each, as which kernels run depends on the processor. The engine's tests of proofs in a child are
+/// left out, as emulators do not enforce the limits that those set.
+fn selected(package: &str, program: &str, scope: Scope, first: bool) -> Option<Vec<&'static str>> {
+    let without_slow = || SLOW.iter().flat_map(|name| ["--skip", *name]);
+    match (package, program, scope) {
+        (AGENT, ..) | (ENGINE, "allocation", _) => None,
+        (ENGINE, ENGINE, Scope::All) => Some([&IN_PROCESS[..], &SLOW].concat()),
+        (ENGINE, ENGINE, Scope::Short) if first => {
+            Some(IN_PROCESS.into_iter().chain(without_slow()).collect())
+        }
+        (ENGINE, ENGINE, Scope::Short) => Some(vec![TARGETS]),
+        (KERNELS, ..) | (ENGINE, _, Scope::All) => Some(Vec::new()),
+        _ => first.then(Vec::new),
+    }
+}
+
+/// Unit, property and golden tests. Those that start a program of the target themselves are left out, as no emulator is put in
+/// front of it.
 pub(super) fn units(toolchain: &Toolchain<'_>, scope: Scope) -> Result<()> {
     let (tests, _) = built(toolchain)?;
-    let variants = toolchain.target.variants();
-    let variants = match scope {
-        Scope::Short => &variants[..1],
-        Scope::All => &variants,
-    };
     knows_boards(toolchain)?;
     let runner = toolchain.runner().unwrap_or_default();
-    let of = |name: &'static str| tests.iter().filter(move |program| program.folder.ends_with(name));
-    for (number, variant) in variants.iter().enumerate() {
+    for (number, variant) in toolchain.target.variants().iter().enumerate() {
         println!("\n-- {} {variant:?}", toolchain.target.triple);
-        let deciding = layers::deciding().flat_map(of).filter(|_| number == 0);
-        for program in deciding.chain(of(ENGINE).filter(|program| program.name != "allocation")) {
+        for program in &tests {
+            let package = program.folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let Some(words) = selected(package, &program.name, scope, number == 0) else { continue };
             let mut tests = program.behind(&runner);
-            if program.name == ENGINE {
-                tests.args(IN_PROCESS);
-                match scope {
-                    Scope::Short => tests.args(SLOW.iter().flat_map(|name| ["--skip", name])),
-                    Scope::All => tests.args(SLOW),
-                };
-            }
-            tests.args(["--skip", "program::the_program_"]).env("PROPTEST_CASES", CASES).envs(variant);
-            run(&mut tests)?;
+            tests.args(words).args(["--skip", "program::the_program_"]);
+            run(tests.env("PROPTEST_CASES", CASES).envs(variant))?;
         }
     }
     Ok(())
@@ -138,4 +148,30 @@ const MASK: &str = r"\xff\xff\xff\xff\xff\xff\xff\x00\x00\x00\x00\x00\x00\x00\x0
 
 fn escaped(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_depends_on_the_processor_is_tested_in_every_variant() {
+        let words = |program, scope, first| selected(ENGINE, program, scope, first);
+        for (scope, first) in
+            [(Scope::All, true), (Scope::All, false), (Scope::Short, true), (Scope::Short, false)]
+        {
+            assert_eq!(selected(KERNELS, "dunlin_kernels", scope, first), Some(Vec::new()));
+            assert!(words(ENGINE, scope, first).unwrap().contains(&TARGETS));
+            assert_eq!(selected("trust", "tuf", scope, first).is_some(), first);
+            assert_eq!(words("dunlin_engine", scope, first).is_some(), first || scope == Scope::All);
+            assert_eq!(
+                (words("allocation", scope, first), selected(AGENT, "dunlin_agent", scope, first)),
+                (None, None)
+            );
+        }
+        assert_eq!(words(ENGINE, Scope::Short, false).unwrap(), [TARGETS]);
+        let slow =
+            |scope| words(ENGINE, scope, true).unwrap().windows(2).any(|two| two == ["--skip", SLOW[0]]);
+        assert_eq!([slow(Scope::Short), slow(Scope::All)], [true, false]);
+    }
 }
