@@ -26,9 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
 use crate::boards::{self, Board};
-use crate::command::{cargo, run as execute, target_dir};
-use crate::cross;
-#[cfg(test)]
+use crate::{cross, programs};
 pub(crate) use fleet::Fleet;
 pub(crate) use footprint::Measured;
 use kind::Kind;
@@ -246,10 +244,7 @@ impl Run {
         let board = boards::named(&self.board)?;
         let here = match &self.programs {
             Some(folder) => std::path::absolute(folder)?,
-            None => {
-                execute(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
-                target_dir().join("debug")
-            }
+            None => programs::here()?,
         };
         let agent = match &self.agent {
             Some(agent) => agent.clone(),

@@ -8,7 +8,7 @@ mod musl;
 mod toolchain;
 mod zig;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -122,7 +122,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Verb::Test { triple } => each(triple, &|target| {
             let toolchain = Toolchain::set_up(target)?;
             emulated::units(&toolchain, Scope::All)?;
-            emulated::whole_way(&toolchain)
+            emulated::whole_way(&toolchain).map(drop)
         }),
         Verb::Dist { triple, board, full } => {
             let of_board = board.as_deref().map(crate::boards::named).transpose()?;
@@ -168,15 +168,12 @@ fn build_agent(target: &Target, profile: &str, features: Features) -> Result<Pat
     Ok(program)
 }
 
-/// Builds the agent that tests of a target run, and takes its symbols away: half of it, which an emulated board would
-/// have to unpack.
+/// Builds the agent that tests of a target run, and takes its symbols away, which an emulated board would have to unpack.
 pub(crate) fn emulated_agent(triple: &str) -> Result<PathBuf> {
     let target = target(triple)?;
     let (toolchain, built, version) = checked_agent(&target, emulated::PROFILE, Features::Edge)?;
     println!("{version}");
-    let stripped = built.program.with_extension("stripped");
-    execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(&built.program))?;
-    Ok(stripped)
+    stripped(&toolchain, &built.program)
 }
 
 /// Tests of a target within a process, without those that are slow.
@@ -184,9 +181,18 @@ pub(crate) fn units(triple: &str) -> Result<()> {
     emulated::units(&Toolchain::set_up(&target(triple)?)?, Scope::Short)
 }
 
-/// An agent of a target on its whole way.
-pub(crate) fn whole_way(triple: &str) -> Result<()> {
-    emulated::whole_way(&Toolchain::set_up(&target(triple)?)?)
+/// An agent of a target on its whole way; returns where it lies, without its symbols.
+pub(crate) fn whole_way(triple: &str) -> Result<PathBuf> {
+    let target = target(triple)?;
+    let toolchain = Toolchain::set_up(&target)?;
+    stripped(&toolchain, &emulated::whole_way(&toolchain)?)
+}
+
+/// A program without its symbols, which are half of it.
+fn stripped(toolchain: &Toolchain<'_>, program: &Path) -> Result<PathBuf> {
+    let stripped = program.with_extension("stripped");
+    execute(Command::new(toolchain.strip()).arg("-o").arg(&stripped).arg(program))?;
+    Ok(stripped)
 }
 
 /// Where `cross dist` leaves a target's agent.

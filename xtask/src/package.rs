@@ -2,6 +2,7 @@
 //!
 //! The same input gives the same bytes: entries are sorted, owners and modes are fixed, and times are `SOURCE_DATE_EPOCH`.
 mod deb;
+mod lifecycle;
 mod notice;
 mod oci;
 mod recipes;
@@ -11,6 +12,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -19,6 +21,7 @@ use dunlin_protocol::DeviceProfile;
 use crate::boards::{self, Board};
 use crate::command::{output, root, target_dir};
 use crate::cross::{self, Elf, Features, Machine};
+use crate::programs;
 pub(crate) use recipes::lint;
 use tree::Tree;
 
@@ -42,12 +45,15 @@ pub(crate) struct Options {
     /// Folder to write to; `target/packages`, and in it one of the board's name, if left out
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Instead of writing anything, install each Debian package in a root file system that is only in memory, and have its
-    /// agent check its settings there, behind an emulator if it is for another machine; needs root
+    /// Instead of writing anything, install each Debian package in a root file system that is only in memory, have its agent
+    /// come to a session with a controller, behind an emulator if it is for another machine, upgrade it, and purge it; needs root
     #[arg(long, conflicts_with_all = ["kind", "out"])]
     check: bool,
+    /// Folder with `dunlin` of this machine for that, instead of one that is built
+    #[arg(long, requires = "check")]
+    programs: Option<PathBuf>,
     /// Check the recipe for Yocto instead
-    #[arg(long, conflicts_with_all = ["target", "board", "kind", "program", "package_version", "out", "check"])]
+    #[arg(long, conflicts_with_all = ["target", "board", "kind", "program", "package_version", "out", "check", "programs"])]
     lint: bool,
 }
 
@@ -113,7 +119,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         package.board = board;
     }
     if options.check {
-        return packages.iter().try_for_each(checked);
+        let programs = match &options.programs {
+            Some(folder) => std::path::absolute(folder)?,
+            None => programs::here()?,
+        };
+        return packages.into_iter().try_for_each(|package| checked(package, &programs));
     }
     let folder = options.out.clone().unwrap_or_else(|| {
         let all = target_dir().join("packages");
@@ -138,13 +148,33 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if wanted(Kind::Oci) { write(oci::pack(&packages)?) } else { Ok(()) }
 }
 
-/// Installs a package and has its agent run.
-fn checked(package: &Package) -> Result<()> {
-    let folder = target_dir().join("packages").join(format!("root-{}", package.machine.debian));
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let checked = root::check(package, &folder).with_context(|| package.triple.clone());
-    std::fs::remove_dir(&folder)?;
-    checked
+/// Takes a package through its life, with a controller of `programs`.
+fn checked(package: Package, programs: &Path) -> Result<()> {
+    let begin = Instant::now();
+    let triple = package.triple.clone();
+    let folder = target_dir().join("packages").join(format!("life-{}", package.machine.debian));
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("emptying {}", folder.display()))?;
+    }
+    let [mounted, controller] = ["root", "controller"].map(|name| folder.join(name));
+    for made in [&mounted, &controller] {
+        std::fs::create_dir_all(made).with_context(|| format!("making {}", made.display()))?;
+    }
+    lifecycle::lives(package, [&mounted, &controller, programs], |_, _| Ok(()))
+        .with_context(|| format!("{triple}; the controller's files are left in {}", controller.display()))?;
+    std::fs::remove_dir_all(&folder)?;
+    let seconds = begin.elapsed().as_secs_f64();
+    println!(
+        "{triple}: installed, enrolled, had sessions before and after an upgrade, purged; {seconds:.0} s"
+    );
+    Ok(())
+}
+
+/// The same for the package of a program, as part of the tests, which have built it and the programs of this machine.
+pub(crate) fn test(triple: &str, program: &Path) -> Result<()> {
+    let mut package = Package::new(triple, program, env!("CARGO_PKG_VERSION"), epoch()?)?;
+    package.preset = 0;
+    checked(package, &target_dir().join("debug"))
 }
 
 /// Bytes of the Debian package of a program.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::command::{MESSAGES, cargo, output};
+use crate::command::{MESSAGES, cargo, output, run, target_dir};
 
 /// What is built beyond the ordinary: the negative controls, and the two programs whose defences can be switched off. The
 /// ordinary programs have no such switch, whatever they are built with, so that one build serves all stages.
@@ -20,6 +20,12 @@ pub(crate) fn workspace(verb: &str, more: &[&str]) -> Command {
     let mut command = cargo(&[verb, "--locked", "--workspace", "--features", FEATURES]);
     command.args(more);
     command
+}
+
+/// The folder of this machine's programs, built.
+pub(crate) fn here() -> Result<PathBuf> {
+    run(&mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    Ok(target_dir().join("debug"))
 }
 
 /// Every program of integration tests, built. They are started without Cargo, which would wait for what it builds beside them.

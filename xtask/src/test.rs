@@ -102,7 +102,9 @@ const LAST: &[Stage] = &[
         let program = cross::static_build(STATIC_TARGET)?;
         execute(end_to_end_tests(&programs()?)?.arg("main_loop::").env("AGENT_PROGRAM", program))
     }),
-    ("emulated agents", || EMULATED.iter().try_for_each(|triple| cross::whole_way(triple))),
+    ("emulated agents", || {
+        EMULATED.iter().try_for_each(|triple| package::test(triple, &cross::whole_way(triple)?))
+    }),
     ("board", || board::test(cross::emulated_agent(STATIC_TARGET)?, target_dir().join("debug"))),
 ];
 

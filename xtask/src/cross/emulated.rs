@@ -1,7 +1,7 @@
 //! Tests of a target on this machine: behind an emulator where the processor is another.
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -104,8 +104,8 @@ fn knows_boards(toolchain: &Toolchain<'_>) -> Result<()> {
 }
 
 /// Two devices' whole way with an agent of the target against the controller of this machine: enrol, assign, install,
-/// infer, report, be taken back.
-pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
+/// infer, report, be taken back. Returns where the agent lies.
+pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<PathBuf> {
     let (_, built) = built(toolchain)?;
     println!("{}", artifact::check(toolchain, &built)?);
     let program = built.program;
@@ -115,7 +115,8 @@ pub(super) fn whole_way(toolchain: &Toolchain<'_>) -> Result<()> {
     if toolchain.runner().is_some() {
         command.env("AGENT_EMULATED", "1");
     }
-    run(command.env("AGENT_PROGRAM", &program).envs(&toolchain.target.variants()[0]))
+    run(command.env("AGENT_PROGRAM", &program).envs(&toolchain.target.variants()[0]))?;
+    Ok(program)
 }
 
 /// The script that makes programs of another machine start by themselves within namespaces of its own. An agent starts its

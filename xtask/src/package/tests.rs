@@ -1,5 +1,3 @@
-use std::os::unix::fs::MetadataExt;
-
 use super::*;
 
 mod archive;
@@ -104,22 +102,4 @@ fn every_mount_of_the_state_folder_lets_programs_be_started() {
         assert!(options.contains(&"nosuid") && options.contains(&"nodev"), "{mount}");
         assert!(!options.contains(&"noexec"), "{mount}");
     }
-}
-
-/// Files below a folder whose path names the agent.
-fn left(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let metadata = path.symlink_metadata().unwrap();
-        if metadata.is_dir() {
-            found.extend(left(&path));
-        }
-        // An overlay notes a deleted file as a device without a number.
-        let deleted = metadata.mode() & 0o170_000 == 0o020_000 && metadata.rdev() == 0;
-        if !deleted && path.file_name().unwrap().to_string_lossy().contains("dunlin") {
-            found.push(path);
-        }
-    }
-    found
 }
