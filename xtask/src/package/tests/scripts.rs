@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use super::*;
 use crate::command::run;
+use crate::package::root::Root;
 
 #[test]
 fn every_shell_script_passes_shellcheck() {
@@ -35,4 +36,26 @@ fn an_image_is_kept_when_the_agent_serves_or_has_nothing_to_serve() {
         ended.unwrap().success()
     };
     assert_eq!([0, 1, 3, 5].map(healthy), [true, false, true, false]);
+}
+
+#[test]
+fn models_are_held_back_from_when_an_image_is_written_until_it_is_given_up() {
+    let mounted = tempfile::tempdir().unwrap();
+    let root = Root::new(mounted.path()).unwrap();
+    std::fs::copy(source().join("rootfs/usr/lib/dunlin/os-installed"), root.path("packages/hook")).unwrap();
+    // Where the shipped settings look for it.
+    let settings = std::fs::read_to_string(source().join("rootfs/etc/dunlin/agent.toml")).unwrap();
+    let settings: toml::Table = toml::from_str(&settings).unwrap();
+    let inhibit = root.path(settings["update"]["inhibit_file"].as_str().unwrap().trim_start_matches('/'));
+    let hook = |words: &[&str]| root.ok(&[&["/packages/hook"], words].concat()).unwrap();
+    // What was not written can be given up as well, and each of both be said twice.
+    hook(&["undone"]);
+    for _ in 0..2 {
+        hook(&[]);
+        assert!(inhibit.is_file());
+    }
+    for _ in 0..2 {
+        hook(&["undone"]);
+        assert!(!inhibit.exists());
+    }
 }
