@@ -47,6 +47,7 @@ pub(super) fn cuts(
     let mut dice = Dice(seed);
     let mut outcome = Outcome::default();
     let mut floors = Floors::default();
+    let mut resumed = 0;
     for pair in releases[1..].windows(2) {
         let [old, new] = [&pair[0], &pair[1]];
         let moment = length.mul_f64(dice.share() * LENGTHS);
@@ -65,9 +66,11 @@ pub(super) fn cuts(
         let started = Instant::now();
         board = machine.start(&path, None)?;
         let came = looked.and_then(|left| {
-            comes_up(&mut board, &fleet, &told, &left, [old, new])?;
+            let from = comes_up(&mut board, &fleet, &told, &left, [old, new])?;
+            resumed = from.max(resumed);
             floors = left.floors;
-            Ok(format!("at {new} {:.1} s after", started.elapsed().as_secs_f64()))
+            let seconds = started.elapsed().as_secs_f64();
+            Ok(format!("at {new} {seconds:.1} s after, what was downloaded began at {from} bytes"))
         });
         let failed = came.is_err();
         outcome.cut(&what, came);
@@ -76,6 +79,8 @@ pub(super) fn cuts(
             break;
         }
     }
+    // It is only told: none of the random moments need fall into a download.
+    println!("the most that was there of a download that went on: {resumed} bytes");
     let whole = fleet.not_blamed().and_then(|()| fleet.no_false_alarm());
     if let Err(error) = whole {
         outcome.bad("in all", &error);
@@ -105,20 +110,22 @@ fn look([before, disk]: [&Path; 2], folder: &Path, told: &Told, floors: &Floors)
     Ok(left)
 }
 
-/// The board answers from the first question on, with the old release or the new one, and finishes the update.
+/// The board answers from the first question on, with the old release or the new one, and finishes the update. Returns from
+/// where on it was downloaded, bytes; zero if nothing was.
 fn comes_up(
     board: &mut Running,
     fleet: &Fleet,
     told: &Told,
     left: &Left,
     [old, new]: [&str; 2],
-) -> Result<()> {
+) -> Result<u64> {
     let version = board.first_answer()?;
     let right: &[&str] = if told.committed(new) { &[new] } else { &[old, new] };
     ensure!(right.contains(&version.as_str()), "{version} answers after the cut, which is none of {right:?}");
     let now = board.device.comes_to(new, right)?;
     now.keeps(told)?;
     // A cut may fall where there is nothing to go on with.
-    not_fetched_again(&board.log()?, &left.downloads, CHUNK_BYTES)?;
-    fleet.stored(&now, true).context("reports")
+    let resumed = not_fetched_again(&board.log()?, &left.downloads, CHUNK_BYTES)?;
+    fleet.stored(&now, true).context("reports")?;
+    Ok(resumed)
 }
