@@ -1,6 +1,6 @@
 //! `cargo xtask bench --footprint`: what the released agent takes of a small board, written to `docs/footprint.md`.
 //!
-//! Boards may be measured one at a time: what is known of the others is kept in `out/`.
+//! Boards may be measured one at a time: what is known of each target is kept in a file beside the page, which is made of them.
 mod page;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +18,8 @@ use crate::{boards, package};
 
 /// The page, beside the other documents.
 const PAGE: &str = "docs/footprint.md";
+/// The folder of what it is made of, a file for each target.
+const KEPT: &str = "docs/footprint";
 /// The boards that can be emulated whole, one for each target.
 const BOARDS: [&str; 3] = ["x86-64-generic", "qemu-virt-aarch64", "qemu-virt-armv7"];
 
@@ -41,15 +43,21 @@ pub(crate) struct OnBoard {
     programs: Option<PathBuf>,
 }
 
-/// Sizes of a target's programs, bytes. Programs that were not built have none.
-#[derive(Default)]
+/// The size of a program.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Size {
+    bytes: u64,
+    /// What it was built of.
+    commit: String,
+}
+
+/// Sizes of a target's programs. Programs that were not built have none.
+#[derive(Default, Serialize, Deserialize)]
 struct Sizes {
-    edge: Option<u64>,
-    full: Option<u64>,
-    /// Of the Debian package of `edge`.
+    edge: Option<Size>,
+    full: Option<Size>,
+    /// Of the Debian package of `edge`, bytes.
     package: Option<u64>,
-    /// What `edge` was built of.
-    commit: Option<String>,
 }
 
 /// What was measured on a board, and on what.
@@ -66,6 +74,7 @@ struct Run {
 }
 
 /// What is known of a target.
+#[derive(Serialize, Deserialize)]
 struct Known {
     triple: String,
     sizes: Sizes,
@@ -73,6 +82,9 @@ struct Known {
 }
 
 pub(crate) fn run(options: &OnBoard) -> Result<()> {
+    if options.page_only {
+        return write_page();
+    }
     let triples = cross::released_triples()?;
     if !options.released {
         for triple in &triples {
@@ -81,17 +93,17 @@ pub(crate) fn run(options: &OnBoard) -> Result<()> {
             }
         }
     }
+    triples.iter().try_for_each(|triple| take_sizes(triple))?;
     let names: Vec<&str> = match &options.board[..] {
-        _ if options.page_only => Vec::new(),
         [] => BOARDS.to_vec(),
         some => some.iter().map(String::as_str).collect(),
     };
     for name in names {
+        // The page after each board: a later one that can not be measured takes nothing away.
+        write_page()?;
         measure(name, options)?;
-        // After each board: a later one that can not be measured takes nothing away.
-        write_page(&triples)?;
     }
-    write_page(&triples)
+    write_page()
 }
 
 fn measure(name: &str, options: &OnBoard) -> Result<()> {
@@ -103,42 +115,61 @@ fn measure(name: &str, options: &OnBoard) -> Result<()> {
     let window = Duration::from_secs(60 * options.minutes);
     let measured = board::footprint(name, agent, options.programs.clone(), window)?;
     let run = Run { board: name.to_owned(), minutes: options.minutes, commit, machine, measured };
-    let path = kept(&triple);
-    std::fs::create_dir_all(path.parent().context("a file lies in a folder")?)?;
-    std::fs::write(&path, serde_json::to_string_pretty(&run)?)
+    keep(&Known { run: Some(run), ..known(&triple)? })
+}
+
+/// Where what is known of a target is kept.
+fn path(triple: &str) -> PathBuf {
+    root().join(KEPT).join(format!("{triple}.json"))
+}
+
+/// What is kept of a target; nothing if there is no file.
+fn known(triple: &str) -> Result<Known> {
+    let path = path(triple);
+    if !path.exists() {
+        return Ok(Known { triple: triple.to_owned(), sizes: Sizes::default(), run: None });
+    }
+    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not of this release; delete it", path.display()))
+}
+
+fn keep(known: &Known) -> Result<()> {
+    let path = path(&known.triple);
+    std::fs::create_dir_all(root().join(KEPT))?;
+    std::fs::write(&path, format!("{}\n", serde_json::to_string_pretty(known)?))
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Where what was measured is kept.
-fn kept(triple: &str) -> PathBuf {
-    root().join("out").join(format!("footprint-{triple}.json"))
+/// The page of what is kept.
+fn page() -> Result<String> {
+    let known: Vec<Known> =
+        cross::released_triples()?.iter().map(|triple| known(triple)).collect::<Result<_>>()?;
+    Ok(page::text(&known))
 }
 
-fn write_page(triples: &[String]) -> Result<()> {
-    let known = triples.iter().map(|triple| known(triple)).collect::<Result<Vec<_>>>()?;
-    std::fs::write(root().join(PAGE), page::text(&known)).with_context(|| format!("writing {PAGE}"))?;
+fn write_page() -> Result<()> {
+    std::fs::write(root().join(PAGE), page()?).with_context(|| format!("writing {PAGE}"))?;
     println!("wrote {PAGE}");
     Ok(())
 }
 
-fn known(triple: &str) -> Result<Known> {
+/// Keeps the sizes of a target's programs that are there.
+fn take_sizes(triple: &str) -> Result<()> {
+    let mut known = known(triple)?;
     let [edge, full] = [Features::Edge, Features::Full].map(|features| cross::released(triple, features));
-    let bytes = |path: &Path| std::fs::metadata(path).ok().map(|about| about.len());
-    let mut sizes = Sizes { edge: bytes(&edge), full: bytes(&full), ..Sizes::default() };
-    if sizes.edge.is_some() {
-        sizes.package = Some(package::deb_bytes(triple, &edge)?.try_into()?);
-        sizes.commit = Some(commit(&edge)?);
-    }
-    let run = match std::fs::read_to_string(kept(triple)) {
-        Ok(text) => {
-            let run = serde_json::from_str(&text);
-            Some(
-                run.with_context(|| format!("{} is not of this release; delete it", kept(triple).display()))?,
-            )
-        }
-        Err(_) => None,
+    let size = |path: &Path| -> Result<Option<Size>> {
+        let Ok(about) = std::fs::metadata(path) else { return Ok(None) };
+        Ok(Some(Size { bytes: about.len(), commit: commit(path)? }))
     };
-    Ok(Known { triple: triple.to_owned(), sizes, run })
+    if let Some(size) = size(&edge)? {
+        known.sizes.edge = Some(size);
+        known.sizes.package = Some(package::deb_bytes(triple, &edge)?.try_into()?);
+    }
+    if let Some(size) = size(&full)? {
+        known.sizes.full = Some(size);
+    }
+    keep(&known)
 }
 
 /// What an agent was built of, as its provenance tells.
@@ -165,9 +196,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_has_a_table_of_every_released_target() {
+    fn the_page_is_what_is_kept_and_has_a_table_of_every_released_target() {
         let page = std::fs::read_to_string(root().join(PAGE))
             .expect("`cargo xtask bench --footprint` writes the page");
+        let made = super::page().unwrap();
+        assert!(page == made, "`cargo xtask bench --footprint --page-only` writes the page anew");
         for triple in cross::released_triples().unwrap() {
             let table = page.split_once(&format!("\n## {triple}\n")).map(|(_, rest)| rest);
             let head = table.and_then(|rest| rest.lines().find(|line| line.starts_with('|')));

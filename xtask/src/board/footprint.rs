@@ -16,8 +16,10 @@ use super::vm::{Machine, Running, Use};
 
 /// Memory of the board, MiB: what the smallest boards that are meant have beside their application.
 const MEMORY_MIB: u64 = 96;
-/// Windows without a model, one after the other: what an idle agent does every quarter of an hour falls into one of two.
-const IDLE_WINDOWS: usize = 2;
+/// Windows without a model, one after the other. With the shipped settings an idle agent reports every five minutes, and each commit
+/// reserves the numbers of four reports that need none, so every fifth makes one: half an hour has one in it, if a window is of
+/// ten minutes.
+const IDLE_WINDOWS: usize = 3;
 /// A board has settled after this part of a window: a telemetry window or two, if those of the measurement are of ten minutes.
 const SETTLING: u32 = 5;
 /// Seconds between two looks: often enough for the most memory that is taken, and rare beside what a look costs the board.
