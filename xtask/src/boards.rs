@@ -1,7 +1,7 @@
 //! The board files of `firmware-targets/boards`: a device profile plus build and test settings each.
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dunlin_protocol::DeviceProfile;
 use serde::Deserialize;
 
@@ -61,7 +61,19 @@ pub(crate) fn named(name: &str) -> Result<Board> {
 
 pub(crate) fn read(path: &Path) -> Result<Board> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("parsing {}", path.display()))
+    parse(&text).with_context(|| format!("parsing {}", path.display()))
+}
+
+/// Reads the text of a board file. A profile on the wire may have fields that this release does not know; here they are typing
+/// errors, as they are for its budgets anyway.
+fn parse(text: &str) -> Result<Board> {
+    let board: Board = toml::from_str(text)?;
+    let written: toml::Table = toml::from_str(text)?;
+    let known = toml::Table::try_from(&board.device)?;
+    let written = written["device"].as_table().into_iter().flat_map(toml::Table::keys);
+    let unknown: Vec<&str> = written.filter(|key| !known.contains_key(*key)).map(String::as_str).collect();
+    ensure!(unknown.is_empty(), "a device profile has no {}", unknown.join(", "));
+    Ok(board)
 }
 
 /// The processors that the emulator stands for on the boards of a target.
@@ -72,4 +84,24 @@ pub(crate) fn emulated_processors(triple: &str) -> Result<Vec<String>> {
         processors.extend(board.test.filter(|_| board.build.triple == triple).map(|test| test.qemu_cpu));
     }
     Ok(processors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_file_has_no_key_that_a_profile_does_not_know() {
+        let text = std::fs::read_to_string(path("raspberry-pi-4")).unwrap();
+        assert!(parse(&text).is_ok());
+        let refusal = |part: &str, typed: &str| {
+            let text = text.replace(&format!("[{part}]\n"), &format!("[{part}]\n{typed} = 4\n"));
+            parse(&text).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refusal("device", "core"), "a device profile has no core");
+        for (part, typed) in [("device.budgets", "latency_ms_max"), ("build", "tripel"), ("test", "qemu")] {
+            let refusal = refusal(part, typed);
+            assert!(refusal.contains(&format!("unknown field `{typed}`")), "{refusal}");
+        }
+    }
 }

@@ -4,15 +4,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::archive::{self, Archive, host_suite};
+use super::artifact::machine;
 use super::matrix::{Debian, How, Libc, Target};
 use super::{musl, zig};
 use crate::command::{cargo, on_path, output, run};
 use crate::install;
 
-/// Debian's name for the machines this builds on.
+/// The machines that Debian's programs are unpacked for, as Rust calls them, and as Debian does.
+const HOST: &str = "x86_64";
 const HOST_ARCH: &str = "amd64";
 /// Folder of its libraries.
 const HOST_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -42,6 +44,9 @@ impl<'a> Toolchain<'a> {
         let toolchain = Self { target, home: home()?, rustup };
         if target.how == How::Native {
             return Ok(toolchain);
+        }
+        if !rustup {
+            runs_unpacked(std::env::consts::ARCH, &target.triple)?;
         }
         std::fs::create_dir_all(toolchain.home.join("bin"))?;
         if let Some(debian) = &target.debian {
@@ -164,7 +169,7 @@ impl<'a> Toolchain<'a> {
     }
 
     fn c_compiler(&self, debian: &Debian) -> Result<()> {
-        if debian.arch == HOST_ARCH {
+        if machine(std::env::consts::ARCH).is_ok_and(|here| here.debian == debian.arch) {
             return install::debian("gcc", "gcc");
         }
         let headers = format!("libc6-dev-{}-cross", debian.arch);
@@ -286,7 +291,7 @@ impl<'a> Toolchain<'a> {
         if program.is_file() {
             return Ok(());
         }
-        let Ok(host) = host_suite() else {
+        let Some(host) = host_suite().ok().filter(|_| std::env::consts::ARCH == HOST) else {
             return if on_path(runner) { Ok(()) } else { bail!("`{runner}` is missing: install qemu-user") };
         };
         let archive = Archive::open(&self.home, &format!("{host}-backports"), HOST_ARCH)?;
@@ -297,6 +302,15 @@ impl<'a> Toolchain<'a> {
         }
         Ok(std::fs::remove_dir_all(unpacked)?)
     }
+}
+
+/// An error on machines on which the compiler that would be unpacked does not run.
+fn runs_unpacked(arch: &str, triple: &str) -> Result<()> {
+    ensure!(
+        arch == HOST,
+        "Debian's compiler is unpacked for {HOST_ARCH} alone, and this machine is {arch}: `rustup target add {triple}` gives rustup's compiler the target"
+    );
+    Ok(())
 }
 
 /// Of the compiler's own source nothing is needed.
@@ -346,4 +360,18 @@ fn standard_library(sysroot: &Path, triple: &str) -> bool {
     entries.flatten().any(|entry| {
         entry.file_name().to_str().is_some_and(|name| name.starts_with("libstd-") && name.ends_with(".rlib"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_debian_s_compiler_would_not_run_on_is_told_what_to_do() {
+        let triple = "armv7-unknown-linux-musleabihf";
+        assert!(runs_unpacked("x86_64", triple).is_ok());
+        let refusal = runs_unpacked("aarch64", triple).unwrap_err().to_string();
+        assert!(refusal.contains("this machine is aarch64"), "{refusal}");
+        assert!(refusal.contains(&format!("rustup target add {triple}")), "{refusal}");
+    }
 }
