@@ -65,15 +65,24 @@ pub(crate) fn read(path: &Path) -> Result<Board> {
 }
 
 /// Reads the text of a board file. A profile on the wire may have fields that this release does not know; here they are typing
-/// errors, as they are for its budgets anyway.
+/// errors.
 fn parse(text: &str) -> Result<Board> {
     let board: Board = toml::from_str(text)?;
     let written: toml::Table = toml::from_str(text)?;
-    let known = toml::Table::try_from(&board.device)?;
-    let written = written["device"].as_table().into_iter().flat_map(toml::Table::keys);
-    let unknown: Vec<&str> = written.filter(|key| !known.contains_key(*key)).map(String::as_str).collect();
+    let written = written["device"].as_table().context("a board has a profile")?;
+    let unknown = unknown(written, &toml::Table::try_from(&board.device)?);
     ensure!(unknown.is_empty(), "a device profile has no {}", unknown.join(", "));
     Ok(board)
+}
+
+/// The keys of `written`, and of the tables in it, that `known` does not have.
+fn unknown(written: &toml::Table, known: &toml::Table) -> Vec<String> {
+    let below = |(key, value): (&String, &toml::Value)| match (value.as_table(), known.get(key)) {
+        (_, None) => vec![key.clone()],
+        (Some(written), Some(toml::Value::Table(known))) => unknown(written, known),
+        (_, Some(_)) => Vec::new(),
+    };
+    written.iter().flat_map(below).collect()
 }
 
 /// The processors that the emulator stands for on the boards of a target.
@@ -98,8 +107,10 @@ mod tests {
             let text = text.replace(&format!("[{part}]\n"), &format!("[{part}]\n{typed} = 4\n"));
             parse(&text).err().map(|error| error.to_string()).unwrap_or_default()
         };
-        assert_eq!(refusal("device", "core"), "a device profile has no core");
-        for (part, typed) in [("device.budgets", "latency_ms_max"), ("build", "tripel"), ("test", "qemu")] {
+        for (part, typed) in [("device", "core"), ("device.budgets", "latency_ms_max")] {
+            assert_eq!(refusal(part, typed), format!("a device profile has no {typed}"));
+        }
+        for (part, typed) in [("build", "tripel"), ("test", "qemu")] {
             let refusal = refusal(part, typed);
             assert!(refusal.contains(&format!("unknown field `{typed}`")), "{refusal}");
         }
