@@ -1,8 +1,8 @@
 //! Who may ask what.
 //!
 //! Over TCP a request bears a token where one is configured; over the Unix socket the file's mode has decided already.
-//! Loading and unloading is for an administrator: a bearer of the other token, or, over the Unix socket, root and the
-//! agent's own user.
+//! Loading and unloading is for an administrator on this device: over TCP from its own address, a bearer of the other
+//! token; over the Unix socket such a bearer, root, and the agent's own user.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ const TOKEN_CHARS_MIN: usize = 16;
 /// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Peer {
-    /// Over TCP: anyone who reaches the address.
-    Tcp,
+    /// Over TCP: anyone who reaches the address; `local` from this device.
+    Tcp { local: bool },
     /// Over the Unix socket; `owner` is root or the agent's own user.
     Unix { owner: bool },
 }
@@ -74,7 +74,7 @@ impl Token {
 pub struct Access {
     /// Asked of every request over TCP.
     pub token: Option<Token>,
-    /// Asked for loading and unloading over TCP.
+    /// Asked for loading and unloading over TCP, which is only done from a loopback address.
     pub admin: Option<Token>,
 }
 
@@ -84,14 +84,14 @@ impl Access {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| Token::of(token.trim()))
         });
-        if borne.is_some() && borne == self.admin {
-            return Right::Administer;
-        }
+        let boss = borne.is_some() && borne == self.admin;
         match peer {
-            Peer::Unix { owner: true } => Right::Administer,
-            Peer::Unix { owner: false } => Right::Use,
-            Peer::Tcp if self.token.is_none() || borne == self.token => Right::Use,
-            Peer::Tcp => Right::Nothing,
+            Peer::Unix { owner } if owner || boss => Right::Administer,
+            Peer::Unix { .. } => Right::Use,
+            Peer::Tcp { local: true } if boss => Right::Administer,
+            // From elsewhere his token allows what the other one does.
+            Peer::Tcp { .. } if boss || self.token.is_none() || borne == self.token => Right::Use,
+            Peer::Tcp { .. } => Right::Nothing,
         }
     }
 
@@ -108,7 +108,7 @@ impl Access {
             ),
             Right::Use | Right::Administer => Refusal::new(
                 StatusCode::FORBIDDEN,
-                "loading and unloading is for the administrator: ask over the Unix socket, or with the token of api.admin_token_file",
+                "loading and unloading is for the administrator on this device: ask over the Unix socket, or from a loopback address with the token of api.admin_token_file",
             ),
         })
     }
@@ -118,6 +118,8 @@ impl Access {
 mod tests {
     use super::*;
 
+    const HERE: Peer = Peer::Tcp { local: true };
+
     fn bearing(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
     }
@@ -126,12 +128,8 @@ mod tests {
     fn tokens_and_peers_allow_what_they_should() {
         let none = HeaderMap::new();
         let open = Access::default();
-        assert_eq!(open.right(Peer::Tcp, &none), Right::Use);
-        assert_eq!(
-            open.right(Peer::Tcp, &bearing("Bearer x")),
-            Right::Use,
-            "no token is the administrator's"
-        );
+        assert_eq!(open.right(HERE, &none), Right::Use);
+        assert_eq!(open.right(HERE, &bearing("Bearer x")), Right::Use, "no token is the administrator's");
         assert_eq!(open.right(Peer::Unix { owner: true }, &none), Right::Administer);
         assert_eq!(open.right(Peer::Unix { owner: false }, &none), Right::Use);
         let closed = Access { token: Some(Token::of("of everyone")), admin: Some(Token::of("of the boss")) };
@@ -143,12 +141,25 @@ mod tests {
             ("Basic of everyone", Right::Nothing),
             ("of everyone", Right::Nothing),
         ] {
-            assert_eq!(closed.right(Peer::Tcp, &bearing(value)), right, "{value}");
+            assert_eq!(closed.right(HERE, &bearing(value)), right, "{value}");
         }
-        assert_eq!(closed.right(Peer::Tcp, &none), Right::Nothing);
-        let refused = |needed| closed.check(Peer::Tcp, &none, needed).unwrap_err().status;
+        assert_eq!(closed.right(HERE, &none), Right::Nothing);
+        let afar = Peer::Tcp { local: false };
+        for (value, right) in [
+            ("Bearer of everyone", Right::Use),
+            ("Bearer of the boss", Right::Use),
+            ("Bearer of nobody", Right::Nothing),
+        ] {
+            assert_eq!(closed.right(afar, &bearing(value)), right, "{value}");
+        }
+        let boss = bearing("Bearer of the boss");
+        assert_eq!(closed.check(afar, &boss, Right::Administer).unwrap_err().status, StatusCode::FORBIDDEN);
+        for owner in [true, false] {
+            assert_eq!(closed.right(Peer::Unix { owner }, &boss), Right::Administer);
+        }
+        let refused = |needed| closed.check(HERE, &none, needed).unwrap_err().status;
         assert_eq!(refused(Right::Use), StatusCode::UNAUTHORIZED);
-        let plain = Access::default().check(Peer::Tcp, &none, Right::Administer).unwrap_err();
+        let plain = Access::default().check(HERE, &none, Right::Administer).unwrap_err();
         assert_eq!(plain.status, StatusCode::FORBIDDEN);
     }
 

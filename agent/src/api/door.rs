@@ -1,6 +1,7 @@
 //! Ways in: TCP and the Unix socket, and what hides the difference from what serves a connection.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
@@ -66,6 +67,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Settling<S> {
     }
 }
 
+/// Who asks from an address. On a listener for both families an IPv4 one comes as one of IPv6.
+fn tcp(from: SocketAddr) -> Peer {
+    Peer::Tcp { local: from.ip().to_canonical().is_loopback() }
+}
+
 /// A listener of either kind.
 #[derive(Debug)]
 pub enum Door {
@@ -98,10 +104,10 @@ impl Door {
         let serving = Arc::clone(serving);
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, from) = listener.accept().await?;
                 // Small answers must not wait for the acknowledgement of the one before; a failure costs time only.
                 let _slower = stream.set_nodelay(true);
-                Ok((Box::new(Settling { stream, serving }), Peer::Tcp))
+                Ok((Box::new(Settling { stream, serving }), tcp(from)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -109,6 +115,27 @@ impl Door {
                 let owner = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own);
                 Ok((Box::new(Settling { stream, serving }), Peer::Unix { owner }))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_this_device() {
+        for (from, local) in [
+            ("127.0.0.1:9", true),
+            ("127.8.0.1:9", true),
+            ("[::1]:9", true),
+            ("[::ffff:127.0.0.1]:9", true),
+            ("192.168.0.7:9", false),
+            ("[::ffff:10.0.0.1]:9", false),
+            ("[fe80::1]:9", false),
+            ("0.0.0.0:9", false),
+        ] {
+            assert_eq!(tcp(from.parse().unwrap()), Peer::Tcp { local }, "{from}");
         }
     }
 }
