@@ -15,6 +15,10 @@ use super::gather::Gather;
 /// costs more than they do, and no other connection waits longer than this.
 pub const INLINE_US_MAX: u64 = 1_000;
 
+/// Late threads that go on without a worker's place: more than one member leaves before it is not asked any more, and far
+/// fewer than the runtime has. Further ones keep their places.
+const STRAYS_MAX: usize = 8;
+
 /// Bounds of serving.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -42,6 +46,7 @@ pub(super) struct Pool {
     workers: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     waiting_max: usize,
+    strays: Arc<AtomicUsize>,
     run_max: Duration,
     gather: Arc<BTreeMap<TaskId, Gather>>,
 }
@@ -63,7 +68,7 @@ pub(super) enum Worked<T> {
     /// It was done, after waiting so long for a worker.
     Done(T, Duration),
     /// It took longer than [`Limits::run_max`], or than the caller's own limit. Its thread goes on, but its worker's place is
-    /// given back: members that are late are soon no longer asked, see `strikes`.
+    /// given back, unless [`STRAYS_MAX`] do: members that are late are soon no longer asked, see `strikes`.
     Late(Duration),
     /// Half of the caller's own limit passed before a worker was free; the work was not begun.
     Waited,
@@ -82,6 +87,7 @@ impl Pool {
             workers: Arc::new(Semaphore::new(limits.workers.max(1))),
             waiting: Arc::default(),
             waiting_max: limits.waiting_max.max(1),
+            strays: Arc::default(),
             run_max: limits.run_max,
             gather: Arc::new(gather),
         }
@@ -163,14 +169,11 @@ impl Pool {
     ) -> Worked<T> {
         let left = limit.map_or(self.run_max, |limit| limit.saturating_sub(queued).min(self.run_max));
         // The thread holds the worker's place, so that a caller who goes away does not free it.
-        let held = Arc::new(Mutex::new(Some(worker)));
-        let give_back = |held: &Mutex<Option<OwnedSemaphorePermit>>| {
-            drop(held.lock().unwrap_or_else(PoisonError::into_inner).take());
-        };
-        let of_thread = Arc::clone(&held);
+        let hold = Arc::new(Mutex::new(Hold::Worker { _place: worker }));
+        let of_thread = Arc::clone(&hold);
         let run = tokio::task::spawn_blocking(move || {
             let done = work();
-            give_back(&of_thread);
+            *of_thread.lock().unwrap_or_else(PoisonError::into_inner) = Hold::Nothing;
             done
         });
         match timeout(left, run).await {
@@ -178,11 +181,33 @@ impl Pool {
             // The engine catches the runtime's panics; one that gets here is this program's own.
             Ok(Err(_)) => Worked::Refused,
             Err(_) => {
-                give_back(&held);
+                let mut hold = hold.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*hold {
+                    Hold::Worker { .. } => {
+                        if let Some(place) = Place::take(&self.strays, STRAYS_MAX) {
+                            *hold = Hold::Stray { _place: place };
+                        }
+                    }
+                    Hold::Stray { .. } | Hold::Nothing => {}
+                }
                 Worked::Late(limit.unwrap_or(self.run_max))
             }
         }
     }
+}
+
+/// What a thread holds while it works.
+#[derive(Debug)]
+enum Hold {
+    Worker {
+        _place: OwnedSemaphorePermit,
+    },
+    /// It is late, and others have its worker.
+    Stray {
+        _place: Place,
+    },
+    /// It is done.
+    Nothing,
 }
 
 /// One of a bounded number of places, given back however its holder ends.
@@ -231,6 +256,36 @@ mod tests {
         };
         let (worked, ()) = tokio::join!(pool.run(Wait::Alone, 0, limit, || ()), free);
         assert!(matches!(worked, Worked::Done((), queued) if queued > Duration::ZERO), "{worked:?}");
+    }
+
+    #[tokio::test]
+    async fn so_many_late_threads_give_their_places_back_and_further_ones_keep_them() {
+        let pool = one_worker();
+        let over = Arc::new(AtomicBool::new(false));
+        let late = async || {
+            let over = Arc::clone(&over);
+            let endless = move || {
+                while !over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            };
+            let held = pool.worker().await.unwrap();
+            pool.on(held, Duration::ZERO, Some(Duration::from_millis(5)), endless).await
+        };
+        for _ in 0..=STRAYS_MAX {
+            let worked = late().await;
+            assert!(matches!(worked, Worked::Late(_)), "{worked:?}");
+        }
+        let worked = pool.run(Wait::Never, 0, None, || ()).await;
+        assert!(matches!(worked, Worked::Refused), "the last one keeps its place: {worked:?}");
+        over.store(true, Ordering::Relaxed);
+        let freed = async {
+            drop(pool.worker().await);
+            while pool.strays.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), freed).await.expect("places of threads that are done are free");
     }
 
     #[tokio::test]
