@@ -59,5 +59,6 @@ pub fn resident(release: &str, task: &str, onnx: &[u8], rows: &[f32], width: usi
         model: Arc::new(model),
         profile,
         background: Arc::default(),
+        known: Arc::default(),
     })
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use dunlin_engine::{Effort, Method, PERMUTATIONS_MAX, of_floats};
 use dunlin_protocol::{TaskId, TensorData};
 use hyper::body::Incoming;
@@ -11,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::refusal::{self, Refusal};
-use super::request::{self, Layout};
+use super::request::{self, Layout, Whole};
 use super::{Answered, Api, infer, models};
 use crate::serve::{
     Budget, EXPLAIN_BUDGET, EXPLAIN_BUDGET_MAX, EXPLAIN_PERMUTATIONS, EXPLAINED_ROWS_MAX, Explained,
@@ -79,7 +78,7 @@ pub(super) async fn answer(
     let _place = api.enter()?;
     let task = models::task(name)?;
     let layout = request::layout(request.headers())?;
-    let body = request::body(request, &api.limits).await?;
+    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
     let json_length = match layout {
         Layout::Json => body.len(),
         Layout::Binary(length) => length,
@@ -101,6 +100,7 @@ fn wanted(text: &[u8]) -> Result<Wanted, Refusal> {
 
 #[derive(Debug, Deserialize)]
 struct Instances {
+    #[serde(deserialize_with = "request::few")]
     instances: Vec<Vec<f32>>,
 }
 
@@ -112,7 +112,7 @@ pub(super) async fn answer_v1(
 ) -> Result<Answered, Refusal> {
     let _place = api.enter()?;
     let view = models::view(api, name)?;
-    let body: Bytes = request::body(request, &api.limits).await?;
+    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
     let Instances { instances } =
         serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the instances: {e}")))?;
     if !(1..=EXPLAINED_ROWS_MAX).contains(&instances.len()) {

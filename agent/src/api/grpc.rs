@@ -6,6 +6,7 @@
 //! such as `ModelStreamInfer` and `ModelConfig`, answers `UNIMPLEMENTED`.
 
 mod calls;
+mod counted;
 mod message;
 mod tensor;
 
@@ -28,8 +29,9 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use super::access::{Peer, Right};
-use super::refusal::Refusal;
+use super::refusal::{NO_SHARED_MEMORY, Refusal};
 use super::{Api, Door, HEAD_TIMEOUT};
+use counted::Counted;
 
 /// Bytes of a message beside its tensors: names, shapes and parameters of the most tensors that are taken.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -71,7 +73,7 @@ impl Api {
     }
 }
 
-async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+async fn answer(api: &Arc<Api>, peer: Peer, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let method = path.strip_prefix("/inference.GRPCInferenceService/").unwrap_or_default();
     let needed = match method {
@@ -82,6 +84,11 @@ async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Response<B
     if let Err(refusal) = api.access.check(peer, request.headers(), needed) {
         return Status::from(refusal).into_http();
     }
+    let (head, body) = request.into_parts();
+    let (request, _held) = match Counted::new(body, api) {
+        Ok((body, held)) => (Request::from_parts(head, body), held),
+        Err(refusal) => return Status::from(refusal).into_http(),
+    };
     match method {
         "ServerLive" => unary(api, request, calls::server_live).await,
         "ServerReady" => unary(api, request, calls::server_ready).await,
@@ -96,6 +103,7 @@ async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Response<B
         "RepositoryIndex" => unary(api, request, calls::repository_index).await,
         "RepositoryModelLoad" => unary(api, request, calls::load).await,
         "RepositoryModelUnload" => unary(api, request, calls::unload).await,
+        _ if method.contains("SharedMemory") => Status::unimplemented(NO_SHARED_MEMORY).into_http(),
         _ => Status::unimplemented(format!("{path:?} is not offered")).into_http(),
     }
 }
@@ -103,7 +111,7 @@ async fn answer(api: &Api, peer: Peer, request: Request<Incoming>) -> Response<B
 /// Reads one message, has it answered, writes one message.
 async fn unary<Q, A>(
     api: &Api,
-    request: Request<Incoming>,
+    request: Request<Counted>,
     call: impl AsyncFn(&Api, Q) -> Result<A, Refusal>,
 ) -> Response<Body>
 where

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use dunlin_engine::json;
-use dunlin_protocol::{TaskId, TensorData};
+use dunlin_protocol::TensorData;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -14,9 +14,9 @@ use hyper::{Request, Response, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::refusal::Refusal;
-use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted};
+use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted, Whole};
 use super::{Answered, Api, models};
-use crate::serve::{Answer, Spent};
+use crate::serve::Answer;
 
 pub(super) async fn answer(
     api: &Api,
@@ -33,7 +33,7 @@ pub(super) async fn answer(
         (Some(view), Some(version)) => Some(models::member(view, version)?),
         (Some(_) | None, _) => None,
     };
-    let body = request::body(request, &api.limits).await?;
+    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
     let from = Instant::now();
     let asked = match layout {
         Layout::Json => request::read(&body, None, &api.limits)?,
@@ -53,20 +53,12 @@ pub(super) async fn answer(
     let from = Instant::now();
     let chosen = choose(&answer, outputs, binary)?;
     let response = respond(name, &id, &answer, &chosen)?;
-    tally(api, &task, &answer, input_ns, nanos(from));
+    api.serving.tally(&task, &answer, input_ns, nanos(from), (api.clock)().wall_ms);
     Ok(response)
 }
 
 pub(super) fn nanos(from: Instant) -> u64 {
     u64::try_from(from.elapsed().as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Counts where the time of an answered request went; the constant baseline has no counters.
-pub(super) fn tally(api: &Api, task: &TaskId, answer: &Answer, input_ns: u64, output_ns: u64) {
-    if let Some(release) = &answer.release {
-        let spent = Spent { queue_ns: answer.queue_ns, input_ns, infer_ns: answer.infer_ns, output_ns };
-        api.serving.tally(task, release, answer.rows, &spent, (api.clock)().wall_ms);
-    }
 }
 
 /// An id that no earlier request of this or another start of the agent has.

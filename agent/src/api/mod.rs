@@ -36,7 +36,7 @@ use hyper::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use crate::serve::Serving;
@@ -82,6 +82,9 @@ pub type Loader = Arc<dyn Fn(TaskId, Residency) -> BoxFuture<'static, ReasonCode
 pub struct Limits {
     /// Bytes of a body.
     pub body_bytes_max: usize,
+    /// Bytes of the bodies of all requests that are read or answered at one time, but never less than one may have. What is
+    /// held for a byte of JSON is a few more; further bodies are refused.
+    pub bodies_bytes_max: usize,
     /// Requests that are read or answered at one time; further ones are refused, not queued.
     pub requests_max: usize,
     /// Input tensors of a request, and outputs it may name.
@@ -89,9 +92,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A batch of large images; more requests than the cores of a device work on; far more tensors than models take.
+    /// A batch of large images, and another one while it is worked on; more requests than the cores of a device work on; far
+    /// more tensors than models take.
     fn default() -> Self {
-        Self { body_bytes_max: 16 * 1024 * 1024, requests_max: 32, tensors_max: 64 }
+        const MIB: usize = 1024 * 1024;
+        Self { body_bytes_max: 16 * MIB, bodies_bytes_max: 32 * MIB, requests_max: 32, tensors_max: 64 }
     }
 }
 
@@ -108,6 +113,8 @@ pub struct Api {
     places: Arc<Semaphore>,
     /// Requests that may still be read.
     requests: Arc<Semaphore>,
+    /// Bytes of bodies that may still be read.
+    bodies: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Api {
@@ -119,6 +126,7 @@ impl std::fmt::Debug for Api {
 impl Api {
     /// The API of `serving`, open to everyone who reaches it.
     pub fn new(serving: Arc<Serving>, clock: Clock, limits: Limits) -> Self {
+        let bodies = limits.bodies_bytes_max.max(limits.body_bytes_max);
         Self {
             serving,
             clock,
@@ -128,6 +136,7 @@ impl Api {
             limits,
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             requests: Arc::new(Semaphore::new(limits.requests_max)),
+            bodies: Arc::new(Semaphore::new(bodies.min(Semaphore::MAX_PERMITS))),
         }
     }
 
@@ -158,6 +167,17 @@ impl Api {
             )
         };
         self.requests.try_acquire().map_err(full)
+    }
+
+    /// Room for so many more bytes of a body, until its request is answered.
+    fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Arc::clone(&self.bodies).try_acquire_many_owned(permits).map_err(|_| {
+            Refusal::new(
+                hyper::StatusCode::TOO_MANY_REQUESTS,
+                "the bodies of all requests together are too large at the moment: ask again",
+            )
+        })
     }
 
     /// Serves connections that come in by `door` until `stop` is done; connections still open are then dropped.

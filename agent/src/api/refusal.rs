@@ -7,6 +7,10 @@ use hyper::{Response, StatusCode};
 use super::Answered;
 use crate::serve::{FeedbackError, InferError};
 
+/// Said to whoever would register shared memory.
+pub(super) const NO_SHARED_MEMORY: &str =
+    "this server shares no memory with its clients: send tensors in the body of the request";
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,

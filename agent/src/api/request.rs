@@ -1,21 +1,24 @@
 //! Reading inference requests: JSON, JSON with binary tensors, and raw.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dunlin_engine::json;
 use dunlin_protocol::{DType, TensorData, TensorSpec};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap};
 use hyper::{Request, StatusCode};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::Limits;
 use super::refusal::Refusal;
+use super::{Api, Limits};
 
 /// How long a client may take to send a body: the largest one at the speed of a slow card reader.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,13 +34,14 @@ pub(super) const OCTETS: &str = "application/octet-stream";
 pub(super) const JSON_LENGTH: &str = "inference-header-content-length";
 
 #[derive(Debug, Deserialize)]
-struct Wire {
+struct Wire<'a> {
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
     parameters: Option<Parameters>,
-    inputs: Vec<WireInput>,
-    #[serde(default)]
+    #[serde(borrow, deserialize_with = "few")]
+    inputs: Vec<WireInput<'a>>,
+    #[serde(default, deserialize_with = "few_or_none")]
     outputs: Option<Vec<WireOutput>>,
 }
 
@@ -49,35 +53,56 @@ struct Parameters {
     binary_data: Option<bool>,
     #[serde(default)]
     binary_data_size: Option<usize>,
-    // Of extensions that are not offered: silence would give another answer than the one asked for.
     #[serde(default)]
     shared_memory_region: Option<IgnoredAny>,
     #[serde(default)]
     classification: Option<IgnoredAny>,
+    #[serde(default)]
+    sequence_id: Option<IgnoredAny>,
+    #[serde(default)]
+    sequence_start: Option<IgnoredAny>,
+    #[serde(default)]
+    sequence_end: Option<IgnoredAny>,
+}
+
+/// Parameters of extensions that are not offered: silence would give another answer than the one asked for. All others are
+/// ignored.
+const REFUSED: [&str; 5] =
+    ["shared_memory_region", "classification", "sequence_id", "sequence_start", "sequence_end"];
+
+/// Refuses parameters that would change the answer, were they known here.
+pub(super) fn supported(what: &str, mut names: impl Iterator<Item = impl AsRef<str>>) -> Result<(), Refusal> {
+    match names.find(|name| REFUSED.contains(&name.as_ref())) {
+        Some(name) => Err(Refusal::bad(format!("{what}: the parameter {} is not supported", name.as_ref()))),
+        None => Ok(()),
+    }
 }
 
 impl Parameters {
     fn check(&self, what: &str) -> Result<(), Refusal> {
-        let unknown = [
-            ("shared_memory_region", self.shared_memory_region.is_some()),
-            ("classification", self.classification.is_some()),
+        // In the order of `REFUSED`.
+        let there = [
+            self.shared_memory_region,
+            self.classification,
+            self.sequence_id,
+            self.sequence_start,
+            self.sequence_end,
         ];
-        match unknown.iter().find(|(_, there)| *there) {
-            Some((name, _)) => Err(Refusal::bad(format!("{what}: the parameter {name} is not supported"))),
-            None => Ok(()),
-        }
+        supported(what, REFUSED.iter().zip(there).filter_map(|(name, there)| there.map(|_| name)))
     }
 }
 
 #[derive(Debug, Deserialize)]
-struct WireInput {
+struct WireInput<'a> {
     name: String,
+    #[serde(deserialize_with = "few")]
     shape: Vec<u64>,
     datatype: String,
     #[serde(default)]
     parameters: Option<Parameters>,
-    #[serde(default)]
-    data: Option<Value>,
+    /// As it stands in the body: it is read once the type is known, which may come behind it.
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +110,49 @@ struct WireOutput {
     name: String,
     #[serde(default)]
     parameters: Option<Parameters>,
+}
+
+/// Most entries of the lists of a request, which take more memory than their text: above every bound of tensors that can be
+/// configured, and every number of dimensions.
+const LIST_MAX: usize = 1024;
+
+/// A list of no more than [`LIST_MAX`].
+struct Few<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct List<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {LIST_MAX}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    if all.len() == LIST_MAX {
+                        return Err(A::Error::invalid_length(LIST_MAX + 1, &self));
+                    }
+                    all.push(item);
+                }
+                Ok(all)
+            }
+        }
+
+        from.deserialize_seq(List(PhantomData)).map(Self)
+    }
+}
+
+/// Reads a list of no more than [`LIST_MAX`].
+pub(super) fn few<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Few::deserialize(from).map(|Few(all)| all)
+}
+
+fn few_or_none<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<T>>, D::Error> {
+    Option::<Few<T>>::deserialize(from).map(|few| few.map(|Few(all)| all))
 }
 
 /// An output that the caller wants.
@@ -105,31 +173,66 @@ pub(super) struct Inference {
     pub(super) binary: bool,
 }
 
+/// A whole body.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) bytes: Bytes,
+    /// Its part of what all bodies may hold, to be kept until the request is answered.
+    pub(super) held: OwnedSemaphorePermit,
+}
+
 /// The whole body, if it is not too large.
-pub(super) async fn body(request: Request<Incoming>, limits: &Limits) -> Result<Bytes, Refusal> {
-    let max = limits.body_bytes_max;
-    let too_large = || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {max} bytes"));
+pub(super) async fn body(request: Request<Incoming>, api: &Api) -> Result<Whole, Refusal> {
     let waits = request.headers().contains_key(EXPECT);
     let mut body = request.into_body();
-    if body.size_hint().lower() > max as u64 {
+    if body.size_hint().lower() > api.limits.body_bytes_max as u64 {
         if !waits {
             read_off(&mut body).await;
         }
-        return Err(too_large());
+        return Err(too_large(&api.limits));
     }
-    let read = timeout(BODY_TIMEOUT, Limited::new(&mut body, max).collect()).await;
-    match read {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+    match timeout(BODY_TIMEOUT, collect(&mut body, api)).await {
+        Ok(Ok(whole)) => Ok(whole),
+        Ok(Err(refusal)) => {
             read_off(&mut body).await;
-            Err(too_large())
+            Err(refusal)
         }
-        Ok(Err(error)) => Err(Refusal::bad(format!("reading the body: {error}"))),
         Err(_) => Err(Refusal::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
         )),
     }
+}
+
+fn too_large(limits: &Limits) -> Refusal {
+    let error = format!("the body is over {} bytes", limits.body_bytes_max);
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+}
+
+/// Puts the frames of a body together; one alone is not copied.
+async fn collect(body: &mut Incoming, api: &Api) -> Result<Whole, Refusal> {
+    let mut held = api.room(0)?;
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(0);
+    let (mut first, mut all, mut read) = (Bytes::new(), Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::bad(format!("reading the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        read += data.len();
+        if read > api.limits.body_bytes_max {
+            return Err(too_large(&api.limits));
+        }
+        held.merge(api.room(data.len())?);
+        if read == data.len() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve(announced.max(read));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(Whole { bytes: if all.is_empty() { first } else { all.into() }, held })
 }
 
 async fn read_off(body: &mut Incoming) {
@@ -182,7 +285,7 @@ pub(super) fn read(body: &[u8], json_length: Option<usize>, limits: &Limits) -> 
             body.len()
         )));
     };
-    let wire: Wire =
+    let wire: Wire<'_> =
         serde_json::from_slice(text).map_err(|e| Refusal::bad(format!("reading the request: {e}")))?;
     ports(wire.inputs.len().max(wire.outputs.as_ref().map_or(0, Vec::len)), limits)?;
     let id = id(wire.id.unwrap_or_default())?;
@@ -267,7 +370,7 @@ pub(super) fn fits(input: &str, kind: DType, data: &[u8], elements: usize) -> Re
     )))
 }
 
-fn input(wire: WireInput, rest: &mut &[u8], limits: &Limits) -> Result<TensorData, Refusal> {
+fn input(wire: WireInput<'_>, rest: &mut &[u8], limits: &Limits) -> Result<TensorData, Refusal> {
     let name: String = wire.name.chars().take(100).collect();
     let datatype = datatype(&name, &wire.datatype)?;
     let elements = count(&name, &wire.shape, limits)?;
@@ -282,7 +385,7 @@ fn input(wire: WireInput, rest: &mut &[u8], limits: &Limits) -> Result<TensorDat
             *rest = after;
             own.to_vec()
         }
-        (None, Some(data)) => json::read(datatype, &data, elements)
+        (None, Some(data)) => json::read(datatype, data.get(), elements)
             .map_err(|problem| Refusal::bad(format!("input {name:?}: {problem}")))?,
         (Some(_), Some(_)) => {
             return Err(Refusal::bad(format!("input {name:?} has both data and binary data")));
@@ -293,7 +396,8 @@ fn input(wire: WireInput, rest: &mut &[u8], limits: &Limits) -> Result<TensorDat
     Ok(TensorData { name: wire.name, datatype, shape: wire.shape, data: data.into() })
 }
 
-/// Reads a raw request: the whole body is the one input of the model, batch 1, and all outputs are binary.
+/// Reads a raw request: the whole body is the one input of the model, batch 1, and all outputs are binary. For an input of
+/// one text it is that text, without its length.
 pub(super) fn raw(body: &[u8], inputs: &[TensorSpec]) -> Result<Inference, Refusal> {
     let [spec] = inputs else {
         return Err(Refusal::bad(format!(
@@ -303,15 +407,16 @@ pub(super) fn raw(body: &[u8], inputs: &[TensorSpec]) -> Result<Inference, Refus
     };
     let shape: Vec<u64> =
         spec.shape.iter().enumerate().map(|(i, &d)| if i == 0 { 1 } else { d.unsigned_abs() }).collect();
-    let bytes = spec.datatype.size().map(|size| size as u64 * shape.iter().product::<u64>());
-    if bytes != Some(body.len() as u64) {
-        return Err(Refusal::bad(format!(
-            "input {:?} holds {} bytes, which is not shape {shape:?}",
-            spec.name,
-            body.len()
-        )));
-    }
-    let input =
-        TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: body.to_vec().into() };
+    let elements: u64 = shape.iter().product();
+    let wrong = |problem: String| Refusal::bad(format!("input {:?} {problem}", spec.name));
+    let data = match (spec.datatype.size(), u32::try_from(body.len())) {
+        (Some(size), _) if size as u64 * elements == body.len() as u64 => body.to_vec(),
+        (Some(_), _) => {
+            return Err(wrong(format!("holds {} bytes, which is not shape {shape:?}", body.len())));
+        }
+        (None, Ok(length)) if elements == 1 => [&length.to_le_bytes(), body].concat(),
+        (None, _) => return Err(wrong(format!("takes {elements} texts, a raw request is one"))),
+    };
+    let input = TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: data.into() };
     Ok(Inference { id: None, inputs: vec![input], outputs: None, binary: true })
 }

@@ -20,6 +20,7 @@ use crate::serve::{Limits, Resident, Serving};
 
 mod admin;
 mod explain;
+mod text;
 mod types;
 
 /// A server of its own for each test, and one connection to it.
@@ -170,6 +171,11 @@ async fn json_requests_are_answered_for_one_row_and_many() {
     let flat = served.infer(&flat).await;
     assert_eq!(scores(&flat), scores(&one));
     assert!(!flat.json()["id"].as_str().unwrap().is_empty(), "an id is made where none came");
+    // In whatever order its parts come.
+    let backwards =
+        r#"{"inputs": [{"data": [[1, 0, 0]], "datatype": "FP32", "shape": [1, 3], "name": "x"}]}"#;
+    let backwards = served.send("POST", "/v2/models/meter/infer", &[], backwards).await;
+    assert_eq!(scores(&backwards), scores(&one));
     served.end().await;
 }
 

@@ -96,9 +96,19 @@ pub struct Answer {
     pub left_out: Vec<(ReleaseId, Absence)>,
     /// Rows answered.
     pub rows: u64,
-    /// Time it waited for a worker, nanoseconds.
+    /// What each member did that answered, whether its answer was given, went into it or was not sure enough; nothing if
+    /// none did.
+    pub parts: Vec<Part>,
+}
+
+/// What one member did for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The member.
+    pub release: ReleaseId,
+    /// Time the request waited for a worker, nanoseconds.
     pub queue_ns: u64,
-    /// Time the model took, nanoseconds; of several side by side the longest.
+    /// Time the model took, nanoseconds.
     pub infer_ns: u64,
 }
 

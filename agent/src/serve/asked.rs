@@ -9,7 +9,7 @@ use dunlin_protocol::{DType, Now, TensorData};
 use super::InferError;
 use super::gather;
 use super::pool::{Pool, Wait, Worked};
-use super::resident::{Made, Serving, Unable};
+use super::resident::{Failure, Made, Serving, Unable};
 
 /// A request, with what is counted of it.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub(super) fn new(id: String, inputs: Vec<TensorData>, now: Now) -> Self {
-        let rows = rows(&inputs);
+        let rows = rows_of(&inputs);
         // A first input that is no FP32 has no features to count; one that is not whole rows is refused by the model.
         let x = inputs
             .first()
@@ -80,19 +80,20 @@ fn work(model: &Arc<Serving>, asked: &Arc<Asked>) -> impl FnOnce() -> Result<Mad
 }
 
 fn came(worked: Worked<Result<Made, Unable>>, spent_ns: u64) -> Result<Ran, InferError> {
+    let late = |detail: String| Unable::Failed(Failure::of_model(detail));
     Ok(match worked {
         Worked::Done(made, queued) => {
             Ran { made, late: false, waited: false, queue_ns: nanos(queued), spent_ns }
         }
         Worked::Late(limit) => Ran {
-            made: Err(Unable::Failed(format!("no answer within {} ms", limit.as_micros() as f64 / 1e3))),
+            made: Err(late(format!("no answer within {} ms", limit.as_micros() as f64 / 1e3))),
             late: true,
             waited: false,
             queue_ns: 0,
             spent_ns,
         },
         Worked::Waited => Ran {
-            made: Err(Unable::Failed("no worker within half of its time limit".into())),
+            made: Err(late("no worker within half of its time limit".into())),
             late: true,
             waited: true,
             queue_ns: spent_ns,
@@ -107,6 +108,6 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// Rows of a request: the first dimension of its first input.
-fn rows(inputs: &[TensorData]) -> usize {
+pub(super) fn rows_of(inputs: &[TensorData]) -> usize {
     inputs.first().and_then(|t| t.shape.first()).map_or(1, |&n| usize::try_from(n).unwrap_or(usize::MAX))
 }

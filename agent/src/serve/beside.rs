@@ -6,7 +6,7 @@ use super::asked::{Asked, expected_us, run};
 use super::lineup::LineUp;
 use super::live::{Answered, Principal};
 use super::pool::{Place, Pool, Wait, is_inline};
-use super::resident::{Serving, Unable};
+use super::resident::{Made, Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
 
@@ -33,20 +33,54 @@ impl Task {
         }
         let Some(place) = Place::take(&self.beside, BESIDE_MAX) else { return };
         let (lineup, champion, asked) = (Arc::clone(lineup), Arc::clone(champion), Arc::clone(asked));
-        let (task, pool) = (Arc::clone(self), pool.cloned());
-        let after = pool.is_some();
-        let work = async move {
+        let (task, of_work) = (Arc::clone(self), pool.cloned());
+        after(pool, async move {
             let _place = place;
-            task.previous(pool.as_ref(), &lineup, &champion, &principal, &asked).await;
+            task.previous(of_work.as_ref(), &lineup, &champion, &principal, &asked).await;
             if shadows {
-                task.shadows(pool.as_ref(), &lineup, &principal, &asked).await;
+                task.shadows(of_work.as_ref(), &lineup, &principal, &asked).await;
             }
-        };
-        if after {
-            drop(tokio::spawn(work));
-        } else {
-            work.await;
+        })
+        .await;
+    }
+
+    /// Asks in probation the previous champion what the champion failed on and the request may be to blame for. If it has
+    /// an answer, the new one is worse there, and that counts against it.
+    pub(super) async fn go_judge(
+        self: &Arc<Self>,
+        pool: Option<&Pool>,
+        lineup: &Arc<LineUp>,
+        asked: &Arc<Asked>,
+    ) {
+        if lineup.before().is_none() {
+            return;
         }
+        let Some(place) = Place::take(&self.beside, BESIDE_MAX) else { return };
+        let (lineup, asked) = (Arc::clone(lineup), Arc::clone(asked));
+        let (task, of_work) = (Arc::clone(self), pool.cloned());
+        after(pool, async move {
+            let _place = place;
+            if task.of_previous(of_work.as_ref(), &lineup, &asked).await.is_some() {
+                task.live().watch.failed(asked.rows as u64);
+            }
+        })
+        .await;
+    }
+
+    /// What the previous champion makes of a request, if it is still there when it has made it.
+    async fn of_previous<'a>(
+        &self,
+        pool: Option<&Pool>,
+        lineup: &'a LineUp,
+        asked: &Arc<Asked>,
+    ) -> Option<(&'a Arc<Serving>, Made)> {
+        let previous = lineup.before()?;
+        // No answer waits for a record; what is as short as a way to a worker needs none.
+        let wait = if is_inline(expected_us(previous, asked), None) { Wait::Alone } else { Wait::Never };
+        let made = run(pool, wait, previous, None, asked).await.ok()?.made.ok()?;
+        // What was rolled back or committed meanwhile is not on probation any more.
+        let there = self.lineup().before().is_some_and(|now| Arc::ptr_eq(now, previous));
+        there.then_some((previous, made))
     }
 
     async fn previous(
@@ -57,15 +91,7 @@ impl Task {
         principal: &Principal,
         asked: &Arc<Asked>,
     ) {
-        let Some(previous) = lineup.before() else { return };
-        // No answer waits for a record; what is as short as a way to a worker needs none.
-        let wait = if is_inline(expected_us(previous, asked), None) { Wait::Alone } else { Wait::Never };
-        let Ok(ran) = run(pool, wait, previous, None, asked).await else { return };
-        let Ok(made) = ran.made else { return };
-        // What was rolled back or committed meanwhile is not on probation any more.
-        if !self.lineup().before().is_some_and(|now| Arc::ptr_eq(now, previous)) {
-            return;
-        }
+        let Some((previous, made)) = self.of_previous(pool, lineup, asked).await else { return };
         let (of_previous, of_champion) =
             (lineup.key(Some(previous.release().clone())), lineup.key(Some(champion.release().clone())));
         let done = Answered::new(of_previous, previous, &made, asked);
@@ -91,10 +117,22 @@ impl Task {
                 Ok(made) => {
                     self.answered(false, key, model, &made, Some(principal.clone()), asked);
                 }
-                Err(Unable::Input(detail) | Unable::Failed(detail)) => {
-                    self.failed(false, &key, model, asked, &detail, ran.spent_ns);
+                // What others could read is not for this one. That is no failure.
+                Err(Unable::Input(_)) => {}
+                Err(Unable::Failed(failure)) => {
+                    self.missed(false, &key, model, asked, &failure);
+                    self.failed(model, asked, &failure, ran.spent_ns);
                 }
             }
         }
+    }
+}
+
+/// Does some work after the answer where there are workers, else at once.
+async fn after(pool: Option<&Pool>, work: impl Future<Output = ()> + Send + 'static) {
+    if pool.is_some() {
+        drop(tokio::spawn(work));
+    } else {
+        work.await;
     }
 }

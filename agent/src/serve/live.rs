@@ -231,19 +231,12 @@ impl Live {
         }
     }
 
-    /// Counts rows that a model failed on, and keeps the fact for the next report.
-    pub(super) fn failed(
-        &mut self,
-        key: &Key,
-        model: &Serving,
-        rows: usize,
-        x: &[f32],
-        detail: &str,
-        now: Now,
-    ) {
-        let columns = x.len() / rows.max(1);
-        if let Some(window) = self.window(key, Some(model), model.classes(), now) {
-            for row in 0..rows {
+    /// Counts rows that a model failed on.
+    pub(super) fn failed(&mut self, key: &Key, model: &Serving, asked: &Asked) {
+        let Asked { x, rows, now, .. } = asked;
+        let columns = x.len() / (*rows).max(1);
+        if let Some(window) = self.window(key, Some(model), model.classes(), *now) {
+            for row in 0..*rows {
                 let features = &x[row * columns..(row + 1) * columns];
                 window.observe(&Observation {
                     latency_us: 0,
@@ -254,7 +247,6 @@ impl Live {
                 });
             }
         }
-        self.tell(model.release(), ReasonCode::ModelFailed, detail, now);
     }
 
     /// Keeps an event of a member for the next report; the same again is counted.

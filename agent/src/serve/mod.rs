@@ -39,6 +39,8 @@ mod turn;
 mod view;
 
 #[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
 mod lineup_tests;
 #[cfg(test)]
 pub(crate) mod onnx;
@@ -52,7 +54,7 @@ use dunlin_protocol::{
     Indicator, IntoTree, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
 };
 
-pub use answer::{Absence, Answer, AnsweredBy, FeedbackError, InferError};
+pub use answer::{Absence, Answer, AnsweredBy, FeedbackError, InferError, Part};
 pub use context::Reading;
 pub use explain::{
     Budget, EXPLAIN_BUDGET, EXPLAIN_BUDGET_MAX, EXPLAIN_PERMUTATIONS, EXPLAINED_ROWS_MAX, EXPLAINING_MAX,
@@ -63,7 +65,7 @@ pub use lineup::Crew;
 pub use pool::{INLINE_US_MAX, Limits};
 pub use resident::Resident;
 pub use strikes::{ANSWERS_PER_STRIKE, STRIKES_MAX};
-pub use tally::{Span, Spent, Tally};
+pub use tally::{Span, Tally};
 pub use view::{Member, MemberRole, TaskView};
 
 use asked::Asked;
@@ -248,10 +250,11 @@ impl Serving {
         }
     }
 
-    /// Counts where the time of an answered request went.
-    pub fn tally(&self, task: &TaskId, release: &ReleaseId, rows: u64, spent: &Spent, wall_ms: Option<u64>) {
+    /// Counts where the time of an answered request went, with each member that answered: reading it took `input_ns` and
+    /// writing the answer `output_ns`, nanoseconds.
+    pub fn tally(&self, task: &TaskId, answer: &Answer, input_ns: u64, output_ns: u64, wall_ms: Option<u64>) {
         if let Some(task) = self.task(task) {
-            task.tally(release, rows, spent, wall_ms);
+            task.tally(answer, input_ns, output_ns, wall_ms);
         }
     }
 

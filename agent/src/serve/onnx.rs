@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use dunlin_engine::Model;
+use dunlin_engine::{Model, of_floats};
 use dunlin_protocol::{Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskPolicy, TaskType};
 
 use super::Resident;
@@ -91,6 +91,17 @@ pub(crate) fn identity(kind: i64, columns: usize) -> Vec<u8> {
         port(11, "x", kind, columns as i64, graph);
         port(12, "y", kind, columns as i64, graph);
     })
+}
+
+/// `y = x` of text, which may be these words.
+pub(crate) fn texts(columns: usize, words: &[&str]) -> Vec<u8> {
+    let mut file = identity(7, columns);
+    let words = serde_json::json!({ "words": words, "inputs": ["x"], "outputs": ["y"] });
+    message(14, &mut file, |entry| {
+        bytes(1, b"dunlin.words", entry);
+        bytes(2, words.to_string().as_bytes(), entry);
+    });
+    file
 }
 
 /// `y = x` of floats, for exactly so many rows.
@@ -195,8 +206,15 @@ pub(crate) fn resident(release: &str, task: &TaskId, onnx: &[u8], classes: usize
         manifest: Digest([0; 32]),
         background: (0..2 * model.columns().unwrap_or(0)).map(|i| (i % 5) as f32 / 4.0).collect(),
         model: Arc::new(model),
+        known: Arc::default(),
         profile: None,
     }
+}
+
+/// The same model, broken: it fails on what it was proved with, which is this row.
+pub(crate) fn broken(resident: Resident, row: &[f32]) -> Resident {
+    let known = [of_floats("x", &[1, row.len() as u64], row)];
+    Resident { known: known.into(), ..resident }
 }
 
 /// A policy whose baseline is class 1 of three.

@@ -1,10 +1,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use dunlin_engine::{Model, argmax, floats};
+use dunlin_engine::{Model, argmax, first_row, floats};
 use dunlin_protocol::{Bundle, DType, Digest, ReferenceProfile, ReleaseId, TaskType, TensorData, TensorSpec};
 
+use super::asked::rows_of;
 use super::gather::Queue;
 use super::strikes::Strikes;
 use super::tally::Tally;
@@ -24,6 +25,8 @@ pub struct Resident {
     pub profile: Option<Arc<(ReferenceProfile, Digest)>>,
     /// Rows that predictions are explained against, one after the other; none if the model takes no table.
     pub background: Arc<[f32]>,
+    /// Inputs that it answered when it was proved, a row if it takes single ones; empty if they are not at hand.
+    pub known: Arc<[TensorData]>,
 }
 
 /// A resident that serves, with the latency it has shown.
@@ -32,6 +35,8 @@ pub(super) struct Serving {
     pub(super) resident: Resident,
     /// Expected nanoseconds of one row.
     row_ns: AtomicU64,
+    /// Inputs that it has answered, from its proof or else of the first request.
+    known: OnceLock<Arc<[TensorData]>>,
     pub(super) strikes: Strikes,
     /// Requests that are to be run together.
     pub(super) queue: Queue,
@@ -58,14 +63,39 @@ impl Made {
 pub(super) enum Unable {
     /// The request does not fit.
     Input(String),
-    /// The model is at fault.
-    Failed(String),
+    /// It does, and the model failed.
+    Failed(Failure),
+}
+
+/// How a model failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) detail: String,
+    pub(super) fault: Fault,
+}
+
+/// Whose fault a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The model is broken, or late.
+    Model,
+    /// The model is sound, and has no answer to what it was asked: an index beyond its table, a division by zero.
+    Request,
+}
+
+impl Failure {
+    /// The model's fault.
+    pub(super) fn of_model(detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), fault: Fault::Model }
+    }
 }
 
 impl Serving {
     pub(super) fn new(resident: Resident) -> Self {
         let row_ns = AtomicU64::new(resident.bundle.latency_us.saturating_mul(1000));
+        let proved = Some(&resident.known).filter(|known| !known.is_empty()).cloned();
         Self {
+            known: proved.map_or_else(OnceLock::new, OnceLock::from),
             resident,
             row_ns,
             strikes: Strikes::default(),
@@ -96,38 +126,63 @@ impl Serving {
 
     /// Runs the model on one request, from which later ones are expected to take as long.
     pub(super) fn run(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
-        let made = self.made(inputs, rows)?;
+        let made = self.made(inputs, rows).map_err(|unable| self.judged(unable, inputs))?;
+        self.known.get_or_init(|| first_row(&self.resident.model, inputs).into());
         let row_ns = made.latency_ns / rows.max(1) as u64;
         // One part in eight of the new value: follows a change within some requests, forgives one hiccup.
-        let old = self.row_ns.load(Ordering::Relaxed);
-        self.row_ns.store(old - old / 8 + row_ns / 8, Ordering::Relaxed);
+        let follow = |old: u64| Some(old - old / 8 + row_ns / 8);
+        let _always = self.row_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, follow);
+        Ok(made)
+    }
+
+    /// Says whose fault a failure is. What comes out of a graph follows from what goes in: a model that still answers what
+    /// it has answered is not broken, and any client could have it fail with inputs of his choice.
+    fn judged(&self, unable: Unable, inputs: &[TensorData]) -> Unable {
+        match unable {
+            Unable::Failed(failure) if self.is_excused(inputs) => {
+                Unable::Failed(Failure { fault: Fault::Request, ..failure })
+            }
+            Unable::Failed(_) | Unable::Input(_) => unable,
+        }
+    }
+
+    fn is_excused(&self, inputs: &[TensorData]) -> bool {
+        match self.known.get() {
+            Some(known) => self.checked(known, rows_of(known)).is_ok(),
+            // Nothing is known of it yet, but what is not a number goes in and comes out.
+            None => inputs.iter().filter_map(floats).flatten().any(|x| !x.is_finite()),
+        }
+    }
+
+    /// Runs the model, and counts that.
+    pub(super) fn made(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
+        let made = self.checked(inputs, rows)?;
+        self.tally().executions += 1;
         Ok(made)
     }
 
     /// Runs the model. An answer counts only if its outputs are what the signature promises and its numbers are finite.
-    pub(super) fn made(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
+    fn checked(&self, inputs: &[TensorData], rows: usize) -> Result<Made, Unable> {
+        let failed = |detail: String| Unable::Failed(Failure::of_model(detail));
         self.takes(rows)?;
         let from = Instant::now();
-        let outputs = self.resident.model.run(inputs).map_err(|e| {
-            if e.is_input() { Unable::Input(e.to_string()) } else { Unable::Failed(e.to_string()) }
-        })?;
+        let outputs =
+            self.resident.model.run(inputs).map_err(|e| {
+                if e.is_input() { Unable::Input(e.to_string()) } else { failed(e.to_string()) }
+            })?;
         let spent = from.elapsed();
         let promised = &self.resident.bundle.signature.outputs;
-        keeps(promised, &outputs, rows).map_err(Unable::Failed)?;
+        keeps(promised, &outputs, rows).map_err(failed)?;
         let scores = outputs.last().and_then(floats).unwrap_or_default();
         let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
         let mut others = outputs.iter().rev().skip(1).filter_map(floats);
         if !finite(&scores) || !others.all(|values| finite(&values)) {
-            return Err(Unable::Failed("a score is not finite".into()));
+            return Err(failed("a score is not finite".into()));
         }
         let classes = self.classes();
         if classes > 0 && scores.len() != rows * classes {
-            return Err(Unable::Failed(format!(
-                "{} scores for {rows} rows of {classes} classes",
-                scores.len()
-            )));
+            return Err(failed(format!("{} scores for {rows} rows of {classes} classes", scores.len())));
         }
-        self.tally().executions += 1;
         let latency_ns = u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX);
         Ok(Made { outputs, scores, latency_ns })
     }

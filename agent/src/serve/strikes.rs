@@ -46,7 +46,7 @@ mod tests {
     use dunlin_protocol::{Conduct, Member, Now, ReleaseId, Role, Rule, TaskId};
 
     use super::*;
-    use crate::serve::onnx::{IDENTITY, linear, resident};
+    use crate::serve::onnx::{IDENTITY, broken, linear, resident};
     use crate::serve::{Absence, Answer, AnsweredBy, Crew, Limits, Resident, Serving};
 
     fn task() -> TaskId {
@@ -58,7 +58,7 @@ mod tests {
         serving.infer(&task(), "a", &x, Now { mono_ms: 1, wall_ms: None }).unwrap()
     }
 
-    /// A champion with two voters, of which one is not finite below zero.
+    /// A champion with two voters, of which one is not finite below zero, where it was proved.
     fn voting() -> Crew {
         let linear = |release, log| resident(release, &task(), &linear(3, 3, &IDENTITY, log), 3);
         let voter = |model: Resident| {
@@ -66,7 +66,10 @@ mod tests {
             (Member { release: model.release.clone(), role, limit_us: None }, model)
         };
         Crew {
-            members: vec![voter(linear("good@1", false)), voter(linear("bad@1", true))],
+            members: vec![
+                voter(linear("good@1", false)),
+                voter(broken(linear("bad@1", true), &[-1.0, 1.0, 2.0])),
+            ],
             conduct: Conduct { rule: Rule::SoftVote, context: vec![] },
             ..Crew::new(linear("m@1", false), None)
         }

@@ -23,15 +23,15 @@ impl Span {
 
 /// Where the time of one answered request went, nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub(super) struct Spent {
     /// Waiting for a worker.
-    pub queue_ns: u64,
+    pub(super) queue_ns: u64,
     /// Reading the request.
-    pub input_ns: u64,
+    pub(super) input_ns: u64,
     /// Running the model.
-    pub infer_ns: u64,
+    pub(super) infer_ns: u64,
     /// Writing the answer.
-    pub output_ns: u64,
+    pub(super) output_ns: u64,
 }
 
 /// Where the time of requests of one size went.

@@ -7,14 +7,14 @@ use dunlin_engine::of_floats;
 use dunlin_protocol::{ReleaseId, Role, Rule, TensorData};
 use futures_util::future::join_all;
 
-use super::answer::{Absence, Answer, AnsweredBy, InferError};
+use super::answer::{Absence, Answer, AnsweredBy, InferError, Part};
 use super::asked::{Asked, Ran, expected_us, run};
 use super::choose::challenger;
 use super::combine::{Ballot, Voice, side_by_side, sure, vote};
 use super::lineup::{Berth, LineUp, Seat};
 use super::live::Principal;
 use super::pool::{Pool, is_inline};
-use super::resident::{Made, Serving, Unable};
+use super::resident::{Failure, Fault, Made, Serving, Unable};
 use super::task::Task;
 use super::view::MemberRole;
 
@@ -26,7 +26,6 @@ struct Reply {
     by: AnsweredBy,
     model: Arc<Serving>,
     made: Made,
-    queue_ns: u64,
     weight: u32,
 }
 
@@ -40,8 +39,12 @@ pub(super) struct Turn<'a> {
     pub(super) principal: Option<Principal>,
     /// Those that should have had a part and had none.
     pub(super) left_out: Vec<(ReleaseId, Absence)>,
-    /// Why the last that failed did.
-    pub(super) failed: Option<String>,
+    /// What those did that answered.
+    parts: Vec<Part>,
+    /// How the last that failed did.
+    pub(super) failed: Option<Failure>,
+    /// Whether the champion failed and the request may be to blame.
+    pub(super) doubtful: bool,
     /// Those that too many wait for.
     pub(super) refused: Vec<AnsweredBy>,
 }
@@ -60,7 +63,9 @@ impl<'a> Turn<'a> {
             asked,
             principal: None,
             left_out: Vec::new(),
+            parts: Vec::new(),
             failed: None,
+            doubtful: false,
             refused: Vec::new(),
         }
     }
@@ -174,12 +179,14 @@ impl<'a> Turn<'a> {
         };
         let key = self.lineup.key(Some(model.release().clone()));
         let leads = by == AnsweredBy::Champion;
-        let detail = match ran.made {
+        let failure = match ran.made {
             Ok(made) => {
                 let first = self.task.answered(leads, key, model, &made, self.principal.clone(), self.asked);
                 self.principal = first.or_else(|| self.principal.take());
                 let model = Arc::clone(model);
-                return Ok(Some(Reply { by, model, made, queue_ns: ran.queue_ns, weight }));
+                let (release, queue_ns, infer_ns) = (model.release().clone(), ran.queue_ns, made.latency_ns);
+                self.parts.push(Part { release, queue_ns, infer_ns });
+                return Ok(Some(Reply { by, model, made, weight }));
             }
             // All take the same: what the champion can not read, or the first, is the caller's fault.
             Err(Unable::Input(problem)) if self.principal.is_none() && (leads || self.failed.is_none()) => {
@@ -190,14 +197,16 @@ impl<'a> Turn<'a> {
                 self.left_out.push((model.release().clone(), Absence::Failed));
                 return Ok(None);
             }
-            Err(Unable::Failed(detail)) => detail,
+            Err(Unable::Failed(failure)) => failure,
         };
         let why = if ran.late { Absence::Late } else { Absence::Failed };
         self.left_out.push((model.release().clone(), why));
         if !ran.waited {
-            self.task.failed(leads, &key, model, self.asked, &detail, ran.spent_ns);
+            self.task.missed(leads, &key, model, self.asked, &failure);
+            self.task.failed(model, self.asked, &failure, ran.spent_ns);
+            self.doubtful |= leads && failure.fault == Fault::Request;
         }
-        self.failed = Some(detail);
+        self.failed = Some(failure);
         Ok(None)
     }
 
@@ -291,18 +300,14 @@ impl<'a> Turn<'a> {
         match self.ask(AnsweredBy::Stack, &meta.berth, meta.limit, &Arc::new(asked)).await? {
             Some(last) => {
                 let output = last.made.outputs.last().cloned();
-                let (release, ns) = (last.model.release().clone(), last.made.latency_ns);
+                let release = Some(last.model.release().clone());
                 let answer = self.several(AnsweredBy::Stack, replies, |like| {
                     output.map_or_else(
                         || like.clone(),
                         |output| TensorData { name: like.name.clone(), ..output },
                     )
                 });
-                Ok(answer.map(|answer| Answer {
-                    release: Some(release),
-                    infer_ns: answer.infer_ns.saturating_add(ns),
-                    ..answer
-                }))
+                Ok(answer.map(|answer| Answer { release, ..answer }))
             }
             None => Ok(replies.into_iter().next().map(|reply| self.one(reply))),
         }
@@ -319,8 +324,7 @@ impl<'a> Turn<'a> {
             voters: Vec::new(),
             left_out: std::mem::take(&mut self.left_out),
             rows: self.asked.rows as u64,
-            queue_ns: reply.queue_ns,
-            infer_ns: reply.made.latency_ns,
+            parts: std::mem::take(&mut self.parts),
             outputs: reply.made.outputs,
         }
     }
@@ -342,8 +346,7 @@ impl<'a> Turn<'a> {
             voters,
             left_out: std::mem::take(&mut self.left_out),
             rows: self.asked.rows as u64,
-            queue_ns: replies.iter().map(|reply| reply.queue_ns).max().unwrap_or(0),
-            infer_ns: replies.iter().map(|reply| reply.made.latency_ns).max().unwrap_or(0),
+            parts: std::mem::take(&mut self.parts),
         })
     }
 }

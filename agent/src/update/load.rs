@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use dunlin_engine::{Model, background};
+use dunlin_engine::{Model, background, first_row};
 use dunlin_protocol::{Bundle, GoldenSet, ReferenceProfile, TaskPolicy, cbor};
 use dunlin_update::Pack;
 
@@ -11,7 +11,7 @@ use crate::serve::Resident;
 /// Largest reference profile: a thousand features of seventy bins.
 const PROFILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Largest golden set that is read for its rows: a few hundred rows of the widest tables that are explained.
+/// Largest golden set that is read for its rows: a few hundred rows of the widest tables that are explained, or some pictures.
 const GOLDEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Loads a release from the store, but for what is in memory already: a release is shared whole, a model file whichever
@@ -38,30 +38,30 @@ pub(super) fn resident(store: &Store, pack: &Pack, in_memory: &[Resident]) -> Re
         }
         None => None,
     };
-    let background = compared_with(store, &bundle, &model);
+    let golden = golden(store, &bundle);
     Ok(Resident {
         release: pack.release.clone(),
         bundle: Arc::new(bundle),
         manifest: pack.manifest.digest,
+        background: golden.iter().flat_map(|golden| background(&model, golden)).collect(),
+        known: golden.iter().flat_map(|golden| first_row(&model, &golden.inputs)).collect(),
         model,
         profile,
-        background,
     })
 }
 
-/// The rows of the golden set that predictions are explained against. A model serves without them as well.
-fn compared_with(store: &Store, bundle: &Bundle, model: &Model) -> Arc<[f32]> {
+/// The golden set, unless it is too large to be read for some of its rows. A model serves without it as well.
+fn golden(store: &Store, bundle: &Bundle) -> Option<GoldenSet> {
     let blob = &bundle.golden;
-    if model.columns().is_err() || blob.length > GOLDEN_BYTES_MAX as u64 {
-        return Arc::default();
+    if blob.length > GOLDEN_BYTES_MAX as u64 {
+        return None;
     }
     let golden = store.read(blob).map_err(|e| chain(&e));
-    match golden.and_then(|bytes| cbor::decode::<GoldenSet>(&bytes, GOLDEN_BYTES_MAX).map_err(|e| chain(&e)))
-    {
-        Ok(golden) => background(model, &golden).into(),
+    match golden.and_then(|bytes| cbor::decode(&bytes, GOLDEN_BYTES_MAX).map_err(|e| chain(&e))) {
+        Ok(golden) => Some(golden),
         Err(error) => {
             tracing::warn!(release = %bundle.release, error, "predictions of this release can not be explained");
-            Arc::default()
+            None
         }
     }
 }

@@ -80,6 +80,15 @@ pub fn argmax(scores: &[f32]) -> Option<u32> {
     u32::try_from(best).ok().filter(|_| !scores.is_empty())
 }
 
+/// The first row of inputs that `model` answers, or all of them where its file fixes how many rows it takes.
+pub fn first_row(model: &Model, inputs: &[TensorData]) -> Vec<TensorData> {
+    let rows = inputs.first().and_then(|t| t.shape.first()).map_or(1, |&n| n as usize);
+    match model.inputs().first().and_then(|spec| spec.shape.first()) {
+        Some(-1 | 1) if rows > 1 => row_of(inputs, 0, rows),
+        Some(_) | None => inputs.to_vec(),
+    }
+}
+
 /// Cuts row `row` out of inputs whose batch is `rows`.
 pub(crate) fn row_of(inputs: &[TensorData], row: usize, rows: usize) -> Vec<TensorData> {
     inputs

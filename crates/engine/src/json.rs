@@ -1,65 +1,211 @@
 //! Tensors as JSON arrays, flat or nested, row-major.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use dunlin_protocol::{DType, TensorData};
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
 /// Deepest nesting of arrays; the rank of the largest tensors models take.
 const DEPTH_MAX: usize = 16;
 
-/// The little-endian bytes of exactly `elements` values.
+/// The little-endian bytes of exactly `elements` values, read from the text of an array. Beside the text they are all
+/// that is held: at most four bytes for each byte of it, and for text twice that while it grows.
 ///
 /// # Errors
 /// What is wrong with them, for people.
-pub fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
+pub fn read(kind: DType, text: &str, elements: usize) -> Result<Vec<u8>, String> {
     if kind == DType::Fp16 {
         return Err("FP16 has no JSON form, send it as binary".into());
     }
-    let mut out = Vec::with_capacity(kind.size().unwrap_or(1) * elements);
-    let mut count = 0;
-    walk(kind, data, DEPTH_MAX, &mut out, &mut count)?;
+    // A value and what parts it from the next are two bytes or more, whatever the shape promises.
+    let room = elements.min(text.len() / 2 + 1);
+    let out = Vec::with_capacity(kind.size().unwrap_or(1) * room);
+    let mut values = Values { kind, elements, out, count: 0 };
+    let mut from = serde_json::Deserializer::from_str(text);
+    let read = Nested { values: &mut values, depth: DEPTH_MAX }.deserialize(&mut from);
+    read.and_then(|()| from.end()).map_err(|e| e.to_string())?;
+    let Values { out, count, .. } = values;
     if count == elements { Ok(out) } else { Err(format!("{count} values where the shape has {elements}")) }
 }
 
-fn walk(kind: DType, data: &Value, depth: usize, out: &mut Vec<u8>, count: &mut usize) -> Result<(), String> {
-    if let Value::Array(items) = data {
-        let deeper = depth.checked_sub(1).ok_or("its data is nested too deep")?;
-        return items.iter().try_for_each(|item| walk(kind, item, deeper, out, count));
+/// What has been read.
+struct Values {
+    kind: DType,
+    elements: usize,
+    out: Vec<u8>,
+    count: usize,
+}
+
+impl Values {
+    fn push<E: Error>(&mut self, value: Scalar<'_>) -> Result<(), E> {
+        if self.count == self.elements {
+            return Err(E::custom(format_args!("more values than the {} of the shape", self.elements)));
+        }
+        self.count += 1;
+        value
+            .push(self.kind, &mut self.out)
+            .ok_or_else(|| E::custom(format_args!("{} is no {}", value.shown(), self.kind.as_str())))
     }
-    *count += 1;
-    push(kind, data, out).ok_or_else(|| {
-        format!("{} is no {}", data.to_string().chars().take(40).collect::<String>(), kind.as_str())
-    })
+}
+
+/// A value, or an array of what may be nested so deep.
+struct Nested<'a> {
+    values: &'a mut Values,
+    depth: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Nested<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nested<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of {} values", self.values.kind.as_str())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let Some(depth) = self.depth.checked_sub(1) else {
+            return Err(A::Error::custom("its data is nested too deep"));
+        };
+        while items.next_element_seed(Nested { values: self.values, depth })?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.values.push(Scalar::Bool(value))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.values.push(Scalar::Unsigned(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.values.push(Scalar::Signed(value))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.values.push(Scalar::Float(value))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.values.push(Scalar::Text(value))
+    }
+}
+
+/// One value.
+#[derive(Debug, Clone, Copy)]
+enum Scalar<'a> {
+    Bool(bool),
+    Unsigned(u64),
+    /// Below zero.
+    Signed(i64),
+    Float(f64),
+    Text(&'a str),
+}
+
+impl<'a> Scalar<'a> {
+    fn of(value: &'a Value) -> Option<Self> {
+        match value {
+            Value::Bool(value) => Some(Self::Bool(*value)),
+            Value::Number(n) => n
+                .as_u64()
+                .map(Self::Unsigned)
+                .or(n.as_i64().map(Self::Signed))
+                .or(n.as_f64().map(Self::Float)),
+            Value::String(text) => Some(Self::Text(text)),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    fn int(self) -> Option<i64> {
+        match self {
+            Self::Unsigned(n) => i64::try_from(n).ok(),
+            Self::Signed(n) => Some(n),
+            Self::Bool(_) | Self::Float(_) | Self::Text(_) => None,
+        }
+    }
+
+    fn float(self) -> Option<f64> {
+        match self {
+            Self::Unsigned(n) => Some(n as f64),
+            Self::Signed(n) => Some(n as f64),
+            Self::Float(x) => Some(x),
+            Self::Bool(_) | Self::Text(_) => None,
+        }
+    }
+
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bool(_) | Self::Unsigned(_) | Self::Signed(_) | Self::Float(_) => None,
+        }
+    }
+
+    fn bool(self) -> Option<u8> {
+        match self {
+            Self::Bool(value) => Some(value.into()),
+            Self::Unsigned(n) => u8::try_from(n).ok().filter(|n| *n < 2),
+            Self::Signed(_) | Self::Float(_) | Self::Text(_) => None,
+        }
+    }
+
+    fn unsigned(self) -> Option<u64> {
+        match self {
+            Self::Unsigned(n) => Some(n),
+            Self::Bool(_) | Self::Signed(_) | Self::Float(_) | Self::Text(_) => None,
+        }
+    }
+
+    /// Appends its little-endian bytes; `None` if it is not of that type or does not fit.
+    fn push(self, kind: DType, out: &mut Vec<u8>) -> Option<()> {
+        match kind {
+            DType::Bool => out.push(self.bool()?),
+            DType::Uint8 => out.push(u8::try_from(self.int()?).ok()?),
+            DType::Int8 => out.extend(i8::try_from(self.int()?).ok()?.to_le_bytes()),
+            DType::Uint16 => out.extend(u16::try_from(self.int()?).ok()?.to_le_bytes()),
+            DType::Int16 => out.extend(i16::try_from(self.int()?).ok()?.to_le_bytes()),
+            DType::Uint32 => out.extend(u32::try_from(self.int()?).ok()?.to_le_bytes()),
+            DType::Int32 => out.extend(i32::try_from(self.int()?).ok()?.to_le_bytes()),
+            DType::Uint64 => out.extend(self.unsigned()?.to_le_bytes()),
+            DType::Int64 => out.extend(self.int()?.to_le_bytes()),
+            DType::Fp32 => {
+                out.extend(Some(self.float()? as f32).filter(|x| x.is_finite())?.to_le_bytes());
+            }
+            DType::Fp64 => out.extend(self.float()?.to_le_bytes()),
+            DType::Bytes => {
+                let text = self.text()?;
+                out.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
+                out.extend(text.as_bytes());
+            }
+            DType::Fp16 => return None,
+        }
+        Some(())
+    }
+
+    /// For people.
+    fn shown(self) -> String {
+        let text = match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Unsigned(n) => n.to_string(),
+            Self::Signed(n) => n.to_string(),
+            Self::Float(x) => x.to_string(),
+            Self::Text(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        };
+        text.chars().take(40).collect()
+    }
 }
 
 /// Appends the little-endian bytes of one value; `None` if it is not of that type or does not fit.
 pub fn push(kind: DType, value: &Value, out: &mut Vec<u8>) -> Option<()> {
-    let int = || value.as_i64();
-    match kind {
-        DType::Bool => out.push(
-            value.as_bool().map(u8::from).or_else(|| value.as_u64().filter(|n| *n < 2).map(|n| n as u8))?,
-        ),
-        DType::Uint8 => out.push(u8::try_from(int()?).ok()?),
-        DType::Int8 => out.extend(i8::try_from(int()?).ok()?.to_le_bytes()),
-        DType::Uint16 => out.extend(u16::try_from(int()?).ok()?.to_le_bytes()),
-        DType::Int16 => out.extend(i16::try_from(int()?).ok()?.to_le_bytes()),
-        DType::Uint32 => out.extend(u32::try_from(int()?).ok()?.to_le_bytes()),
-        DType::Int32 => out.extend(i32::try_from(int()?).ok()?.to_le_bytes()),
-        DType::Uint64 => out.extend(value.as_u64()?.to_le_bytes()),
-        DType::Int64 => out.extend(int()?.to_le_bytes()),
-        DType::Fp32 => {
-            out.extend(Some(value.as_f64()? as f32).filter(|x| x.is_finite())?.to_le_bytes());
-        }
-        DType::Fp64 => out.extend(value.as_f64()?.to_le_bytes()),
-        DType::Bytes => {
-            let text = value.as_str()?;
-            out.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
-            out.extend(text.as_bytes());
-        }
-        DType::Fp16 => return None,
-    }
-    Some(())
+    Scalar::of(value)?.push(kind, out)
 }
 
 macro_rules! list {
@@ -150,12 +296,17 @@ fn floats<T: std::fmt::Debug + Copy>(
 mod tests {
     use super::*;
 
+    fn read(kind: DType, data: &Value, elements: usize) -> Result<Vec<u8>, String> {
+        super::read(kind, &data.to_string(), elements)
+    }
+
     #[test]
     fn nested_and_flat_are_the_same() {
         let nested = serde_json::json!([[1, 2.5], [3, 4]]);
         let flat = serde_json::json!([1, 2.5, 3, 4]);
         assert_eq!(read(DType::Fp32, &nested, 4), read(DType::Fp32, &flat, 4));
-        assert!(read(DType::Fp32, &flat, 5).is_err());
+        assert!(read(DType::Fp32, &flat, 5).unwrap_err().contains("4 values where the shape has 5"));
+        assert!(read(DType::Fp32, &flat, 3).unwrap_err().contains("more values than the 3"));
     }
 
     #[test]
@@ -169,6 +320,10 @@ mod tests {
             (DType::Fp16, serde_json::json!(1)),
             (DType::Fp32, serde_json::json!(1e300)),
             (DType::Bytes, serde_json::json!(1)),
+            (DType::Int64, serde_json::json!(u64::MAX)),
+            (DType::Uint64, serde_json::json!(-1)),
+            (DType::Fp32, Value::Null),
+            (DType::Fp32, serde_json::json!({})),
         ] {
             assert!(read(kind, &serde_json::json!([value]), 1).is_err(), "{kind:?} {value}");
         }

@@ -46,7 +46,7 @@ pub use error::EngineError;
 pub use explain::{
     BACKGROUND_ROWS_MAX, EXPLAINED_FEATURES_MAX, Effort, Explanation, Method, PERMUTATIONS_MAX, background,
 };
-pub use golden::{anchor_score_ppm, argmax, golden, max_error_ppm};
+pub use golden::{anchor_score_ppm, argmax, first_row, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX, ROWS_TOGETHER_MIN};
 pub use parent::{end_with_parent, tie};

@@ -10,7 +10,7 @@ use super::message::{
     StatisticsResponse, TensorMetadata,
 };
 use super::tensor;
-use crate::api::infer::{choose, fresh_id, nanos, tally, version};
+use crate::api::infer::{choose, fresh_id, nanos, version};
 use crate::api::refusal::Refusal;
 use crate::api::request::{self, Wanted};
 use crate::api::{Api, Residency, models, repository, statistics};
@@ -119,10 +119,12 @@ pub(super) async fn model_infer(api: &Api, asked: InferRequest) -> Result<InferR
     };
     request::ports(asked.inputs.len().max(asked.outputs.len()), &api.limits)?;
     let id = request::id(asked.id)?.unwrap_or_else(fresh_id);
-    for parameters in
-        asked.outputs.iter().map(|o| &o.parameters).chain(asked.inputs.iter().map(|i| &i.parameters))
-    {
-        supported(parameters)?;
+    request::supported("the request", asked.parameters.keys())?;
+    for output in &asked.outputs {
+        request::supported("an output", output.parameters.keys())?;
+    }
+    for input in &asked.inputs {
+        request::supported("an input", input.parameters.keys())?;
     }
     let wanted = (!asked.outputs.is_empty())
         .then(|| asked.outputs.into_iter().map(|o| Wanted { name: o.name, binary: true }).collect());
@@ -153,16 +155,8 @@ pub(super) async fn model_infer(api: &Api, asked: InferRequest) -> Result<InferR
             .collect(),
         raw_output_contents: chosen.iter().map(|(output, _)| output.data.0.clone().into()).collect(),
     };
-    tally(api, &task, &answer, input_ns, nanos(from));
+    api.serving.tally(&task, &answer, input_ns, nanos(from), (api.clock)().wall_ms);
     Ok(response)
-}
-
-/// Refuses what belongs to extensions that are not offered.
-fn supported(parameters: &HashMap<String, Parameter>) -> Result<(), Refusal> {
-    match ["shared_memory_region", "classification"].iter().find(|name| parameters.contains_key(**name)) {
-        Some(name) => Err(Refusal::bad(format!("the parameter {name} is not supported"))),
-        None => Ok(()),
-    }
 }
 
 pub(super) async fn repository_index(api: &Api, asked: IndexRequest) -> Result<IndexResponse, Refusal> {

@@ -140,7 +140,7 @@ pub(super) struct WantedTensor {
     pub(super) parameters: HashMap<String, Parameter>,
 }
 
-/// `ModelInferRequest`; its parameters are not read.
+/// `ModelInferRequest`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct InferRequest {
     #[prost(string, tag = "1")]
@@ -149,6 +149,8 @@ pub(super) struct InferRequest {
     pub(super) model_version: String,
     #[prost(string, tag = "3")]
     pub(super) id: String,
+    #[prost(map = "string, message", tag = "4")]
+    pub(super) parameters: HashMap<String, Parameter>,
     #[prost(message, repeated, tag = "5")]
     pub(super) inputs: Vec<InputTensor>,
     #[prost(message, repeated, tag = "6")]

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use dunlin_protocol::{Conduct, Member, Now, ReasonCode, Role, Rule, TaskId};
+use dunlin_protocol::{Conduct, Member, Now, ReasonCode, Role, Rule, TaskId, TaskType};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -9,16 +9,18 @@ use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Code;
 
 use super::message::*;
 use crate::api::{Api, Door, Limits};
-use crate::serve::onnx::{IDENTITY, linear, resident};
+use crate::serve::onnx::{IDENTITY, linear, resident, texts};
 use crate::serve::{self, Crew, Serving};
 
 struct Served {
     serving: Arc<Serving>,
+    /// Bytes of bodies that may still be read.
+    bodies: Arc<Semaphore>,
     client: SendRequest<Full<Bytes>>,
     stop: oneshot::Sender<()>,
     server: tokio::task::JoinHandle<()>,
@@ -26,13 +28,17 @@ struct Served {
 
 impl Served {
     async fn start() -> Self {
+        Self::start_limited(Limits { body_bytes_max: 4096, ..Limits::default() }).await
+    }
+
+    async fn start_limited(limits: Limits) -> Self {
         let serving = Serving::new(serve::Limits::default());
         let task: TaskId = "meter".parse().unwrap();
         serving.switch(&task, resident("m@3", &task, &linear(3, 3, &IDENTITY, false), 3), None, 5, false);
         let clock = Arc::new(|| Now { mono_ms: 1, wall_ms: Some(7) });
-        let limits = Limits { body_bytes_max: 4096, ..Limits::default() };
         let api = Api::new(Arc::clone(&serving), clock, limits)
             .with_loader(Arc::new(|_, _| async { ReasonCode::Ok }.boxed()));
+        let bodies = Arc::clone(&api.bodies);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -45,27 +51,39 @@ impl Served {
         tokio::spawn(async {
             let _ended = connection.await;
         });
-        Self { serving, client, stop, server }
+        Self { serving, bodies, client, stop, server }
     }
 
-    /// One unary call: a message behind five bytes of framing, the status in the trailers.
     async fn call<A: Message + Default>(&mut self, method: &str, asked: &impl Message) -> Result<A, Code> {
+        self.told(method, asked, None).await.map_err(|(code, _)| code)
+    }
+
+    /// One unary call: a message behind five bytes of framing, the status in the trailers; with what is said of an error.
+    async fn told<A: Message + Default>(
+        &mut self,
+        method: &str,
+        asked: &impl Message,
+        coding: Option<&str>,
+    ) -> Result<A, (Code, String)> {
         let mut body = BytesMut::new();
         body.put_u8(0);
         body.put_u32(asked.encoded_len() as u32);
         asked.encode(&mut body).unwrap();
-        let request = Request::post(format!("http://device/inference.GRPCInferenceService/{method}"))
+        let mut request = Request::post(format!("http://device/inference.GRPCInferenceService/{method}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(Full::new(body.freeze()))
-            .unwrap();
+            .header("te", "trailers");
+        if let Some(coding) = coding {
+            request = request.header("grpc-encoding", coding);
+        }
+        let request = request.body(Full::new(body.freeze())).unwrap();
         let response = self.client.send_request(request).await.unwrap();
-        let early = response.headers().get("grpc-status").cloned();
+        let mut early = response.headers().clone();
         let collected = response.into_body().collect().await.unwrap();
-        let status = early.or(collected.trailers().and_then(|t| t.get("grpc-status").cloned())).unwrap();
-        let code = Code::from_bytes(status.as_bytes());
+        early.extend(collected.trailers().cloned().unwrap_or_default());
+        let code = Code::from_bytes(early["grpc-status"].as_bytes());
         if code != Code::Ok {
-            return Err(code);
+            let message = early.get("grpc-message").map_or("", |text| text.to_str().unwrap());
+            return Err((code, message.replace("%20", " ")));
         }
         let mut body = collected.to_bytes();
         body.advance(5);
@@ -201,5 +219,89 @@ async fn wrong_calls_have_their_status() {
     let refused = served.call::<Empty>("RepositoryModelUnload", &change).await;
     assert_eq!(refused.unwrap_err(), Code::PermissionDenied, "nobody over TCP is the administrator");
     assert_eq!(served.call::<Empty>("ModelConfig", &change).await.unwrap_err(), Code::Unimplemented);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn what_would_change_the_answer_is_refused_by_name_and_all_else_ignored() {
+    let mut served = Served::start().await;
+    let with = |name: &str| {
+        let mut asked = request(&[[0.0; 3]]);
+        let value = Parameter { choice: Some(ParameterChoice::Int64(7)) };
+        asked.parameters.insert(name.to_owned(), value);
+        asked
+    };
+    for name in ["sequence_id", "sequence_start", "sequence_end", "classification"] {
+        let (code, said) = served.told::<InferResponse>("ModelInfer", &with(name), None).await.unwrap_err();
+        assert!(code == Code::InvalidArgument && said.contains(name), "{code}: {said}");
+    }
+    for name in ["priority", "timeout", "binary_data_output"] {
+        served.call::<InferResponse>("ModelInfer", &with(name)).await.unwrap();
+    }
+    for method in ["SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "CudaSharedMemoryUnregister"] {
+        let (code, said) = served.told::<Empty>(method, &Empty {}, None).await.unwrap_err();
+        assert!(code == Code::Unimplemented && said.contains("shares no memory"), "{code}: {said}");
+    }
+    let (code, said) =
+        served.told::<InferResponse>("ModelInfer", &request(&[[0.0; 3]]), Some("gzip")).await.unwrap_err();
+    assert!(code == Code::Unimplemented && said.contains("gzip"), "{code}: {said}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn text_goes_in_and_out_typed_and_raw() {
+    let mut served = Served::start().await;
+    let task: TaskId = "meter".parse().unwrap();
+    let mut model = resident("m@4", &task, &texts(2, &["red", "grün"]), 0);
+    Arc::get_mut(&mut model.bundle).unwrap().task_type = TaskType::Regression;
+    served.serving.switch(&task, model, None, 6, false);
+    let input = |contents| InputTensor {
+        name: "x".into(),
+        datatype: "BYTES".into(),
+        shape: vec![1, 2],
+        contents,
+        ..InputTensor::default()
+    };
+    let typed = |words: [&'static str; 2]| InferRequest {
+        model_name: "meter".into(),
+        inputs: vec![input(Some(Contents {
+            texts: words.map(|word| Bytes::from_static(word.as_bytes())).into(),
+            ..Contents::default()
+        }))],
+        ..InferRequest::default()
+    };
+    let bytes = Bytes::from_static("\u{3}\0\0\0red\u{5}\0\0\0grün".as_bytes());
+    let raw = InferRequest {
+        inputs: vec![input(None)],
+        raw_input_contents: vec![bytes.clone()],
+        ..typed(["", ""])
+    };
+    for asked in [typed(["red", "grün"]), raw] {
+        let answer: InferResponse = served.call("ModelInfer", &asked).await.unwrap();
+        assert_eq!(
+            (answer.outputs[0].datatype.as_str(), &answer.outputs[0].shape[..]),
+            ("BYTES", &[1, 2][..])
+        );
+        assert_eq!(answer.raw_output_contents, [bytes.clone()]);
+    }
+    // That word has no place in the model, which is the request's fault.
+    let (code, said) =
+        served.told::<InferResponse>("ModelInfer", &typed(["red", "blue"]), None).await.unwrap_err();
+    assert!(code == Code::InvalidArgument && said.contains("no word"), "{code}: {said}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn bodies_have_so_many_bytes_together() {
+    let large = request(&[[0.0; 3]; 300]);
+    let size = large.encoded_len();
+    let limits = Limits { body_bytes_max: size, bodies_bytes_max: size, ..Limits::default() };
+    let mut served = Served::start_limited(limits).await;
+    served.call::<InferResponse>("ModelInfer", &large).await.unwrap();
+    let room = served.bodies.clone().try_acquire_many_owned(size as u32 / 2).unwrap();
+    let (code, said) = served.told::<InferResponse>("ModelInfer", &large, None).await.unwrap_err();
+    assert!(code == Code::ResourceExhausted && said.contains("bodies"), "{code}: {said}");
+    drop(room);
+    served.call::<InferResponse>("ModelInfer", &large).await.unwrap();
     served.end().await;
 }

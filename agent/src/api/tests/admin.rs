@@ -1,12 +1,13 @@
 //! Tokens, the Unix socket, load and unload, statistics, bounds.
 
-use dunlin_protocol::ReasonCode;
+use dunlin_protocol::{Conduct, Member, ReasonCode, Role, Rule};
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::*;
 use crate::api::{Residency, Token};
+use crate::serve::Crew;
 
 fn token(dir: &tempfile::TempDir, name: &str) -> (String, Token) {
     let file = dir.path().join(name);
@@ -172,8 +173,76 @@ async fn statistics_count_requests_rows_and_failures() {
 }
 
 #[tokio::test]
+async fn statistics_count_each_of_several_that_answer_together() {
+    let mut served = Served::start().await;
+    let model = |release: &str, log| resident(release, &task(), &linear(3, 3, &IDENTITY, log), 3);
+    // The second voter is not finite below zero.
+    let members = [("v@1", false), ("v@2", true)]
+        .map(|(name, log)| {
+            let role = Role::Voter { weight_ppm: 1_000_000 };
+            let model = model(name, log);
+            (Member { release: model.release.clone(), role, limit_us: None }, model)
+        })
+        .into();
+    let conduct = Conduct { rule: Rule::SoftVote, context: vec![] };
+    let crew = Crew { members, conduct, ..Crew::new(model("m@3", false), None) };
+    served.serving.line_up(&task(), crew, 6, false);
+    served.infer(&request(&[[1.0, 2.0, 3.0]; 4])).await;
+    served.infer(&request(&[[-1.0, 2.0, 3.0]; 2])).await;
+    let stats = served.send("GET", "/v2/models/meter/stats", &[], "").await.json();
+    let of = |i: usize| {
+        let of = &stats["model_stats"][i];
+        let spans = &of["inference_stats"];
+        let count = |name: &str| spans[name]["count"].as_u64().unwrap();
+        assert!(spans["success"]["ns"].as_u64() >= spans["compute_infer"]["ns"].as_u64());
+        assert_eq!(count("success"), count("compute_infer"));
+        (
+            of["version"].as_str().unwrap().to_owned(),
+            of["inference_count"].as_u64().unwrap(),
+            of["execution_count"].as_u64().unwrap(),
+            count("success"),
+            count("fail"),
+        )
+    };
+    assert_eq!(of(0), ("m@3".into(), 6, 2, 2, 0));
+    assert_eq!(of(1), ("v@1".into(), 6, 2, 2, 0));
+    assert_eq!(of(2), ("v@2".into(), 4, 1, 1, 1));
+    served.end().await;
+}
+
+#[tokio::test]
+async fn what_would_change_the_answer_is_refused_by_name_and_all_else_ignored() {
+    let mut served = Served::start().await;
+    let one = request(&[[1.0, 0.0, 0.0]]);
+    for (name, status) in [
+        ("sequence_id", 400),
+        ("sequence_start", 400),
+        ("sequence_end", 400),
+        ("priority", 200),
+        ("timeout", 200),
+        ("other", 200),
+    ] {
+        let mut asked = one.clone();
+        asked["parameters"] = json!({ name: 7 });
+        let got = served.infer(&asked).await;
+        assert_eq!(got.status.as_u16(), status, "{name}: {:?}", got.body);
+        assert!(status == 200 || got.json()["error"].as_str().unwrap().contains(name), "{:?}", got.body);
+    }
+    for (method, path) in [
+        ("GET", "/v2/systemsharedmemory/status"),
+        ("POST", "/v2/systemsharedmemory/region/r/register"),
+        ("POST", "/v2/cudasharedmemory/unregister"),
+    ] {
+        let got = served.send(method, path, &[], "").await;
+        assert_eq!(got.status, StatusCode::BAD_REQUEST, "{path}");
+        assert!(got.json()["error"].as_str().unwrap().contains("shares no memory"), "{:?}", got.body);
+    }
+    served.end().await;
+}
+
+#[tokio::test]
 async fn bounds_of_requests_are_kept() {
-    let limits = ApiLimits { body_bytes_max: 2000, requests_max: 1, tensors_max: 2 };
+    let limits = ApiLimits { body_bytes_max: 2000, requests_max: 1, tensors_max: 2, ..ApiLimits::default() };
     let mut served = Served::start_limited(limits).await;
     let one = request(&[[1.0, 0.0, 0.0]]);
     let mut three = one.clone();
@@ -189,6 +258,18 @@ async fn bounds_of_requests_are_kept() {
         asked["outputs"] = json!([{ "name": "scores", "parameters": { parameter: "1" } }]);
         assert!(served.infer(&asked).await.json()["error"].as_str().unwrap().contains(parameter));
     }
+    // Lists of what takes more memory than its text.
+    for (place, many) in
+        [("outputs", json!(vec![json!({ "name": "" }); 1025])), ("shape", json!(vec![1; 1025]))]
+    {
+        let mut asked = one.clone();
+        match place {
+            "shape" => asked["inputs"][0][place] = many,
+            _ => asked[place] = many,
+        }
+        let got = Served::start().await.infer(&asked).await;
+        assert!(got.json()["error"].as_str().unwrap().contains("at most 1024"), "{:?}", got.body);
+    }
     // Somebody who has announced a body and does not send it holds the one place.
     let mut slow = TcpStream::connect(served.address.unwrap()).await.unwrap();
     slow.write_all(b"POST /v2/models/meter/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n")
@@ -198,6 +279,40 @@ async fn bounds_of_requests_are_kept() {
         tokio::task::yield_now().await;
     }
     drop(slow);
+    while served.infer(&one).await.status != StatusCode::OK {
+        tokio::task::yield_now().await;
+    }
+    served.end().await;
+}
+
+#[tokio::test]
+async fn bodies_have_so_many_bytes_together() {
+    let one = request(&[[1.0, 0.0, 0.0]]);
+    let bytes = one.to_string().len();
+    let limits = ApiLimits { body_bytes_max: bytes, bodies_bytes_max: 2 * bytes, ..ApiLimits::default() };
+    let mut served = Served::start_limited(limits).await;
+    assert_eq!(served.infer(&one).await.status, StatusCode::OK);
+    // Two that have sent all but a byte leave no room for a third.
+    let address = served.address.unwrap();
+    let slow = async || {
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        let head =
+            format!("POST /v2/models/meter/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n");
+        slow.write_all(head.as_bytes()).await.unwrap();
+        slow.write_all(&one.to_string().as_bytes()[1..]).await.unwrap();
+        slow
+    };
+    let two = [slow().await, slow().await];
+    let refused = loop {
+        let got = served.infer(&one).await;
+        if got.status != StatusCode::OK {
+            break got;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.json()["error"].as_str().unwrap().contains("bodies"), "{:?}", refused.body);
+    drop(two);
     while served.infer(&one).await.status != StatusCode::OK {
         tokio::task::yield_now().await;
     }

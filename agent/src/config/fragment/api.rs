@@ -11,6 +11,8 @@ use crate::config::{ApiSettings, ConfigError};
 
 /// Largest body that may be configured: what a small device can hold of one request beside its models.
 const BODY_BYTES_LIMIT: u64 = 1 << 30;
+/// Most bytes of all bodies that may be configured.
+const BODIES_BYTES_LIMIT: u64 = 1 << 34;
 /// Most requests at one time that may be configured; each holds its body.
 const REQUESTS_LIMIT: u64 = 1024;
 /// Most tensors of a request that may be configured.
@@ -60,6 +62,7 @@ pub(super) fn validate(api: &Api) -> Result<ApiSettings, ConfigError> {
         )?,
         limits: Limits {
             body_bytes_max: bound(&api.body_bytes_max, "api.body_bytes_max", BODY_BYTES_LIMIT)?,
+            bodies_bytes_max: bound(&api.bodies_bytes_max, "api.bodies_bytes_max", BODIES_BYTES_LIMIT)?,
             requests_max: bound(&api.requests_max, "api.requests_max", REQUESTS_LIMIT)?,
             tensors_max: bound(&api.tensors_max, "api.tensors_max", TENSORS_LIMIT)?,
         },

@@ -64,6 +64,7 @@ sections! {
         token_file: Key<String>,
         admin_token_file: Key<String>,
         body_bytes_max: Key<u64>,
+        bodies_bytes_max: Key<u64>,
         requests_max: Key<u64>,
         tensors_max: Key<u64>,
         run_ms_max: Key<u64>,

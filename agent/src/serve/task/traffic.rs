@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use dunlin_protocol::{ReasonCode, ReleaseId};
 
-use super::super::answer::{Answer, AnsweredBy, InferError};
+use super::super::answer::{Answer, AnsweredBy, InferError, Part};
 use super::super::asked::{Asked, run};
 use super::super::baseline;
 use super::super::lineup::LineUp;
 use super::super::live::{Answered, Key, Noted, Principal};
 use super::super::pool::Pool;
-use super::super::resident::{Made, Serving, Unable};
+use super::super::resident::{Failure, Fault, Made, Serving, Unable};
 use super::super::tally::Spent;
 use super::super::turn::Turn;
 use super::Task;
@@ -38,6 +38,9 @@ impl Task {
             Some(_) => turn.by_champion().await?,
             None => turn.by_rule(degraded).await?,
         };
+        if turn.doubtful {
+            self.go_judge(pool, &lineup, &asked).await;
+        }
         if let Some(answer) = answer {
             self.count(answer.by);
             if let Some(principal) = turn.principal.take() {
@@ -51,14 +54,18 @@ impl Task {
         }
         match version {
             // Who names a version wants that one or none.
-            Some(_) => Err(InferError::Failed {
-                task: self.task.clone(),
-                detail: turn.failed.unwrap_or_else(|| "it has failed too often and is not asked".into()),
-            }),
-            None => {
-                let left_out = turn.left_out;
-                Ok(Answer { left_out, ..self.constant(&lineup, &asked)? })
+            Some(_) => {
+                let quarantined = || Failure::of_model("it has failed too often and is not asked");
+                Err(self.refusal(turn.failed.unwrap_or_else(quarantined)))
             }
+            None => match (self.constant(&lineup, &asked), turn.failed) {
+                (Ok(answer), _) => Ok(Answer { left_out: turn.left_out, ..answer }),
+                // That nothing is ready would be said of a line-up that is.
+                (Err(InferError::NotReady(_)), Some(failure)) if failure.fault == Fault::Request => {
+                    Err(self.refusal(failure))
+                }
+                (Err(error), _) => Err(error),
+            },
         }
     }
 
@@ -80,25 +87,30 @@ impl Task {
         first
     }
 
-    /// Counts a failure of a member, and takes it out if it is one too many.
-    pub(in crate::serve) fn failed(
+    /// Counts a failure in a member's window.
+    pub(in crate::serve) fn missed(
         &self,
         leads: bool,
         key: &Key,
         model: &Serving,
         asked: &Asked,
-        detail: &str,
-        spent_ns: u64,
+        failure: &Failure,
     ) {
+        let mut live = self.live();
+        live.failed(key, model, asked);
+        if leads && failure.fault == Fault::Model {
+            live.watch.failed(asked.rows as u64);
+        }
+    }
+
+    /// Counts a failure of a member, whoever asked it, and takes it out if it is one too many.
+    pub(in crate::serve) fn failed(&self, model: &Serving, asked: &Asked, failure: &Failure, spent_ns: u64) {
+        let Failure { detail, fault } = failure;
         self.failed.fetch_add(1, Ordering::Relaxed);
         model.tally().failed(spent_ns);
         let mut live = self.live();
-        if leads {
-            live.watch.failed(asked.rows as u64);
-        }
-        live.failed(key, model, asked.rows, &asked.x, detail, asked.now);
-        // What is not a number goes in and comes out: that is no fault of the model.
-        if asked.x.iter().all(|x| x.is_finite()) && model.strikes.strike(detail) {
+        live.tell(model.release(), ReasonCode::ModelFailed, detail, asked.now);
+        if *fault == Fault::Model && model.strikes.strike(detail) {
             let detail = format!("failed too often, at last: {detail}");
             tracing::error!(task = %self.task, release = %model.release(), detail, "a member is taken out");
             live.tell(model.release(), ReasonCode::Quarantined, &detail, asked.now);
@@ -133,8 +145,7 @@ impl Task {
             voters: Vec::new(),
             left_out: Vec::new(),
             rows: rows as u64,
-            queue_ns: 0,
-            infer_ns: 0,
+            parts: Vec::new(),
         })
     }
 
@@ -147,20 +158,22 @@ impl Task {
         asked: &Arc<Asked>,
     ) -> Result<Answer, InferError> {
         let unknown = || InferError::UnknownVersion { task: self.task.clone(), version: version.to_string() };
-        let failed = |detail| InferError::Failed { task: self.task.clone(), detail };
+        let failed = |detail| self.refusal(Failure::of_model(detail));
         if let Some(why) =
             lineup.slot.dismissed().find_map(|(release, why)| (release == version).then_some(why))
         {
-            return Err(failed(why.to_owned()));
+            return Err(failed(why));
         }
         let model = lineup.members().map(|(_, m)| m).find(|m| m.release() == version).ok_or_else(unknown)?;
         if let Some(out) = model.strikes.out() {
-            return Err(failed(out.to_owned()));
+            return Err(failed(out));
         }
         let ran = run(pool, lineup.wait(), model, None, asked).await?;
         match ran.made {
             Ok(made) => {
+                model.strikes.answered();
                 self.count(AnsweredBy::Named);
+                let (queue_ns, infer_ns) = (ran.queue_ns, made.latency_ns);
                 Ok(Answer {
                     by: AnsweredBy::Named,
                     release: Some(version.clone()),
@@ -168,32 +181,44 @@ impl Task {
                     voters: Vec::new(),
                     left_out: Vec::new(),
                     rows: asked.rows as u64,
-                    queue_ns: ran.queue_ns,
-                    infer_ns: made.latency_ns,
+                    parts: vec![Part { release: version.clone(), queue_ns, infer_ns }],
                     outputs: made.outputs,
                 })
             }
             Err(Unable::Input(problem)) => Err(InferError::Input(problem)),
-            Err(Unable::Failed(detail)) => {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                model.tally().failed(ran.spent_ns);
-                Err(failed(detail))
+            Err(Unable::Failed(failure)) => {
+                if !ran.waited {
+                    self.failed(model, asked, &failure, ran.spent_ns);
+                }
+                Err(self.refusal(failure))
             }
         }
     }
 
-    /// Counts where the time of an answered request went.
+    /// What a request is told that a member failed on, and no other one answered.
+    fn refusal(&self, failure: Failure) -> InferError {
+        let Failure { detail, fault } = failure;
+        match fault {
+            Fault::Model => InferError::Failed { task: self.task.clone(), detail },
+            Fault::Request => InferError::Input(format!("the model can not answer this: {detail}")),
+        }
+    }
+
+    /// Counts where the time of an answered request went, with each member that answered.
     pub(in crate::serve) fn tally(
         &self,
-        release: &ReleaseId,
-        rows: u64,
-        spent: &Spent,
+        answer: &Answer,
+        input_ns: u64,
+        output_ns: u64,
         wall_ms: Option<u64>,
     ) {
         let lineup = self.lineup();
-        // A member that was swapped out meanwhile has no counters any more.
-        if let Some((_, model)) = lineup.members().find(|(_, m)| m.release() == release) {
-            model.tally().answered(rows, spent, wall_ms);
+        for Part { release, queue_ns, infer_ns } in &answer.parts {
+            // A member that was swapped out meanwhile has no counters any more.
+            if let Some((_, model)) = lineup.members().find(|(_, m)| m.release() == release) {
+                let spent = Spent { queue_ns: *queue_ns, input_ns, infer_ns: *infer_ns, output_ns };
+                model.tally().answered(answer.rows, &spent, wall_ms);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, Member, RepoVersions, Role, Rule};
+use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, GoldenSet, Member, RepoVersions, Role, Rule, cbor};
 use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record, Stop};
 
 use super::*;
@@ -208,10 +208,13 @@ fn stored(blobs: &Path, content: &[u8]) -> Blob {
     blob
 }
 
-/// Puts a release of this model file into the store of a state folder.
-fn released(blobs: &Path, release: &str, onnx: &[u8]) -> Pack {
+/// Puts a release of this model file into the store of a state folder, proved with `row`.
+fn released(blobs: &Path, release: &str, onnx: &[u8], row: [f32; 3]) -> Pack {
     let mut bundle = resident(release, &task(), onnx, 3).bundle.as_ref().clone();
     bundle.model = stored(blobs, onnx);
+    let inputs = vec![dunlin_engine::of_floats("x", &[1, 3], &row)];
+    let golden = GoldenSet { format: 1, inputs, outputs: vec![], tolerance_ppm: 0, labels: vec![] };
+    bundle.golden = stored(blobs, &cbor::encode(&golden));
     let manifest = stored(blobs, &serde_json::to_vec(&bundle).unwrap());
     Pack { release: bundle.release, manifest, blobs: vec![bundle.model], retrained: false }
 }
@@ -222,15 +225,16 @@ async fn what_a_member_that_failed_too_often_takes_with_it_leaves_memory_at_once
     let state = tempfile::tempdir().unwrap();
     let blobs = state.path().join("slots/blobs");
     fs::create_dir_all(&blobs).unwrap();
-    let champion = released(&blobs, "m@1", &linear(3, 3, &IDENTITY, false));
+    let (fine, bad) = ([1.0, 2.0, 3.0], [-1.0, 1.0, 2.0]);
+    let champion = released(&blobs, "m@1", &linear(3, 3, &IDENTITY, false), fine);
     let voter = Role::Voter { weight_ppm: 1_000_000 };
     let members = [
-        ("bad@1", voter, linear(3, 3, &IDENTITY, true)),
-        ("good@1", voter, linear(3, 3, &[1.0; 9], false)),
-        ("meta@1", Role::Meta, linear(9, 3, &[1.0; 27], false)),
+        ("bad@1", voter, linear(3, 3, &IDENTITY, true), bad),
+        ("good@1", voter, linear(3, 3, &[1.0; 9], false), fine),
+        ("meta@1", Role::Meta, linear(9, 3, &[1.0; 27], false), fine),
     ];
-    let members = members.map(|(release, role, onnx)| {
-        let pack = released(&blobs, release, &onnx);
+    let members = members.map(|(release, role, onnx, row)| {
+        let pack = released(&blobs, release, &onnx, row);
         (Member { release: pack.release.clone(), role, limit_us: None }, pack)
     });
     let line = Line {
@@ -255,8 +259,8 @@ async fn what_a_member_that_failed_too_often_takes_with_it_leaves_memory_at_once
         let x = [dunlin_engine::of_floats("x", &[1, 3], &row)];
         serving.infer(&task(), "a", &x, Now { mono_ms: 1, wall_ms: None }).unwrap()
     };
-    assert_eq!((loaded.len(), ask([1.0, 2.0, 3.0]).by), (4, AnsweredBy::Stack));
-    (0..STRIKES_MAX).for_each(|_| drop(ask([-1.0, 1.0, 2.0])));
+    assert_eq!((loaded.len(), ask(fine).by), (4, AnsweredBy::Stack));
+    (0..STRIKES_MAX).for_each(|_| drop(ask(bad)));
     let (stop, stopping) = watch::channel(false);
     let freed = async {
         while loaded[1..].iter().any(|model| model.upgrade().is_some()) {
@@ -268,7 +272,7 @@ async fn what_a_member_that_failed_too_often_takes_with_it_leaves_memory_at_once
         tokio::join!(driver.run(stopping), freed);
     });
     ended.await.expect("voters and meta-model leave memory");
-    let answer = ask([1.0, 2.0, 3.0]);
+    let answer = ask(fine);
     assert_eq!((answer.by, answer.generation), (AnsweredBy::Champion, GENERATION));
     assert!(loaded[0].upgrade().is_some() && driver.updater.designation(&task()).line().is_some());
 }
