@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - A model is loaded from bytes alone; no path inside a file is ever followed.
-//! - Operators of [`supported_ops`] are computed as ONNX Runtime computes them; every other one is refused by name.
+//! - Operators of [`supported_ops`] are computed as ONNX Runtime computes them; every other one is refused by name. What
+//!   they make of NaN where they choose between values is not part of it; docs/parity.md names them.
 //! - A hostile file is an error. What can only be seen by running it is bounded by the limits of [`prove`].
 //! - A panic of the runtime is caught, in load and in run, and the state it happened in is thrown away.
 //! - The answer of one row does not depend on the rows it comes with.
@@ -16,6 +17,7 @@
 //! assert!(dunlin_engine::inspect(b"no model").is_err());
 //! ```
 
+mod amend;
 mod attributes;
 pub mod batch;
 mod check;
@@ -28,6 +30,7 @@ pub mod json;
 mod known;
 mod layout;
 mod model;
+mod origin;
 mod parent;
 mod plan;
 mod program;

@@ -12,12 +12,13 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use crate::check::{self, Inspection, too_large, unsupported};
+use crate::origin::Origins;
 use crate::plan::{Plan, prepare, run, value};
 use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
 use crate::tree::Scores;
 use crate::words::Words;
-use crate::{EngineError, layout, steps, tensor};
+use crate::{EngineError, amend, layout, steps, tensor};
 
 /// Name of the symbol that stands for the number of rows while a graph is prepared.
 const ROWS: &str = "dunlin_rows";
@@ -74,27 +75,28 @@ impl Model {
     /// The graph itself, which knows no text.
     fn of_numbers(mut file: pb::ModelProto, onnx: &[u8], batch: Option<usize>) -> Result<Self, EngineError> {
         let Inspection { mut inputs, mut outputs, ops, .. } = check::check(&file)?;
+        let origins = Origins::of(file.graph.as_ref());
         let fixed = free_rows(&mut file, &inputs)?;
-        let typed = match prepare_graph(file) {
+        let typed = match prepare_graph(file, &origins) {
             Ok(typed) => typed,
             // Some graphs have the single row written into their constants.
             Err(symbolic) if fixed.is_none() => {
-                let typed = single_row(onnx, &inputs).map_err(|_| symbolic)?;
-                return Self::fixed(1, typed, inputs, outputs, ops);
+                let typed = single_row(onnx, &inputs, &origins).map_err(|_| symbolic)?;
+                return Self::fixed(1, typed, &origins, inputs, outputs, ops);
             }
             Err(e) => return Err(e),
         };
         if let Some(rows) = fixed {
-            return Self::fixed(rows, typed, inputs, outputs, ops);
+            return Self::fixed(rows, typed, &origins, inputs, outputs, ops);
         }
-        describe(&typed, &mut outputs)?;
+        describe(&typed, &origins, &mut outputs)?;
         if outputs.iter().any(|o| o.shape.first() != Some(&-1)) {
             // An output that is not one row per row can not be put together from parts.
             drop(typed);
-            let typed = single_row(onnx, &inputs)?;
-            return Self::fixed(1, typed, inputs, outputs, ops);
+            let typed = single_row(onnx, &inputs, &origins)?;
+            return Self::fixed(1, typed, &origins, inputs, outputs, ops);
         }
-        inputs.iter_mut().for_each(|i| i.shape[0] = -1);
+        inputs.iter_mut().filter_map(|i| i.shape.first_mut()).for_each(|rows| *rows = -1);
         let sole = sole_work(&typed);
         let model = Self {
             inputs,
@@ -113,11 +115,12 @@ impl Model {
     fn fixed(
         rows: usize,
         typed: TypedModel,
+        origins: &Origins,
         mut inputs: Vec<TensorSpec>,
         mut outputs: Vec<TensorSpec>,
         ops: BTreeSet<String>,
     ) -> Result<Self, EngineError> {
-        describe(&typed, &mut outputs)?;
+        describe(&typed, origins, &mut outputs)?;
         for input in &mut inputs {
             if let Some(first) = input.shape.first_mut() {
                 *first = rows as i64;
@@ -326,24 +329,27 @@ fn concrete(typed: &TypedModel, rows: usize) -> Result<Plan, EngineError> {
 }
 
 /// Takes the file, because it holds all weights once more: it is gone before the graph is worked on.
-fn prepare_graph(mut file: pb::ModelProto) -> Result<TypedModel, EngineError> {
+fn prepare_graph(mut file: pb::ModelProto, origins: &Origins) -> Result<TypedModel, EngineError> {
     contained("preparing the model", move || {
         if let Some(graph) = &mut file.graph {
             steps::fuse(graph);
+            amend::leave_out(graph);
         }
         let model = framework().model_for_proto_model(&file).map_err(prepare)?;
         drop(file);
         let mut typed = model.into_typed().map_err(prepare)?;
+        amend::put(&mut typed).map_err(prepare)?;
+        origins.check_types(&typed)?;
         layout::keep(&mut typed).map_err(prepare)?;
         typed.into_decluttered().map_err(prepare)
     })
 }
 
 /// The graph for one row alone, from the file once more.
-fn single_row(onnx: &[u8], inputs: &[TensorSpec]) -> Result<TypedModel, EngineError> {
+fn single_row(onnx: &[u8], inputs: &[TensorSpec], origins: &Origins) -> Result<TypedModel, EngineError> {
     let mut file = check::decode(onnx)?;
     set_rows(&mut file, inputs, &Dim::DimValue(1));
-    prepare_graph(file)
+    prepare_graph(file, origins)
 }
 
 /// Names the rows of every input by one symbol, unless the file fixes them; then returns how many.
@@ -357,8 +363,16 @@ fn free_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec]) -> Result<Option<
             ));
         }
     }
-    let fixed = inputs.iter().filter_map(|spec| spec.shape.first()).find(|&&d| d > 0);
-    match fixed {
+    let mut fixed = inputs.iter().filter_map(|spec| spec.shape.first()).filter(|&&d| d > 0);
+    let first = fixed.next();
+    if let Some((one, other)) = first.and_then(|one| Some((one, fixed.find(|&d| d != one)?))) {
+        return Err(unsupported(
+            &format!("inputs of {one} and of {other} rows"),
+            "",
+            "give every input the same rows, and put weights, places and shapes into the file",
+        ));
+    }
+    match first {
         Some(&rows) => {
             let rows = usize::try_from(rows).unwrap_or(usize::MAX);
             if rows > ROWS_MAX {
@@ -387,7 +401,7 @@ fn set_rows(file: &mut pb::ModelProto, inputs: &[TensorSpec], rows: &Dim) {
 }
 
 /// Fills in types and shapes of the outputs as the runtime derived them.
-fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), EngineError> {
+fn describe(typed: &TypedModel, origins: &Origins, outputs: &mut [TensorSpec]) -> Result<(), EngineError> {
     let rows = typed.symbols.sym(ROWS).to_dim();
     let facts = typed.output_outlets().map_err(prepare)?.to_vec();
     for (spec, outlet) in outputs.iter_mut().zip(facts) {
@@ -406,11 +420,7 @@ fn describe(typed: &TypedModel, outputs: &mut [TensorSpec]) -> Result<(), Engine
             .map(|(axis, dim)| match dim.to_i64() {
                 Ok(n) => Ok(n),
                 Err(_) if axis == 0 && *dim == rows => Ok(-1),
-                Err(_) => Err(unsupported(
-                    &format!("the shape of output {:?}", spec.name),
-                    "",
-                    "fix every dimension but the batch at export",
-                )),
+                Err(_) => Err(origins.refuse_shape(typed, &spec.name, &rows)),
             })
             .collect::<Result<_, _>>()?;
     }

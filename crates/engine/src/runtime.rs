@@ -16,6 +16,7 @@ pub(crate) fn framework() -> Onnx {
     crate::svm::register(&mut onnx.op_register);
     crate::known::register(&mut onnx.op_register);
     crate::steps::register(&mut onnx.op_register);
+    crate::amend::register(&mut onnx.op_register);
     onnx
 }
 

@@ -6,5 +6,6 @@ mod explain;
 mod hostile;
 mod import;
 mod models;
+mod operators;
 mod support;
 mod targets;

@@ -83,21 +83,29 @@ pub(super) fn declared(name: &str, shape: &[i64]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Refuses operators whose constant arguments ask for absurd amounts of memory or time. What depends on
-/// computed values is left to the limits of the proving process.
-pub(super) fn bombs(
-    graph: &pb::GraphProto,
-    initialisers: &BTreeMap<&str, &pb::TensorProto>,
-) -> Result<(), EngineError> {
-    let mut constants: BTreeMap<&str, &pb::TensorProto> = initialisers.clone();
+/// All constants by name: initialisers, and what `Constant` nodes hold.
+pub(super) fn constants<'a>(
+    graph: &'a pb::GraphProto,
+    initialisers: &BTreeMap<&'a str, &'a pb::TensorProto>,
+) -> BTreeMap<&'a str, &'a pb::TensorProto> {
+    let mut constants = initialisers.clone();
     for node in graph.node.iter().filter(|n| n.op_type == "Constant") {
         let value = node.attribute.iter().find(|a| a.name == "value").and_then(|a| a.t.as_ref());
         if let (Some(name), Some(value)) = (node.output.first(), value) {
             constants.insert(name, value);
         }
     }
+    constants
+}
+
+/// Refuses operators whose constant arguments ask for absurd amounts of memory or time. What depends on
+/// computed values is left to the limits of the proving process.
+pub(super) fn bombs(
+    graph: &pb::GraphProto,
+    constants: &BTreeMap<&str, &pb::TensorProto>,
+) -> Result<(), EngineError> {
     for node in &graph.node {
-        arguments(node, &constants)?;
+        arguments(node, constants)?;
         attributes(node)?;
     }
     Ok(())

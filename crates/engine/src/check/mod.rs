@@ -2,6 +2,7 @@
 //! size, allocates no more than the file's size, and never follows what the file says without a bound.
 
 mod bounds;
+mod forms;
 mod ops;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +82,9 @@ pub(crate) fn check(model: &pb::ModelProto) -> Result<Inspection, EngineError> {
     let initialisers = bounds::initialisers(graph)?;
     let ops = operators(graph)?;
     let made = order(graph)?;
-    bounds::bombs(graph, &initialisers)?;
+    let constants = bounds::constants(graph, &initialisers);
+    graph.node.iter().try_for_each(|node| forms::check(node, &constants))?;
+    bounds::bombs(graph, &constants)?;
     let inputs = graph
         .input
         .iter()

@@ -7,8 +7,8 @@ use crate::EngineError;
 use crate::attributes::Attributes;
 use crate::check::{malformed, node_name, unsupported};
 
-/// Stands in for a maximum of minus infinity, so that nothing is subtracted from itself.
-const LOWEST: f32 = f32::MIN;
+/// Stands in for a maximum that is infinite, so that nothing is subtracted from itself.
+const FINITE: f32 = f32::MAX;
 
 /// `ReduceLogSumExp`, which the runtime computes as it is written: sums of small probabilities become zero. Here the
 /// largest term is taken out first.
@@ -24,10 +24,18 @@ pub(super) fn log_sum_exp(editor: &mut Editor, node: &NodeProto) -> Result<(), E
         }
         None => all.find("axes").map(|a| a.ints.clone()),
     };
+    let axes = axes.filter(|axes| !axes.is_empty());
+    if axes.is_none() && all.int("noop_with_empty_axes", 0) == 1 {
+        editor.op_to("Identity", &[x], vec![], output(node)?)?;
+        editor.rewrites.add("ai.onnx/ReduceLogSumExp", "nothing, since it has no axes", node_name(node));
+        return Ok(());
+    }
     let keep = all.int("keepdims", 1);
-    let lowest = editor.floats(&[], &[LOWEST]);
+    let lowest = editor.floats(&[], &[-FINITE]);
+    let highest = editor.floats(&[], &[FINITE]);
     let most = editor.reduce("ReduceMax", x, axes.as_deref(), 1)?;
     let most = editor.op("Max", &[&most, &lowest], vec![])?;
+    let most = editor.op("Min", &[&most, &highest], vec![])?;
     let less = editor.op("Sub", &[x, &most], vec![])?;
     let terms = editor.op("Exp", &[&less], vec![])?;
     let sum = editor.reduce("ReduceSum", &terms, axes.as_deref(), keep)?;

@@ -13,7 +13,7 @@ mod graph;
 mod half;
 mod labels;
 mod quantised;
-mod tensor;
+pub(crate) mod tensor;
 mod words;
 
 use std::collections::BTreeMap;

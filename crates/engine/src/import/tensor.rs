@@ -5,7 +5,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 
 /// The values of an integer tensor of any width.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's; the other types hold no integers")]
-pub(super) fn ints(tensor: &TensorProto) -> Option<Vec<i64>> {
+pub(crate) fn ints(tensor: &TensorProto) -> Option<Vec<i64>> {
     let raw = tensor.raw_data.as_slice();
     let typed = || tensor.int32_data.iter().map(|&n| i64::from(n)).collect();
     macro_rules! wide {

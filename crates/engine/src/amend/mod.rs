@@ -1,0 +1,71 @@
+//! Operators that tract has and answers otherwise than ONNX Runtime does, computed as that does it.
+//!
+//! Some are read from the file in place of tract's, the others are put in the place of what tract made of them.
+
+mod apart;
+mod cast;
+mod double;
+mod extreme;
+mod function;
+mod one_hot;
+
+use tract_onnx::model::OnnxOpRegister;
+use tract_onnx::pb::GraphProto;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_hir::tract_core::ops::math::Ln;
+use tract_onnx::tract_hir::tract_core::ops::nn::{Softmax, SoftmaxKind};
+
+/// Registers those that are read, over tract's own.
+pub(crate) fn register(ops: &mut OnnxOpRegister) {
+    cast::register(ops);
+    extreme::register(ops);
+    function::register(ops);
+}
+
+/// Takes away the optional inputs at the end of a node that are there and empty: tract takes some of them for given.
+pub(crate) fn leave_out(graph: &mut GraphProto) {
+    for node in &mut graph.node {
+        while node.input.last().is_some_and(String::is_empty) {
+            node.input.pop();
+        }
+    }
+}
+
+/// Puts the others in place.
+pub(crate) fn put(model: &mut TypedModel) -> TractResult<()> {
+    for id in 0..model.nodes.len() {
+        for slot in apart::twice(model.node(id)) {
+            let node = model.node(id);
+            let (name, fact) = (format!("{}.state-{slot}", node.name), model.outlet_fact(node.inputs[slot])?);
+            let copy = model.add_node(name, apart::Copy, tvec!(fact.without_value()))?;
+            model.add_edge(model.node(id).inputs[slot], InletId::new(copy, 0))?;
+            model.add_edge(OutletId::new(copy, 0), InletId::new(id, slot))?;
+        }
+        let node = model.node(id);
+        let (inputs, op): (_, Box<dyn TypedOp>) = if let Some(op) = one_hot::of(node)? {
+            (node.inputs.clone(), Box::new(op))
+        } else if let Some(op) = double::of(model, node)? {
+            (node.inputs.clone(), Box::new(op))
+        } else if let Some((input, op)) = log_softmax(model, node)? {
+            (vec![input], Box::new(op))
+        } else {
+            continue;
+        };
+        let mut patch = TypedModelPatch::default();
+        let taps = inputs.iter().map(|&i| patch.tap_model(model, i)).collect::<TractResult<TVec<_>>>()?;
+        let wire = patch.wire_node(&node.name, op, &taps)?[0];
+        patch.shunt_outside(model, id.into(), wire)?;
+        patch.apply(model)?;
+    }
+    Ok(())
+}
+
+/// The logarithm of a softmax in one: by themselves small probabilities become zero, and their logarithm infinite.
+fn log_softmax(model: &TypedModel, node: &TypedNode) -> TractResult<Option<(OutletId, Softmax)>> {
+    let logarithm = node.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<Ln>());
+    let before = model.node(node.inputs.first().map_or(node.id, |input| input.node));
+    let Some(softmax) = before.op_as::<Softmax>().filter(|_| logarithm) else { return Ok(None) };
+    let plain = softmax.kind == SoftmaxKind::Softmax && softmax.quant_output_dt.is_none();
+    Ok(plain.then(|| (before.inputs[0], Softmax { kind: SoftmaxKind::LogSoftmax, ..softmax.clone() })))
+}
