@@ -24,8 +24,8 @@ const EXPORTERS: &[&str] = &[
 const NETWORKS: &[&str] = &["torch==2.15.0", "onnxconverter-common==1.16.0"];
 /// What networks of Keras need beyond the runtime, in an environment of their own.
 const KERAS: &[&str] = &["tensorflow-cpu==2.21.0", "keras==3.15.1", "tf2onnx==1.17.0"];
-/// Sets of models whose exporters are small.
-const SETS: &[&str] = &["sklearn", "lightgbm", "xgboost", "quantised"];
+/// Sets of models whose exporters are small, and of single operators.
+const SETS: &[&str] = &["sklearn", "lightgbm", "xgboost", "quantised", "nodes", "edges"];
 /// Least share of the exported models that must run, per cent.
 const LEAST: &str = "90";
 /// The same of models that are brought along.

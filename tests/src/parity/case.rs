@@ -4,7 +4,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use dunlin_engine::onnx_pb::TensorProto;
 use dunlin_engine::onnx_pb::tensor_proto::DataType;
-use dunlin_engine::{Model, import};
+use dunlin_engine::{EngineError, Model, import};
 use dunlin_protocol::{Bytes, DType, TensorData};
 use prost::Message;
 use serde::Deserialize;
@@ -33,6 +33,9 @@ pub(crate) struct Meta {
     /// Whether it is held to single steps of 8 bits and to the class of every row.
     #[serde(default)]
     pub(crate) strict: bool,
+    /// The operators (`domain/Name`) of a case of one operator, or of what it is a short word for; empty for a whole model.
+    #[serde(default)]
+    pub(crate) single: Vec<String>,
 }
 
 /// What came of it.
@@ -82,7 +85,8 @@ impl Case {
         let (model, imported) = match taken {
             Ok(taken) => taken,
             Err(error) => {
-                return Ok(Self::without_answers(meta, Outcome::Refused(error.to_string()), Vec::new()));
+                let why = if meta.single.is_empty() { error.to_string() } else { form(&error) };
+                return Ok(Self::without_answers(meta, Outcome::Refused(why), Vec::new()));
             }
         };
         let rewritten: Vec<String> = imported.rewritten.into_iter().map(|one| one.what).collect();
@@ -94,9 +98,13 @@ impl Case {
             .collect();
         let answers = match model.run(&named) {
             Ok(answers) => answers,
-            // What does not run does not pass its proof.
+            Err(error) if error.is_input() => {
+                let why = "a request that is no batch of rows".to_owned();
+                return Ok(Self::without_answers(meta, Outcome::Refused(why), rewritten));
+            }
             Err(error) => {
-                return Ok(Self::without_answers(meta, Outcome::Refused(error.to_string()), rewritten));
+                let why = format!("taken, and then {error}");
+                return Ok(Self::without_answers(meta, Outcome::Wrong(why), rewritten));
             }
         };
         let outcome = match compare(&answers, &wanted, tolerance(&rewritten), meta.strict) {
@@ -140,6 +148,26 @@ impl Case {
     }
 }
 
+/// The form that is refused, whatever node has it, and whatever its names and numbers are.
+fn form(error: &EngineError) -> String {
+    match error {
+        EngineError::Unsupported { what, advice, .. } => {
+            let words = what.split(' ').map(|word| match word.chars().next() {
+                Some('"') => "…",
+                Some('0'..='9') => "n",
+                Some(_) | None => word,
+            });
+            format!("{}: {advice}", words.collect::<Vec<_>>().join(" "))
+        }
+        EngineError::Malformed(_)
+        | EngineError::TooLarge { .. }
+        | EngineError::Prepare(_)
+        | EngineError::Input { .. }
+        | EngineError::Run(_)
+        | EngineError::Panicked { .. } => "as the runtime does not take it".to_owned(),
+    }
+}
+
 fn tolerance(rewritten: &[String]) -> f64 {
     let any = |word: &str| rewritten.iter().any(|what| what.contains(word));
     if any("QLinear") || any("QuantizeLinear") {
@@ -165,6 +193,9 @@ fn tensor(proto: &TensorProto) -> Result<TensorData> {
     let raw = |typed: Vec<u8>| if proto.raw_data.is_empty() { typed } else { proto.raw_data.to_vec() };
     let small =
         |width: usize| raw(proto.int32_data.iter().flat_map(|n| n.to_le_bytes()[..width].to_vec()).collect());
+    let unsigned = |width: usize| {
+        raw(proto.uint64_data.iter().flat_map(|n| n.to_le_bytes()[..width].to_vec()).collect())
+    };
     #[allow(clippy::wildcard_enum_match_arm, reason = "the enum is ONNX's and grows")]
     let (datatype, data) = match DataType::try_from(proto.data_type)? {
         DataType::Bool => (DType::Bool, small(1)),
@@ -177,6 +208,8 @@ fn tensor(proto: &TensorProto) -> Result<TensorData> {
         DataType::Int64 => {
             (DType::Int64, raw(proto.int64_data.iter().flat_map(|n| n.to_le_bytes()).collect()))
         }
+        DataType::Uint32 => (DType::Uint32, unsigned(4)),
+        DataType::Uint64 => (DType::Uint64, unsigned(8)),
         DataType::Float => {
             (DType::Fp32, raw(proto.float_data.iter().flat_map(|x| x.to_le_bytes()).collect()))
         }

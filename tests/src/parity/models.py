@@ -14,9 +14,11 @@ import os
 import shutil
 import sys
 
+import edges
 import given
 import keras_networks
 import networks
+import nodes
 import tabular
 from cases import Cases
 
@@ -27,6 +29,8 @@ SETS = {
     "quantised": networks.quantised,
     "torch": networks.torch,
     "keras": keras_networks.models,
+    "nodes": nodes.nodes,
+    "edges": edges.edges,
 }
 EXPORTERS = (
     "onnxruntime", "onnx", "sklearn", "skl2onnx", "onnxmltools", "lightgbm", "xgboost", "torch", "tensorflow", "keras", "tf2onnx",
