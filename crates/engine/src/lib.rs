@@ -29,6 +29,7 @@ mod import;
 pub mod json;
 mod known;
 mod layout;
+mod mixing;
 mod model;
 mod origin;
 mod parent;

@@ -18,7 +18,7 @@ use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
 use crate::tree::Scores;
 use crate::words::Words;
-use crate::{EngineError, amend, layout, steps, tensor};
+use crate::{EngineError, amend, layout, mixing, steps, tensor};
 
 /// Name of the symbol that stands for the number of rows while a graph is prepared.
 const ROWS: &str = "dunlin_rows";
@@ -90,8 +90,8 @@ impl Model {
             return Self::fixed(rows, typed, &origins, inputs, outputs, ops);
         }
         describe(&typed, &origins, &mut outputs)?;
-        if outputs.iter().any(|o| o.shape.first() != Some(&-1)) {
-            // An output that is not one row per row can not be put together from parts.
+        if outputs.iter().any(|o| o.shape.first() != Some(&-1)) || mixing::over_rows(&typed) {
+            // An output that is not one row per row can not be put together from parts, nor one of several rows.
             drop(typed);
             let typed = single_row(onnx, &inputs, &origins)?;
             return Self::fixed(1, typed, &origins, inputs, outputs, ops);

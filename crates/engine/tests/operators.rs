@@ -247,3 +247,26 @@ fn an_empty_optional_input_at_the_end_is_none() {
     let got = model.run(&[of_floats("x", &[1, 1, 1, 2], &[1.0, 10.0])]).unwrap();
     assert_eq!(floats(&got[0]).unwrap(), [32.0]);
 }
+
+#[test]
+fn a_row_is_answered_the_same_whatever_comes_with_it() {
+    let axis = || vec![ints("axes", vec![0])];
+    let graphs = [
+        vec![node("ReduceMean", &["x"], &["m"], axis()), node("Sub", &["x", "m"], &["y"], vec![])],
+        vec![node("ReduceMax", &["x"], &["m"], axis()), node("Sub", &["x", "m"], &["y"], vec![])],
+        vec![node("Softmax", &["x"], &["y"], vec![int("axis", 0)])],
+        vec![node("CumSum", &["x", "zero"], &["y"], vec![])],
+    ];
+    let zero = || TensorProto { dims: vec![], ..ints_tensor("zero", &[0]) };
+    for nodes in graphs {
+        let name = nodes[0].name.clone();
+        let port = |name: &str| port(name, DataType::Float, &[FREE, 2]);
+        let file = model(nodes, vec![zero()], vec![port("x")], vec![port("y")]);
+        let model = Model::load(&bytes(&file), None).unwrap();
+        let run =
+            |rows: u64, x: &[f32]| floats(&model.run(&[of_floats("x", &[rows, 2], x)]).unwrap()[0]).unwrap();
+        let x: Vec<f32> = (0..18).map(|i| (i * 7 % 5) as f32).collect();
+        let alone: Vec<f32> = x.chunks(2).flat_map(|row| run(1, row)).collect();
+        assert_eq!(run(9, &x), alone, "{name}");
+    }
+}

@@ -106,8 +106,8 @@ impl Expansion for Reduction {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Extreme {
-    axes: TVec<usize>,
+pub(crate) struct Extreme {
+    pub(crate) axes: TVec<usize>,
     largest: bool,
 }
 

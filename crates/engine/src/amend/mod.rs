@@ -16,6 +16,8 @@ use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::tract_core::ops::math::Ln;
 use tract_onnx::tract_hir::tract_core::ops::nn::{Softmax, SoftmaxKind};
 
+pub(crate) use extreme::Extreme;
+
 /// Registers those that are read, over tract's own.
 pub(crate) fn register(ops: &mut OnnxOpRegister) {
     cast::register(ops);
