@@ -189,6 +189,8 @@ fn forms_that_would_be_answered_otherwise_are_refused() {
         ("Pad", vec![], vec![ints_tensor("p", &[0, 0, 0, 0, 0, 0, -1, 0])], "with negative pads"),
         ("GatherND", vec![], vec![negative()], "with negative indices"),
         ("ScatterND", vec![], vec![negative(), tensor("u", &[4], &[0.0; 4])], "with negative indices"),
+        ("Div", vec![], vec![ints_tensor("z", &[2, 0])], "of integers by a constant zero"),
+        ("Mod", vec![], vec![ints_tensor("z", &[0])], "of integers by a constant zero"),
         ("Einsum", vec![text("equation", "abcd -> ")], vec![], "over all axes"),
     ];
     for (op, attributes, constants, belongs) in table {
@@ -205,6 +207,23 @@ fn forms_that_would_be_answered_otherwise_are_refused() {
     let ratio = |ratio| vec![tensor("ratio", &[], &[ratio]), training.clone()];
     assert!(refusal("Dropout", vec![], ratio(0.5)).contains("in training mode"));
     assert_eq!(answer("Dropout", vec![], &[1.0, 2.0], ratio(0.0)), [1.0, 2.0]);
+}
+
+#[test]
+fn a_computed_zero_to_divide_by_is_an_error_and_the_next_request_is_answered() {
+    for op in ["Div", "Mod"] {
+        let port = |name: &str| port(name, DataType::Int64, &[FREE]);
+        let ports = vec![port("x"), port("z")];
+        let file = model(vec![node(op, &["x", "z"], &["y"], vec![])], vec![], ports, vec![port("y")]);
+        let model = Model::load(&bytes(&file), None).unwrap();
+        let run = |by: i64| {
+            let z = TensorData { name: "z".into(), ..integers(&[2], &[2, by]) };
+            model.run(&[integers(&[2], &[7, 9]), z])
+        };
+        assert!(run(0).is_err(), "{op}");
+        let belongs = if op == "Div" { [3, 3] } else { [1, 0] };
+        assert_eq!(run(3).unwrap()[0].data, integers(&[2], &belongs).data, "{op}");
+    }
 }
 
 #[test]

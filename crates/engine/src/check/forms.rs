@@ -162,6 +162,9 @@ fn odd(node: &NodeProto, constants: &Constants<'_>) -> Option<(&'static str, &'s
         "ScatterND" | "GatherND" if any(1, |&n| n < 0) => {
             Some(("with negative indices", "count them from the beginning"))
         }
+        "Div" | "Mod" if any(1, |&n| n == 0) => {
+            Some(("of integers by a constant zero", "divide by what is not zero"))
+        }
         "Einsum" if all.text("equation", "").trim_end().ends_with("->") => {
             Some(("over all axes", "use ReduceSum for the last step"))
         }
