@@ -264,8 +264,10 @@ mod tests {
         let over = Arc::new(AtomicBool::new(false));
         let late = async || {
             let over = Arc::clone(&over);
+            // A test that fails ends too.
+            let until = Instant::now() + Duration::from_secs(30);
             let endless = move || {
-                while !over.load(Ordering::Relaxed) {
+                while !over.load(Ordering::Relaxed) && Instant::now() < until {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             };

@@ -4,10 +4,14 @@ use dunlin_protocol::{Conduct, Member, ReasonCode, Role, Rule};
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::*;
 use crate::api::{Residency, Token};
 use crate::serve::Crew;
+
+/// How long is waited for what comes at once.
+const LIMIT: Duration = Duration::from_secs(30);
 
 fn token(dir: &tempfile::TempDir, name: &str) -> (String, Token) {
     let file = dir.path().join(name);
@@ -303,18 +307,24 @@ async fn bodies_have_so_many_bytes_together() {
         slow
     };
     let two = [slow().await, slow().await];
-    let refused = loop {
-        let got = served.infer(&one).await;
-        if got.status != StatusCode::OK {
-            break got;
+    let full = async {
+        loop {
+            let got = served.infer(&one).await;
+            if got.status != StatusCode::OK {
+                return got;
+            }
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
     };
+    let refused = timeout(LIMIT, full).await.expect("two bodies leave no room");
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(refused.json()["error"].as_str().unwrap().contains("bodies"), "{:?}", refused.body);
     drop(two);
-    while served.infer(&one).await.status != StatusCode::OK {
-        tokio::task::yield_now().await;
-    }
+    let free = async {
+        while served.infer(&one).await.status != StatusCode::OK {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, free).await.expect("what they held is free");
     served.end().await;
 }
