@@ -9,8 +9,9 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::body::{self, Whole};
 use super::refusal::{self, Refusal};
-use super::request::{self, Layout, Whole};
+use super::request::{self, Layout};
 use super::{Answered, Api, infer, models};
 use crate::serve::{
     Budget, EXPLAIN_BUDGET, EXPLAIN_BUDGET_MAX, EXPLAIN_PERMUTATIONS, EXPLAINED_ROWS_MAX, Explained,
@@ -78,7 +79,7 @@ pub(super) async fn answer(
     let _place = api.enter()?;
     let task = models::task(name)?;
     let layout = request::layout(request.headers())?;
-    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
+    let Whole { bytes: body, held: _held } = body::read(request, api).await?;
     let json_length = match layout {
         Layout::Json => body.len(),
         Layout::Binary(length) => length,
@@ -112,7 +113,7 @@ pub(super) async fn answer_v1(
 ) -> Result<Answered, Refusal> {
     let _place = api.enter()?;
     let view = models::view(api, name)?;
-    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
+    let Whole { bytes: body, held: _held } = body::read(request, api).await?;
     let Instances { instances } =
         serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the instances: {e}")))?;
     if !(1..=EXPLAINED_ROWS_MAX).contains(&instances.len()) {

@@ -13,8 +13,9 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::body::{self, Whole};
 use super::refusal::Refusal;
-use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted, Whole};
+use super::request::{self, Inference, JSON_LENGTH, Layout, OCTETS, Wanted};
 use super::{Answered, Api, models};
 use crate::serve::Answer;
 
@@ -33,7 +34,7 @@ pub(super) async fn answer(
         (Some(view), Some(version)) => Some(models::member(view, version)?),
         (Some(_) | None, _) => None,
     };
-    let Whole { bytes: body, held: _held } = request::body(request, api).await?;
+    let Whole { bytes: body, held: _held } = body::read(request, api).await?;
     let from = Instant::now();
     let asked = match layout {
         Layout::Json => request::read(&body, None, &api.limits)?,

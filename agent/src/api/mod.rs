@@ -7,6 +7,7 @@
 
 mod access;
 mod at_once;
+mod body;
 mod door;
 mod explain;
 #[cfg(feature = "grpc")]

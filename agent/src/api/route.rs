@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::access::{Peer, Right};
 use super::refusal::{NO_SHARED_MEMORY, Refusal, json, with};
-use super::{Answered, Api, Residency, explain, infer, metrics, models, repository, request, statistics};
+use super::{Answered, Api, Residency, body, explain, infer, metrics, models, repository, statistics};
 
 /// What ends the name of a model in the protocol's first version, where it is explained.
 const EXPLAIN_V1: &str = ":explain";
@@ -74,10 +74,10 @@ async fn posted(api: &Api, parts: &[&str], request: Request<Incoming>) -> Result
             explain::answer_v1(api, verb.strip_suffix(EXPLAIN_V1).unwrap_or_default(), request).await
         }
         ["v2", "models", model, "feedback"] => feedback(api, model, request).await,
-        ["v2", "repository", "index"] => repository::index(api, &request::body(request, api).await?.bytes),
+        ["v2", "repository", "index"] => repository::index(api, &body::read(request, api).await?.bytes),
         ["v2", "repository", "models", model, verb @ ("load" | "unload")] => {
             let wanted = if *verb == "load" { Residency::Loaded } else { Residency::Unloaded };
-            repository::change(api, model, &request::body(request, api).await?.bytes, wanted).await
+            repository::change(api, model, &body::read(request, api).await?.bytes, wanted).await
         }
         parts => other(api, &Method::POST, parts),
     }
@@ -146,7 +146,7 @@ enum Label {
 
 async fn feedback(api: &Api, model: &str, request: Request<Incoming>) -> Result<Answered, Refusal> {
     let task = models::task(model)?;
-    let body = request::body(request, api).await?.bytes;
+    let body = body::read(request, api).await?.bytes;
     let feedback: Feedback =
         serde_json::from_slice(&body).map_err(|e| Refusal::bad(format!("reading the feedback: {e}")))?;
     let label = match feedback.label {

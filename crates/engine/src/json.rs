@@ -10,8 +10,8 @@ use serde_json::Value;
 /// Deepest nesting of arrays; the rank of the largest tensors models take.
 const DEPTH_MAX: usize = 16;
 
-/// The little-endian bytes of exactly `elements` values, read from the text of an array. Beside the text they are all
-/// that is held: at most four bytes for each byte of it, and for text twice that while it grows.
+/// The little-endian bytes of exactly `elements` values, read from the text of an array. Beside that text they are all
+/// that is held: at most four bytes for each of its bytes.
 ///
 /// # Errors
 /// What is wrong with them, for people.
