@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dunlin_engine::{Effort, Method, PERMUTATIONS_MAX, of_floats};
+use dunlin_engine::{Effort, Explains, Method, PERMUTATIONS_MAX, of_floats};
 use dunlin_protocol::{TaskId, TensorData};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
@@ -32,7 +32,7 @@ struct Wanted {
     seed: u64,
     /// `predicted`, or `all` classes.
     classes: Option<Classes>,
-    /// `auto`: from the nodes where the model is one tree ensemble; or `permutation`.
+    /// `auto`: from the nodes where the answer is made of one tree ensemble; or `permutation`.
     method: Option<WantedMethod>,
 }
 
@@ -164,9 +164,13 @@ async fn explain(
 
 fn one(explained: &Explained, row: &dunlin_engine::Explanation, all: bool) -> Value {
     let predicted = explained.predicted(row);
-    let (method, explains) = match row.method {
-        Method::Tree => ("tree", "margin"),
-        Method::Permutation => ("permutation", "output"),
+    let method = match row.method {
+        Method::Tree => "tree",
+        Method::Permutation => "permutation",
+    };
+    let explains = match row.explains {
+        Explains::Margin => "margin",
+        Explains::Output => "output",
     };
     let shown =
         explained.columns.iter().enumerate().filter(|(i, _)| all || predicted.is_none_or(|p| p == *i));

@@ -48,7 +48,8 @@ mod words;
 pub use check::{Inspection, MODEL_BYTES_MAX, NODES_MAX, inspect, supported_ops};
 pub use error::EngineError;
 pub use explain::{
-    BACKGROUND_ROWS_MAX, EXPLAINED_FEATURES_MAX, Effort, Explanation, Method, PERMUTATIONS_MAX, background,
+    BACKGROUND_ROWS_MAX, EXPLAINED_FEATURES_MAX, Effort, Explains, Explanation, Method, PERMUTATIONS_MAX,
+    background,
 };
 pub use golden::{anchor_score_ppm, argmax, first_row, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use dunlin_protocol::{Bytes, DType, IntoTree, TensorData, TensorSpec};
 use tract_onnx::pb;
@@ -12,11 +12,10 @@ use tract_onnx::tract_hir::internal::{
 };
 
 use crate::check::{self, Inspection, too_large, unsupported};
+use crate::explain::TreeSum;
 use crate::origin::Origins;
 use crate::plan::{Plan, prepare, run, value};
-use crate::rows::{RowWork, sole_work};
 use crate::runtime::{contained, framework};
-use crate::tree::Scores;
 use crate::words::Words;
 use crate::{EngineError, amend, layout, mixing, steps, tensor};
 
@@ -39,8 +38,8 @@ pub struct Model {
     rows: Rows,
     /// What the texts of `BYTES` inputs and outputs stand for.
     words: Option<Words>,
-    /// The operator that is all the graph does, if it is one of this engine's.
-    sole: Option<Arc<dyn RowWork>>,
+    /// The tree ensemble that its answer is made of, if it is one.
+    trees: Option<TreeSum>,
 }
 
 /// How many rows the graph takes.
@@ -97,14 +96,14 @@ impl Model {
             return Self::fixed(1, typed, &origins, inputs, outputs, ops);
         }
         inputs.iter_mut().filter_map(|i| i.shape.first_mut()).for_each(|rows| *rows = -1);
-        let sole = sole_work(&typed);
+        let trees = TreeSum::of(&typed);
         let model = Self {
             inputs,
             outputs,
             ops,
             rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] },
             words: None,
-            sole,
+            trees,
         };
         for rows in [1, batch.unwrap_or(1)] {
             model.plan(rows)?;
@@ -126,8 +125,8 @@ impl Model {
                 *first = rows as i64;
             }
         }
-        let sole = sole_work(&typed);
-        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?), words: None, sole })
+        let trees = TreeSum::of(&typed);
+        Ok(Self { inputs, outputs, ops, rows: Rows::Fixed(rows, Plan::new(typed)?), words: None, trees })
     }
 
     /// Inputs, batch first; -1 where the request chooses.
@@ -150,9 +149,9 @@ impl Model {
         self.inputs.first().map_or(0, row_len)
     }
 
-    /// The tree ensemble that is all the model does, if it is one.
-    pub(crate) fn trees(&self) -> Option<&Scores> {
-        self.sole.as_ref().and_then(|work| work.trees())
+    /// The tree ensemble that its answer is made of, if it is one.
+    pub(crate) fn trees(&self) -> Option<&TreeSum> {
+        self.trees.as_ref()
     }
 
     /// Runs the model. Inputs may come in any order; outputs come in the graph's.

@@ -37,14 +37,9 @@ pub(crate) fn op(name: &'static str, work: Arc<dyn RowWork>) -> Box<dyn Inferenc
     expand(Rows { name, work })
 }
 
-/// The work that is all a graph does, but for changes of type at its end: its one input goes in, its last output comes out.
-pub(crate) fn sole_work(graph: &TypedModel) -> Option<Arc<dyn RowWork>> {
-    let mut outlet = *graph.output_outlets().ok()?.last()?;
-    let mut node = &graph.nodes[outlet.node];
-    while node.op.name() == "Cast" && node.inputs.len() == 1 {
-        outlet = node.inputs[0];
-        node = &graph.nodes[outlet.node];
-    }
+/// The work on the rows of a graph's one input whose scores an outlet holds.
+pub(crate) fn work_at(graph: &TypedModel, outlet: OutletId) -> Option<Arc<dyn RowWork>> {
+    let node = &graph.nodes[outlet.node];
     let rows = node.op_as::<Rows>()?;
     let is_scores = outlet.slot + 1 == node.outputs.len();
     let of_input = graph.input_outlets().ok()? == node.inputs.as_slice();

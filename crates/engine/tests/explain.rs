@@ -1,9 +1,12 @@
 //! Explanations against Shapley's formula, subset by subset.
 
-use super::support::{Ensemble, FREE, Mlp, Tree, bytes, model, node, port};
-use dunlin_engine::{BACKGROUND_ROWS_MAX, Effort, Explanation, Method, Model, background, golden, of_floats};
+use super::support::{Ensemble, FREE, Mlp, Tree, bytes, int, ints_tensor, model, node, port, tensor};
+use dunlin_engine::{
+    BACKGROUND_ROWS_MAX, Effort, Explains, Explanation, Method, Model, background, golden, of_floats,
+};
 use proptest::prelude::*;
 use tract_onnx::pb::tensor_proto::DataType;
+use tract_onnx::pb::{ModelProto, NodeProto};
 
 const FEATURES: usize = 6;
 
@@ -212,7 +215,7 @@ fn classifiers_are_explained_by_their_margin() {
         };
         let (plain, x, others) = (load("NONE"), draw.row(), rows(&mut draw, 4));
         let made = plain.explain(&x, &others, &effort(2), &mut || true).unwrap();
-        assert_eq!(made.method, Method::Tree);
+        assert_eq!((made.method, made.explains), (Method::Tree, Explains::Output));
         adds_up(&made);
         let answer: Vec<f64> = plain.run_f32(&x, 1).unwrap().into_iter().map(f64::from).collect();
         near(&made.value, &answer, 1e-5);
@@ -222,11 +225,83 @@ fn classifiers_are_explained_by_their_margin() {
         for post in ["SOFTMAX", "LOGISTIC"] {
             let changed = load(post).explain(&x, &others, &effort(2), &mut || true).unwrap();
             assert_eq!(changed.method, Method::Tree);
+            let changes = load(post).run_f32(&x, 1).unwrap() != plain.run_f32(&x, 1).unwrap();
+            assert_eq!(changed.explains, if changes { Explains::Margin } else { Explains::Output });
             adds_up(&changed);
             let last = classes as usize - 1;
             near(changed.of(last), made.of(last), 1e-9);
         }
     }
+}
+
+/// A file that goes on behind its last output, which is then `end`; three constants of columns may be used.
+fn followed(mut file: ModelProto, nodes: Vec<NodeProto>, columns: i64) -> Model {
+    let graph = file.graph.as_mut().unwrap();
+    graph.node.extend(nodes);
+    graph.initializer.extend([
+        tensor("added", &[columns], &vec![0.5; columns as usize]),
+        tensor("one", &[1], &[0.25]),
+        ints_tensor("axes", &[1]),
+    ]);
+    *graph.output.last_mut().unwrap() = port("end", DataType::Float, &[FREE, columns]);
+    Model::load(&bytes(&file), None).unwrap()
+}
+
+/// Constants go to the sum, a link keeps the order of the margins, and behind anything else there are no shares.
+#[test]
+fn what_follows_the_trees_decides_what_is_explained() {
+    let mut draw = Draw(21);
+    let forest = draw.forest(6, 3);
+    let (x, others) = (draw.row(), rows(&mut draw, 4));
+    let plain = || forest.regressor(FEATURES as i64, 3, "SUM", &[0.1, 0.2, 0.3]);
+    let then = |op: &str, inputs: &[&str], output: &str| node(op, inputs, &[output], vec![]);
+    let add = || then("Add", &["y", "added"], "sums");
+    let sum = |of: &str| node("ReduceSum", &[of, "axes"], &["total"], vec![int("keepdims", 1)]);
+    let output = Some(Explains::Output);
+    let margin = Some(Explains::Margin);
+    let softmax = |from: &str| node("Softmax", &[from], &["end"], vec![int("axis", -1)]);
+    for (what, nodes, explains) in [
+        ("a constant a column", vec![then("Add", &["y", "added"], "end")], output),
+        ("one constant, on the left", vec![then("Add", &["one", "y"], "end")], output),
+        ("a sigmoid", vec![then("Sigmoid", &["y"], "end")], margin),
+        ("constants and a sigmoid", vec![add(), then("Sigmoid", &["sums"], "end")], margin),
+        ("constants and a softmax", vec![add(), softmax("sums")], margin),
+        (
+            "constants and sigmoids by their sum",
+            vec![add(), then("Sigmoid", &["sums"], "s"), sum("s"), then("Div", &["s", "total"], "end")],
+            margin,
+        ),
+        ("sums by their sum", vec![add(), sum("sums"), then("Div", &["sums", "total"], "end")], None),
+        (
+            "sigmoids by the sum of something else",
+            vec![then("Sigmoid", &["y"], "s"), sum("y"), then("Div", &["s", "total"], "end")],
+            None,
+        ),
+        ("a square", vec![then("Mul", &["y", "y"], "end")], None),
+        ("a tanh", vec![then("Tanh", &["y"], "end")], None),
+    ] {
+        let model = followed(plain(), nodes, 3);
+        let made = model.explain(&x, &others, &effort(64), &mut || true).unwrap();
+        adds_up(&made);
+        match explains {
+            Some(explains) => assert_eq!((made.method, made.explains), (Method::Tree, explains), "{what}"),
+            None => {
+                assert_eq!((made.method, made.explains), (Method::Permutation, Explains::Output), "{what}");
+            }
+        }
+        if explains == output {
+            let answer: Vec<f64> = model.run_f32(&x, 1).unwrap().into_iter().map(f64::from).collect();
+            near(&made.value, &answer, 1e-5);
+        }
+    }
+    // One column that a constant makes three of.
+    let one = draw.forest(4, 1).regressor(FEATURES as i64, 1, "SUM", &[]);
+    let spread = followed(one, vec![then("Add", &["y", "added"], "end")], 3);
+    assert_eq!(spread.explain(&x, &others, &effort(2), &mut || true).unwrap().method, Method::Permutation);
+    // Probabilities are no sums that a constant could go to.
+    let softened = forest.classifier(FEATURES as i64, 3, "SOFTMAX", &[]);
+    let softened = followed(softened, vec![then("Add", &["scores", "added"], "end")], 3);
+    assert_eq!(softened.explain(&x, &others, &effort(2), &mut || true).unwrap().method, Method::Permutation);
 }
 
 #[test]

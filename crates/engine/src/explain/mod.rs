@@ -4,10 +4,12 @@
 //! values of a row add up to its answer minus the mean answer over the background rows, but for rounding.
 
 mod permutation;
+mod trees;
 
 use dunlin_protocol::{DType, GoldenSet};
 
-use crate::tree::Scores;
+pub(crate) use trees::TreeSum;
+
 use crate::{EngineError, Model, ROWS_MAX, floats};
 
 /// Most background rows: the error of a mean falls with their root, the cost rises with their number.
@@ -23,11 +25,20 @@ pub const PERMUTATIONS_MAX: usize = 1024;
 /// How contributions are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// From the nodes of a tree ensemble, exactly. What is explained is the margin: the sum over the trees, before it is
-    /// made into a probability.
+    /// From the nodes of a tree ensemble, exactly.
     Tree,
-    /// From answers along random orders of the features. What is explained is the last output.
+    /// From answers along random orders of the features.
     Permutation,
+}
+
+/// What the values of an explanation add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Explains {
+    /// The sum over the trees with its constants, before a link makes probabilities of it. Of two margins of a column, the other
+    /// columns being equal, the larger one gives the larger answer.
+    Margin,
+    /// The last output, as the model answers it.
+    Output,
 }
 
 /// What may be spent on one row.
@@ -44,8 +55,10 @@ pub struct Effort {
 /// The explanation of one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Explanation {
-    /// How it was found, and so what `value` is.
+    /// How it was found.
     pub method: Method,
+    /// What `value` is.
+    pub explains: Explains,
     /// By output column: the mean over the background rows.
     pub base: Vec<f64>,
     /// By output column: what the row itself gives.
@@ -133,44 +146,12 @@ impl Model {
         if x.iter().chain(background).any(|x| !x.is_finite()) {
             return refuse("a value is not finite".into());
         }
-        match self.trees().filter(|trees| !effort.sampled && trees.is_sum()) {
-            Some(trees) => Ok(of_trees(trees, x, background, go_on)),
+        match self.trees().filter(|_| !effort.sampled) {
+            Some(trees) => Ok(trees.explain(x, background, go_on)),
             None => {
                 let mut answer = |rows: &[f32], n: usize| self.run_f32(rows, n);
                 permutation::explain(&mut answer, x, background, effort, go_on)
             }
         }
-    }
-}
-
-/// The exact values, background row by background row.
-fn of_trees(trees: &Scores, x: &[f32], background: &[f32], go_on: &mut dyn FnMut() -> bool) -> Explanation {
-    let (columns, outputs) = (x.len(), trees.width());
-    let mut contributions = vec![0.0; outputs * columns];
-    let mut base = vec![0.0; outputs];
-    let mut used = 0;
-    let mut complete = true;
-    for row in background.chunks_exact(columns) {
-        if used > 0 && !go_on() {
-            complete = false;
-            break;
-        }
-        trees.contributions(x, row, &mut contributions);
-        for (sum, margin) in base.iter_mut().zip(trees.margins(row)) {
-            *sum += margin;
-        }
-        used += 1;
-    }
-    base.iter_mut().chain(&mut contributions).for_each(|sum| *sum /= used as f64);
-    trees.spread(&mut contributions, columns);
-    let value = trees.margins(x);
-    Explanation {
-        method: Method::Tree,
-        base,
-        value,
-        contributions,
-        background: used,
-        permutations: 0,
-        complete,
     }
 }

@@ -1,7 +1,7 @@
 //! Walks from a background row to the explained one, a feature at a time: what the answer gains at a step is put down
 //! to the feature that changed. A walk's gains add up to the whole difference, whatever its order, so their mean does.
 
-use super::{Effort, Explanation, Method, PERMUTATIONS_MAX};
+use super::{Effort, Explains, Explanation, Method, PERMUTATIONS_MAX};
 use crate::EngineError;
 
 /// Answers `n` rows, each with the same number of values.
@@ -47,6 +47,7 @@ pub(super) fn explain(
     base.iter_mut().for_each(|sum| *sum /= used as f64);
     Ok(Explanation {
         method: Method::Permutation,
+        explains: Explains::Output,
         base,
         value,
         contributions: total,

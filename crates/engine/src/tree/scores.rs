@@ -91,6 +91,14 @@ impl Scores {
         self.forest.is_sum()
     }
 
+    /// Whether the scores are the margins, with no transform behind them.
+    pub(crate) fn are_margins(&self) -> bool {
+        match self.layout {
+            Layout::Targets => self.post == PostTransform::None,
+            Layout::OneProbability | Layout::OneMargin => self.post != PostTransform::Logistic,
+        }
+    }
+
     /// The sums over the trees as columns, with the base values and before the transform.
     pub(crate) fn margins(&self, row: &[f32]) -> Vec<f64> {
         let mut sums = self.forest.sums(row);
