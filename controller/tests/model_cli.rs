@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::document::DOCUMENT;
 
+mod integers;
 mod rows;
 
 const DUNLIN: &str = env!("CARGO_BIN_EXE_dunlin");

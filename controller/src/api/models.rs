@@ -102,7 +102,7 @@ pub struct PushBody {
     /// Rows of the first input, from real data.
     #[serde(default)]
     pub samples: Vec<Vec<f32>>,
-    /// Golden vectors of the publisher's runtime.
+    /// Golden vectors of the publisher's runtime; without outputs, this engine answers their inputs.
     #[serde(default)]
     #[schema(value_type = Option<shape::GoldenSet>)]
     pub golden: Option<GoldenSet>,

@@ -16,6 +16,7 @@ use crate::store::ReleaseState;
 mod anchor;
 mod approve;
 mod check;
+mod golden;
 mod push;
 
 use anchor::AnchorArgs;

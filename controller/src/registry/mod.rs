@@ -17,6 +17,7 @@ use crate::store::{Store, StoreError};
 
 mod approval;
 mod blobs;
+mod drawn;
 mod intake;
 mod program;
 mod proof;
@@ -25,10 +26,12 @@ mod trained;
 
 pub use approval::POLICY_BYTES_MAX;
 pub use blobs::{BLOB_BYTES_MAX, Blobs};
+pub(crate) use drawn::inputs;
 pub use program::{ProgramPush, arch_of};
 pub use proof::ENGINE_CHILD;
-pub(crate) use proof::examine;
+pub(crate) use proof::{examine, runnable};
 pub use push::Push;
+pub(crate) use push::TOLERANCE_PPM;
 pub use trained::{Examined, ExaminedCandidate, anchor_set};
 
 /// Why something was not taken in or not found.

@@ -3,8 +3,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dunlin_engine::prove::{self, Examination, Examined, Job, Limits, Proof, ProveError};
-use dunlin_protocol::{Bytes, DType, GoldenSet, TensorData, cbor};
+use dunlin_protocol::{Bytes, DType, GoldenSet, ReasonCode, TensorData, cbor};
 
+use super::drawn::Reach;
 use super::{Registry, RegistryError};
 
 /// Limits of a proof here: far more than a device grants, and little enough for this machine to bear.
@@ -100,18 +101,77 @@ impl Registry {
         Ok(proof.await.expect("a proof returns its errors")?)
     }
 
-    /// Loads the model and runs `inputs` in a child process, whatever the answers are.
-    pub(super) async fn survive(&self, onnx: &[u8], inputs: &[TensorData]) -> Result<(), RegistryError> {
-        // No answer differs by more than this tolerance, so the one expected output holds nothing.
-        let nothing =
-            TensorData { name: String::new(), datatype: DType::Fp32, shape: vec![], data: Bytes(vec![]) };
-        let golden = GoldenSet {
-            format: 1,
-            inputs: inputs.to_vec(),
-            outputs: vec![nothing],
-            tolerance_ppm: u32::MAX,
-            labels: vec![],
-        };
-        self.prove(onnx, &golden, None).await.map(|_| ())
+    /// The first inputs that the model runs on in a child process, the furthest reach first.
+    pub(super) async fn runnable(
+        &self,
+        onnx: &[u8],
+        draw: impl Fn(Reach) -> Result<Vec<TensorData>, RegistryError> + Send + 'static,
+    ) -> Result<Vec<TensorData>, RegistryError> {
+        let scratch = scratch(&self.proofs)?;
+        let model = scratch.0.join("model.onnx");
+        write(&model, onnx)?;
+        let prover = self.prover.clone();
+        let found = tokio::task::spawn_blocking(move || runnable(&prover, &scratch.0, &model, draw));
+        found.await.expect("a proof returns its errors")
     }
+}
+
+/// Draws inputs until the model runs on them in a child of `prover`, which reads them from a file in `folder`. Blocks until
+/// the children have ended.
+///
+/// # Errors
+/// What it fails with on the first ones and goes on to fail with; [`RegistryError::Proof`] if it does not load, or ends the
+/// child.
+pub(crate) fn runnable(
+    prover: &Path,
+    folder: &Path,
+    model: &Path,
+    draw: impl Fn(Reach) -> Result<Vec<TensorData>, RegistryError>,
+) -> Result<Vec<TensorData>, RegistryError> {
+    let mut tried: Option<(Vec<TensorData>, ProveError)> = None;
+    for reach in Reach::ALL {
+        let inputs = draw(reach)?;
+        if tried.as_ref().is_some_and(|(before, _)| *before == inputs) {
+            continue;
+        }
+        match survive(prover, folder, model, &inputs)? {
+            Ok(()) => return Ok(inputs),
+            Err(error @ ProveError::Failed { reason: ReasonCode::ModelFailed, .. }) => {
+                tried = Some((inputs, error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (_, error) = tried.expect("there is a reach to try");
+    Err(error.into())
+}
+
+/// Loads the model and runs `inputs` in a child process, whatever the answers are; one that can not answer them fails.
+fn survive(
+    prover: &Path,
+    folder: &Path,
+    model: &Path,
+    inputs: &[TensorData],
+) -> Result<Result<(), ProveError>, RegistryError> {
+    // No answer differs by more than this tolerance, so the one expected output holds nothing.
+    let nothing =
+        TensorData { name: String::new(), datatype: DType::Fp32, shape: vec![], data: Bytes(vec![]) };
+    let any = GoldenSet {
+        format: 1,
+        inputs: inputs.to_vec(),
+        outputs: vec![nothing],
+        tolerance_ppm: u32::MAX,
+        labels: vec![],
+    };
+    let golden = folder.join("any.cbor");
+    write(&golden, &cbor::encode(&any))?;
+    let job = Job { model: model.to_owned(), golden, limits: LIMITS, repeat: 1, anchor: None };
+    Ok(match prove::run(prover, ENGINE_CHILD, &job) {
+        Ok(_) => Ok(()),
+        // With no answer expected, none can differ.
+        Err(ProveError::Failed { reason: ReasonCode::GoldenMismatch, detail }) => {
+            Err(ProveError::Failed { reason: ReasonCode::ModelFailed, detail })
+        }
+        Err(error) => Err(error),
+    })
 }

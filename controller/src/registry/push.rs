@@ -3,22 +3,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_engine::prove::Examined;
 use dunlin_engine::{Inspection, Model, Rewrite, golden};
-use dunlin_learn::rng::Rng;
 use dunlin_protocol::{
-    Bytes, ClassName, DType, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId,
-    TaskType, TensorData, TensorSpec,
+    ClassName, Digest, FeatureMeta, GoldenSet, Lineage, ModelName, ReferenceProfile, TaskId, TaskType,
 };
 
+use super::drawn::{inputs, row_len};
 use super::intake::Parts;
 use super::{Registry, RegistryError};
 use crate::store::ReleaseRow;
 
 /// Rows of golden vectors.
 const GOLDEN_ROWS: usize = 32;
-/// Elements of all golden inputs together: 32 rows of small tables, one row of a large image.
-const GOLDEN_ELEMENTS_MAX: usize = 1 << 20;
-/// Largest accepted difference of an answer on a device, parts per million.
-const TOLERANCE_PPM: u32 = 1000;
+/// Largest accepted difference of an answer on a device, where the publisher names none, parts per million.
+pub(crate) const TOLERANCE_PPM: u32 = 1000;
 /// Bins of a reference profile.
 const PROFILE_BINS: usize = 64;
 
@@ -36,7 +33,8 @@ pub struct Push {
     /// Rows of the first input, from real data: golden vectors and drift bins are made of them. Without them
     /// the golden inputs are random and there are no drift bins.
     pub samples: Vec<Vec<f32>>,
-    /// Golden vectors made by the publisher's runtime; otherwise this engine's answers are taken.
+    /// Golden vectors made by the publisher's runtime. Without outputs, this engine's answers to their inputs are taken;
+    /// without any, inputs are made of the samples or drawn.
     pub golden: Option<GoldenSet>,
     /// Features of the first input.
     pub features: Vec<FeatureMeta>,
@@ -75,6 +73,7 @@ impl Registry {
         push.onnx = onnx;
         let features = check_form(&push, &inspection)?;
         let golden = match push.golden.clone() {
+            Some(golden) if golden.outputs.is_empty() => self.answered(&push.onnx, golden).await?,
             Some(golden) => golden,
             None => self.make_golden(&push, &inspection).await?,
         };
@@ -104,14 +103,29 @@ impl Registry {
         self.release(parts, "model.push", who).await
     }
 
-    /// The engine's own answers, asked for only after a child process came through the same inputs.
+    /// Golden vectors without a publisher's.
     async fn make_golden(&self, push: &Push, inspection: &Inspection) -> Result<GoldenSet, RegistryError> {
-        let inputs = inputs(inspection, &push.samples)?;
-        self.survive(&push.onnx, &inputs).await?;
-        let onnx = push.onnx.clone();
+        let wanted = if push.samples.is_empty() { GOLDEN_ROWS } else { GOLDEN_ROWS.min(push.samples.len()) };
+        let (inspection, samples) = (inspection.clone(), push.samples.clone());
+        let inputs =
+            self.runnable(&push.onnx, move |reach| inputs(&inspection, &samples, wanted, reach)).await?;
+        let golden =
+            GoldenSet { format: 1, inputs, outputs: vec![], tolerance_ppm: TOLERANCE_PPM, labels: vec![] };
+        self.answers(&push.onnx, golden).await
+    }
+
+    /// Golden vectors with the engine's own answers, asked for only after a child process came through the same inputs.
+    async fn answered(&self, onnx: &[u8], golden: GoldenSet) -> Result<GoldenSet, RegistryError> {
+        let given = golden.inputs.clone();
+        self.runnable(onnx, move |_| Ok(given.clone())).await?;
+        self.answers(onnx, golden).await
+    }
+
+    async fn answers(&self, onnx: &[u8], given: GoldenSet) -> Result<GoldenSet, RegistryError> {
+        let onnx = onnx.to_vec();
         let made = tokio::task::spawn_blocking(move || {
             let model = Model::load(&onnx, None)?;
-            golden(&model, inputs, TOLERANCE_PPM)
+            golden(&model, given.inputs, given.tolerance_ppm)
         });
         Ok(made.await.expect("the engine returns its errors")?)
     }
@@ -120,21 +134,6 @@ impl Registry {
 /// What a manifest says about where the model's file comes from; nothing if it is the very file that was brought.
 fn origin(rewritten: &[Rewrite], brought: Digest) -> String {
     if rewritten.is_empty() { String::new() } else { format!("rewritten from sha256:{brought}") }
-}
-
-/// Elements of one row of an input; every dimension but the first must be fixed.
-fn row_len(spec: &TensorSpec) -> Result<usize, RegistryError> {
-    let rest = spec.shape.get(1..).unwrap_or_default();
-    rest.iter()
-        .map(|&dim| usize::try_from(dim).ok())
-        .try_fold(1usize, |product, dim| product.checked_mul(dim?))
-        .filter(|&len| (1..=GOLDEN_ELEMENTS_MAX).contains(&len))
-        .ok_or_else(|| {
-            RegistryError::Refused(format!(
-                "input {:?} of shape {:?}: only the first dimension may be open",
-                spec.name, spec.shape
-            ))
-        })
 }
 
 /// Checks samples, features and labels against the graph; returns the features, numbered if none are named.
@@ -168,77 +167,6 @@ fn check_form(push: &Push, inspection: &Inspection) -> Result<Vec<FeatureMeta>, 
         return Ok(push.features.clone());
     }
     Ok((0..width).map(|i| FeatureMeta { name: format!("x{i}"), unit: String::new() }).collect())
-}
-
-fn inputs(inspection: &Inspection, samples: &[Vec<f32>]) -> Result<Vec<TensorData>, RegistryError> {
-    let fixed = inspection.inputs.iter().find_map(|spec| spec.shape.first().copied().filter(|&dim| dim > 0));
-    let widest =
-        inspection.inputs.iter().map(row_len).collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(1);
-    let wanted = if samples.is_empty() { GOLDEN_ROWS } else { GOLDEN_ROWS.min(samples.len()) };
-    let rows = fixed.map_or(wanted.min(GOLDEN_ELEMENTS_MAX / widest).max(1), |dim| dim as usize);
-    inspection
-        .inputs
-        .iter()
-        .enumerate()
-        .map(|(i, spec)| {
-            if spec.datatype == DType::Bytes {
-                return Ok(texts(spec, row_len(spec)? * rows, rows, &inspection.words));
-            }
-            input(spec, rows, if i == 0 { samples } else { &[] })
-        })
-        .collect()
-}
-
-/// `rows` rows spread over the samples, or random ones that are the same for the same model input.
-fn input(spec: &TensorSpec, rows: usize, samples: &[Vec<f32>]) -> Result<TensorData, RegistryError> {
-    let len = row_len(spec)?;
-    let mut rng = Rng::new(0, &spec.name);
-    let values: Vec<f32> = if samples.is_empty() {
-        (0..rows * len).map(|_| (rng.unit() * 2.0 - 1.0) as f32).collect()
-    } else {
-        (0..rows).flat_map(|row| samples[row * samples.len() / rows].iter().copied()).collect()
-    };
-    let data: Vec<u8> = match spec.datatype {
-        DType::Fp32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        DType::Fp64 => values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect(),
-        DType::Int64 => values.iter().flat_map(|value| (*value as i64).to_le_bytes()).collect(),
-        DType::Int32 => values.iter().flat_map(|value| (*value as i32).to_le_bytes()).collect(),
-        DType::Uint8 => values.iter().map(|value| value.abs() as u8).collect(),
-        DType::Bool
-        | DType::Uint16
-        | DType::Uint32
-        | DType::Uint64
-        | DType::Int8
-        | DType::Int16
-        | DType::Fp16
-        | DType::Bytes => {
-            let text = format!(
-                "input {:?} is {}: give golden vectors of your own with the model",
-                spec.name,
-                spec.datatype.as_str()
-            );
-            return Err(RegistryError::Refused(text));
-        }
-    };
-    let shape =
-        std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
-    Ok(TensorData { name: spec.name.clone(), datatype: spec.datatype, shape, data: Bytes(data) })
-}
-
-/// Words drawn at random, the same for the same input.
-fn texts(spec: &TensorSpec, count: usize, rows: usize, words: &[String]) -> TensorData {
-    let mut rng = Rng::new(0, &spec.name);
-    let mut data = Vec::new();
-    for _ in 0..count {
-        let place = ((rng.unit() * words.len() as f64) as usize).min(words.len().saturating_sub(1));
-        let word = words.get(place).map(String::as_str).unwrap_or_default();
-        // Each text stands behind its length (Open Inference Protocol V2, binary tensor data).
-        data.extend((word.len() as u32).to_le_bytes());
-        data.extend(word.as_bytes());
-    }
-    let shape =
-        std::iter::once(rows as u64).chain(spec.shape.iter().skip(1).map(|&dim| dim as u64)).collect();
-    TensorData { name: spec.name.clone(), datatype: DType::Bytes, shape, data: Bytes(data) }
 }
 
 fn profile(features: &[FeatureMeta], samples: &[Vec<f32>]) -> ReferenceProfile {

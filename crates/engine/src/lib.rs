@@ -56,7 +56,7 @@ pub use import::{Imported, Rewrite, import};
 pub use model::{Model, ROWS_MAX, ROWS_TOGETHER_MIN};
 pub use parent::{end_with_parent, tie};
 pub use program::this_program;
-pub use tensor::{floats, of_floats};
+pub use tensor::{floats, of_floats, of_numbers};
 
 /// The protobuf types of ONNX, for those who write files.
 pub use tract_onnx::pb as onnx_pb;

@@ -134,3 +134,29 @@ pub fn of_floats(name: &str, shape: &[u64], values: &[f32]) -> TensorData {
     let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     TensorData { name: name.to_owned(), datatype: DType::Fp32, shape: shape.to_vec(), data: Bytes(data) }
 }
+
+/// A tensor of a type of numbers or truth values from `values`, each the nearest that the type holds; what is not zero is true.
+/// `None` for `BYTES`.
+pub fn of_numbers(name: &str, datatype: DType, shape: &[u64], values: &[f64]) -> Option<TensorData> {
+    macro_rules! rounded {
+        ($kind:ty) => {
+            values.iter().flat_map(|x| (x.round() as $kind).to_le_bytes()).collect()
+        };
+    }
+    let data = match datatype {
+        DType::Bool => values.iter().map(|x| u8::from(*x != 0.0)).collect(),
+        DType::Uint8 => rounded!(u8),
+        DType::Uint16 => rounded!(u16),
+        DType::Uint32 => rounded!(u32),
+        DType::Uint64 => rounded!(u64),
+        DType::Int8 => rounded!(i8),
+        DType::Int16 => rounded!(i16),
+        DType::Int32 => rounded!(i32),
+        DType::Int64 => rounded!(i64),
+        DType::Fp16 => values.iter().flat_map(|x| f16::from_f64(*x).to_le_bytes()).collect(),
+        DType::Fp32 => values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+        DType::Fp64 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        DType::Bytes => return None,
+    };
+    Some(TensorData { name: name.to_owned(), datatype, shape: shape.to_vec(), data: Bytes(data) })
+}

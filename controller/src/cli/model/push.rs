@@ -7,7 +7,7 @@ use clap::Args;
 use dunlin_protocol::{ClassName, FeatureMeta, ModelName, TaskId, TaskType};
 
 use super::super::{ApiClient, Exit, Output};
-use super::read;
+use super::{golden, read};
 use crate::api::models::{PushBody, ReleaseView};
 
 /// Sample rows that are sent along: enough for drift bins, little enough for one request.
@@ -27,6 +27,10 @@ pub struct PushArgs {
     /// Rows of real inputs, CSV with a header of feature names: golden vectors and drift bins are made of them.
     #[arg(long)]
     samples: Option<PathBuf>,
+    /// Golden vectors: an inference request of the Open Inference Protocol V2 a line, in JSON, with the `outputs` that your
+    /// runtime answered, or without for the answers of this engine.
+    #[arg(long, value_name = "FILE")]
+    golden: Option<PathBuf>,
     /// Column of the samples that is no feature; may be given several times.
     #[arg(long = "skip", value_name = "COLUMN")]
     skipped: Vec<String>,
@@ -90,7 +94,7 @@ impl PushArgs {
             task_type: if self.regression { TaskType::Regression } else { TaskType::Classification },
             onnx: read(&self.file)?.into(),
             samples,
-            golden: None,
+            golden: self.golden.as_deref().map(golden::read).transpose()?,
             features,
             labels: self.labels,
             metrics: accuracy.into_iter().chain(n).collect::<BTreeMap<_, _>>(),
