@@ -282,7 +282,7 @@ async fn text_goes_in_and_out_typed_and_raw() {
             (answer.outputs[0].datatype.as_str(), &answer.outputs[0].shape[..]),
             ("BYTES", &[1, 2][..])
         );
-        assert_eq!(answer.raw_output_contents, [bytes.clone()]);
+        assert_eq!(answer.raw_output_contents, std::slice::from_ref(&bytes));
     }
     // That word has no place in the model, which is the request's fault.
     let (code, said) =
