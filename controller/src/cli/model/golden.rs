@@ -5,7 +5,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use dunlin_engine::json;
 use dunlin_protocol::{Bytes, DType, GoldenSet, TensorData};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::read as read_file;
 use crate::registry::TOLERANCE_PPM;
@@ -22,7 +22,8 @@ struct Tensor {
     name: String,
     shape: Vec<u64>,
     datatype: DType,
-    data: Value,
+    /// As it stands in the line: its type may come behind it.
+    data: Box<RawValue>,
 }
 
 impl Tensor {
@@ -31,7 +32,8 @@ impl Tensor {
         let elements = shape.iter().try_fold(1_u64, |all, &dim| all.checked_mul(dim));
         let elements = elements.and_then(|n| usize::try_from(n).ok()).filter(|_| !shape.is_empty());
         let elements = elements.ok_or_else(|| anyhow!("{name:?} has no shape of rows: {shape:?}"))?;
-        let data = json::read(datatype, &data, elements).map_err(|problem| anyhow!("{name:?}: {problem}"))?;
+        let data =
+            json::read(datatype, data.get(), elements).map_err(|problem| anyhow!("{name:?}: {problem}"))?;
         Ok(TensorData { name, datatype, shape, data: Bytes(data) })
     }
 }
