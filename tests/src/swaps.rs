@@ -25,6 +25,12 @@ use crate::process::program;
 use crate::{networks, proc};
 
 const TASK: &str = "soak";
+/// Time between two swaps under requests.
+const EVERY: Duration = Duration::from_secs(1);
+/// Swaps in which the least memory is looked for: some hold one model, some three, and a load takes some for a moment.
+const SPAN: usize = 10 * CYCLE;
+/// Longest wait for the server to have swapped so often.
+const SWAPPED_WITHIN: Duration = Duration::from_secs(240);
 /// Connections that ask at the same time.
 const CLIENTS: usize = 8;
 /// Rows that are asked about, over and over.
@@ -39,6 +45,8 @@ const CYCLE: usize = 6;
 const SWAPS_MIN: usize = 6 * CYCLE;
 /// Requests this close to a swap count as near it, milliseconds.
 pub const NEAR_MS: u64 = 50;
+/// Times the usual 99th percentile beyond which a request is late.
+pub const LATE_FACTOR: f64 = 2.0;
 /// Largest difference of a score from that of the model called directly.
 const DIFFERENCE_MAX: f32 = 1e-4;
 /// Pause between two looks at the server's memory.
@@ -91,6 +99,10 @@ pub struct Outcome {
     pub near_p99_ms: f64,
     /// The same of all others.
     pub far_p99_ms: f64,
+    /// Share of the requests near a swap that took longer than [`LATE_FACTOR`] times the 99th percentile of all others.
+    pub near_late: f64,
+    /// The same share of all others.
+    pub far_late: f64,
     /// How long it took.
     pub took: Duration,
 }
@@ -123,9 +135,9 @@ impl Drop for Server {
 }
 
 impl Server {
-    fn start() -> Result<Self> {
+    fn start(every: Duration) -> Result<Self> {
         let mut child = Command::new(program("dunlin-soak")?)
-            .arg("serve")
+            .args(["serve", &every.as_millis().to_string()])
             .envs(ALLOCATOR)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -245,7 +257,7 @@ pub struct Progress {
 /// # Errors
 /// The server can not be started or reached, or has ended.
 pub fn drive(requests: u64, mut told: impl FnMut(Progress)) -> Result<Outcome> {
-    let server = Server::start()?;
+    let server = Server::start(EVERY)?;
     let scene = Scene::new(&Models::new(), server.address, requests)?;
     let start = Instant::now();
     let (asked, looks) = std::thread::scope(|scope| -> Result<(Vec<Asked>, Vec<Look>)> {
@@ -286,6 +298,8 @@ pub fn drive(requests: u64, mut told: impl FnMut(Progress)) -> Result<Outcome> {
         near.range(..=ended).next_back().is_some_and(|(_, to)| to >= began)
     };
     let (close, far): (Vec<Asked>, Vec<Asked>) = asked.iter().copied().partition(|asked| is_near(asked));
+    let far_p99_ms = p99_ms(far.clone());
+    let late = |asked: &[Asked]| share_beyond(asked, LATE_FACTOR * far_p99_ms);
     Ok(Outcome {
         requests: asked.len() as u64,
         swaps: swaps.len(),
@@ -293,10 +307,54 @@ pub fn drive(requests: u64, mut told: impl FnMut(Progress)) -> Result<Outcome> {
         first_wrong: scene.first_wrong.into_inner().unwrap_or_else(PoisonError::into_inner),
         rss_middle,
         rss_end,
+        near_late: late(&close),
+        far_late: late(&far),
         near_p99_ms: p99_ms(close),
-        far_p99_ms: p99_ms(far),
+        far_p99_ms,
         took,
     })
+}
+
+/// Memory of a server that swaps one line-up after the other and answers nothing.
+#[derive(Debug)]
+pub struct Growth {
+    /// The least it took in the swaps once it had settled, bytes.
+    pub settled: u64,
+    /// The least it took in the last swaps, bytes.
+    pub end: u64,
+    /// Swaps between the two.
+    pub swaps: usize,
+}
+
+impl Growth {
+    /// What each swap has left behind, bytes.
+    pub fn left_behind(&self) -> u64 {
+        self.end.saturating_sub(self.settled) / self.swaps.max(1) as u64
+    }
+}
+
+/// Swaps without a pause, and compares the memory after `settled` swaps with that after `swaps` further ones.
+///
+/// # Errors
+/// The server can not be started, has ended, or swaps too slowly.
+pub fn grow(settled: usize, swaps: usize) -> Result<Growth> {
+    let server = Server::start(Duration::ZERO)?;
+    let deadline = Instant::now() + SWAPPED_WITHIN;
+    let least = |from: usize| -> Result<u64> {
+        let mut least = u64::MAX;
+        loop {
+            let done = server.swaps().len();
+            if done >= from {
+                least = least.min(proc::memory(server.child.id())?.rss);
+            }
+            if done >= from + SPAN {
+                return Ok(least);
+            }
+            ensure!(Instant::now() < deadline, "only {done} swaps in {SWAPPED_WITHIN:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    Ok(Growth { settled: least(settled)?, end: least(settled + swaps)?, swaps })
 }
 
 /// Not a number if there are none.
@@ -305,9 +363,23 @@ fn p99_ms(mut asked: Vec<Asked>) -> f64 {
     asked.get(asked.len() * 99 / 100).map_or(f64::NAN, |(_, us)| f64::from(*us) / 1000.0)
 }
 
+/// Share of the requests that took longer than `ms`; not a number if there are none.
+fn share_beyond(asked: &[Asked], ms: f64) -> f64 {
+    let beyond = asked.iter().filter(|(_, us)| f64::from(*us) / 1000.0 > ms).count();
+    beyond as f64 / asked.len() as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn late_requests_are_counted_as_a_share() {
+        let asked: Vec<Asked> = (1..=200).map(|ms| (0, ms * 1000)).collect();
+        assert_eq!(p99_ms(asked.clone()), 199.0);
+        assert_eq!((share_beyond(&asked, 150.0), share_beyond(&asked, 200.0)), (0.25, 0.0));
+        assert!(share_beyond(&[], 1.0).is_nan());
+    }
 
     #[test]
     fn numbers_are_found_behind_their_key() {

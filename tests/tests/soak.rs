@@ -11,3 +11,11 @@ fn a_hundred_thousand_requests_are_answered_right_while_line_ups_are_swapped_and
     // does. A model that stays behind, or a good part of one, is seen here.
     assert!(done.left_behind() < dunlin_tests::swaps::MODEL_BYTES / 4, "{done:?}");
 }
+
+/// So many that what a swap leaves behind is more than what the heap moves by itself.
+#[test]
+fn a_thousand_swaps_leave_nothing_behind() {
+    let grown = dunlin_tests::swaps::grow(300, 1000).unwrap();
+    eprintln!("{grown:?}");
+    assert!(grown.left_behind() < 2048, "{grown:?}");
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use dunlin_tests::swaps::{self, NEAR_MS, Progress};
+use dunlin_tests::swaps::{self, LATE_FACTOR, NEAR_MS, Progress};
 
 /// How much slower the slowest hundredth of requests may be near a swap.
 const NEAR_FACTOR_MAX: f64 = 2.0;
@@ -30,13 +30,16 @@ struct Options {
 enum Verb {
     /// Serve and swap until standard input ends
     #[command(hide = true)]
-    Serve,
+    Serve {
+        /// Milliseconds between two swaps
+        every_ms: u64,
+    },
 }
 
 fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    if let Some(Verb::Serve) = options.verb {
-        swaps::serve()?;
+    if let Some(Verb::Serve { every_ms }) = options.verb {
+        swaps::serve(Duration::from_millis(every_ms))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut last = Instant::now();
@@ -65,6 +68,11 @@ fn main() -> Result<ExitCode> {
     println!(
         "p99 within {NEAR_MS} ms of a swap {:.2} ms, elsewhere {:.2} ms: {factor:.2} ×, at most {NEAR_FACTOR_MAX} ×: {met}",
         done.near_p99_ms, done.far_p99_ms
+    );
+    println!(
+        "beyond {LATE_FACTOR} × the p99 of elsewhere: {:.3} % of the requests near a swap, {:.3} % elsewhere",
+        done.near_late * 100.0,
+        done.far_late * 100.0
     );
     Ok(if done.wrong == 0 && done.is_flat() && undisturbed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -12,9 +12,6 @@ use super::{Models, TASK, unix_us};
 use crate::digits::PIXELS;
 use crate::served;
 
-/// Time between two swaps.
-const EVERY: Duration = Duration::from_secs(1);
-
 /// Says something to the driver, in one line.
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -22,11 +19,11 @@ fn say(line: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Serves and swaps until standard input ends: the driver is gone.
+/// Serves and swaps, with a pause of `every` between two swaps, until standard input ends: the driver is gone.
 ///
 /// # Errors
 /// A port can not be had, or a model not be loaded.
-pub fn serve() -> Result<()> {
+pub fn serve(every: Duration) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let serving = Serving::new(Limits::default());
     let models = Arc::new(Models::new());
@@ -42,7 +39,7 @@ pub fn serve() -> Result<()> {
         std::process::exit(0);
     });
     for generation in 2.. {
-        std::thread::sleep(EVERY);
+        std::thread::sleep(every);
         let from = unix_us()?;
         swap(&runtime, &serving, &models, generation)?;
         say(&format!("{generation} {from} {}", unix_us()?))?;
