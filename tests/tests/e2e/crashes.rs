@@ -1,4 +1,5 @@
-//! A release under which the agent dies again and again in the middle of requests is left at the next start.
+//! A release under which the agent dies again and again in the middle of requests is left at the next start, be it on
+//! probation or committed.
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +13,7 @@ use dunlin_tests::small::Small;
 use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// Deaths in probation that one release may have, as `CRASHES_MAX` of crates/update has it.
+/// Deaths that one release may have, as `CRASHES_MAX` of crates/update has it.
 const DEATHS: u32 = 3;
 /// Applications that ask without a pause, so that the agent is always in the middle of some request.
 const ASKING: u32 = 4;
@@ -56,6 +57,37 @@ fn keep_asking(world: &Small) -> (JoinSet<()>, Arc<AtomicU32>) {
     (asking, answers)
 }
 
+/// Kills the agent, which serves `second`, in the middle of requests until it starts with `first`, and waits until the
+/// controller, which is not there meanwhile, has been told why.
+async fn die_until_it_is_left(world: &mut Small, first: &str, second: &str) {
+    // Nobody else shall judge it.
+    world.controller.kill().await.unwrap();
+    for death in 1..=DEATHS {
+        assert_eq!(first_answer(world).await, second, "before death {death}");
+        let (asking, answers) = keep_asking(world);
+        wait_for("applications to be answered", LIMIT, async || {
+            Ok((answers.load(Ordering::Relaxed) >= 10 * ASKING).then_some(()))
+        })
+        .await
+        .unwrap();
+        world.agents[0].kill().await.unwrap();
+        asking.join_all().await;
+        world.start(0).await.unwrap();
+    }
+    assert_eq!(first_answer(world).await, first, "the release before answers at once");
+
+    world.controller.start().await.unwrap();
+    let database = world.controller.database().await.unwrap();
+    let phase = wait_for("the device to say why", LIMIT, async || {
+        let query = "SELECT phase FROM outcomes WHERE release = ? AND reason = 'crash_loop'";
+        Ok(sqlx::query_scalar::<_, String>(query).bind(second).fetch_optional(&database).await?)
+    })
+    .await
+    .unwrap();
+    assert_eq!(phase, "rolled_back");
+    assert_eq!(first_answer(world).await, first, "and it is not tried again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_killed_in_mid_request_again_and_again_starts_with_the_release_before() {
     let folder = tempfile::tempdir().unwrap();
@@ -75,32 +107,20 @@ async fn an_agent_that_is_killed_in_mid_request_again_and_again_starts_with_the_
     )
     .await
     .unwrap();
-    // Nobody else shall judge it.
-    world.controller.kill().await.unwrap();
+    die_until_it_is_left(&mut world, &first, &second).await;
+    world.stop().await.unwrap();
+}
 
-    for death in 1..=DEATHS {
-        assert_eq!(first_answer(&world).await, second, "before death {death}");
-        let (asking, answers) = keep_asking(&world);
-        wait_for("applications to be answered", LIMIT, async || {
-            Ok((answers.load(Ordering::Relaxed) >= 10 * ASKING).then_some(()))
-        })
-        .await
-        .unwrap();
-        world.agents[0].kill().await.unwrap();
-        asking.join_all().await;
-        world.start(0).await.unwrap();
-    }
-    assert_eq!(first_answer(&world).await, first, "the release before answers at once");
-
-    world.controller.start().await.unwrap();
-    let database = world.controller.database().await.unwrap();
-    let phase = wait_for("the device to say why", LIMIT, async || {
-        let query = "SELECT phase FROM outcomes WHERE release = ? AND reason = 'crash_loop'";
-        Ok(sqlx::query_scalar::<_, String>(query).bind(&second).fetch_optional(&database).await?)
-    })
-    .await
-    .unwrap();
-    assert_eq!(phase, "rolled_back");
-    assert_eq!(first_answer(&world).await, first, "and it is not tried again");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_whose_release_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (mut world, first) = Small::serving(folder, &["raspberry-pi-4"], LIMIT).await.unwrap();
+    let second = world.model(folder, "meter-second", &world.pools.training, 2).await.unwrap();
+    world.approve(&second).await.unwrap();
+    world.roll_out(&second).await.unwrap();
+    world.committed(&second, LIMIT).await.unwrap();
+    world.hush();
+    die_until_it_is_left(&mut world, &first, &second).await;
     world.stop().await.unwrap();
 }
