@@ -81,8 +81,11 @@ fn the_rules_refuse_what_is_not_sent() {
 /// Fields whose value has keys of its own: ids and names, not fields.
 const KEYED: [&str; 2] = ["installed", "delegated"];
 
+/// Reads a message and writes it again; nothing, if it can not be read.
+type Read = fn(&[u8]) -> Option<Vec<u8>>;
+
 /// Every message with everything that it may hold, by its rule.
-fn messages() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>)> {
+fn messages() -> Vec<(&'static str, Vec<u8>, Read)> {
     fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
         cbor::decode::<T>(bytes, PAYLOAD_BYTES_MAX).ok().map(|message| cbor::encode(&message))
     }
@@ -110,18 +113,16 @@ fn messages() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>)> {
 
 /// Does something to every map of fields in `value`, the outermost first.
 fn each_map(value: &mut Value, keyed: bool, act: &mut impl FnMut(&mut BTreeMap<Value, Value>)) {
-    match value {
-        Value::Map(map) => {
-            if !keyed {
-                act(map);
-            }
-            for (key, value) in map {
-                let keyed = matches!(key, Value::Text(name) if KEYED.contains(&name.as_str()));
-                each_map(value, keyed, act);
-            }
+    if let Value::Map(map) = value {
+        if !keyed {
+            act(map);
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| each_map(item, false, act)),
-        _ => {}
+        for (key, value) in map {
+            let keyed = matches!(key, Value::Text(name) if KEYED.contains(&name.as_str()));
+            each_map(value, keyed, act);
+        }
+    } else if let Value::Array(items) = value {
+        items.iter_mut().for_each(|item| each_map(item, false, act));
     }
 }
 
