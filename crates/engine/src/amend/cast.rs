@@ -6,19 +6,18 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::cast::cast;
 
+use super::Built;
 use crate::attributes::Attributes;
-use crate::check::malformed;
 
 pub(super) fn register(ops: &mut OnnxOpRegister) {
     ops.insert("Cast", read);
 }
 
-fn read(context: &ParsingContext<'_>, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+fn read(context: &ParsingContext<'_>, node: &NodeProto) -> Built {
     if (Attributes { node }).int("to", 0) == DataType::Int64 as i64 {
         return Ok((expand(ToInt64), vec![]));
     }
-    let theirs = tract_onnx::onnx().op_register.0.get("Cast").copied();
-    theirs.ok_or_else(|| malformed("the runtime knows no Cast"))?(context, node)
+    super::theirs(context, node)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

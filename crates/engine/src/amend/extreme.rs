@@ -6,6 +6,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::nn::{Reduce, Reducer};
 
+use super::Built;
 use crate::attributes::Attributes;
 
 /// First default operator set whose axes are an input.
@@ -16,11 +17,7 @@ pub(super) fn register(ops: &mut OnnxOpRegister) {
     ops.insert("ReduceMin", |context, node| read(context, node, false));
 }
 
-fn read(
-    context: &ParsingContext<'_>,
-    node: &NodeProto,
-    largest: bool,
-) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
+fn read(context: &ParsingContext<'_>, node: &NodeProto, largest: bool) -> Built {
     let all = Attributes { node };
     let as_input = context.onnx_operator_set_version >= AXES_INPUT;
     Ok((

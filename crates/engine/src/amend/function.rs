@@ -5,10 +5,8 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::element_wise::{ElementWiseMiniOp, ElementWiseOp};
 
+use super::Built;
 use crate::attributes::Attributes;
-use crate::check::malformed;
-
-type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
 
 pub(super) fn register(ops: &mut OnnxOpRegister) {
     ops.insert("Softplus", |_, _| built(Function::Softplus));
@@ -27,8 +25,7 @@ fn gelu(context: &ParsingContext<'_>, node: &NodeProto) -> Built {
     if (Attributes { node }).text("approximate", "none") == "tanh" {
         return built(Function::GeluTanh);
     }
-    let theirs = tract_onnx::onnx().op_register.0.get("Gelu").copied();
-    theirs.ok_or_else(|| malformed("the runtime knows no Gelu"))?(context, node)
+    super::theirs(context, node)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

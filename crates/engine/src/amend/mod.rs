@@ -9,12 +9,14 @@ mod extreme;
 mod function;
 mod one_hot;
 
-use tract_onnx::model::OnnxOpRegister;
-use tract_onnx::pb::GraphProto;
+use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::tract_core::ops::math::Ln;
 use tract_onnx::tract_hir::tract_core::ops::nn::{Softmax, SoftmaxKind};
+
+use crate::check::malformed;
 
 pub(crate) use extreme::Extreme;
 
@@ -23,6 +25,15 @@ pub(crate) fn register(ops: &mut OnnxOpRegister) {
     cast::register(ops);
     extreme::register(ops);
     function::register(ops);
+}
+
+/// What the reader of a node makes of it.
+type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+/// The operator as tract reads it, for forms that it answers rightly.
+fn theirs(context: &ParsingContext<'_>, node: &NodeProto) -> Built {
+    let read = tract_onnx::onnx().op_register.0.get(node.op_type.as_str()).copied();
+    read.ok_or_else(|| malformed(&format!("the runtime knows no {}", node.op_type)))?(context, node)
 }
 
 /// Takes away the optional inputs at the end of a node that are there and empty: tract takes some of them for given.
