@@ -1,6 +1,7 @@
 //! Running other programs: one way, with the command line in every error.
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -51,6 +52,22 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("{} ended with {}", line(command), output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", line(command)))
+}
+
+/// Looks until there is something to see, for so long at most.
+pub(crate) fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let begin = Instant::now();
+    while begin.elapsed() < limit {
+        if let Some(seen) = look()? {
+            return Ok(seen);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    bail!("{what}: not within {limit:?}")
 }
 
 /// The command as a person would type it.

@@ -7,6 +7,7 @@
 
 mod calls;
 mod counted;
+mod frugal;
 mod message;
 mod tensor;
 
@@ -26,12 +27,12 @@ use prost::Message;
 use tonic::body::Body;
 use tonic::server::Grpc;
 use tonic::{Code, Status};
-use tonic_prost::ProstCodec;
 
 use super::access::{Peer, Right};
 use super::refusal::{NO_SHARED_MEMORY, Refusal};
 use super::{Api, Door, HEAD_TIMEOUT};
 use counted::Counted;
+use frugal::Frugal;
 
 /// Bytes of a message beside its tensors: names, shapes and parameters of the most tensors that are taken.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -122,8 +123,9 @@ where
     let service = tower::service_fn(move |request: tonic::Request<Q>| async move {
         call(api, request.into_inner()).await.map(tonic::Response::new).map_err(Status::from)
     });
-    Grpc::new(ProstCodec::<A, Q>::default())
-        .max_decoding_message_size(api.limits.body_bytes_max.saturating_add(FRAME_BYTES_MAX))
+    let bytes_max = api.limits.body_bytes_max.saturating_add(FRAME_BYTES_MAX);
+    Grpc::new(Frugal::<A, Q>::new(bytes_max))
+        .max_decoding_message_size(bytes_max)
         .max_encoding_message_size(usize::MAX)
         .unary(service, request)
         .await

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use dunlin_engine::{Model, of_floats};
-use dunlin_protocol::{Blob, Bundle, Digest, Hard, Lineage, ModelSignature, TaskId, TaskPolicy, TaskType};
+use dunlin_protocol::{
+    Blob, Bundle, Conduct, Digest, Hard, Lineage, Member, ModelSignature, Role, Rule, TaskId, TaskPolicy,
+    TaskType,
+};
 
-use super::Resident;
+use super::{Crew, Resident};
 
 fn varint(mut n: u64, out: &mut Vec<u8>) {
     while n >= 0x80 {
@@ -234,3 +237,15 @@ pub(crate) fn policy(task: &TaskId) -> TaskPolicy {
 
 /// The identity: three features, three classes, the largest feature wins.
 pub(crate) const IDENTITY: [f32; 9] = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+
+/// A champion `m@3` and two voters, of which the second fails on numbers below zero.
+pub(crate) fn voters(task: &TaskId) -> Crew {
+    let model = |release, log| resident(release, task, &linear(3, 3, &IDENTITY, log), 3);
+    let voter = |(release, log)| {
+        let (role, model) = (Role::Voter { weight_ppm: 1_000_000 }, model(release, log));
+        (Member { release: model.release.clone(), role, limit_us: None }, model)
+    };
+    let members = [("v@1", false), ("v@2", true)].map(voter).into();
+    let conduct = Conduct { rule: Rule::SoftVote, context: vec![] };
+    Crew { members, conduct, ..Crew::new(model("m@3", false), None) }
+}

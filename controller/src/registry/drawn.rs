@@ -29,17 +29,17 @@ impl Reach {
 
 /// Elements of one row of an input; every dimension but the first must be fixed.
 pub(super) fn row_len(spec: &TensorSpec) -> Result<usize, RegistryError> {
-    let rest = spec.shape.get(1..).unwrap_or_default();
-    rest.iter()
-        .map(|&dim| usize::try_from(dim).ok())
-        .try_fold(1usize, |product, dim| product.checked_mul(dim?))
-        .filter(|&len| (1..=ELEMENTS_MAX).contains(&len))
-        .ok_or_else(|| {
-            RegistryError::Refused(format!(
-                "input {:?} of shape {:?}: only the first dimension may be open",
-                spec.name, spec.shape
-            ))
-        })
+    let refused =
+        |why: &str| RegistryError::Refused(format!("input {:?} of shape {:?}: {why}", spec.name, spec.shape));
+    let mut len = 1_usize;
+    for &dim in spec.shape.get(1..).unwrap_or_default() {
+        let dim = usize::try_from(dim).map_err(|_| refused("only the first dimension may be open"))?;
+        len = len
+            .checked_mul(dim)
+            .filter(|len| (1..=ELEMENTS_MAX).contains(len))
+            .ok_or_else(|| refused("a row must have a value and at most 1,048,576"))?;
+    }
+    Ok(len)
 }
 
 /// `wanted` rows of every input, fewer if they are long, or as many as the model takes: those of the first input are spread

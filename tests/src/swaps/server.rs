@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use dunlin_agent::api::{self, Api, Door};
-use dunlin_agent::serve::{Limits, Resident, Serving};
-use dunlin_protocol::{ResourceUse, TaskId};
+use dunlin_agent::serve::{Crew, Limits, Serving};
+use dunlin_protocol::{Member, ResourceUse, Role, Rule, TaskId};
 
 use super::{Models, TASK, unix_us};
 use crate::digits::PIXELS;
@@ -49,8 +49,8 @@ pub fn serve(every: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Loads the line-up of a generation anew and has it serve: with a fallback every second time, and every third time with
-/// the champion before it beside it.
+/// Loads the line-up of a generation anew and has it serve: with a fallback every second time; every third time with the
+/// champion before it beside it, and the time after with a second voter.
 fn swap(
     runtime: &tokio::runtime::Runtime,
     serving: &Serving,
@@ -59,15 +59,22 @@ fn swap(
 ) -> Result<()> {
     let task: TaskId = TASK.parse()?;
     let models = Arc::clone(models);
-    let load = move || -> Result<(Resident, Option<Resident>)> {
+    let load = move || -> Result<Crew> {
         let resident = |line: &str, of: u64| {
             served::resident(&format!("{line}@{generation}"), TASK, models.onnx(of), &models.rows, PIXELS)
         };
         let fallback = generation.is_multiple_of(2).then(|| resident("spare", generation + 1)).transpose()?;
-        Ok((resident("soak", generation)?, fallback))
+        let mut crew = Crew::new(resident("soak", generation)?, fallback);
+        if generation % 3 == 1 {
+            let voter = resident("voter", generation)?;
+            let role = Role::Voter { weight_ppm: 1_000_000 };
+            crew.members.push((Member { release: voter.release.clone(), role, limit_us: None }, voter));
+            crew.conduct.rule = Rule::SoftVote;
+        }
+        Ok(crew)
     };
     // On a thread for waiting, as the agent loads models.
-    let (champion, fallback) = runtime.block_on(async { tokio::task::spawn_blocking(load).await })??;
-    serving.switch(&task, champion, fallback, generation, generation.is_multiple_of(3));
+    let crew = runtime.block_on(async { tokio::task::spawn_blocking(load).await })??;
+    serving.line_up(&task, crew, generation, generation.is_multiple_of(3));
     Ok(())
 }

@@ -1,15 +1,15 @@
 //! A running agent as its applications see it, on a board or on this machine.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Lost;
 use super::fleet::{FEATURES, TASK};
 use super::http::ask;
+use crate::command;
 
 /// How long a step may take: a board emulated by a busy machine is a hundred times slower than a real one.
 pub(super) const LIMIT: Duration = Duration::from_secs(900);
@@ -19,21 +19,12 @@ pub(super) const CHUNK_BYTES: u64 = 64 * 1024;
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 /// How long it is asked whether it answers already.
 const KNOCK_LIMIT: Duration = Duration::from_secs(5);
-/// Between two looks.
-const PAUSE: Duration = Duration::from_millis(50);
 
 const STATUS: &str = "/dunlin/status";
 
 /// Looks until there is something to see.
-pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let begin = Instant::now();
-    while begin.elapsed() < LIMIT {
-        if let Some(seen) = look()? {
-            return Ok(seen);
-        }
-        sleep(PAUSE);
-    }
-    bail!("{what}: not within {LIMIT:?}")
+pub(super) fn until<T>(what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    command::until(what, LIMIT, look)
 }
 
 /// What an agent told of itself at one moment: what it said is so must be so after a cut.

@@ -2,15 +2,16 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::root::{AS_USER, Root, left};
 use super::{PROGRAM, Package};
 use crate::board::Fleet;
+use crate::command::until;
 use crate::cross;
 
 /// How long the installed agent may take until it serves, has a session, or has ended: behind an emulator it is slow.
@@ -131,31 +132,18 @@ impl<'a> Agent<'a> {
         let mut running = Running(run.env("DUNLIN_API__LISTEN", "127.0.0.1:0").spawn()?);
         self.is_healthy(LIMIT.as_secs())?;
         let mut told = Value::Null;
-        within("a session", || {
+        until("a session", LIMIT, || {
             ensure!(running.0.try_wait()?.is_none(), "the agent has ended");
             let (_, text) = self.root.run(&self.words(&["--json", "status"]))?;
             told = serde_json::from_str(&text).unwrap_or_default();
-            Ok(told["link"]["up"] == true)
+            Ok((told["link"]["up"] == true).then_some(()))
         })
         .with_context(|| format!("it says {told}"))?;
         kill_process(Pid::from_child(&running.0), Signal::TERM)?;
-        within("its end", || Ok(running.0.try_wait()?.is_some()))?;
-        let status = running.0.wait()?;
+        let status = until("its end", LIMIT, || Ok(running.0.try_wait()?))?;
         ensure!(status.success(), "the agent ended with {status}");
         Ok(told["device"].as_str().with_context(|| format!("no device in {told}"))?.to_owned())
     }
-}
-
-/// Waits for what has to come within the limit.
-fn within(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begin = Instant::now();
-    while !is()? {
-        if begin.elapsed() > LIMIT {
-            bail!("not within {LIMIT:?}: {what}");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(())
 }
 
 /// An agent that is ended with what started it, whatever comes of it.

@@ -157,18 +157,7 @@ async fn inference_metadata_and_statistics() {
 async fn an_answer_of_several_names_who_voted_and_who_was_left_out() {
     let mut served = Served::start().await;
     let task: TaskId = "meter".parse().unwrap();
-    let model = |release: &str, log| resident(release, &task, &linear(3, 3, &IDENTITY, log), 3);
-    // The second voter is not finite below zero.
-    let members = [("v@1", false), ("v@2", true)]
-        .map(|(name, log)| {
-            let role = Role::Voter { weight_ppm: 1_000_000 };
-            let model = model(name, log);
-            (Member { release: model.release.clone(), role, limit_us: None }, model)
-        })
-        .into();
-    let conduct = Conduct { rule: Rule::SoftVote, context: vec![] };
-    let crew = Crew { members, conduct, ..Crew::new(model("m@3", false), None) };
-    served.serving.line_up(&task, crew, 6, false);
+    served.serving.line_up(&task, voters(&task), 6, false);
     let text = |answer: &InferResponse, name: &str| {
         let Some(ParameterChoice::String(text)) = answer.parameters.get(name)?.choice.clone() else {
             panic!("{answer:?}")
@@ -288,6 +277,17 @@ async fn text_goes_in_and_out_typed_and_raw() {
     let (code, said) =
         served.told::<InferResponse>("ModelInfer", &typed(["red", "blue"]), None).await.unwrap_err();
     assert!(code == Code::InvalidArgument && said.contains("no word"), "{code}: {said}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn fields_that_are_large_in_memory_are_refused_before_they_are_there() {
+    let mut served = Served::start_limited(Limits::default()).await;
+    let inputs = vec![InputTensor::default(); 1_000_000];
+    let many = InferRequest { inputs, ..request(&[[1.0; 3]]) };
+    let (code, said) = served.told::<InferResponse>("ModelInfer", &many, None).await.unwrap_err();
+    assert!(code == Code::OutOfRange && said.contains("raw contents"), "{code}: {said}");
+    served.call::<InferResponse>("ModelInfer", &request(&[[1.0; 3]])).await.unwrap();
     served.end().await;
 }
 

@@ -179,18 +179,7 @@ async fn statistics_count_requests_rows_and_failures() {
 #[tokio::test]
 async fn statistics_count_each_of_several_that_answer_together() {
     let mut served = Served::start().await;
-    let model = |release: &str, log| resident(release, &task(), &linear(3, 3, &IDENTITY, log), 3);
-    // The second voter is not finite below zero.
-    let members = [("v@1", false), ("v@2", true)]
-        .map(|(name, log)| {
-            let role = Role::Voter { weight_ppm: 1_000_000 };
-            let model = model(name, log);
-            (Member { release: model.release.clone(), role, limit_us: None }, model)
-        })
-        .into();
-    let conduct = Conduct { rule: Rule::SoftVote, context: vec![] };
-    let crew = Crew { members, conduct, ..Crew::new(model("m@3", false), None) };
-    served.serving.line_up(&task(), crew, 6, false);
+    served.serving.line_up(&task(), voters(&task()), 6, false);
     served.infer(&request(&[[1.0, 2.0, 3.0]; 4])).await;
     served.infer(&request(&[[-1.0, 2.0, 3.0]; 2])).await;
     let stats = served.send("GET", "/v2/models/meter/stats", &[], "").await.json();

@@ -96,6 +96,13 @@ fn sysvinit_s_script_starts_the_agent_again_until_it_is_stopped_or_another_start
     assert_eq!(service.call("status"), not_running);
     assert!(!service.0.path(WANTED).exists());
 
+    // Stopped before it has written its number, which it would do later if it were forgotten.
+    let at_once = format!("cd /packages && {SCRIPT} start && exec {SCRIPT} stop");
+    service.0.ok(&["sh", "-c", &at_once]).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(service.call("status"), not_running);
+    assert!(!service.0.path(WANTED).exists());
+
     // Wrong settings; not enrolled.
     for status in ["2", "3"] {
         service.starts();
