@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use dunlin_protocol::{Conduct, Member, Now, ReasonCode, Role, Rule, TaskId, TaskType};
+use dunlin_protocol::{Now, ReasonCode, TaskId, TaskType};
 use futures_util::FutureExt;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -14,8 +14,8 @@ use tonic::Code;
 
 use super::message::*;
 use crate::api::{Api, Door, Limits};
-use crate::serve::onnx::{IDENTITY, linear, resident, texts};
-use crate::serve::{self, Crew, Serving};
+use crate::serve::onnx::{IDENTITY, linear, resident, texts, voters};
+use crate::serve::{self, Serving};
 
 struct Served {
     serving: Arc<Serving>,

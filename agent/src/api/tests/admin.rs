@@ -1,6 +1,6 @@
 //! Tokens, the Unix socket, load and unload, statistics, bounds.
 
-use dunlin_protocol::{Conduct, Member, ReasonCode, Role, Rule};
+use dunlin_protocol::ReasonCode;
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::api::{Residency, Token};
-use crate::serve::Crew;
+use crate::serve::onnx::voters;
 
 /// How long is waited for what comes at once.
 const LIMIT: Duration = Duration::from_secs(30);
