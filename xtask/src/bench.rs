@@ -4,7 +4,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 
-use crate::command::{cargo, output, root, run as execute, target_dir};
+use crate::command::{NOT_DOCS, cargo, output, root, run as execute, target_dir};
 use crate::{footprint, install};
 
 /// What trees and networks are compared with, and what it needs; exact, so that numbers of two days compare.
@@ -61,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn commit() -> String {
     let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
     let Ok(id) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let changed = git(&["status", "--porcelain"]).is_ok_and(|list| !list.trim().is_empty());
+    let changed =
+        git(&["status", "--porcelain", "--", ".", NOT_DOCS]).is_ok_and(|list| !list.trim().is_empty());
     format!("{}{}", id.trim(), if changed { " with changes" } else { "" })
 }

@@ -10,6 +10,9 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace's folder")
 }
 
+/// For Git: not the documents, which are in no program, and some of which measuring writes.
+pub(crate) const NOT_DOCS: &str = ":(exclude)docs";
+
 /// Where Cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)

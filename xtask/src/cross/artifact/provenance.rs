@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::started;
-use crate::command::{output, root};
+use crate::command::{NOT_DOCS, output, root};
 use crate::cross::Features;
 use crate::cross::archive::{notes, sha256};
 use crate::cross::build::Built;
@@ -38,7 +38,7 @@ pub(in crate::cross) fn provenance(
         "sha256": sha256(program)?,
         "bytes": std::fs::metadata(program)?.len(),
         "commit": git(&["rev-parse", "HEAD"])?.trim(),
-        "uncommitted": !git(&["status", "--porcelain"])?.is_empty(),
+        "uncommitted": !git(&["status", "--porcelain", "--", ".", NOT_DOCS])?.is_empty(),
         "cargo_lock_sha256": sha256(&root().join("Cargo.lock"))?,
         "rustc": lines(&rustc),
         "c_compiler": compiler.lines().next(),
