@@ -37,7 +37,7 @@ pub(super) fn row_len(spec: &TensorSpec) -> Result<usize, RegistryError> {
         len = len
             .checked_mul(dim)
             .filter(|len| (1..=ELEMENTS_MAX).contains(len))
-            .ok_or_else(|| refused("a row must have a value and at most 1,048,576"))?;
+            .ok_or_else(|| refused(&format!("a row must have 1 to {ELEMENTS_MAX} values")))?;
     }
     Ok(len)
 }

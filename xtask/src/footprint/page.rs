@@ -62,6 +62,9 @@ Every 15 s the board prints what its kernel tells, and nobody else asks it anyth
 
 Hours and days are projected from the windows. A window in which the agent lost its session ends the measurement: the machine that emulates
 was too busy.
+
+The program for x86-64 may be loaded anywhere, as Rust has it for that target: its 0.6 MiB of pointers are written when it is, and are memory of
+its own. Those for ARM lie at fixed addresses, and of their pointers in memory is what was read.
 ";
 
 /// The whole page.

@@ -1,8 +1,9 @@
 //! What starts the agent where systemd does not, in a root file system that is only in memory.
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
+use crate::command::until;
 use crate::package::root::Root;
 
 /// How long a change may take; the agent is started again five seconds after its end.
@@ -56,11 +57,7 @@ impl Service {
 
     /// Waits for what has to come.
     fn comes_to(&self, what: &str, is: impl Fn() -> bool) {
-        let begin = Instant::now();
-        while !is() {
-            assert!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(what, LIMIT, || Ok(is().then_some(()))).unwrap();
     }
 
     /// Starts it and waits until it runs; returns its number.
