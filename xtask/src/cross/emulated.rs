@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::artifact;
 use super::build::{self, Built};
-use super::toolchain::Toolchain;
+use super::toolchain::{Toolchain, home, script};
 use crate::command::{MESSAGES, output, run};
 use crate::layers;
 use crate::programs::{TestProgram, end_to_end_tests, programs};
@@ -131,16 +131,27 @@ fn started_by_itself(toolchain: &Toolchain<'_>, program: &Path, command: Command
     if Command::new(program).arg("--version").output().is_ok_and(|ended| ended.status.success()) {
         return Ok(command);
     }
-    let emulator = output(Command::new("which").arg(&runner[0]))?;
+    let emulator = in_one_word(toolchain, &runner)?;
     let head = std::fs::read(program)?.get(..20).context("a program has a header")?.to_vec();
     let mut inside = Command::new("unshare");
     inside.args(["--user", "--map-root-user", "--mount", "sh", "-c", REGISTER, "sh"]);
-    inside.arg(format!(":{}:M::{}:{MASK}:{}:F", toolchain.target.triple, escaped(&head), emulator.trim()));
+    inside.arg(format!(":{}:M::{}:{MASK}:{emulator}:F", toolchain.target.triple, escaped(&head)));
     inside.arg(command.get_program()).args(command.get_args());
     if let Some(folder) = command.get_current_dir() {
         inside.current_dir(folder);
     }
     Ok(inside)
+}
+
+/// The emulator as a program that needs no words of its own: the kernel hands it none, and an agent hands the children in
+/// which it proves models no variables.
+fn in_one_word(toolchain: &Toolchain<'_>, runner: &[String]) -> Result<String> {
+    if let [alone] = runner {
+        return Ok(output(Command::new("which").arg(alone))?.trim().to_owned());
+    }
+    let path = home()?.join("bin").join(format!("{}-emulator", toolchain.target.triple));
+    script(&path, &format!("#!/bin/sh\nexec {} \"$@\"\n", runner.join(" ")))?;
+    Ok(path.display().to_string())
 }
 
 /// What of a program's first bytes tells its machine: not the ABI's version and padding, and of its type only that it is
