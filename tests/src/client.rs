@@ -16,6 +16,8 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 pub struct Client {
     stream: TcpStream,
     answer: Vec<u8>,
+    /// What one read brings.
+    chunk: Box<[u8]>,
 }
 
 impl Client {
@@ -27,7 +29,7 @@ impl Client {
         let stream = TcpStream::connect(api).with_context(|| format!("connecting to {api}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
-        Ok(Self { stream, answer: Vec::new() })
+        Ok(Self { stream, answer: Vec::new(), chunk: vec![0; 16 * 1024].into() })
     }
 
     /// Sends a whole request and reads its answer, which must be a success.
@@ -37,15 +39,14 @@ impl Client {
     pub fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
         self.stream.write_all(request)?;
         self.answer.clear();
-        let mut chunk = [0; 16 * 1024];
         let mut whole = None;
         while whole.is_none_or(|whole| self.answer.len() < whole) {
-            let n = self.stream.read(&mut chunk)?;
+            let n = self.stream.read(&mut self.chunk)?;
             ensure!(
                 n > 0 && self.answer.len() + n <= ANSWER_BYTES_MAX,
                 "the connection broke in the middle of an answer"
             );
-            self.answer.extend_from_slice(&chunk[..n]);
+            self.answer.extend_from_slice(&self.chunk[..n]);
             if whole.is_none() {
                 whole = length(&self.answer)?;
             }

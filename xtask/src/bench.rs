@@ -4,7 +4,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 
-use crate::command::{NOT_DOCS, cargo, output, root, run as execute, target_dir};
+use crate::command::{cargo, git, is_changed, root, run as execute, target_dir};
 use crate::{footprint, install};
 
 /// What trees and networks are compared with, and what it needs; exact, so that numbers of two days compare.
@@ -59,9 +59,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The commit that is built, and whether the tree differs from it.
 fn commit() -> String {
-    let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
     let Ok(id) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let changed =
-        git(&["status", "--porcelain", "--", ".", NOT_DOCS]).is_ok_and(|list| !list.trim().is_empty());
-    format!("{}{}", id.trim(), if changed { " with changes" } else { "" })
+    format!("{}{}", id.trim(), if is_changed().unwrap_or(true) { " with changes" } else { "" })
 }

@@ -10,9 +10,6 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace's folder")
 }
 
-/// For Git: not the documents, which are in no program, and some of which measuring writes.
-pub(crate) const NOT_DOCS: &str = ":(exclude)docs";
-
 /// Where Cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
@@ -55,6 +52,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("{} ended with {}", line(command), output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no text", line(command)))
+}
+
+/// What Git says of the workspace.
+pub(crate) fn git(args: &[&str]) -> Result<String> {
+    output(Command::new("git").current_dir(root()).args(args))
+}
+
+/// Whether the workspace differs from the commit in what programs are made of: documents are in none, and measuring writes
+/// some of them.
+pub(crate) fn is_changed() -> Result<bool> {
+    Ok(!git(&["status", "--porcelain", "--", ".", ":(exclude)docs"])?.is_empty())
 }
 
 /// Looks until there is something to see, for so long at most.

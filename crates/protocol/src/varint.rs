@@ -1,4 +1,4 @@
-//! Unsigned LEB128 integers: how histogram counts travel, because most of them are below 128.
+//! Unsigned LEB128 integers: how histogram counts travel, because most of them are below 128. Protobuf's are the same.
 use alloc::vec::Vec;
 
 /// Appends `value`.
@@ -19,31 +19,34 @@ pub fn encode(values: impl IntoIterator<Item = u64>) -> Vec<u8> {
     out
 }
 
+/// Takes one integer off the front; `None` if the bytes end before it does or it is over 64 bits.
+pub fn pull(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..u64::BITS).step_by(7) {
+        let (&byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let low = u64::from(byte & 0x7f);
+        if shift == 63 && low > 1 {
+            return None;
+        }
+        value |= low << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 /// Decodes exactly `count` integers; `None` if the bytes hold fewer, more, or an integer over 64 bits.
-pub fn decode(bytes: &[u8], count: usize) -> Option<Vec<u64>> {
+pub fn decode(mut bytes: &[u8], count: usize) -> Option<Vec<u64>> {
     if bytes.len() < count {
         return None;
     }
-    let mut rest = bytes.iter();
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut value = 0u64;
-        let mut shift = 0u32;
-        loop {
-            let byte = *rest.next()?;
-            let low = u64::from(byte & 0x7f);
-            if shift >= 64 || (shift == 63 && low > 1) {
-                return None;
-            }
-            value |= low << shift;
-            if byte & 0x80 == 0 {
-                break;
-            }
-            shift += 7;
-        }
-        values.push(value);
+        values.push(pull(&mut bytes)?);
     }
-    rest.next().is_none().then_some(values)
+    bytes.is_empty().then_some(values)
 }
 
 #[cfg(test)]
@@ -62,6 +65,12 @@ mod tests {
         fn hostile_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), count in 0usize..80) {
             let _ = decode(&bytes, count);
         }
+    }
+
+    #[test]
+    fn over_64_bits_is_refused() {
+        let of = |last: &[u8]| pull(&mut &[&[0xff; 9][..], last].concat()[..]);
+        assert_eq!([of(&[1]), of(&[2]), of(&[0x81, 0])], [Some(u64::MAX), None, None]);
     }
 
     #[test]

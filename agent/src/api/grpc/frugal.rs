@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 
 use bytes::Buf;
+use dunlin_protocol::varint;
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
@@ -83,12 +84,12 @@ impl Level {
     fn bytes(self, mut message: &[u8]) -> Option<usize> {
         let mut all = 0_usize;
         while !message.is_empty() {
-            let key = varint(&mut message)?;
+            let key = varint::pull(&mut message)?;
             // Wire types of protobuf's encoding, "Message Structure".
             let length = match key & 7 {
-                0 => varint(&mut message).map(|_| 0)?,
+                0 => varint::pull(&mut message).map(|_| 0)?,
                 1 => 8,
-                2 => varint(&mut message)?,
+                2 => varint::pull(&mut message)?,
                 5 => 4,
                 _ => return None,
             };
@@ -114,19 +115,6 @@ impl Level {
             (Self::Request | Self::Input, _) => value.len().saturating_add(FIELD_BYTES),
         })
     }
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::started;
-use crate::command::{NOT_DOCS, output, root};
+use crate::command::{git, is_changed, output, root};
 use crate::cross::Features;
 use crate::cross::archive::{notes, sha256};
 use crate::cross::build::Built;
@@ -21,7 +21,6 @@ pub(in crate::cross) fn provenance(
     profile: &str,
 ) -> Result<PathBuf> {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    let git = |args: &[&str]| output(Command::new("git").current_dir(root()).args(args));
     let rustc = output(Command::new(toolchain.rustc()).current_dir(root()).arg("-vV"))?;
     let compiler = output(Command::new(toolchain.linker()).arg("--version"))?;
     let unpacked = std::fs::read_to_string(notes(&toolchain.home)).unwrap_or_default();
@@ -38,7 +37,7 @@ pub(in crate::cross) fn provenance(
         "sha256": sha256(program)?,
         "bytes": std::fs::metadata(program)?.len(),
         "commit": git(&["rev-parse", "HEAD"])?.trim(),
-        "uncommitted": !git(&["status", "--porcelain", "--", ".", NOT_DOCS])?.is_empty(),
+        "uncommitted": is_changed()?,
         "cargo_lock_sha256": sha256(&root().join("Cargo.lock"))?,
         "rustc": lines(&rustc),
         "c_compiler": compiler.lines().next(),
