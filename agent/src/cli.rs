@@ -18,9 +18,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, Launching, Settings};
 use crate::enrol::{EnrolError, Wish, enrol};
-use crate::identity::IdentityError;
+use crate::identity::{Enrolment, IdentityError};
 use crate::local::{self, Local};
 use crate::run::{LocalCommand, RunError, run};
 use crate::status::AgentStatus;
@@ -201,14 +201,22 @@ impl Cli {
         let env: Vec<_> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        Settings::load(self.config.as_deref(), &env)
+        let settings = Settings::load(self.config.as_deref(), &env);
+        if settings.is_err()
+            && matches!(self.verb, Verb::Run)
+            && let Ok(launching) = Launching::read(self.config.as_deref(), &env)
+        {
+            // What this program can not read may be meant for a later one, which then takes its place.
+            launch(&launching);
+        }
+        settings
     }
 
     async fn run(self) -> Result<Exit, Failure> {
         let settings = self.settings()?;
         match &self.verb {
             Verb::Run => {
-                launch(&settings);
+                launch(&Launching::from(&settings));
                 if run(settings).await? {
                     Err(Failure::new(Exit::Failed, &start_anew()))
                 } else {
@@ -265,9 +273,15 @@ impl Cli {
             self.show(&status);
             return Ok(Exit::Done);
         }
-        let status = AgentStatus::offline(settings);
+        let enrolment = Enrolment::read(&settings.identity_dir());
+        let status = AgentStatus::offline(settings, enrolment.as_ref().ok().cloned().flatten());
         self.show(&serde_json::to_value(&status).unwrap_or_default());
-        Ok(if status.device.is_none() { Exit::NotFound } else { Exit::NotRunning })
+        match enrolment {
+            Ok(Some(_)) => Ok(Exit::NotRunning),
+            Ok(None) => Ok(Exit::NotFound),
+            // An updater of the operating system must not take it for a device that has nothing to serve.
+            Err(error) => Err(Failure::new(Exit::Failed, &error)),
+        }
     }
 
     async fn tell(&self, settings: &Settings, command: &LocalCommand) -> Result<Exit, Failure> {

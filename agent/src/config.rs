@@ -6,7 +6,9 @@
 
 mod error;
 mod fragment;
+mod launching;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +18,7 @@ use serde::Serialize;
 
 pub use error::ConfigError;
 use fragment::Fragment;
+pub(crate) use launching::Launching;
 
 /// The shipped file: every key with its default and its meaning.
 pub const DEFAULTS: &str = include_str!("../../firmware-targets/rootfs/etc/dunlin/agent.toml");
@@ -23,6 +26,8 @@ pub const DEFAULTS: &str = include_str!("../../firmware-targets/rootfs/etc/dunli
 const DEFAULTS_NAME: &str = "built-in defaults";
 /// Where packages install it.
 pub const PATH: &str = "/etc/dunlin/agent.toml";
+/// The control socket, in the folder of what need not outlive a restart.
+const SOCKET: &str = "agent.sock";
 /// Largest configuration file, bytes; a hundred times what a thorough one needs.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Most drop-ins; more would be a mistake in somebody's tooling.
@@ -127,20 +132,7 @@ pub struct Settings {
 impl Settings {
     /// Reads the layers: defaults, `path` (or [`PATH`], if it is there), its drop-ins, `env`.
     pub fn load(path: Option<&Path>, env: &[(String, String)]) -> Result<Self, ConfigError> {
-        let main = path.unwrap_or(Path::new(PATH));
-        let mut files = Vec::new();
-        if path.is_some() || main.exists() {
-            files.push(main.to_path_buf());
-        }
-        files.extend(drop_ins(main)?);
-        let mut texts = Vec::new();
-        for file in files {
-            texts.push((file.display().to_string(), read(&file)?));
-        }
-        let env_text = fragment::from_env(env);
-        if !env_text.is_empty() {
-            texts.push(("environment (DUNLIN_*)".to_owned(), env_text));
-        }
+        let texts = layers(path, env)?;
         let texts: Vec<_> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         Self::from_texts(&texts)
     }
@@ -177,7 +169,7 @@ impl Settings {
 
     /// The running agent's control socket.
     pub fn socket_file(&self) -> PathBuf {
-        self.run_dir.join("agent.sock")
+        self.run_dir.join(SOCKET)
     }
 
     /// The last number given to a record, while some wait in memory.
@@ -191,15 +183,40 @@ impl Settings {
     }
 }
 
+/// The layers above the defaults: names and texts; later ones win.
+fn layers(path: Option<&Path>, env: &[(String, String)]) -> Result<Vec<(String, String)>, ConfigError> {
+    let main = path.unwrap_or(Path::new(PATH));
+    let mut files = Vec::new();
+    if path.is_some() || is_there(main)? {
+        files.push(main.to_path_buf());
+    }
+    files.extend(drop_ins(main)?);
+    let mut texts = Vec::new();
+    for file in files {
+        texts.push((file.display().to_string(), read(&file)?));
+    }
+    let env_text = fragment::from_env(env);
+    if !env_text.is_empty() {
+        texts.push(("environment (DUNLIN_*)".to_owned(), env_text));
+    }
+    Ok(texts)
+}
+
+/// Whether there is a file. One that can not be looked for is not absent.
+fn is_there(file: &Path) -> Result<bool, ConfigError> {
+    file.try_exists().map_err(|e| ConfigError::file(file, "can not be read", &e))
+}
+
 /// The drop-ins of `agent.toml` are `agent.d/*.toml` beside it, in the order of their names.
 fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let dir = main.with_extension("d");
-    if !dir.is_dir() {
-        return Ok(Vec::new());
-    }
     let problem = |e: std::io::Error| ConfigError::file(&dir, "can not be listed", &e);
+    let entries = match std::fs::read_dir(&dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(problem)?,
+    };
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&dir).map_err(problem)? {
+    for entry in entries {
         let path = entry.map_err(problem)?.path();
         if path.extension().is_some_and(|extension| extension == "toml") {
             files.push(path);

@@ -122,9 +122,21 @@ impl Enrolment {
         serde_json::to_vec_pretty(self).expect("an enrolment holds only text and numbers")
     }
 
-    /// The record in an identity's folder.
-    pub(crate) fn read(dir: &Path) -> Option<Self> {
-        Copies::of(dir).take(ENROLMENT_FILE, |bytes| Self::decode(dir, bytes)).ok()
+    /// The record in an identity's folder, if the device is enrolled.
+    ///
+    /// # Errors
+    /// There is one, and neither copy of it is usable.
+    pub(crate) fn read(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        if Self::is_absent(dir) {
+            return Ok(None);
+        }
+        Copies::of(dir).take(ENROLMENT_FILE, |bytes| Self::decode(dir, bytes)).map(Some)
+    }
+
+    /// Whether there is neither copy of the record. What can not be looked for is not absent.
+    fn is_absent(dir: &Path) -> bool {
+        let absent = |name: &str| matches!(dir.join(name).try_exists(), Ok(false));
+        absent(ENROLMENT_FILE) && absent(&copy_of(ENROLMENT_FILE))
     }
 
     /// Reads what [`Self::encode`] made; the folder is named where something is wrong with it.
@@ -288,7 +300,7 @@ impl Identity {
     }
 
     fn look(dir: &Path) -> Result<(Self, Vec<Mend>), IdentityError> {
-        if !dir.join(ENROLMENT_FILE).exists() && !dir.join(copy_of(ENROLMENT_FILE)).exists() {
+        if Enrolment::is_absent(dir) {
             return Err(IdentityError::NotEnrolled(dir.to_path_buf()));
         }
         let none = |name: &str| damaged(dir, name, "no certificate");

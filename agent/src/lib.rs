@@ -22,6 +22,7 @@ pub mod batch;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod damage;
 pub mod device;
 pub mod enrol;
 mod exchange;

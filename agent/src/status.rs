@@ -50,9 +50,8 @@ pub struct AgentStatus {
 }
 
 impl AgentStatus {
-    /// What the files tell while no agent runs.
-    pub fn offline(settings: &Settings) -> Self {
-        let enrolment = Enrolment::read(&settings.identity_dir());
+    /// What the files tell while no agent runs, of a device that is enrolled as `enrolment` says.
+    pub(crate) fn offline(settings: &Settings, enrolment: Option<Enrolment>) -> Self {
         let spool = Spool::read_counters(&settings.spool_dir()).unwrap_or_default();
         Self {
             agent: crate::VERSION.to_owned(),
@@ -84,7 +83,8 @@ pub struct StatusBoard {
 impl StatusBoard {
     /// A board of an agent that has just started.
     pub fn new(settings: &Settings, spool: Arc<Spool>) -> Self {
-        let mut state = AgentStatus::offline(settings);
+        let enrolment = Enrolment::read(&settings.identity_dir()).ok().flatten();
+        let mut state = AgentStatus::offline(settings, enrolment);
         state.running = true;
         state.boot = Some(spool.boot());
         state.link.detail = "no session yet".to_owned();

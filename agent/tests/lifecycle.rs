@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_agent::identity::{
     CA_FILE, CERTIFICATE_FILE, DIRECTOR_ROOT_FILE, ENROLMENT_FILE, Enrolment, IMAGE_ROOT_FILE, KEY_FILE,
+    copy_of,
 };
 use dunlin_protocol::ClaimToken;
 use dunlin_trust::{EcdsaP256Signer, Ed25519Signer, Signer, sha256, write};
@@ -137,6 +138,34 @@ fn a_device_that_is_not_enrolled_says_so() {
     assert_eq!(refused.status.code(), Some(3));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("enrol"));
     assert_eq!(agent(home.path()).args(["enrol", "nonsense"]).output().unwrap().status.code(), Some(2));
+}
+
+/// An updater of the operating system keeps an image in which a device is not enrolled.
+#[test]
+fn an_enrolment_that_can_not_be_read_is_not_taken_for_none() {
+    let home = home();
+    enrolled(home.path());
+    let identity = home.path().join("state/identity");
+    let status = || {
+        let told = agent(home.path()).args(["status", "--json"]).output().unwrap();
+        assert_eq!(json(&told)["running"], false);
+        (told.status.code(), String::from_utf8(told.stderr).unwrap())
+    };
+    assert_eq!(status().0, Some(5));
+    for name in [ENROLMENT_FILE.to_owned(), copy_of(ENROLMENT_FILE)] {
+        std::fs::write(identity.join(name), "{").unwrap();
+    }
+    let (code, complaint) = status();
+    assert!(code == Some(1) && complaint.contains("is damaged"), "{code:?} {complaint}");
+    // A folder that leads to itself: nobody can look into it, root included.
+    std::fs::remove_dir_all(&identity).unwrap();
+    std::os::unix::fs::symlink("identity", &identity).unwrap();
+    let (code, complaint) = status();
+    assert!(code == Some(1) && complaint.contains("could not access"), "{code:?} {complaint}");
+    let refused = agent(home.path()).arg("run").output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    std::fs::remove_file(&identity).unwrap();
+    assert_eq!(status().0, Some(3));
 }
 
 #[test]

@@ -7,6 +7,8 @@
 #
 # --root is for images: nothing is started, and its user is made with tools of this machine.
 set -eu
+# Whoever installs may have another one.
+umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 root='' init='' action=install
 
@@ -101,8 +103,18 @@ if [ "$action" = install ]; then
 			fi
 			;;
 		esac
-		# Beside and renamed: a program that runs can not be written to.
-		cp -p "$tree/$file" "$target.installing"
+		# Beside and renamed: a program that runs can not be written to. Owner and mode are not those that unpacking left.
+		rm -f "$target.installing"
+		cp "$tree/$file" "$target.installing"
+		[ "$(id -u)" -ne 0 ] || chown 0:0 "$target.installing"
+		case $file in
+		usr/bin/* | usr/lib/dunlin/* | etc/init.d/*) chmod 0755 "$target.installing" ;;
+		*) chmod 0644 "$target.installing" ;;
+		esac
+		case $file in
+		# Cut off in between, the program before is whole, or the new one is.
+		usr/bin/*) sync ;;
+		esac
 		mv "$target.installing" "$target"
 	done
 	make_user
@@ -169,3 +181,4 @@ else
 		done
 	fi
 fi
+sync

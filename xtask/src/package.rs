@@ -214,8 +214,14 @@ fn source() -> PathBuf {
     root().join("firmware-targets")
 }
 
-/// What the agent's own share of memory may grow to: measured idle at 10 MiB, with 16 MiB of request and as much of answer.
+/// What the agent's own share of memory may grow to.
 const AGENT_BYTES: u64 = 64 << 20;
+/// What it takes of that when it is idle.
+const IDLE_BYTES: u64 = 10 << 20;
+/// Bytes of memory that a byte of JSON takes at most.
+const JSON_EXPANSION: u64 = 6;
+/// Bytes of all bodies that are read or answered at one time: in memory they fit into what is left of the agent's own share.
+const BODIES_BYTES: u64 = (AGENT_BYTES - IDLE_BYTES) / JSON_EXPANSION;
 /// Models in memory at one time at most when one is replaced: champion, fallback, the one before, and the one that is proven.
 const MODELS: u64 = 4;
 
@@ -224,14 +230,21 @@ fn memory_max(device: &DeviceProfile) -> u64 {
     AGENT_BYTES + MODELS * device.budgets.model_ram_bytes_max
 }
 
-/// What a board file says of the device, as settings. They rank above the installed file, in which every key has a value;
+/// What a board file says of the device, and bounds of requests that keep to the bound of memory, as settings. They rank above the installed file, in which every key has a value;
 /// a board file that the settings only name ranks below it.
 fn device_settings(name: &str) -> Result<String> {
     let path = boards::path(name);
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let mut board: toml::Table = toml::from_str(&text)?;
     board.retain(|key, _| key == "device");
-    Ok(format!("# {name}: what this package was made for.\n{}", toml::to_string(&board)?))
+    // Two of the largest at one time, as in the installed file.
+    let bounds = format!("body_bytes_max = {}\nbodies_bytes_max = {BODIES_BYTES}\n", BODIES_BYTES / 2);
+    let device = toml::to_string(&board)?;
+    Ok(format!(
+        "# {name}: what this package was made for.\n{device}\n\
+        # What fits into the bound of memory; whoever raises it raises MemoryMax, by {JSON_EXPANSION} bytes for each.\n\
+        [api]\n{bounds}"
+    ))
 }
 
 /// Licences of the program, by the folder they lie in.

@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::{Api, Limits};
 
 /// How long a client may take to send a body: the largest one at the speed of a slow card reader.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much of a body that is refused is still read, so that a client that sends all before it listens gets to read why.
 const REFUSED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How long that is tried.

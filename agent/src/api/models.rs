@@ -40,9 +40,11 @@ pub(super) fn member<'a>(view: &'a TaskView, version: &str) -> Result<&'a Member
         None => version.parse() == Ok(release.version),
     };
     let mut named = view.members.iter().filter(|m| is_named(&m.release));
-    match (named.next(), named.next()) {
-        (Some(member), None) => Ok(member),
-        _ => {
+    // One release may have two parts: in probation the previous champion can be the fallback too.
+    let first = named.next();
+    match first.filter(|first| named.all(|other| other.release == first.release)) {
+        Some(member) => Ok(member),
+        None => {
             let why = view.absent().find(|(release, _)| is_named(release));
             Err(Refusal::missing(format!(
                 "model {:?} has no version {:?} loaded{}",
@@ -66,7 +68,7 @@ pub(super) fn metadata(api: &Api, name: &str, version: Option<&str>) -> Result<A
             .map(|s| json!({ "name": s.name, "datatype": s.datatype.as_str(), "shape": s.shape }))
             .collect::<Vec<_>>()
     };
-    let versions: Vec<String> = view.members.iter().map(|m| m.release.to_string()).collect();
+    let versions: Vec<String> = view.versions().into_iter().map(ToString::to_string).collect();
     let body = json!({
         "name": view.task.as_str(),
         "versions": versions,

@@ -40,9 +40,11 @@ pub(super) fn entries(api: &Api, ready: bool) -> Vec<Entry> {
         let mut add = |version: String, ready: bool, reason: &str| {
             all.push(Entry { name: view.task.to_string(), version, ready, reason: reason.to_owned() });
         };
-        for member in &view.members {
-            let out = member.out.as_deref();
-            add(member.release.to_string(), out.is_none(), out.unwrap_or_default());
+        for release in view.versions() {
+            let parts = view.members.iter().filter(|member| member.release == *release);
+            let out = parts.clone().all(|part| part.out.is_some());
+            let why = parts.filter(|_| out).find_map(|part| part.out.as_deref());
+            add(release.to_string(), !out, why.unwrap_or_default());
         }
         for (release, why) in view.absent() {
             add(release.to_string(), false, why);

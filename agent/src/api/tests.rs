@@ -307,6 +307,15 @@ async fn metadata_readiness_index_metrics_and_further_routes() {
     assert!(server["extensions"].as_array().unwrap().contains(&json!("binary_tensor_data")));
     let meta = served.send("GET", "/v2/models/meter", &[], "").await.json();
     assert_eq!(meta["versions"], json!(["m@3"]));
+    // In probation the one before is the fallback as well.
+    let good = |release: &str| resident(release, &task(), &linear(3, 3, &IDENTITY, false), 3);
+    served.serving.switch(&task(), good("m@4"), Some(good("m@3")), 6, true);
+    assert_eq!(served.send("GET", "/v2/models/meter/versions/3/ready", &[], "").await.status, StatusCode::OK);
+    let meta = served.send("GET", "/v2/models/meter", &[], "").await.json();
+    assert_eq!(meta["versions"], json!(["m@4", "m@3"]));
+    let index = served.send("POST", "/v2/repository/index", &[], "").await.json();
+    assert_eq!(index.as_array().unwrap().len(), 2);
+    served.serving.switch(&task(), good("m@3"), None, 7, false);
     assert_eq!(meta["inputs"], json!([{ "name": "x", "datatype": "FP32", "shape": [-1, 3] }]));
     for body in ["", "{}", "{\"ready\":true}"] {
         let index = served.send("POST", "/v2/repository/index", &[], body).await.json();

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_engine::batch::{BatchError, Predict, PredictError};
 use dunlin_protocol::{Bytes, DType, ReleaseId, TaskId, TensorData};
@@ -12,6 +12,10 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// How often it may say so for one chunk: for a minute.
 const BUSY_MAX: u32 = 300;
 
+/// What one request is to take at most: far below any limit of the agent's, so that none comes too late, which would count
+/// against the model.
+const REQUEST_TIME: Duration = Duration::from_millis(250);
+
 /// A running agent, asked by a thread that may wait.
 #[derive(Debug)]
 pub struct Running {
@@ -19,6 +23,8 @@ pub struct Running {
     handle: tokio::runtime::Handle,
     /// Path of the release that answers.
     version: String,
+    /// Rows of the next request.
+    rows: usize,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,7 +70,7 @@ fn gone(error: impl std::fmt::Display) -> PredictError {
 impl Running {
     /// The agent behind `local`. Requests are waited for on the runtime of `handle`.
     pub fn new(local: Local, handle: tokio::runtime::Handle) -> Self {
-        Self { local, handle, version: String::new() }
+        Self { local, handle, version: String::new(), rows: 1 }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Asked, String> {
@@ -105,10 +111,9 @@ impl Running {
         let asked = self.ask("GET", &format!("{}/ready", self.version), "", &[]).map_err(gone)?;
         Ok(asked.status == 200)
     }
-}
 
-impl Predict for Running {
-    fn predict(&mut self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
+    /// One request.
+    fn request(&self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
         let described: Vec<_> = inputs
             .iter()
             .map(|t| {
@@ -143,6 +148,70 @@ impl Predict for Running {
     }
 }
 
+impl Predict for Running {
+    /// In requests of as many rows as are answered in time, which the ones before have shown.
+    fn predict(&mut self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
+        let all = inputs.first().and_then(|input| input.shape.first()).map_or(0, |&rows| rows as usize);
+        let mut outputs = Vec::new();
+        let mut done = 0;
+        while done < all {
+            let n = self.rows.min(all - done);
+            let Some(part) = inputs.iter().map(|input| rows(input, done, n)).collect::<Option<Vec<_>>>()
+            else {
+                // Rows of text are of any length.
+                return self.request(inputs);
+            };
+            let from = Instant::now();
+            let answered = self.request(&part)?;
+            self.rows = next(n, from.elapsed());
+            append(&mut outputs, answered, n).ok_or_else(|| gone("its answer is not one row for each"))?;
+            done += n;
+        }
+        Ok(outputs)
+    }
+}
+
+/// How many rows to ask for after so many took so long: twice as many at most.
+fn next(rows: usize, took: Duration) -> usize {
+    let in_time = REQUEST_TIME.as_nanos() * rows as u128 / took.as_nanos().max(1);
+    usize::try_from(in_time).unwrap_or(usize::MAX).clamp(1, rows.saturating_mul(2))
+}
+
+/// Some rows of a tensor, if all its rows are as long.
+fn rows(tensor: &TensorData, from: usize, n: usize) -> Option<TensorData> {
+    tensor.datatype.size()?;
+    let (first, rest) = tensor.shape.split_first()?;
+    let length = tensor.data.0.len() / usize::try_from(*first).ok()?.max(1);
+    Some(TensorData {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        shape: [&[n as u64], rest].concat(),
+        data: Bytes(tensor.data.0.get(from * length..(from + n) * length)?.to_vec()),
+    })
+}
+
+/// Appends the answer of some rows; `None` if it is not one row for each, or of another kind than the ones before.
+fn append(all: &mut Vec<TensorData>, more: Vec<TensorData>, n: usize) -> Option<()> {
+    if more.iter().any(|tensor| tensor.shape.first() != Some(&(n as u64))) {
+        return None;
+    }
+    if all.is_empty() {
+        *all = more;
+        return Some(());
+    }
+    if all.len() != more.len() {
+        return None;
+    }
+    for (all, more) in all.iter_mut().zip(more) {
+        if all.shape.get(1..) != more.shape.get(1..) || all.datatype != more.datatype {
+            return None;
+        }
+        all.shape[0] += n as u64;
+        all.data.0.extend_from_slice(&more.data.0);
+    }
+    Some(())
+}
+
 fn outputs(asked: &Asked) -> Option<Vec<TensorData>> {
     let (head, mut rest) = asked.body.split_at_checked(asked.json_length?)?;
     let answer: Answer = serde_json::from_slice(head).ok()?;
@@ -153,4 +222,34 @@ fn outputs(asked: &Asked) -> Option<Vec<TensorData>> {
         Some(TensorData { name: output.name, datatype, shape: output.shape, data: Bytes(own.to_vec()) })
     };
     answer.outputs.into_iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_engine::of_floats;
+
+    use super::*;
+
+    #[test]
+    fn requests_grow_as_long_as_they_are_answered_in_time() {
+        assert_eq!(next(1, Duration::from_millis(1)), 2);
+        assert_eq!(next(64, Duration::from_millis(500)), 32);
+        assert_eq!(next(1, Duration::from_secs(5)), 1);
+        assert_eq!(next(8, Duration::ZERO), 16);
+    }
+
+    #[test]
+    fn parts_of_a_table_make_it_up_again() {
+        let x: Vec<f32> = (0..10).map(|i| i as f32).collect();
+        let table = of_floats("x", &[5, 2], &x);
+        let mut all = Vec::new();
+        for (from, n) in [(0, 1), (1, 3), (4, 1)] {
+            append(&mut all, vec![rows(&table, from, n).unwrap()], n).unwrap();
+        }
+        assert_eq!(all, std::slice::from_ref(&table));
+        assert!(append(&mut all, vec![of_floats("x", &[1, 3], &[0.0; 3])], 1).is_none());
+        assert!(append(&mut all, vec![of_floats("x", &[2, 2], &[0.0; 4])], 1).is_none());
+        let text = TensorData { datatype: DType::Bytes, ..table };
+        assert!(rows(&text, 0, 1).is_none());
+    }
 }

@@ -95,6 +95,25 @@ fn whatever_an_environment_variable_holds_is_one_text() {
 }
 
 #[test]
+fn settings_that_can_not_be_looked_for_are_not_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    let main = dir.path().join("agent.toml");
+    assert!(!is_there(&main).unwrap() && drop_ins(&main).unwrap().is_empty());
+    // Links that lead to themselves: nobody can follow them, root included.
+    std::os::unix::fs::symlink("agent.toml", &main).unwrap();
+    std::os::unix::fs::symlink("agent.d", dir.path().join("agent.d")).unwrap();
+    let [file, folder] = [is_there(&main).map(drop), drop_ins(&main).map(drop)].map(Result::unwrap_err);
+    assert!(file.file.ends_with("agent.toml") && file.problem.starts_with("can not be read"), "{file}");
+    assert!(folder.file.ends_with("agent.d") && folder.problem.starts_with("can not be listed"), "{folder}");
+    // A file in the folder's place is no folder without files.
+    std::fs::remove_file(&main).unwrap();
+    std::fs::remove_file(dir.path().join("agent.d")).unwrap();
+    std::fs::write(&main, "").unwrap();
+    std::fs::write(dir.path().join("agent.d"), "").unwrap();
+    assert!(Settings::load(Some(&main), &[]).unwrap_err().problem.starts_with("can not be listed"));
+}
+
+#[test]
 fn tasks_are_gathered_and_packed_only_where_the_settings_say_so() {
     let plain = Settings::from_texts(&[]).unwrap();
     assert_eq!(plain.serving, crate::serve::pack::Settings::default());

@@ -60,8 +60,12 @@ impl Task {
         let (task, of_work) = (Arc::clone(self), pool.cloned());
         after(pool, async move {
             let _place = place;
-            if task.of_previous(of_work.as_ref(), &lineup, &asked).await.is_some() {
-                task.live().watch.failed(asked.rows as u64);
+            if task.of_previous(of_work.as_ref(), &lineup, &asked).await.is_none() {
+                return;
+            }
+            let mut live = task.live();
+            if live.watch.is_of(lineup.slot.generation) {
+                live.watch.failed(asked.rows as u64);
             }
         })
         .await;

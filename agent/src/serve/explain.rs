@@ -73,9 +73,11 @@ impl Serving {
         let model = Arc::clone(&member.resident.model);
         let columns = model.columns().map_err(|e| InferError::Input(e.to_string()))?;
         let x = rows(&member, &inputs, columns)?;
-        let _one = self.explaining.try_acquire().map_err(|_| InferError::Overloaded)?;
+        let one = Arc::clone(&self.explaining).try_acquire_owned().map_err(|_| InferError::Overloaded)?;
         let background = Arc::clone(&member.resident.background);
         let work = move || {
+            // Of the work, not of the caller, who may go away before it is done.
+            let _one = one;
             let from = Instant::now();
             let count = u32::try_from(x.len() / columns).unwrap_or(u32::MAX);
             let row = |(row, done): (&[f32], u32)| {

@@ -21,7 +21,7 @@ use super::resident::{Made, Serving, Unable};
 /// How requests of a task are gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Gather {
-    /// Most rows that are run together; fewer where so many are expected to take more than half of the time that a worker
+    /// Most rows that are run together; fewer where so many are expected to take more than a quarter of the time that a worker
     /// has.
     pub rows_max: usize,
     /// How long the first of them waits for others, once it could have a worker.
@@ -138,7 +138,7 @@ pub(super) fn terms(
     let small = (1..terms.rows_max).contains(&asked.rows);
     let whole = || asked.inputs.iter().all(|input| is_whole(input, asked.rows));
     let queues = limit.is_none() && !is_inline(expected_us(model, asked), limit);
-    let in_time = pool.run_max().as_micros() / 2 / u128::from(model.row_us().max(1));
+    let in_time = pool.run_max().as_micros() / 4 / u128::from(model.row_us().max(1));
     let rows_max = terms.rows_max.min(usize::try_from(in_time).unwrap_or(usize::MAX));
     (queues && free && plain && small && whole()).then_some(Gather { rows_max, ..terms })
 }
@@ -222,7 +222,7 @@ async fn serve(pool: Pool, worker: OwnedSemaphorePermit, model: Arc<Serving>, ba
 fn together(model: &Serving, all: &[Arc<Asked>]) -> Vec<Result<Made, Unable>> {
     let rows: Vec<usize> = all.iter().map(|asked| asked.rows).collect();
     if all.len() > 1
-        && let Ok(made) = model.made(&joined(all), rows.iter().sum())
+        && let Ok(made) = model.made_together(&joined(all), rows.iter().sum())
         && let Some(parts) = apart(&made, &rows)
     {
         return parts.into_iter().map(Ok).collect();

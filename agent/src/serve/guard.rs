@@ -20,14 +20,21 @@ pub struct Guard {
 /// A guard in the making.
 #[derive(Debug)]
 pub(super) struct Watch {
+    /// Of whose champion it is: requests of the one before may still be running when it begins.
+    generation: u64,
     guard: Guard,
     latency: DdSketch,
     previous: DdSketch,
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
-        Self { guard: Guard::default(), latency: DdSketch::new(), previous: DdSketch::new() }
+    pub(super) fn new(generation: u64) -> Self {
+        Self { generation, guard: Guard::default(), latency: DdSketch::new(), previous: DdSketch::new() }
+    }
+
+    /// Whether it is about the champion of that generation.
+    pub(super) fn is_of(&self, generation: u64) -> bool {
+        self.generation == generation
     }
 
     pub(super) fn answered(&mut self, rows: u64, latency_us: u64) {

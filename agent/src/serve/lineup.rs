@@ -185,6 +185,8 @@ pub(super) struct LineUp {
     pub(super) policy: Option<Arc<TaskPolicy>>,
     pub(super) probation: bool,
     pub(super) unloaded: Vec<ReleaseId>,
+    /// The output that callers know: the last one of the last champion, which the baseline's answer has the name of.
+    pub(super) output: Option<String>,
 }
 
 impl LineUp {

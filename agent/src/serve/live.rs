@@ -107,7 +107,7 @@ impl Live {
             windows: BTreeMap::new(),
             memory: Memory::default(),
             sampler: None,
-            watch: Watch::new(),
+            watch: Watch::new(0),
             fallen: Vec::new(),
             events: BTreeMap::new(),
             spare: Vec::new(),
@@ -119,7 +119,7 @@ impl Live {
         let mut taken = std::mem::take(&mut self.spare);
         std::mem::swap(&mut taken, &mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
         for Noted { done, leads, principal } in taken.drain(..) {
-            if leads {
+            if leads && self.watch.is_of(done.key.generation) {
                 self.watch.answered(done.asked.rows as u64, done.latency_us);
             }
             match &principal {
@@ -201,6 +201,9 @@ impl Live {
     /// Counts in the champion's window what the champion before it made of the same request. `key` and `model` are the
     /// champion's.
     pub(super) fn previous(&mut self, key: &Key, model: &Serving, principal: &Principal, done: &Answered) {
+        if !self.watch.is_of(key.generation) {
+            return;
+        }
         self.watch.previous(done.latency_us);
         for (row, ours) in principal.classes.iter().enumerate().take(done.asked.rows) {
             let (Some(ours), Some(theirs)) = (*ours, done.class(row)) else { continue };

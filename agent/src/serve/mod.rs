@@ -41,6 +41,8 @@ mod view;
 #[cfg(test)]
 mod fault_tests;
 #[cfg(test)]
+mod gone_tests;
+#[cfg(test)]
 mod lineup_tests;
 #[cfg(test)]
 pub(crate) mod onnx;
@@ -70,6 +72,7 @@ pub use view::{Member, MemberRole, TaskView};
 
 use asked::Asked;
 use futures_util::FutureExt;
+use futures_util::future::poll_immediate;
 use pool::Pool;
 use task::Task;
 use tokio::sync::{Notify, Semaphore};
@@ -81,7 +84,7 @@ pub struct Serving {
     pool: Pool,
     settings: pack::Settings,
     /// Explanations that may still be begun.
-    explaining: Semaphore,
+    explaining: Arc<Semaphore>,
     /// Wakes who waits in [`Serving::fallen`].
     fell: Notify,
 }
@@ -103,7 +106,7 @@ impl Serving {
             tasks: RwLock::default(),
             pool,
             settings,
-            explaining: Semaphore::new(EXPLAINING_MAX),
+            explaining: Arc::new(Semaphore::new(EXPLAINING_MAX)),
             fell: Notify::new(),
         })
     }
@@ -157,6 +160,13 @@ impl Serving {
         self.task(task).is_some_and(|task| task.rollback())
     }
 
+    /// Goes on with a task's baseline alone: no release is to be served. What was counted of those before is still reported.
+    pub fn vacate(&self, task: &TaskId) {
+        if let Some(task) = self.task(task) {
+            task.vacate();
+        }
+    }
+
     /// Stops serving a task. Windows of it that are still open are lost: close them first.
     pub fn remove(&self, task: &TaskId) {
         self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(task);
@@ -189,12 +199,13 @@ impl Serving {
 
     /// Answers a request without holding up other work on this thread: what is expected to take less than
     /// [`INLINE_US_MAX`] is answered at once, all else by one of a bounded number of workers, each member within
-    /// [`Limits::run_max`]. With `version` the named member of the line-up answers, and it alone.
+    /// [`Limits::run_max`]. With `version` the named member of the line-up answers, and it alone. What has begun goes on and
+    /// is counted if the caller goes away: a member that hangs is found out however little its callers wait.
     ///
     /// # Errors
     /// As [`Serving::infer`]; [`InferError::Overloaded`] if too many requests wait.
     pub async fn answer(
-        &self,
+        self: &Arc<Self>,
         task: &TaskId,
         version: Option<ReleaseId>,
         id: String,
@@ -203,9 +214,17 @@ impl Serving {
     ) -> Result<Answer, InferError> {
         let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
         let asked = Asked::new(id, inputs, now);
-        let answer = task.answer(Some(&self.pool), version.as_ref(), asked).await;
-        self.look(&task, &answer);
-        answer
+        let serving = Arc::clone(self);
+        let mut answer = Box::pin(async move {
+            let answer = task.answer(Some(&serving.pool), version.as_ref(), asked).await;
+            serving.look(&task, &answer);
+            answer
+        });
+        match poll_immediate(&mut answer).await {
+            Some(answer) => answer,
+            // A task of its own ends before its work with the runtime alone.
+            None => tokio::spawn(answer).await.unwrap_or(Err(InferError::Overloaded)),
+        }
     }
 
     /// Counts the answers that were noted since somebody last looked at what was counted. Whoever looks does that

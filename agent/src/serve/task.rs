@@ -149,8 +149,10 @@ impl Task {
     }
 
     pub(super) fn switch(&self, crew: Crew, generation: u64, probation: bool) {
+        let output = crew.champion.model.outputs().last().map(|output| output.name.clone());
         let slot = Slot::new(crew, generation);
         self.change(|lineup| {
+            lineup.output = output;
             let before = std::mem::replace(&mut lineup.slot, slot);
             let was_there = before.champion.as_ref().and_then(Berth::model).is_some();
             lineup.previous = (probation && was_there).then(|| before.warm());
@@ -162,7 +164,8 @@ impl Task {
 
     /// What is counted of a champion, and the context rules, begin anew.
     fn begin(&self) {
-        self.live().watch = Watch::new();
+        let generation = self.lineup().slot.generation;
+        self.live().watch = Watch::new(generation);
         self.follow();
     }
 
@@ -197,6 +200,17 @@ impl Task {
             self.begin();
         }
         done
+    }
+
+    /// Goes on without models: the baseline answers. What was counted stays, to be reported.
+    pub(super) fn vacate(&self) {
+        self.change(|lineup| {
+            lineup.slot = Slot { generation: lineup.slot.generation, ..Slot::default() };
+            lineup.previous = None;
+            lineup.probation = false;
+            lineup.unloaded.clear();
+        });
+        self.begin();
     }
 
     /// Takes all models out of memory.

@@ -149,7 +149,7 @@ impl<'a> Turn<'a> {
     ) -> Result<Option<Reply>, InferError> {
         let Some(model) = self.asked_of(berth) else { return Ok(None) };
         let ran = run(self.pool, self.lineup.wait(), model, limit, asked).await;
-        self.take(by, model, CHAMPION_PPM, ran)
+        self.take(by, model, CHAMPION_PPM, ran, asked)
     }
 
     /// The model of a member that is still asked; one that is not is left out.
@@ -163,13 +163,14 @@ impl<'a> Turn<'a> {
         None
     }
 
-    /// Takes what came of running a member, and counts it.
+    /// Takes what came of running a member on what it was `asked`, and counts it.
     fn take(
         &mut self,
         by: AnsweredBy,
         model: &Arc<Serving>,
         weight: u32,
         ran: Result<Ran, InferError>,
+        asked: &Arc<Asked>,
     ) -> Result<Option<Reply>, InferError> {
         let Ok(ran) = ran else {
             // Others may answer, and that it is crowded is no fault of the member.
@@ -181,7 +182,7 @@ impl<'a> Turn<'a> {
         let leads = by == AnsweredBy::Champion;
         let failure = match ran.made {
             Ok(made) => {
-                let first = self.task.answered(leads, key, model, &made, self.principal.clone(), self.asked);
+                let first = self.task.answered(leads, key, model, &made, self.principal.clone(), asked);
                 self.principal = first.or_else(|| self.principal.take());
                 let model = Arc::clone(model);
                 let (release, queue_ns, infer_ns) = (model.release().clone(), ran.queue_ns, made.latency_ns);
@@ -202,8 +203,8 @@ impl<'a> Turn<'a> {
         let why = if ran.late { Absence::Late } else { Absence::Failed };
         self.left_out.push((model.release().clone(), why));
         if !ran.waited {
-            self.task.missed(leads, &key, model, self.asked, &failure);
-            self.task.failed(model, self.asked, &failure, ran.spent_ns);
+            self.task.missed(leads, &key, model, asked, &failure);
+            self.task.failed(model, asked, &failure, ran.spent_ns);
             self.doubtful |= leads && failure.fault == Fault::Request;
         }
         self.failed = Some(failure);
@@ -256,7 +257,7 @@ impl<'a> Turn<'a> {
         ran.sort_unstable_by_key(|(_, model, _, _)| order(model));
         let mut replies = Vec::new();
         for (by, model, weight, ran) in ran {
-            replies.extend(self.take(by, model, weight, ran)?);
+            replies.extend(self.take(by, model, weight, ran, asked)?);
         }
         Ok(replies)
     }

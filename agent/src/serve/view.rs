@@ -106,6 +106,17 @@ pub struct TaskView {
 }
 
 impl TaskView {
+    /// The releases in memory, each once: in probation the previous champion may be the fallback as well.
+    pub fn versions(&self) -> Vec<&ReleaseId> {
+        let mut all = Vec::new();
+        for Member { release, .. } in &self.members {
+            if !all.contains(&release) {
+                all.push(release);
+            }
+        }
+        all
+    }
+
     /// Whether a request would be answered.
     pub fn is_ready(&self) -> bool {
         self.unloaded.is_empty() && (self.baseline || self.members.iter().any(|m| m.out.is_none()))

@@ -10,6 +10,7 @@ use super::counters::{self, BootCounters, Counters};
 use super::evict::{self, Lost};
 use super::hold::{self, Hold, Note};
 use super::{Found, Key, Record, SpoolError};
+use crate::damage;
 
 /// Boots that may have records waiting; in a crash loop without network the oldest are given up.
 pub(super) const BOOTS_WAITING_MAX: usize = 256;
@@ -45,7 +46,11 @@ struct Unlisted {
 type Change<'a> = dyn FnMut(&WriteTransaction, &mut Books<'_>) -> Result<(), redb::Error> + 'a;
 
 fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
-    let db = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    take_up(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
+}
+
+/// Reads the books of a database.
+pub(super) fn take_up(db: Database) -> Result<(Database, Counters), redb::Error> {
     let txn = db.begin_write()?;
     txn.open_table(RECORDS)?;
     txn.open_table(INDEX)?;
@@ -71,6 +76,17 @@ impl Store {
         bytes_max: u64,
         boot: BootId,
         note: Note,
+    ) -> Result<(Self, Found), SpoolError> {
+        Self::open_with(dir, bytes_max, boot, note, open_database)
+    }
+
+    /// The same, with a way to open the database that is there.
+    pub(super) fn open_with(
+        dir: &Path,
+        bytes_max: u64,
+        boot: BootId,
+        note: Note,
+        open_database: impl Fn(&Path) -> Result<(Database, Counters), redb::Error>,
     ) -> Result<(Self, Found), SpoolError> {
         std::fs::create_dir_all(dir)
             .map_err(|source| SpoolError::Folder { dir: dir.to_path_buf(), source })?;
@@ -451,10 +467,13 @@ impl Store {
     }
 }
 
-/// Whether the file itself is at fault, and not the disk or another process.
+/// Whether the file itself is at fault, or the medium below it, and not what is around it or another process.
 fn is_damage(error: &redb::Error) -> bool {
+    let of_file = |io: &std::io::Error| {
+        matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) || damage::is_damage(io)
+    };
     !matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo)
-        && !matches!(error, redb::Error::Io(io) if io.kind() != ErrorKind::InvalidData && io.kind() != ErrorKind::UnexpectedEof)
+        && !matches!(error, redb::Error::Io(io) if !of_file(io))
 }
 
 fn failure(dir: &Path, error: redb::Error) -> SpoolError {

@@ -1,7 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 use dunlin_protocol::{Gap, cbor};
 use proptest::prelude::*;
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+use rustix::io::Errno;
 
 use super::*;
 
@@ -107,6 +111,65 @@ fn a_damaged_database_is_set_aside_and_what_it_held_is_declared_lost() {
     let lost = reported_lost(&everything(&spool));
     assert_eq!(lost, (3..=5).map(|seq| (first, seq)).collect());
     assert_eq!(spool.next_epoch().unwrap(), 2, "the epoch never falls back");
+}
+
+/// The database on a medium that does not give back what lies beyond its first page.
+#[derive(Debug)]
+struct Failing {
+    file: FileBackend,
+    error: Errno,
+}
+
+impl StorageBackend for Failing {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset > 0 { Err(self.error.into()) } else { self.file.read(offset, out) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+}
+
+#[test]
+fn a_bad_sector_sets_the_database_aside_and_a_wrong_owner_leaves_it_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = draw_boot();
+    {
+        let spool = Spool::open(dir.path(), None, ROOMY, first).unwrap();
+        spool.append_all(&bodies(Kind::Window, 3, 10)).unwrap();
+        spool.close().unwrap();
+    }
+    let opened = |error: Errno| {
+        let open = move |path: &Path| {
+            let file = std::fs::File::options().read(true).write(true).open(path)?;
+            let file = FileBackend::new(file)?;
+            store::take_up(redb::Database::builder().create_with_backend(Failing { file, error })?)
+        };
+        Store::open_with(dir.path(), ROOMY, draw_boot(), Note(None), open)
+    };
+    let refused = opened(Errno::ACCESS).err();
+    assert!(matches!(refused, Some(SpoolError::Database { .. })), "{refused:?}");
+    assert_eq!(everything(&Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap()).len(), 3);
+
+    let (store, found) = opened(Errno::IO).unwrap();
+    assert!(matches!(found, Found::Damaged(aside) if aside.exists()));
+    drop(store);
+    let mut lost = reported_lost(&everything(&Spool::open(dir.path(), None, ROOMY, draw_boot()).unwrap()));
+    // Boots without an orderly end lost numbers of their own.
+    lost.retain(|(boot, _)| *boot == first);
+    assert_eq!(lost, (1..=3).map(|seq| (first, seq)).collect());
 }
 
 #[test]

@@ -202,7 +202,10 @@ impl Driver {
                 () = sleep_until(inhibit_at.unwrap_or_else(Instant::now)), if inhibit_at.is_some() => {}
             }
             if self.inhibited && !self.inhibit() {
+                // What is assigned now goes before a switch to what was.
                 self.approve().await;
+                self.updater.switch_again();
+                self.drain().await;
             }
             self.leave_for_program();
             self.announce();
@@ -288,6 +291,13 @@ impl Driver {
     async fn carry_out(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(command) = self.updater.poll_command() {
+            // It lies until the file is gone; the machine waits for it, also over a restart.
+            if let Command::SwitchTo { task, .. } = &command
+                && self.inhibit()
+            {
+                tracing::info!(%task, "an inhibit file holds a switch back");
+                continue;
+            }
             match self.hands.carry_out(command, &self.updater).await {
                 Told::Nothing => {}
                 Told::Event(event) => events.push(event),

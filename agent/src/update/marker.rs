@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use dunlin_update::Stop;
 
 use super::twin::write_or_overwrite;
+use crate::damage;
 
 /// Where Linux tells one boot of the board from the next.
 pub(crate) const KERNEL_BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -20,15 +21,18 @@ pub(super) struct Marker {
 impl Marker {
     /// Reads how the process before ended and marks this one as running.
     pub(super) fn set(dir: &Path) -> io::Result<(Self, Stop)> {
+        Self::set_with(dir, &|path| std::fs::read(path))
+    }
+
+    /// The same, with a way to read files.
+    fn set_with(dir: &Path, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> io::Result<(Self, Stop)> {
         let boot = std::fs::read(KERNEL_BOOT).unwrap_or_default();
-        let path = dir.join(NAME);
-        let stop = match std::fs::read(&path) {
-            Ok(before) if before == ORDERLY.as_bytes() => Stop::Orderly,
-            Ok(before) if before == boot => Stop::Crashed,
-            // Another boot, or what a power cut left of a write.
-            Ok(_) => Stop::PowerLost,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Stop::Orderly,
-            Err(e) => return Err(e),
+        let stop = match damage::held(read(&dir.join(NAME)))? {
+            None => Stop::Orderly,
+            Some(before) if before == ORDERLY.as_bytes() => Stop::Orderly,
+            Some(before) if before == boot => Stop::Crashed,
+            // Another boot, or what a power cut or a bad sector left of a write.
+            Some(_) => Stop::PowerLost,
         };
         write_or_overwrite(dir, NAME, &boot)?;
         Ok((Self { dir: dir.to_path_buf() }, stop))
@@ -47,6 +51,8 @@ impl Marker {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -61,5 +67,16 @@ mod tests {
         }
         marker.clear().unwrap();
         assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::Orderly);
+    }
+
+    #[test]
+    fn a_bad_sector_reads_as_a_power_cut_and_a_wrong_owner_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Marker::set(dir.path()).unwrap());
+        let wrong_owner = damage::reading(Errno::ACCESS, |_| true);
+        assert!(Marker::set_with(dir.path(), &wrong_owner).is_err());
+        let bad_sector = damage::reading(Errno::IO, |_| true);
+        assert_eq!(Marker::set_with(dir.path(), &bad_sector).unwrap().1, Stop::PowerLost);
+        assert_eq!(Marker::set(dir.path()).unwrap().1, Stop::Crashed, "it was written anew");
     }
 }

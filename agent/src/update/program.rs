@@ -25,7 +25,7 @@ use super::marker::{KERNEL_BOOT, Marker};
 use super::store::Store;
 use super::twin::Twin;
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{Launching, Settings};
 use crate::identity::Identity;
 
 /// The hidden verb under which the installed program watches over one on trial.
@@ -90,7 +90,7 @@ pub(super) fn runs() -> Option<Digest> {
 }
 
 /// Becomes the program that is to run. Returns if that is this one.
-pub(crate) fn launch(settings: &Settings) {
+pub(crate) fn launch(settings: &Launching) {
     if runs().is_some() {
         return;
     }
@@ -102,7 +102,7 @@ pub(crate) fn launch(settings: &Settings) {
         }
         thread::sleep(TEST_POLL);
     }
-    let hold = settings.update.inhibit_file.as_deref().is_some_and(Path::exists);
+    let hold = settings.inhibit_file.as_deref().is_some_and(Path::exists);
     if let Err(error) = launch_from(&settings.state_dir.join("slots"), hold) {
         tracing::warn!(%error, "the installed program runs, whatever the journal says");
     }

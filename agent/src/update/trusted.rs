@@ -1,4 +1,4 @@
-use std::io::ErrorKind;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use dunlin_protocol::{
@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::twin::{Found, Twin, write_durably};
 use crate::clock::WALL_MS_MIN;
+use crate::damage;
+use crate::identity::sync_dir;
 
 /// Largest cache of one repository's files.
 const CACHE_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -114,7 +116,8 @@ impl Trusted {
     /// never read as "nothing seen yet"; see [`FloorsFound`].
     ///
     /// # Errors
-    /// Files can not be read or written, or a pinned root is no root.
+    /// Files may not be read or can not be written, or a pinned root is no root. A file that is lost on the medium counts as
+    /// damaged.
     pub fn open(
         dir: &Path,
         device: DeviceId,
@@ -122,16 +125,24 @@ impl Trusted {
         image_root: &[u8],
         director_root: &[u8],
     ) -> Result<Self, TrustedError> {
+        Self::open_with(dir, device, profile, image_root, director_root, &|path| std::fs::read(path))
+    }
+
+    /// The same, with a way to read files.
+    fn open_with(
+        dir: &Path,
+        device: DeviceId,
+        profile: DeviceProfile,
+        image_root: &[u8],
+        director_root: &[u8],
+        read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Self, TrustedError> {
         let io = |source| TrustedError::Io { dir: dir.to_path_buf(), source };
         std::fs::create_dir_all(dir).map_err(io)?;
-        let copy = |name: &str| match std::fs::read(dir.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(io(e)),
-        };
+        let copy = |name: &str| damage::held(read(&dir.join(name))).map_err(io);
         let (a, b) = (copy("floors.a")?, copy("floors.b")?);
-        let (image_cache, image) = Twin::open(dir, "image").map_err(io)?;
-        let (director_cache, director) = Twin::open(dir, "director").map_err(io)?;
+        let (image_cache, image) = Twin::open_with(dir, "image", read).map_err(io)?;
+        let (director_cache, director) = Twin::open_with(dir, "director", read).map_err(io)?;
         let nothing = Found { body: None, damaged: false };
         let new = image == nothing && director == nothing;
         let (floors, write, mut found) = match floors::recover(a.as_deref(), b.as_deref()) {
@@ -219,20 +230,32 @@ impl Trusted {
     }
 
     /// Puts everything that was seen aside, so that the next start begins with the pinned roots: what a person asks for
-    /// who enrols the device anew. It is kept once, under another name.
+    /// who enrols the device anew. It is kept once, under another name. No power cut brings it back after this.
     ///
     /// # Errors
     /// The folder can not be renamed.
     pub fn begin_anew(dir: &Path) -> Result<(), TrustedError> {
+        Self::begin_anew_with(dir, &sync_dir)
+    }
+
+    /// The same, with a way to make the names in a folder durable.
+    pub(super) fn begin_anew_with(
+        dir: &Path,
+        sync: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<(), TrustedError> {
         let old = dir.with_extension("old");
         let aside = || {
-            if !dir.exists() {
-                return Ok(());
+            if dir.exists() {
+                if old.exists() {
+                    std::fs::remove_dir_all(&old)?;
+                }
+                std::fs::rename(dir, &old)?;
             }
-            if old.exists() {
-                std::fs::remove_dir_all(&old)?;
+            // Also where an earlier try was cut off before this.
+            match dir.parent().filter(|parent| parent.exists()) {
+                Some(parent) => sync(parent),
+                None => Ok(()),
             }
-            std::fs::rename(dir, &old)
         };
         aside().map_err(|source| TrustedError::Io { dir: dir.to_path_buf(), source })
     }

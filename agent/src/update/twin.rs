@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, Digest, SHA256};
 
+use crate::damage;
+
 /// First bytes of a record; the digit is the format number.
 const MAGIC: &[u8; 8] = b"DUNTWN2\n";
 /// Those of records whose checksum leaves the name out.
@@ -28,7 +30,7 @@ pub struct Twin {
 pub struct Found {
     /// The newest whole record.
     pub body: Option<Vec<u8>>,
-    /// Whether a file was there that holds no whole record.
+    /// Whether a file was there that holds no whole record, or could not be read for a bad sector.
     pub damaged: bool,
 }
 
@@ -36,16 +38,21 @@ impl Twin {
     /// Opens the record, or a place for it.
     ///
     /// # Errors
-    /// A file is there and can not be read.
+    /// A file is there and may not be read. One that is lost on the medium counts as damaged.
     pub fn open(dir: &Path, name: &'static str) -> io::Result<(Self, Found)> {
+        Self::open_with(dir, name, &|path| std::fs::read(path))
+    }
+
+    /// The same, with a way to read files.
+    pub(super) fn open_with(
+        dir: &Path,
+        name: &'static str,
+        read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> io::Result<(Self, Found)> {
         let mut newest: Option<(u64, Vec<u8>)> = None;
         let mut damaged = false;
         for side in ["a", "b"] {
-            let bytes = match std::fs::read(dir.join(format!("{name}.{side}"))) {
-                Ok(bytes) => bytes,
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                Err(e) => return Err(e),
-            };
+            let Some(bytes) = damage::held(read(&dir.join(format!("{name}.{side}"))))? else { continue };
             match decode(name, &bytes) {
                 Some((write, body)) if newest.as_ref().is_none_or(|(known, _)| write > *known) => {
                     newest = Some((write, body.to_vec()))
@@ -133,6 +140,10 @@ pub(super) fn write_or_overwrite(dir: &Path, name: &str, bytes: &[u8]) -> io::Re
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -176,6 +187,28 @@ mod tests {
             std::fs::write(&path, whole).unwrap();
         }
         assert_eq!(Twin::open(dir.path(), "journal").unwrap().1.body.unwrap(), b"the second");
+    }
+
+    #[test]
+    fn a_bad_sector_in_one_file_leaves_the_record_of_the_other_and_the_next_write_takes_its_place() {
+        let newest = |found: &Found| found.body.clone().unwrap();
+        for (bad, other) in [("journal.a", &b"the second"[..]), ("journal.b", b"the first")] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut twin, _) = Twin::open(dir.path(), "journal").unwrap();
+            twin.save(b"the first").unwrap();
+            twin.save(b"the second").unwrap();
+            let bad_sector = damage::reading(Errno::IO, |name| name == bad);
+            let (mut twin, found) = Twin::open_with(dir.path(), "journal", &bad_sector).unwrap();
+            assert_eq!((newest(&found).as_slice(), found.damaged), (other, true), "{bad}");
+            let before = std::fs::metadata(dir.path().join(bad)).unwrap().ino();
+            twin.save(b"the third").unwrap();
+            let after = std::fs::metadata(dir.path().join(bad)).unwrap().ino();
+            assert_ne!(before, after, "{bad} is another file now");
+            assert_eq!(newest(&Twin::open(dir.path(), "journal").unwrap().1), b"the third");
+            let wrong_owner = damage::reading(Errno::ACCESS, |name| name == bad);
+            let error = Twin::open_with(dir.path(), "journal", &wrong_owner).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        }
     }
 
     #[test]

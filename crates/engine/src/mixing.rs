@@ -1,32 +1,92 @@
-//! Graphs that compute one row from others: a mean, a softmax or a running sum over the batch.
+//! Graphs that compute one row from others: a mean, a softmax or a running sum over the batch, a difference from its first row.
 //!
 //! A request is cut into parts, and rows of other callers may come along, so that such a graph would answer a row by what it
 //! happens to come with. It is run row by row.
 
 use tract_onnx::tract_hir::internal::*;
-use tract_onnx::tract_hir::tract_core::ops::array::CumSum;
+use tract_onnx::tract_hir::tract_core::ops::array::{
+    CumSum, DynSlice, Gather, GatherElements, GatherNd, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
+    Trilu, TypedConcat,
+};
+use tract_onnx::tract_hir::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_hir::tract_core::ops::nn::{Reduce, Softmax};
 use tract_onnx::tract_hir::tract_core::ops::scan::{InputMapping, Scan};
 
 use crate::amend::Extreme;
 
-/// Whether a node of `model`, whose number of rows is open, takes rows together.
+/// Whether a node of `model`, whose number of rows is open, takes rows together or apart.
 pub(crate) fn over_rows(model: &TypedModel) -> bool {
-    model.nodes.iter().any(|node| {
-        let is_open = |slot: usize, axis: usize| {
-            let fact = node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok());
-            fact.and_then(|fact| fact.shape.get(axis)).is_some_and(|dim| dim.to_i64().is_err())
-        };
-        let any = |axes: &[usize]| axes.iter().any(|&axis| is_open(0, axis));
-        node.op_as::<Reduce>().is_some_and(|op| any(&op.axes))
-            || node.op_as::<Extreme>().is_some_and(|op| any(&op.axes))
-            || node.op_as::<CumSum>().is_some_and(|op| any(&[op.axis]))
-            || node.op_as::<Softmax>().is_some_and(|op| any(&op.axes))
-            || node.op_as::<Scan>().is_some_and(|op| {
-                op.input_mapping.iter().enumerate().any(|(slot, mapping)| match mapping {
-                    InputMapping::Scan(info) => is_open(slot, info.axis),
-                    InputMapping::Full | InputMapping::State => false,
-                })
-            })
-    })
+    model
+        .nodes
+        .iter()
+        .any(|node| joined(model, node).into_iter().any(|(slot, axis)| is_open(model, node, slot, axis)))
+        || model
+            .nodes
+            .iter()
+            .any(|node| node.op_is::<Range>() && node.outputs.iter().any(|out| is_any(&out.fact)))
+}
+
+fn is_any(fact: &TypedFact) -> bool {
+    fact.shape.iter().any(|dim| dim.to_i64().is_err())
+}
+
+fn is_open(model: &TypedModel, node: &TypedNode, slot: usize, axis: usize) -> bool {
+    let fact = node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok());
+    fact.and_then(|fact| fact.shape.get(axis)).is_some_and(|dim| dim.to_i64().is_err())
+}
+
+/// The axes of its inputs along which a node computes one value from several, or chooses by place: pairs of input and axis.
+fn joined(model: &TypedModel, node: &TypedNode) -> Vec<(usize, usize)> {
+    let first = |axes: &[usize]| axes.iter().map(|&axis| (0, axis)).collect();
+    let fact = |slot: usize| node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok());
+    let rank = fact(0).map_or(0, TypedFact::rank);
+    // How many axes an index names, in the last axis of the indices.
+    let named = || fact(1).and_then(|indices| indices.shape.last()?.to_usize().ok()).unwrap_or(rank);
+    if let Some(op) = node.op_as::<Reduce>() {
+        first(&op.axes)
+    } else if let Some(op) = node.op_as::<Extreme>() {
+        first(&op.axes)
+    } else if let Some(op) = node.op_as::<Softmax>() {
+        first(&op.axes)
+    } else if let Some(op) = node.op_as::<CumSum>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<Gather>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<GatherElements>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<ScatterElements>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<Topk>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<Slice>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<DynSlice>() {
+        first(&[op.axis])
+    } else if let Some(op) = node.op_as::<GatherNd>() {
+        (op.batch_dims..op.batch_dims + named()).map(|axis| (0, axis)).collect()
+    } else if node.op_is::<ScatterNd>() {
+        (0..named()).map(|axis| (0, axis)).collect()
+    } else if node.op_is::<Trilu>() {
+        (rank.saturating_sub(2)..rank).map(|axis| (0, axis)).collect()
+    } else if let Some(op) = node.op_as::<Pad>() {
+        let padded = op.pads.iter().enumerate().filter(|(_, pads)| **pads != (0, 0));
+        padded.map(|(axis, _)| (0, axis)).collect()
+    } else if let Some(op) = node.op_as::<TypedConcat>() {
+        (0..node.inputs.len()).map(|slot| (slot, op.axis)).collect()
+    } else if let Some(op) = node.op_as::<EinSum>() {
+        let summed = op.axes.iter_all_axes().filter(|axis| axis.outputs.iter().all(|of| of.is_empty()));
+        summed.flat_map(|axis| of_inputs(&axis.inputs)).collect()
+    } else if let Some(op) = node.op_as::<Scan>() {
+        let along = op.input_mapping.iter().enumerate().filter_map(|(slot, mapping)| match mapping {
+            InputMapping::Scan(info) => Some((slot, info.axis)),
+            InputMapping::Full | InputMapping::State => None,
+        });
+        along.collect()
+    } else {
+        Vec::new()
+    }
+}
+
+fn of_inputs(axes: &[TVec<usize>]) -> Vec<(usize, usize)> {
+    axes.iter().enumerate().flat_map(|(slot, axes)| axes.iter().map(move |&axis| (slot, axis))).collect()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::support::{FREE, Mlp, bytes};
+use super::support::{FREE, Mlp, bytes, node, port};
 use dunlin_engine::batch::{
     BatchError, Child, Columns, Csv, Fingerprint, Format, Job, Ndjson, Predict, PredictError, Progress,
     Source, Watch, progress_file, run,
@@ -14,9 +14,10 @@ use dunlin_engine::batch::{
 use dunlin_engine::prove::Limits;
 use dunlin_engine::{Model, argmax};
 use dunlin_protocol::{
-    Blob, Bundle, Digest, FeatureMeta, Hard, Lineage, ModelSignature, TaskType, TensorData,
+    Blob, Bundle, Bytes, DType, Digest, FeatureMeta, Hard, Lineage, ModelSignature, TaskType, TensorData,
 };
 use serde_json::Value;
+use tract_onnx::pb::tensor_proto::DataType;
 
 const FEATURES: [&str; 4] = ["width", "height", "weight", "age"];
 
@@ -421,4 +422,23 @@ fn a_child_answers_with_the_same_bytes_and_its_end_is_an_error() {
     assert!(matches!(error, BatchError::Unanswered(_)), "{error}");
     let error = Child::start(Path::new("/bin/false"), "batch-child", &file, limits).unwrap_err();
     assert!(error.to_string().contains("died"), "{error}");
+}
+
+#[test]
+fn rows_that_the_runtime_panics_on_are_no_end() {
+    let port = |name: &str| port(name, DataType::Int64, &[FREE]);
+    let ports = vec![port("x"), port("z")];
+    let file =
+        super::support::model(vec![node("Div", &["x", "z"], &["y"], vec![])], vec![], ports, vec![port("y")]);
+    let model = Model::load(&bytes(&file), None).unwrap();
+    let integers = |name: &str, by: i64| TensorData {
+        name: name.into(),
+        datatype: DType::Int64,
+        shape: vec![1],
+        data: Bytes(by.to_le_bytes().to_vec()),
+    };
+    let mut predict = &model;
+    let failed = predict.predict(&[integers("x", 7), integers("z", 0)]);
+    assert!(matches!(failed, Err(PredictError::Rows(_))), "{failed:?}");
+    assert!(predict.predict(&[integers("x", 7), integers("z", 2)]).is_ok());
 }

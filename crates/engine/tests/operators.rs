@@ -275,13 +275,48 @@ fn a_row_is_answered_the_same_whatever_comes_with_it() {
         vec![node("ReduceMax", &["x"], &["m"], axis()), node("Sub", &["x", "m"], &["y"], vec![])],
         vec![node("Softmax", &["x"], &["y"], vec![int("axis", 0)])],
         vec![node("CumSum", &["x", "zero"], &["y"], vec![])],
+        vec![node("Gather", &["x", "zero"], &["m"], vec![]), node("Sub", &["x", "m"], &["y"], vec![])],
+        vec![
+            node("Slice", &["x", "first", "second"], &["m"], vec![]),
+            node("Sub", &["x", "m"], &["y"], vec![]),
+        ],
+        vec![
+            node("Transpose", &["x"], &["t"], vec![]),
+            node("MatMul", &["t", "x"], &["m"], vec![]),
+            node("MatMul", &["x", "m"], &["y"], vec![]),
+        ],
+        vec![
+            node("TopK", &["x", "second"], &["m", "i"], vec![int("axis", 0)]),
+            node("Sub", &["x", "m"], &["y"], vec![]),
+        ],
+        vec![
+            node("Pad", &["x", "before"], &["p"], vec![]),
+            node("Slice", &["p", "first", "last"], &["y"], vec![]),
+        ],
+        vec![
+            node("Concat", &["x", "x"], &["c"], vec![int("axis", 0)]),
+            node("Slice", &["c", "second", "far"], &["d"], vec![]),
+            node("ReduceMax", &["d"], &["m"], axis()),
+            node("Sub", &["x", "m"], &["y"], vec![]),
+        ],
     ];
     let zero = || TensorProto { dims: vec![], ..ints_tensor("zero", &[0]) };
+    let numbers = || {
+        let of = |name: &str, values: &[i64]| ints_tensor(name, values);
+        vec![
+            zero(),
+            of("first", &[0]),
+            of("second", &[1]),
+            of("last", &[-1]),
+            of("far", &[i64::from(i32::MAX)]),
+            of("before", &[1, 0, 0, 0]),
+        ]
+    };
     for nodes in graphs {
         let name = nodes[0].name.clone();
         let port = |name: &str| port(name, DataType::Float, &[FREE, 2]);
-        let file = model(nodes, vec![zero()], vec![port("x")], vec![port("y")]);
-        let model = Model::load(&bytes(&file), None).unwrap();
+        let file = model(nodes, numbers(), vec![port("x")], vec![port("y")]);
+        let model = Model::load(&bytes(&file), None).unwrap_or_else(|error| panic!("{name}: {error}"));
         let run =
             |rows: u64, x: &[f32]| floats(&model.run(&[of_floats("x", &[rows, 2], x)]).unwrap()[0]).unwrap();
         let x: Vec<f32> = (0..18).map(|i| (i * 7 % 5) as f32).collect();

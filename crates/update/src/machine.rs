@@ -256,6 +256,11 @@ impl Updater {
         self.queue.extend(rest);
     }
 
+    /// Queues the orders of no event, which follow from the journal as it was persisted.
+    pub(crate) fn queue_orders(&mut self) {
+        self.queue.extend(core::mem::take(&mut self.orders));
+    }
+
     pub(crate) fn order(&mut self, command: Command) {
         // A cancellation is queued ahead of the rest, so it would miss what the same event ordered before it.
         if let Command::Cancel { task } = &command {

@@ -73,7 +73,15 @@ fn every_board_bounds_its_agent_by_its_own_memory() {
         assert!(bound > board.device.budgets.model_ram_bytes_max && bound < board.device.ram_bytes, "{name}");
         let settings: toml::Table = toml::from_str(&text("etc/dunlin/agent.d/10-board.toml")).unwrap();
         let device: DeviceProfile = settings["device"].clone().try_into().unwrap();
-        assert_eq!((settings.len(), device), (1, board.device), "{name}");
+        assert_eq!(device, board.device, "{name}");
+        let api = settings["api"].as_table().unwrap();
+        let most = |key: &str| u64::try_from(api[key].as_integer().unwrap()).unwrap();
+        let (body, bodies) = (most("body_bytes_max"), most("bodies_bytes_max"));
+        assert!(body > 0 && 2 * body <= bodies, "{name}");
+        // A byte of JSON takes up to six; beside them stand the idle agent and the models.
+        let models = 4 * device.budgets.model_ram_bytes_max;
+        assert!(6 * bodies + (8 << 20) + models <= bound, "{name}");
+        assert_eq!((settings.len(), api.len()), (2, 2), "{name}");
     }
 }
 

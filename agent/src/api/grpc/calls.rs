@@ -63,7 +63,7 @@ pub(super) async fn model_metadata(api: &Api, asked: ModelRequest) -> Result<Mod
     };
     Ok(ModelMetadataResponse {
         name: view.task.to_string(),
-        versions: view.members.iter().map(|member| member.release.to_string()).collect(),
+        versions: view.versions().into_iter().map(ToString::to_string).collect(),
         platform: "onnx_onnxv1".into(),
         inputs: member.map(|m| ports(&m.inputs)).unwrap_or_default(),
         outputs: member.map(|m| ports(&m.outputs)).unwrap_or_default(),

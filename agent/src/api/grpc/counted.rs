@@ -5,8 +5,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use crate::api::body::BODY_TIMEOUT;
 use crate::api::{Api, refusal::Refusal};
 
 /// What a call holds of the bytes that bodies have together.
@@ -19,6 +21,8 @@ pub(super) struct Counted {
     held: Held,
     /// Bytes that are still counted; beyond the largest body a message has what frames its tensors.
     left: usize,
+    /// Until when the client may take.
+    until: Pin<Box<Sleep>>,
 }
 
 impl Counted {
@@ -26,7 +30,16 @@ impl Counted {
     pub(super) fn new(body: Incoming, api: &Arc<Api>) -> Result<(Self, Held), Refusal> {
         let held = Arc::new(Mutex::new(api.room(0)?));
         let left = api.limits.body_bytes_max;
-        Ok((Self { body, api: Arc::clone(api), held: Arc::clone(&held), left }, held))
+        Ok((
+            Self {
+                body,
+                api: Arc::clone(api),
+                held: Arc::clone(&held),
+                left,
+                until: Box::pin(sleep(BODY_TIMEOUT)),
+            },
+            held,
+        ))
     }
 }
 
@@ -38,8 +51,14 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)) else {
-            return Poll::Ready(None);
+        let frame = match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(frame)) => frame,
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {
+                ready!(self.until.as_mut().poll(context));
+                let error = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+                return Poll::Ready(Some(Err(Status::deadline_exceeded(error))));
+            }
         };
         let counted = frame.map_err(|e| Status::from_error(e.into())).and_then(|frame| {
             let more = frame.data_ref().map_or(0, Bytes::len).min(self.left);

@@ -98,7 +98,7 @@ impl Task {
     ) {
         let mut live = self.live();
         live.failed(key, model, asked);
-        if leads && failure.fault == Fault::Model {
+        if leads && failure.fault == Fault::Model && live.watch.is_of(key.generation) {
             live.watch.failed(asked.rows as u64);
         }
     }
@@ -129,10 +129,7 @@ impl Task {
             )));
         }
         let policy = lineup.policy.as_deref().ok_or_else(not_ready)?;
-        let name = lineup
-            .champion()
-            .and_then(|c| c.resident.model.outputs().last())
-            .map_or("scores", |o| o.name.as_str());
+        let name = lineup.output.as_deref().unwrap_or("scores");
         let classes = baseline::classes(policy, rows, &asked.x).ok_or_else(not_ready)?;
         let outputs = baseline::answer(policy, name, &classes);
         self.live().constant(&lineup.key(None), &classes, policy.labels.len(), asked.now);

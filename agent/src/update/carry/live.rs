@@ -77,8 +77,7 @@ impl Hands {
             Designation::Baseline => {
                 *live = Live::default();
                 self.crowd.forget(&task);
-                self.serving.remove(&task);
-                // The constant baseline goes with the task, so it is put back.
+                self.serving.vacate(&task);
                 return self.reapply(&task, record);
             }
             Designation::Line(line) => line,

@@ -2,8 +2,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dunlin_protocol::{Blob, Conduct, DeviceId, Digest, GoldenSet, Member, RepoVersions, Role, Rule, cbor};
-use dunlin_update::{Designation, Journal, Line, Pack, Proof, Record, Stop};
+use dunlin_protocol::{
+    Blob, Conduct, DeviceId, Digest, GoldenSet, Member, Probation, RepoVersions, Role, Rule, cbor,
+};
+use dunlin_update::{Designation, FileRef, Goal, Journal, Line, Pack, Part, Proof, Record, Step, Stop};
+use serde_cbor::Value;
 
 use super::*;
 use crate::serve::onnx::{IDENTITY, linear, resident};
@@ -72,6 +75,10 @@ fn assigned() -> World {
 
 /// The driver on a state folder of a device that took what this world offers.
 fn restored(state: &Path, world: &World) -> Driver {
+    restored_with(state, world, None)
+}
+
+fn restored_with(state: &Path, world: &World, inhibit_file: Option<PathBuf>) -> Driver {
     let mut trusted = world.open(&state.join("trust"));
     assert_eq!(take(&mut trusted, &world.check()), Ok(GENERATION));
     let trusted = Arc::new(Mutex::new(trusted));
@@ -82,7 +89,7 @@ fn restored(state: &Path, world: &World) -> Driver {
         check: Duration::from_secs(1),
         retry_min: Duration::from_secs(1),
         retry_max: Duration::from_secs(1),
-        inhibit_file: None,
+        inhibit_file,
         reserve_bytes: 0,
     };
     let fetcher = Fetcher::plain("http://127.0.0.1:1".to_owned());
@@ -217,6 +224,104 @@ fn released(blobs: &Path, release: &str, onnx: &[u8], row: [f32; 3]) -> Pack {
     bundle.golden = stored(blobs, &cbor::encode(&golden));
     let manifest = stored(blobs, &serde_json::to_vec(&bundle).unwrap());
     Pack { release: bundle.release, manifest, blobs: vec![bundle.model], retrained: false }
+}
+
+/// The journal with another step of its task.
+fn journal_at(step: &Step, journal: &Journal) -> Vec<u8> {
+    let value = |bytes: &[u8]| serde_cbor::from_slice::<Value>(bytes).unwrap();
+    let mut whole = value(&journal.encode());
+    let mut at = &mut whole;
+    for key in ["tasks", "meter", "step"] {
+        let Value::Map(map) = at else { panic!("{key} is in no map") };
+        at = map.get_mut(&Value::Text(key.to_owned())).unwrap();
+    }
+    *at = value(&cbor::encode(step));
+    cbor::encode(&whole)
+}
+
+/// The file was laid while the release was on its way: it goes as far as that the switch is due, also over a restart.
+#[tokio::test]
+async fn a_switch_that_is_due_waits_for_the_inhibit_file_to_go_also_over_a_restart() {
+    let state = tempfile::tempdir().unwrap();
+    let blobs = state.path().join("slots/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let row = [1.0, 2.0, 3.0];
+    let line = |generation, release| Line {
+        generation,
+        champion: released(&blobs, release, &linear(3, 3, &IDENTITY, false), row),
+        fallback: None,
+        members: vec![],
+        conduct: Conduct::default(),
+        proof: Proof::default(),
+        policy: None,
+    };
+    let (serving, next) = (line(GENERATION, "m@1"), line(GENERATION + 1, "m@2"));
+    let Pack { release, manifest, .. } = next.champion.clone();
+    let hard = resident("m@2", &task(), &linear(3, 3, &IDENTITY, false), 3).bundle.hard.clone();
+    let manifest = FileRef { name: release.target_name(), length: manifest.length, sha256: manifest.digest };
+    let goal = Goal {
+        generation: GENERATION + 1,
+        correlation: "c".to_owned(),
+        champion: Part { release, manifest, hard, retrained: false },
+        fallback: None,
+        members: vec![],
+        conduct: Conduct::default(),
+        let_go: Default::default(),
+        policy: None,
+        probation: Probation {
+            ms_min: 60_000,
+            requests_min: 1_000,
+            pairs_min: 0,
+            error_ppm_max: 1_000_000,
+            latency_percent_max: 1_000,
+            rss_bytes_max: 0,
+            disagree_ppm_max: 1_000_000,
+        },
+        deadline_ms: None,
+    };
+    let slot = Slot { policy: None, serving: Designation::Line(serving), previous: Designation::Baseline };
+    // A journal that adopts a record is one generation behind it. Nothing newer than this one is assigned.
+    let record = Record { format: 1, generation: GENERATION + 2, tasks: [(task(), slot)].into() };
+    let step = Step::Switching { goal, line: next, strikes: Default::default() };
+    let (mut journal, _) = Twin::open(&state.path().join("slots"), "journal").unwrap();
+    journal.save(&journal_at(&step, &Journal::adopt(record))).unwrap();
+    let inhibit = state.path().join("inhibit");
+    fs::write(&inhibit, b"").unwrap();
+    let ask = |serving: &Serving| {
+        let x = [dunlin_engine::of_floats("x", &[1, 3], &row)];
+        serving.infer(&task(), "a", &x, Now { mono_ms: 1, wall_ms: None }).unwrap().generation
+    };
+
+    for _start in 0..2 {
+        let mut driver = restored_with(state.path(), &assigned(), Some(inhibit.clone()));
+        driver.tell(Event::ProcessStarted(Stop::Orderly)).await;
+        let (stop, stopping) = watch::channel(false);
+        let served = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stop.send_replace(true);
+        };
+        tokio::join!(driver.run(stopping), served);
+        assert_eq!((ask(&driver.hands.serving()), driver.inhibited), (GENERATION, true));
+        assert_eq!(driver.updater.step(&task()), &step);
+    }
+
+    let mut driver = restored_with(state.path(), &assigned(), Some(inhibit.clone()));
+    driver.tell(Event::ProcessStarted(Stop::Orderly)).await;
+    fs::remove_file(&inhibit).unwrap();
+    let serving = driver.hands.serving();
+    let (stop, stopping) = watch::channel(false);
+    let switched = async {
+        while ask(&serving) == GENERATION {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.send_replace(true);
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::join!(driver.run(stopping), switched);
+    });
+    ended.await.expect("the switch is ordered again");
+    assert_eq!((ask(&serving), driver.inhibited), (GENERATION + 1, false));
+    assert_eq!(driver.updater.step(&task()).phase(), Phase::Probation);
 }
 
 /// A stack is nothing without one of its voters: the meta-model and the other voter go with it.

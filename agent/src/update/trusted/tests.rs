@@ -6,6 +6,7 @@ use std::path::Path;
 
 use dunlin_protocol::{AckRange, Bytes, ModelName, RepoFiles};
 use dunlin_trust::{Ed25519Signer, Signer, envelope};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -96,6 +97,16 @@ impl World {
     pub(crate) fn open(&self, dir: &Path) -> Trusted {
         let device = DEVICE.parse().unwrap();
         Trusted::open(dir, device, profile(), &self.image.roots[0], &self.director.roots[0]).unwrap()
+    }
+
+    /// The same on a medium.
+    fn open_on(
+        &self,
+        dir: &Path,
+        read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
+    ) -> Result<Trusted, TrustedError> {
+        let (device, roots) = (DEVICE.parse().unwrap(), [&self.image.roots[0], &self.director.roots[0]]);
+        Trusted::open_with(dir, device, profile(), roots[0], roots[1], read)
     }
 }
 
@@ -293,6 +304,32 @@ fn lost_floors_are_rebuilt_from_whole_caches() {
         assert_eq!(history.world.open(dir.path()).found(), FloorsFound::Rebuilt);
         history.survives(&files, 2, "floors lost");
     }
+}
+
+/// What content that is damaged does, a bad sector below it does too. A wrong owner loses nothing and stays an error.
+#[test]
+fn a_bad_sector_under_any_file_is_told_and_mended_as_bad_content_is() {
+    let history = History::new();
+    let floors = |name: &str| name.starts_with("floors");
+    for bad in FILES {
+        let dir = write(&history.folders[2]);
+        let wrong_owner = damage::reading(Errno::ACCESS, |name| name == bad);
+        assert!(matches!(history.world.open_on(dir.path(), &wrong_owner), Err(TrustedError::Io { .. })));
+        assert_eq!(read(dir.path()), history.folders[2], "{bad}");
+
+        let bad_sector = damage::reading(Errno::IO, |name| name == bad);
+        let trusted = history.world.open_on(dir.path(), &bad_sector).unwrap();
+        let found = if floors(bad) { FloorsFound::Repaired } else { FloorsFound::Whole };
+        assert_eq!((trusted.found(), trusted.floors().generation), (found, 3), "{bad}");
+        drop(trusted);
+        history.survives(&read(dir.path()), 2, bad);
+    }
+    let dir = write(&history.folders[2]);
+    let trusted = history.world.open_on(dir.path(), &damage::reading(Errno::IO, floors)).unwrap();
+    assert_eq!(trusted.found(), FloorsFound::Rebuilt);
+    let dir = write(&history.folders[2]);
+    let trusted = history.world.open_on(dir.path(), &damage::reading(Errno::IO, |_| true)).unwrap();
+    assert_eq!(trusted.found(), FloorsFound::Lost, "never as if the device were new");
 }
 
 /// Floors and a cache are gone: nothing is accepted any more, whatever it is, until a person enrols the device anew.

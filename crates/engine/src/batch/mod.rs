@@ -104,12 +104,13 @@ impl Predict for &Model {
     /// As a device answers: scores that are not finite are none.
     fn predict(&mut self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
         let outputs = self.run(inputs).map_err(|error| match error {
-            EngineError::Input { .. } | EngineError::Run(_) => PredictError::Rows(error.to_string()),
+            EngineError::Input { .. } | EngineError::Run(_) | EngineError::Panicked { .. } => {
+                PredictError::Rows(error.to_string())
+            }
             EngineError::Malformed(_)
             | EngineError::Unsupported { .. }
             | EngineError::TooLarge { .. }
-            | EngineError::Prepare(_)
-            | EngineError::Panicked { .. } => PredictError::Gone(error.to_string()),
+            | EngineError::Prepare(_) => PredictError::Gone(error.to_string()),
         })?;
         let scores = outputs.last().and_then(floats).unwrap_or_default();
         if scores.iter().any(|x| !x.is_finite()) {

@@ -1,11 +1,13 @@
 //! Releases that fail, on probation and after it, and when they are tried again.
+use alloc::collections::BTreeMap;
 use alloc::string::ToString;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use dunlin_protocol::{Phase, ReasonCode};
 
 use super::world::{World, goal, release, retarget, task};
-use crate::{CRASHES_MAX, Command, Event, Observed, Stop};
+use crate::{CRASHES_MAX, Command, Designation, Event, Observed, Stop};
 
 /// A device that has `m@1`, and left this release for it on probation.
 fn has_left(failed: &str) -> World {
@@ -33,6 +35,46 @@ fn a_bad_release_is_left_remembered_and_tried_again_only_when_retargeted() {
     assert!(world.tell(retarget("m@2")));
     world.settle();
     assert_eq!(world.serving("meter").unwrap(), "m@2");
+}
+
+/// A shell may let a switch lie, be started anew meanwhile, and be told that what serves was withdrawn.
+#[test]
+fn a_switch_that_was_let_lie_is_ordered_again_as_things_stand_while_it_is_waited_for() {
+    let mut world = World::new();
+    world.assign(1, vec![("meter", goal(1, "m@1", None))]);
+    world.settle();
+    world.assign(2, vec![("meter", goal(2, "m@2", None))]);
+    let is_switch = |command: &Command| matches!(command, Command::SwitchTo { .. });
+    while !world.open.iter().any(is_switch) {
+        let command = world.open.remove(0);
+        world.obey(command);
+    }
+    let again = |world: &mut World| -> Vec<Command> {
+        world.updater.switch_again();
+        core::iter::from_fn(|| world.updater.poll_command()).collect()
+    };
+    world.open.retain(|command| !is_switch(command));
+    let journal = world.updater.journal().clone();
+    let orders = again(&mut world);
+    assert!(
+        matches!(&orders[..], [Command::SwitchTo { trial: true, previous: Designation::Line(_), .. }]),
+        "{orders:?}"
+    );
+    assert_eq!(*world.updater.journal(), journal);
+
+    world.restart(Stop::Orderly);
+    assert!(world.open.iter().any(is_switch), "a start orders it by itself");
+    world.open.retain(|command| !is_switch(command));
+    let floors = BTreeMap::from([("m".parse().unwrap(), 2)]);
+    assert!(world.tell(Event::FloorsRaised(floors)));
+    let orders = again(&mut world);
+    let [Command::SwitchTo { trial: true, previous: Designation::Baseline, .. }] = &orders[..] else {
+        panic!("{orders:?}");
+    };
+    world.obey(orders[0].clone());
+    world.settle();
+    assert_eq!(world.serving("meter").unwrap(), "m@2");
+    assert_eq!(again(&mut world), []);
 }
 
 #[test]

@@ -16,6 +16,17 @@ const CHECKPOINT_MS: u64 = 600_000;
 const IDLE_FACTOR: u64 = 10;
 
 impl Updater {
+    /// Orders every switch again that is waited for, as it would be ordered now: for a shell that let the orders lie. No state
+    /// changes by it.
+    pub fn switch_again(&mut self) {
+        let waits = |task: &TaskId| matches!(self.step(task), Step::Switching { .. });
+        let waiting: Vec<TaskId> = self.tasks().filter(|task| waits(task)).cloned().collect();
+        for task in &waiting {
+            self.go_on(task);
+        }
+        self.queue_orders();
+    }
+
     pub(crate) fn switched(&mut self, task: &TaskId, now: Now) -> Result<(), Ignored> {
         let state = self.state(task)?;
         let Step::Switching { goal, line, .. } = state.step.clone() else {

@@ -65,6 +65,20 @@ fn a_package_is_installed_upgraded_and_purged_and_state_lives_until_the_purge() 
     .unwrap();
 }
 
+/// Raspbian's armhf is ARMv6: dpkg takes the package, and the processor not its instructions.
+#[test]
+fn a_package_whose_program_the_processor_does_not_know_is_refused() {
+    let mounted = tempfile::tempdir().unwrap();
+    let root = Root::new(mounted.path()).unwrap();
+    let mut package = package(&format!("{}-unknown-linux-musl", std::env::consts::ARCH), None);
+    package.program = b"#!/bin/sh\nkill -ILL $$\n".to_vec();
+    let refusal = root.install(&package).unwrap_err().to_string();
+    assert!(refusal.contains("this processor lacks instructions"), "{refusal}");
+    // What can not be started at all is for another machine, whose image is being made.
+    package.program = vec![0x7f];
+    root.install(&package).unwrap();
+}
+
 const ENABLED: &str = "etc/systemd/system/multi-user.target.wants/dunlin-agent.service";
 const CHANGED: &str = "# Changed by the administrator.\n[telemetry]\nwindow_s = 30\n";
 

@@ -77,7 +77,11 @@ fn sysvinit_s_script_starts_the_agent_again_until_it_is_stopped_or_another_start
     let folder = tempfile::tempdir().unwrap();
     let service = Service(installed(folder.path(), "sysv"));
     let (not_running, not_configured) = (3, 6);
+    // Images that were made without the installer have no folder for the enrolment.
+    service.0.ok(&["rm", "-r", "/var/lib/dunlin"]).unwrap();
     assert_eq!(service.call("start"), not_configured, "what is not enrolled is started");
+    let made = service.0.ok(&["stat", "--format=%U:%G %a", "/var/lib/dunlin"]).unwrap();
+    assert_eq!(made.trim(), "dunlin:dunlin 700");
     assert_eq!(service.call("status"), not_running);
 
     service.write("var/lib/dunlin/identity", "");

@@ -1,4 +1,6 @@
 //! Recipes for those who build images.
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// `NAME=VALUE` or `NAME = VALUE` of a recipe, without its quotes.
@@ -41,7 +43,7 @@ fn recipes_name_the_version_the_files_and_the_licences_that_are_there() {
         );
     }
     let triples = recipe.split('"').filter(|word| word.contains("-unknown-linux-"));
-    let triples: Vec<_> = triples.filter(|word| !word.contains('/')).collect();
+    let triples: BTreeSet<_> = triples.filter(|word| !word.contains('/')).collect();
     assert_eq!(triples.len(), 3);
     triples.iter().for_each(|triple| assert_eq!(cross::target(triple).unwrap().tier, 1, "{triple}"));
     let (name, _) = tarball::pack(&package(TRIPLES[1], None)).unwrap();
@@ -53,6 +55,27 @@ fn recipes_name_the_version_the_files_and_the_licences_that_are_there() {
             assert!(source().join(path.trim_end_matches("/.")).exists(), "there is no {path}");
         }
     }
+}
+
+/// What both build systems call arm begins with processors that the program is too new for.
+#[test]
+fn recipes_take_no_arm_processor_that_is_older_than_the_program() {
+    let recipe = source().join("yocto/meta-dunlin/recipes-dunlin/dunlin-agent");
+    let recipe = recipe.join(format!("dunlin-agent_{}.bb", env!("CARGO_PKG_VERSION")));
+    let recipe = std::fs::read_to_string(recipe).unwrap();
+    let triples = recipe.lines().filter_map(|line| line.strip_prefix("DUNLIN_TRIPLE:")?.split_once(" = "));
+    let machines = |wanted: &str| -> Vec<&str> {
+        triples.clone().filter(|(_, triple)| triple.contains(wanted)).map(|(machine, _)| machine).collect()
+    };
+    assert_eq!(machines("armv7-"), ["armv7a", "armv7ve"]);
+    assert_eq!(machines("aarch64-"), ["aarch64"]);
+    assert!(value(&recipe, "COMPATIBLE_HOST").ends_with("if d.getVar('DUNLIN_TRIPLE') else 'null'}"));
+    let config = std::fs::read_to_string(source().join("buildroot/package/dunlin-agent/Config.in")).unwrap();
+    let (_, depends) = config.split_once("\tdepends on ").unwrap();
+    let (depends, _) = depends.split_once("\thelp\n").unwrap();
+    let depends: Vec<&str> = depends.split(|c: char| c.is_whitespace() || "|\\".contains(c)).collect();
+    let depends: Vec<&str> = depends.into_iter().filter(|word| !word.is_empty()).collect();
+    assert_eq!(depends, ["BR2_aarch64", "BR2_x86_64", "BR2_ARM_CPU_ARMV7A", "BR2_ARM_CPU_ARMV8A"]);
 }
 
 /// Lines that Buildroot's `check-package` would complain of, by what is easily got wrong.

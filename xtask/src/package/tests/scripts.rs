@@ -38,6 +38,63 @@ fn an_image_is_kept_when_the_agent_serves_or_has_nothing_to_serve() {
     assert_eq!([0, 1, 3, 5].map(healthy), [true, false, true, false]);
 }
 
+/// Where the state has a partition of its own, nothing is known of a device on which it is not mounted.
+#[test]
+fn an_image_is_not_kept_while_the_state_is_not_mounted() {
+    let mounted = tempfile::tempdir().unwrap();
+    let root = Root::new(mounted.path()).unwrap();
+    std::fs::copy(source().join("rootfs/usr/lib/dunlin/os-healthy"), root.path("packages/hook")).unwrap();
+    let healthy = |load_state: &str| {
+        for (name, text) in [("agent", "exit 3".to_owned()), ("systemctl", format!("echo {load_state}"))] {
+            let path = root.path("packages").join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let hook = "AGENT_PROGRAM=/packages/agent PATH=/packages:$PATH exec /packages/hook 0";
+        root.run(&["sh", "-c", hook]).unwrap()
+    };
+    assert!(healthy("not-found").0, "there is no such mount");
+    let (kept, told) = healthy("loaded");
+    assert!(!kept && told.contains("/var/lib/dunlin is not mounted"), "{told}");
+    root.ok(&["sh", "-ec", "mkdir -p /var/lib/dunlin && mount -t tmpfs tmpfs /var/lib/dunlin"]).unwrap();
+    assert!(healthy("loaded").0, "the state is mounted");
+}
+
+fn part(path: &str) -> String {
+    std::fs::read_to_string(source().join("ab").join(path)).unwrap()
+}
+
+#[test]
+fn whatever_keeps_an_image_needs_the_mount_of_the_state() {
+    for path in ["rauc/rauc-mark-good.service.d/dunlin.conf", "swupdate/dunlin-confirm.service"] {
+        let text = part(path);
+        assert!(text.contains("\nRequiresMountsFor=/var/lib/dunlin\n"), "{text}");
+        assert!(text.contains("\nExecStartPre=/usr/lib/dunlin/os-healthy\n"), "{text}");
+    }
+}
+
+#[test]
+fn swupdate_is_told_that_an_image_is_good_only_after_one_was_installed() {
+    let unit = part("swupdate/dunlin-confirm.service");
+    let values = |key: &str| -> Vec<&str> {
+        unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+    };
+    // As systemd reads it: a dollar sign is written twice.
+    let condition = values("ExecCondition")[0].replace("$$", "$");
+    let script = condition.strip_prefix("/bin/sh -c '").unwrap().strip_suffix('\'').unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let tool = folder.path().join("fw_printenv");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let confirmed = |state: &str| {
+        std::fs::write(&tool, format!("#!/bin/sh\n[ \"$*\" = '-n ustate' ] && {state}\n")).unwrap();
+        std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Command::new("sh").args(["-c", script]).env("PATH", &path).status().unwrap().success()
+    };
+    assert_eq!(["echo 0", "echo 1", "echo 3", "exit 1"].map(confirmed), [false, true, false, false]);
+    assert_eq!(values("ExecStart"), ["/usr/bin/fw_setenv -s -"]);
+    assert_eq!(values("StandardInputText"), ["ustate=0", "bootcount=0", "upgrade_available=0"]);
+}
+
 #[test]
 fn models_are_held_back_from_when_an_image_is_written_until_it_is_given_up() {
     let mounted = tempfile::tempdir().unwrap();

@@ -10,10 +10,11 @@ LIC_FILES_CHKSUM = "file://LICENSE-MIT;md5=0dc2c33bdf23c8bc5cb3bef90ea31738 \
 # and says what the device is.
 DUNLIN_ARCHIVES ?= "${TOPDIR}/dunlin"
 
-COMPATIBLE_HOST = "(aarch64|arm|x86_64).*-linux.*"
+# Machines that none of these triples is for are passed over: of arm, those before ARMv7.
+COMPATIBLE_HOST = "${@'(aarch64|arm|x86_64).*-linux.*' if d.getVar('DUNLIN_TRIPLE') else 'null'}"
 DUNLIN_TRIPLE:aarch64 = "aarch64-unknown-linux-musl"
-# nooelint: oelint.vars.specific - bitbake knows every architecture as an override
-DUNLIN_TRIPLE:arm = "armv7-unknown-linux-musleabihf"
+DUNLIN_TRIPLE:armv7a = "armv7-unknown-linux-musleabihf"
+DUNLIN_TRIPLE:armv7ve = "armv7-unknown-linux-musleabihf"
 DUNLIN_TRIPLE:x86-64 = "x86_64-unknown-linux-musl"
 SRC_URI = "file://${DUNLIN_ARCHIVES}/dunlin-agent-${PV}-${DUNLIN_TRIPLE}.tar.xz"
 S = "${UNPACKDIR}/dunlin-agent-${PV}"
@@ -36,6 +37,10 @@ do_compile[noexec] = "1"
 
 do_install() {
     cp -R --no-preserve=ownership ${S}/rootfs/. ${D}/
+    install -d -m 0700 -o dunlin -g dunlin ${D}${localstatedir}/lib/dunlin
+    if ${@bb.utils.contains('DISTRO_FEATURES', 'systemd', 'false', 'true', d)}; then
+        rm -r ${D}${nonarch_libdir}/systemd ${D}${nonarch_libdir}/sysusers.d ${D}${nonarch_libdir}/tmpfiles.d
+    fi
     if ${@bb.utils.contains('DISTRO_FEATURES', 'sysvinit', 'true', 'false', d)}; then
         install -D -m 0755 ${S}/init/sysv/etc/init.d/dunlin-agent ${D}${sysconfdir}/init.d/dunlin-agent
     fi
