@@ -33,6 +33,7 @@ use super::refusal::{NO_SHARED_MEMORY, Refusal};
 use super::{Api, Door, HEAD_TIMEOUT};
 use counted::Counted;
 use frugal::Frugal;
+use message::InferRequest;
 
 /// Bytes of a message beside its tensors: names, shapes and parameters of the most tensors that are taken.
 const FRAME_BYTES_MAX: usize = 64 * 1024;
@@ -86,7 +87,7 @@ async fn answer(api: &Arc<Api>, peer: Peer, request: Request<Incoming>) -> Respo
         return Status::from(refusal).into_http();
     }
     let (head, body) = request.into_parts();
-    let (request, _held) = match Counted::new(body, api) {
+    let (request, held) = match Counted::new(body, api) {
         Ok((body, held)) => (Request::from_parts(head, body), held),
         Err(refusal) => return Status::from(refusal).into_http(),
     };
@@ -98,7 +99,7 @@ async fn answer(api: &Arc<Api>, peer: Peer, request: Request<Incoming>) -> Respo
         "ModelMetadata" => unary(api, request, calls::model_metadata).await,
         "ModelStatistics" => unary(api, request, calls::model_statistics).await,
         "ModelInfer" => match api.enter() {
-            Ok(_place) => unary(api, request, calls::model_infer).await,
+            Ok(place) => infer(api, request, Arc::new((place, held))).await,
             Err(refusal) => Status::from(refusal).into_http(),
         },
         "RepositoryIndex" => unary(api, request, calls::repository_index).await,
@@ -123,10 +124,26 @@ where
     let service = tower::service_fn(move |request: tonic::Request<Q>| async move {
         call(api, request.into_inner()).await.map(tonic::Response::new).map_err(Status::from)
     });
+    grpc(api).unary(service, request).await
+}
+
+/// The same for inference, which keeps its `room` until it is answered.
+async fn infer(
+    api: &Api,
+    request: Request<Counted>,
+    room: Arc<impl Send + Sync + 'static>,
+) -> Response<Body> {
+    let room = &room;
+    let service = tower::service_fn(move |request: tonic::Request<InferRequest>| async move {
+        let answer = calls::model_infer(api, request.into_inner(), Arc::clone(room)).await;
+        answer.map(tonic::Response::new).map_err(Status::from)
+    });
+    grpc(api).unary(service, request).await
+}
+
+fn grpc<A: Message + 'static, Q: Message + Default + 'static>(api: &Api) -> Grpc<Frugal<A, Q>> {
     let bytes_max = api.limits.body_bytes_max.saturating_add(FRAME_BYTES_MAX);
-    Grpc::new(Frugal::<A, Q>::new(bytes_max))
+    Grpc::new(Frugal::new(bytes_max))
         .max_decoding_message_size(bytes_max)
         .max_encoding_message_size(usize::MAX)
-        .unary(service, request)
-        .await
 }

@@ -25,7 +25,7 @@ pub(super) async fn answer(
     version: Option<&str>,
     request: Request<Incoming>,
 ) -> Result<Answered, Refusal> {
-    let _place = api.enter()?;
+    let place = api.enter()?;
     let task = models::task(name)?;
     let layout = request::layout(request.headers())?;
     // Looking at the line-up costs more than a small request, so it is done for those that need it.
@@ -34,7 +34,7 @@ pub(super) async fn answer(
         (Some(view), Some(version)) => Some(models::member(view, version)?),
         (Some(_) | None, _) => None,
     };
-    let Whole { bytes: body, held: _held } = body::read(request, api).await?;
+    let Whole { bytes: body, held } = body::read(request, api).await?;
     let from = Instant::now();
     let asked = match layout {
         Layout::Json => request::read(&body, None, &api.limits)?,
@@ -49,8 +49,7 @@ pub(super) async fn answer(
     let input_ns = nanos(from);
     let Inference { id, inputs, outputs, binary } = asked;
     let id = id.unwrap_or_else(fresh_id);
-    let now = (api.clock)();
-    let answer = api.serving.answer(&task, version, id.clone(), inputs, now).await?;
+    let answer = api.answered(&task, version, &id, inputs, (place, held)).await?;
     let from = Instant::now();
     let chosen = choose(&answer, outputs, binary)?;
     let response = respond(name, &id, &answer, &chosen)?;

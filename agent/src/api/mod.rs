@@ -30,17 +30,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dunlin_protocol::{Now, ReasonCode, TaskId};
-use futures_util::future::BoxFuture;
+use dunlin_protocol::{Now, ReasonCode, ReleaseId, TaskId, TensorData};
+use futures_util::future::{BoxFuture, poll_immediate};
 use http_body_util::Full;
 use hyper::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use crate::serve::Serving;
+use crate::serve::{Answer, InferError, Serving};
 
 pub use access::{Access, Token};
 pub use door::Door;
@@ -159,15 +159,38 @@ impl Api {
         Self { access: Arc::new(access), ..self }
     }
 
+    /// Has the line-up answer. What has begun goes on, is counted and keeps its `room` if the client goes away: a member that
+    /// hangs is found out however little its callers wait, and what they leave behind is bounded as they are.
+    pub(crate) async fn answered(
+        &self,
+        task: &TaskId,
+        version: Option<ReleaseId>,
+        id: &str,
+        inputs: Vec<TensorData>,
+        room: impl Send + 'static,
+    ) -> Result<Answer, InferError> {
+        let (serving, task, id, now) =
+            (Arc::clone(&self.serving), task.clone(), id.to_owned(), (self.clock)());
+        let mut answer = Box::pin(async move {
+            let _room = room;
+            serving.answer(&task, version, id, inputs, now).await
+        });
+        match poll_immediate(&mut answer).await {
+            Some(answer) => answer,
+            // A task of its own ends before its work with the runtime alone.
+            None => tokio::spawn(answer).await.unwrap_or(Err(InferError::Overloaded)),
+        }
+    }
+
     /// The place of one more request.
-    fn enter(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+    fn enter(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         let full = |_| {
             Refusal::new(
                 hyper::StatusCode::TOO_MANY_REQUESTS,
                 format!("{} requests are being answered, which is the limit", self.limits.requests_max),
             )
         };
-        self.requests.try_acquire().map_err(full)
+        Arc::clone(&self.requests).try_acquire_owned().map_err(full)
     }
 
     /// Room for so many more bytes of a body, until its request is answered.

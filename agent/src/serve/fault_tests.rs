@@ -1,7 +1,5 @@
 //! Whose fault a failure is.
 
-use std::sync::Arc;
-
 use dunlin_engine::of_floats;
 use dunlin_protocol::{Now, ReasonCode, TaskId, TensorData};
 use futures_util::FutureExt;
@@ -44,7 +42,7 @@ fn by(serving: &Serving, row: [f32; 3]) -> AnsweredBy {
     serving.infer(&task(), "a", &x(row), now()).unwrap().by
 }
 
-async fn named(serving: &Arc<Serving>, release: &str, row: [f32; 3]) -> Result<AnsweredBy, InferError> {
+async fn named(serving: &Serving, release: &str, row: [f32; 3]) -> Result<AnsweredBy, InferError> {
     let version = Some(release.parse().unwrap());
     serving.answer(&task(), version, "n".into(), x(row), now()).await.map(|answer| answer.by)
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 use dunlin_engine::{Effort, of_floats};
 use dunlin_protocol::{Now, ResourceUse, TaskId, TensorData};
 use futures_util::FutureExt;
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::timeout;
 
 use super::onnx::{IDENTITY, chain, identity, linear, policy, resident};
 use super::{AnsweredBy, Budget, INLINE_US_MAX, InferError, Limits, Resident, Serving};
+use crate::api::{self, Api};
 
 const NOW: Now = Now { mono_ms: 1, wall_ms: None };
 
@@ -54,18 +57,17 @@ async fn what_the_champion_before_answers_late_says_nothing_of_the_new_one() {
 #[tokio::test]
 async fn a_request_is_answered_and_counted_though_its_caller_went_away() {
     let serving = serving();
+    let api = Api::new(Arc::clone(&serving), Arc::new(|| NOW), api::Limits::default());
     let held = serving.pool.hold();
     let id = task();
-    let mut waiting = Box::pin(serving.answer(&id, None, "a".into(), x(), NOW));
+    let (room, mut left) = oneshot::channel::<()>();
+    let mut waiting = Box::pin(api.answered(&id, None, "a", x(), room));
     assert!(waiting.as_mut().now_or_never().is_none());
     drop(waiting);
+    assert_eq!(left.try_recv(), Err(TryRecvError::Empty), "it keeps its room");
     drop(held);
-    let counted = async {
-        while serving.guard(&task()).unwrap().requests == 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), counted).await.unwrap();
+    assert!(timeout(Duration::from_secs(60), left).await.unwrap().is_err());
+    assert_eq!(serving.guard(&task()).unwrap().requests, 1);
 }
 
 #[tokio::test]

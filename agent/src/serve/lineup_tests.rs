@@ -324,7 +324,7 @@ fn small(crew: Crew) -> Arc<Serving> {
     serving
 }
 
-async fn asked(serving: &Arc<Serving>, row: [f32; 3]) -> Result<Answer, InferError> {
+async fn asked(serving: &Serving, row: [f32; 3]) -> Result<Answer, InferError> {
     serving.answer(&task(), None, "a".into(), x(row), now(1)).await
 }
 

@@ -72,7 +72,6 @@ pub use view::{Member, MemberRole, TaskView};
 
 use asked::Asked;
 use futures_util::FutureExt;
-use futures_util::future::poll_immediate;
 use pool::Pool;
 use task::Task;
 use tokio::sync::{Notify, Semaphore};
@@ -199,13 +198,12 @@ impl Serving {
 
     /// Answers a request without holding up other work on this thread: what is expected to take less than
     /// [`INLINE_US_MAX`] is answered at once, all else by one of a bounded number of workers, each member within
-    /// [`Limits::run_max`]. With `version` the named member of the line-up answers, and it alone. What has begun goes on and
-    /// is counted if the caller goes away: a member that hangs is found out however little its callers wait.
+    /// [`Limits::run_max`]. With `version` the named member of the line-up answers, and it alone.
     ///
     /// # Errors
     /// As [`Serving::infer`]; [`InferError::Overloaded`] if too many requests wait.
     pub async fn answer(
-        self: &Arc<Self>,
+        &self,
         task: &TaskId,
         version: Option<ReleaseId>,
         id: String,
@@ -214,17 +212,9 @@ impl Serving {
     ) -> Result<Answer, InferError> {
         let task = self.task(task).ok_or_else(|| InferError::UnknownTask(task.clone()))?;
         let asked = Asked::new(id, inputs, now);
-        let serving = Arc::clone(self);
-        let mut answer = Box::pin(async move {
-            let answer = task.answer(Some(&serving.pool), version.as_ref(), asked).await;
-            serving.look(&task, &answer);
-            answer
-        });
-        match poll_immediate(&mut answer).await {
-            Some(answer) => answer,
-            // A task of its own ends before its work with the runtime alone.
-            None => tokio::spawn(answer).await.unwrap_or(Err(InferError::Overloaded)),
-        }
+        let answer = task.answer(Some(&self.pool), version.as_ref(), asked).await;
+        self.look(&task, &answer);
+        answer
     }
 
     /// Counts the answers that were noted since somebody last looked at what was counted. Whoever looks does that

@@ -107,7 +107,12 @@ fn stats(view: &TaskView, member: &Member) -> ModelStatistics {
     }
 }
 
-pub(super) async fn model_infer(api: &Api, asked: InferRequest) -> Result<InferResponse, Refusal> {
+/// `room` is kept until it is answered.
+pub(super) async fn model_infer(
+    api: &Api,
+    asked: InferRequest,
+    room: impl Send + 'static,
+) -> Result<InferResponse, Refusal> {
     let from = Instant::now();
     let task = models::task(&asked.model_name)?;
     let release = match named(&asked.model_version) {
@@ -130,7 +135,7 @@ pub(super) async fn model_infer(api: &Api, asked: InferRequest) -> Result<InferR
         .then(|| asked.outputs.into_iter().map(|o| Wanted { name: o.name, binary: true }).collect());
     let inputs = tensor::inputs(asked.inputs, asked.raw_input_contents, &api.limits)?;
     let input_ns = nanos(from);
-    let answer = api.serving.answer(&task, release, id.clone(), inputs, (api.clock)()).await?;
+    let answer = api.answered(&task, release, &id, inputs, room).await?;
     let from = Instant::now();
     let chosen = choose(&answer, wanted, true)?;
     let parameter = |choice| Parameter { choice: Some(choice) };
