@@ -12,9 +12,12 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
 /// How often it may say so for one chunk: for a minute.
 const BUSY_MAX: u32 = 300;
 
-/// What one request is to take at most: far below any limit of the agent's, so that none comes too late, which would count
-/// against the model.
-const REQUEST_TIME: Duration = Duration::from_millis(250);
+/// What one request is to take at most: below the limits of the agent's, so that none comes too late, which would count against
+/// the model.
+const REQUEST_TIME: Duration = Duration::from_secs(1);
+/// Numbers of rows that an engine runs together, and requests are a multiple of. As long as that is the largest, rows come
+/// together as they do in a whole chunk, and answers are the same to the last bit: so it is, but for models that were late.
+const TOGETHER: [usize; 3] = [32, 8, 1];
 
 /// A running agent, asked by a thread that may wait.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ fn gone(error: impl std::fmt::Display) -> PredictError {
 impl Running {
     /// The agent behind `local`. Requests are waited for on the runtime of `handle`.
     pub fn new(local: Local, handle: tokio::runtime::Handle) -> Self {
-        Self { local, handle, version: String::new(), rows: 1 }
+        Self { local, handle, version: String::new(), rows: TOGETHER[0] }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Asked, String> {
@@ -113,7 +116,7 @@ impl Running {
     }
 
     /// One request.
-    fn request(&self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
+    fn request(&mut self, inputs: &[TensorData]) -> Result<Vec<TensorData>, PredictError> {
         let described: Vec<_> = inputs
             .iter()
             .map(|t| {
@@ -142,7 +145,12 @@ impl Running {
         match asked.status {
             200 => outputs(&asked).ok_or_else(|| gone("its answer can not be read")),
             // These rows do not fit, or the model fails on them; whether it is one of them is found out by asking for each.
-            400 | 413 | 500 if self.is_there()? => Err(PredictError::Rows(said(&asked))),
+            status @ (400 | 413 | 500) if self.is_there()? => {
+                if status == 500 {
+                    self.rows = fewer(self.rows);
+                }
+                Err(PredictError::Rows(said(&asked)))
+            }
             _ => Err(gone(said(&asked))),
         }
     }
@@ -163,7 +171,9 @@ impl Predict for Running {
             };
             let from = Instant::now();
             let answered = self.request(&part)?;
-            self.rows = next(n, from.elapsed());
+            if n == self.rows {
+                self.rows = next(n, from.elapsed());
+            }
             append(&mut outputs, answered, n).ok_or_else(|| gone("its answer is not one row for each"))?;
             done += n;
         }
@@ -174,7 +184,14 @@ impl Predict for Running {
 /// How many rows to ask for after so many took so long: twice as many at most.
 fn next(rows: usize, took: Duration) -> usize {
     let in_time = REQUEST_TIME.as_nanos() * rows as u128 / took.as_nanos().max(1);
-    usize::try_from(in_time).unwrap_or(usize::MAX).clamp(1, rows.saturating_mul(2))
+    let most = usize::try_from(in_time).unwrap_or(usize::MAX).min(rows.saturating_mul(2));
+    let together = TOGETHER.into_iter().find(|&together| together <= rows.max(most)).unwrap_or(1);
+    (most / together * together).max(together.min(rows))
+}
+
+/// How many to ask for after so many were too much.
+fn fewer(rows: usize) -> usize {
+    TOGETHER.into_iter().find(|&together| together < rows).unwrap_or(1)
 }
 
 /// Some rows of a tensor, if all its rows are as long.
@@ -232,10 +249,13 @@ mod tests {
 
     #[test]
     fn requests_grow_as_long_as_they_are_answered_in_time() {
-        assert_eq!(next(1, Duration::from_millis(1)), 2);
-        assert_eq!(next(64, Duration::from_millis(500)), 32);
-        assert_eq!(next(1, Duration::from_secs(5)), 1);
-        assert_eq!(next(8, Duration::ZERO), 16);
+        assert_eq!(next(32, Duration::from_millis(1)), 64);
+        assert_eq!(next(128, Duration::from_secs(2)), 64);
+        assert_eq!(next(64, Duration::from_millis(1500)), 32, "not 42");
+        assert_eq!(next(32, Duration::from_secs(30)), 32, "a slow one is no late one");
+        assert_eq!([64, 32, 8, 1].map(fewer), [32, 8, 1, 1]);
+        assert_eq!(next(8, Duration::from_secs(5)), 8);
+        assert_eq!([8, 16, 1, 4].map(|rows| next(rows, Duration::ZERO)), [16, 32, 2, 8]);
     }
 
     #[test]
