@@ -176,12 +176,14 @@ impl Agent {
         Ok(String::from_utf8_lossy(&std::fs::read(self.folder.join("agent.log"))?).into_owned())
     }
 
-    /// SIGTERM and a clean end.
+    /// SIGTERM and a clean end. One that is just becoming another program is told when that one listens.
     pub async fn stop(&mut self) -> Result<()> {
-        match self.process.take() {
-            Some(process) => process.stop(Duration::from_secs(30)).await,
-            None => Ok(()),
-        }
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        wait_for("the agent to listen to SIGTERM", START_LIMIT, async || {
+            Ok((process.ended()?.is_some() || process.listens_to_term()).then_some(()))
+        })
+        .await?;
+        process.stop(Duration::from_secs(30)).await
     }
 
     /// The download it is in the middle of, if more than this many bytes of it are on the disk.

@@ -127,6 +127,16 @@ impl Process {
         }
     }
 
+    /// Whether it has a handler for SIGTERM (proc(5), `SigCgt`): a program that was just put in its place has none yet.
+    pub fn listens_to_term(&self) -> bool {
+        const TERM: u64 = 1 << (15 - 1);
+        let status =
+            self.child.id().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
+        let caught =
+            status.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("SigCgt:")));
+        caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & TERM != 0)
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)

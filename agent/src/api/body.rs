@@ -44,11 +44,14 @@ pub(super) async fn read(request: Request<Incoming>, api: &Api) -> Result<Whole,
             read_off(&mut body).await;
             Err(refusal)
         }
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not come within {} s", BODY_TIMEOUT.as_secs()),
-        )),
+        Err(_) => Err(late()),
     }
+}
+
+/// Said to a client whose body took too long.
+pub(super) fn late() -> Refusal {
+    let error = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, error)
 }
 
 fn too_large(limits: &Limits) -> Refusal {

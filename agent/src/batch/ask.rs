@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
 use dunlin_engine::batch::{BatchError, Predict, PredictError};
+use dunlin_engine::{ROWS_TOGETHER, append_rows, some_rows};
 use dunlin_protocol::{Bytes, DType, ReleaseId, TaskId, TensorData};
 use serde::Deserialize;
 use serde_json::json;
@@ -15,9 +16,6 @@ const BUSY_MAX: u32 = 300;
 /// What one request is to take at most: below the limits of the agent's, so that none comes too late, which would count against
 /// the model.
 const REQUEST_TIME: Duration = Duration::from_secs(1);
-/// Numbers of rows that an engine runs together, and requests are a multiple of. As long as that is the largest, rows come
-/// together as they do in a whole chunk, and answers are the same to the last bit: so it is, but for models that were late.
-const TOGETHER: [usize; 3] = [32, 8, 1];
 
 /// A running agent, asked by a thread that may wait.
 #[derive(Debug)]
@@ -26,7 +24,9 @@ pub struct Running {
     handle: tokio::runtime::Handle,
     /// Path of the release that answers.
     version: String,
-    /// Rows of the next request.
+    /// Rows of the next request: a multiple of what an engine runs together. As long as that is the largest of
+    /// [`ROWS_TOGETHER`], rows come together as they do in a whole chunk, and answers are the same to the last bit: so it is,
+    /// but for models that were late.
     rows: usize,
 }
 
@@ -73,7 +73,7 @@ fn gone(error: impl std::fmt::Display) -> PredictError {
 impl Running {
     /// The agent behind `local`. Requests are waited for on the runtime of `handle`.
     pub fn new(local: Local, handle: tokio::runtime::Handle) -> Self {
-        Self { local, handle, version: String::new(), rows: TOGETHER[0] }
+        Self { local, handle, version: String::new(), rows: ROWS_TOGETHER[0] }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Result<Asked, String> {
@@ -164,7 +164,8 @@ impl Predict for Running {
         let mut done = 0;
         while done < all {
             let n = self.rows.min(all - done);
-            let Some(part) = inputs.iter().map(|input| rows(input, done, n)).collect::<Option<Vec<_>>>()
+            let Some(part) =
+                inputs.iter().map(|input| some_rows(input, done..done + n)).collect::<Option<Vec<_>>>()
             else {
                 // Rows of text are of any length.
                 return self.request(inputs);
@@ -185,26 +186,13 @@ impl Predict for Running {
 fn next(rows: usize, took: Duration) -> usize {
     let in_time = REQUEST_TIME.as_nanos() * rows as u128 / took.as_nanos().max(1);
     let most = usize::try_from(in_time).unwrap_or(usize::MAX).min(rows.saturating_mul(2));
-    let together = TOGETHER.into_iter().find(|&together| together <= rows.max(most)).unwrap_or(1);
+    let together = ROWS_TOGETHER.into_iter().find(|&together| together <= rows.max(most)).unwrap_or(1);
     (most / together * together).max(together.min(rows))
 }
 
 /// How many to ask for after so many were too much.
 fn fewer(rows: usize) -> usize {
-    TOGETHER.into_iter().find(|&together| together < rows).unwrap_or(1)
-}
-
-/// Some rows of a tensor, if all its rows are as long.
-fn rows(tensor: &TensorData, from: usize, n: usize) -> Option<TensorData> {
-    tensor.datatype.size()?;
-    let (first, rest) = tensor.shape.split_first()?;
-    let length = tensor.data.0.len() / usize::try_from(*first).ok()?.max(1);
-    Some(TensorData {
-        name: tensor.name.clone(),
-        datatype: tensor.datatype,
-        shape: [&[n as u64], rest].concat(),
-        data: Bytes(tensor.data.0.get(from * length..(from + n) * length)?.to_vec()),
-    })
+    ROWS_TOGETHER.into_iter().find(|&together| together < rows).unwrap_or(1)
 }
 
 /// Appends the answer of some rows; `None` if it is not one row for each, or of another kind than the ones before.
@@ -219,14 +207,7 @@ fn append(all: &mut Vec<TensorData>, more: Vec<TensorData>, n: usize) -> Option<
     if all.len() != more.len() {
         return None;
     }
-    for (all, more) in all.iter_mut().zip(more) {
-        if all.shape.get(1..) != more.shape.get(1..) || all.datatype != more.datatype {
-            return None;
-        }
-        all.shape[0] += n as u64;
-        all.data.0.extend_from_slice(&more.data.0);
-    }
-    Some(())
+    all.iter_mut().zip(&more).try_for_each(|(all, more)| append_rows(all, more))
 }
 
 fn outputs(asked: &Asked) -> Option<Vec<TensorData>> {
@@ -264,12 +245,12 @@ mod tests {
         let table = of_floats("x", &[5, 2], &x);
         let mut all = Vec::new();
         for (from, n) in [(0, 1), (1, 3), (4, 1)] {
-            append(&mut all, vec![rows(&table, from, n).unwrap()], n).unwrap();
+            append(&mut all, vec![some_rows(&table, from..from + n).unwrap()], n).unwrap();
         }
         assert_eq!(all, std::slice::from_ref(&table));
         assert!(append(&mut all, vec![of_floats("x", &[1, 3], &[0.0; 3])], 1).is_none());
         assert!(append(&mut all, vec![of_floats("x", &[2, 2], &[0.0; 4])], 1).is_none());
         let text = TensorData { datatype: DType::Bytes, ..table };
-        assert!(rows(&text, 0, 1).is_none());
+        assert!(some_rows(&text, 0..1).is_none());
     }
 }

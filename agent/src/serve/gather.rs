@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dunlin_protocol::{Bytes, DType, TensorData};
+use dunlin_engine::{append_rows, some_rows};
+use dunlin_protocol::{DType, TensorData};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
@@ -222,7 +223,8 @@ async fn serve(pool: Pool, worker: OwnedSemaphorePermit, model: Arc<Serving>, ba
 fn together(model: &Serving, all: &[Arc<Asked>]) -> Vec<Result<Made, Unable>> {
     let rows: Vec<usize> = all.iter().map(|asked| asked.rows).collect();
     if all.len() > 1
-        && let Ok(made) = model.made_together(&joined(all), rows.iter().sum())
+        && let Some(inputs) = joined(all)
+        && let Ok(made) = model.made_together(&inputs, rows.iter().sum())
         && let Some(parts) = apart(&made, &rows)
     {
         return parts.into_iter().map(Ok).collect();
@@ -231,24 +233,20 @@ fn together(model: &Serving, all: &[Arc<Asked>]) -> Vec<Result<Made, Unable>> {
 }
 
 /// The inputs, one request's rows after the other's.
-fn joined(all: &[Arc<Asked>]) -> Vec<TensorData> {
-    let Some((first, rest)) = all.split_first() else { return Vec::new() };
+fn joined(all: &[Arc<Asked>]) -> Option<Vec<TensorData>> {
+    let (first, rest) = all.split_first()?;
     let mut inputs = first.inputs.clone();
     for asked in rest {
-        for (all, one) in inputs.iter_mut().zip(&asked.inputs) {
-            all.data.0.extend_from_slice(&one.data.0);
-            all.shape.iter_mut().take(1).zip(&one.shape).for_each(|(rows, more)| *rows += more);
-        }
+        inputs.iter_mut().zip(&asked.inputs).try_for_each(|(all, one)| append_rows(all, one))?;
     }
-    inputs
+    Some(inputs)
 }
 
 /// The answers, each request's rows for itself; `None` if an output is not one row per row. Each took as long as all.
 fn apart(made: &Made, rows: &[usize]) -> Option<Vec<Made>> {
     let all: usize = rows.iter().sum();
-    let even = |len: usize| len.is_multiple_of(all);
-    let by_row = |out: &TensorData| out.shape.first() == Some(&(all as u64)) && even(out.data.0.len());
-    if !made.outputs.iter().all(by_row) || !even(made.scores.len()) {
+    let by_row = |out: &TensorData| out.shape.first() == Some(&(all as u64));
+    if !made.outputs.iter().all(by_row) || !made.scores.len().is_multiple_of(all) {
         return None;
     }
     let width = made.scores.len() / all;
@@ -256,20 +254,13 @@ fn apart(made: &Made, rows: &[usize]) -> Option<Vec<Made>> {
     let parts = rows.iter().map(|&rows| {
         let part = from..from + rows;
         from = part.end;
-        let output = |out: &TensorData| {
-            let row = out.data.0.len() / all;
-            let mut shape = out.shape.clone();
-            shape.iter_mut().take(1).for_each(|first| *first = rows as u64);
-            let data = Bytes(out.data.0[part.start * row..part.end * row].to_vec());
-            TensorData { name: out.name.clone(), datatype: out.datatype, shape, data }
-        };
-        Made {
-            outputs: made.outputs.iter().map(output).collect(),
+        Some(Made {
+            outputs: made.outputs.iter().map(|out| some_rows(out, part.clone())).collect::<Option<_>>()?,
             scores: made.scores[part.start * width..part.end * width].to_vec(),
             latency_ns: made.latency_ns,
-        }
+        })
     });
-    Some(parts.collect())
+    parts.collect()
 }
 
 #[cfg(test)]

@@ -113,6 +113,19 @@ fn the_baseline_answers_in_the_place_of_releases_that_are_gone() {
 }
 
 #[test]
+fn what_was_counted_of_a_task_that_is_removed_is_reported_once() {
+    let serving = serving();
+    serving.switch(&task(), heavy("m@2"), None, 2, false);
+    serving.infer(&task(), "a", &x(), NOW).unwrap();
+    serving.remove(&task());
+    assert!(serving.view().is_empty());
+    let close = || serving.close_windows(NOW, &ResourceUse::default());
+    assert_eq!(close().iter().map(|window| window.n).collect::<Vec<_>>(), [1]);
+    assert!(close().is_empty());
+    assert!(serving.gone().is_empty());
+}
+
+#[test]
 fn a_release_with_two_parts_is_one_version() {
     let serving = serving();
     serving.switch(&task(), heavy("m@2"), Some(heavy("m@1")), 2, true);

@@ -50,7 +50,7 @@ pub(crate) mod onnx;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dunlin_protocol::{
     Indicator, IntoTree, Now, ReleaseId, ResourceUse, Samples, TaskId, TaskPolicy, TensorData, Window,
@@ -80,6 +80,8 @@ use tokio::sync::{Notify, Semaphore};
 #[derive(Debug)]
 pub struct Serving {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
+    /// Tasks that are no longer served, as long as something of them is to be reported.
+    gone: Mutex<Vec<Arc<Task>>>,
     pool: Pool,
     settings: pack::Settings,
     /// Explanations that may still be begun.
@@ -103,6 +105,7 @@ impl Serving {
         let pool = Pool::new(Limits { waiting_max: limits.waiting_max.max(together), ..limits }, gather);
         Arc::new(Self {
             tasks: RwLock::default(),
+            gone: Mutex::default(),
             pool,
             settings,
             explaining: Arc::new(Semaphore::new(EXPLAINING_MAX)),
@@ -166,9 +169,13 @@ impl Serving {
         }
     }
 
-    /// Stops serving a task. Windows of it that are still open are lost: close them first.
+    /// Stops serving a task. What was counted of it is still reported.
     pub fn remove(&self, task: &TaskId) {
-        self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(task);
+        let removed = self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(task);
+        if let Some(task) = removed {
+            task.vacate();
+            self.gone().push(task);
+        }
     }
 
     /// How the champion has done since it was switched to.
@@ -289,17 +296,26 @@ impl Serving {
 
     /// Closes all windows in which anything was counted.
     pub fn close_windows(&self, now: Now, resources: &ResourceUse) -> Vec<Window> {
-        self.all().iter().flat_map(|task| task.close_windows(now, resources)).collect()
+        let mut closed: Vec<_> =
+            self.all().iter().flat_map(|task| task.close_windows(now, resources)).collect();
+        // Until nothing more is counted: a request may have begun before its task was removed.
+        self.gone().retain(|task| {
+            let last = task.close_windows(now, resources);
+            let counted = !last.is_empty();
+            closed.extend(last);
+            counted
+        });
+        closed
     }
 
     /// Takes the samples drawn so far.
     pub fn take_samples(&self) -> Vec<Samples> {
-        self.all().iter().flat_map(|task| task.take_samples()).collect()
+        self.all_and_gone().iter().flat_map(|task| task.take_samples()).collect()
     }
 
     /// Takes the failures counted so far, one entry a task and release.
     pub fn take_indicators(&self) -> Vec<Indicator> {
-        self.all().iter().flat_map(|task| task.take_indicators()).collect()
+        self.all_and_gone().iter().flat_map(|task| task.take_indicators()).collect()
     }
 
     /// What is served, task by task.
@@ -323,5 +339,15 @@ impl Serving {
 
     fn all(&self) -> Vec<Arc<Task>> {
         self.tasks.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<Arc<Task>>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all_and_gone(&self) -> Vec<Arc<Task>> {
+        let mut all = self.all();
+        all.extend_from_slice(&self.gone());
+        all
     }
 }

@@ -53,10 +53,10 @@ pub use explain::{
 };
 pub use golden::{anchor_score_ppm, argmax, first_row, golden, max_error_ppm};
 pub use import::{Imported, Rewrite, import};
-pub use model::{Model, ROWS_MAX, ROWS_TOGETHER_MIN};
+pub use model::{Model, ROWS_MAX, ROWS_TOGETHER, ROWS_TOGETHER_MIN};
 pub use parent::{end_with_parent, tie};
 pub use program::this_program;
-pub use tensor::{floats, of_floats, of_numbers};
+pub use tensor::{append_rows, floats, of_floats, of_numbers, some_rows};
 
 /// The protobuf types of ONNX, for those who write files.
 pub use tract_onnx::pb as onnx_pb;

@@ -16,56 +16,40 @@ use crate::amend::Extreme;
 
 /// Whether a node of `model`, whose number of rows is open, takes rows together or apart.
 pub(crate) fn over_rows(model: &TypedModel) -> bool {
-    model
-        .nodes
-        .iter()
-        .any(|node| joined(model, node).into_iter().any(|(slot, axis)| is_open(model, node, slot, axis)))
-        || model
-            .nodes
-            .iter()
-            .any(|node| node.op_is::<Range>() && node.outputs.iter().any(|out| is_any(&out.fact)))
+    let is_open = |node: &TypedNode, (slot, axis)| {
+        input(model, node, slot)
+            .and_then(|fact| fact.shape.get::<usize>(axis))
+            .is_some_and(|dim| dim.to_i64().is_err())
+    };
+    model.nodes.iter().any(|node| {
+        (node.op_is::<Range>() && node.outputs.iter().any(|out| !out.fact.shape.is_concrete()))
+            || joined(model, node).into_iter().any(|along| is_open(node, along))
+    })
 }
 
-fn is_any(fact: &TypedFact) -> bool {
-    fact.shape.iter().any(|dim| dim.to_i64().is_err())
-}
-
-fn is_open(model: &TypedModel, node: &TypedNode, slot: usize, axis: usize) -> bool {
-    let fact = node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok());
-    fact.and_then(|fact| fact.shape.get(axis)).is_some_and(|dim| dim.to_i64().is_err())
+fn input<'a>(model: &'a TypedModel, node: &TypedNode, slot: usize) -> Option<&'a TypedFact> {
+    node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok())
 }
 
 /// The axes of its inputs along which a node computes one value from several, or chooses by place: pairs of input and axis.
 fn joined(model: &TypedModel, node: &TypedNode) -> Vec<(usize, usize)> {
-    let first = |axes: &[usize]| axes.iter().map(|&axis| (0, axis)).collect();
-    let fact = |slot: usize| node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok());
-    let rank = fact(0).map_or(0, TypedFact::rank);
+    // Those that name their axis, or axes, of their first input.
+    macro_rules! named {
+        ($($op:ty),* => axis) => { $(if let Some(op) = node.op_as::<$op>() { return vec![(0, op.axis)]; })* };
+        ($($op:ty),* => axes) => {
+            $(if let Some(op) = node.op_as::<$op>() { return op.axes.iter().map(|&axis| (0, axis)).collect(); })*
+        };
+    }
+    named!(CumSum, Gather, GatherElements, ScatterElements, Topk, Slice, DynSlice => axis);
+    named!(Reduce, Extreme, Softmax => axes);
+
+    let rank = input(model, node, 0).map_or(0, TypedFact::rank);
     // How many axes an index names, in the last axis of the indices.
-    let named = || fact(1).and_then(|indices| indices.shape.last()?.to_usize().ok()).unwrap_or(rank);
-    if let Some(op) = node.op_as::<Reduce>() {
-        first(&op.axes)
-    } else if let Some(op) = node.op_as::<Extreme>() {
-        first(&op.axes)
-    } else if let Some(op) = node.op_as::<Softmax>() {
-        first(&op.axes)
-    } else if let Some(op) = node.op_as::<CumSum>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<Gather>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<GatherElements>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<ScatterElements>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<Topk>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<Slice>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<DynSlice>() {
-        first(&[op.axis])
-    } else if let Some(op) = node.op_as::<GatherNd>() {
-        (op.batch_dims..op.batch_dims + named()).map(|axis| (0, axis)).collect()
+    let indexed = || input(model, node, 1).and_then(|of| of.shape.last()?.to_usize().ok()).unwrap_or(rank);
+    if let Some(op) = node.op_as::<GatherNd>() {
+        (op.batch_dims..op.batch_dims + indexed()).map(|axis| (0, axis)).collect()
     } else if node.op_is::<ScatterNd>() {
-        (0..named()).map(|axis| (0, axis)).collect()
+        (0..indexed()).map(|axis| (0, axis)).collect()
     } else if node.op_is::<Trilu>() {
         (rank.saturating_sub(2)..rank).map(|axis| (0, axis)).collect()
     } else if let Some(op) = node.op_as::<Pad>() {

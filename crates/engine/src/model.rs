@@ -17,9 +17,9 @@ mod graph;
 
 /// Row counts that a graph is prepared for. A request is cut into these, largest first: single rows are fast,
 /// batches reuse what they load, and a hostile mix of sizes makes no more than three plans.
-const BUCKETS: [usize; 3] = [32, 8, 1];
+pub const ROWS_TOGETHER: [usize; 3] = [32, 8, 1];
 /// Fewest rows that are run together instead of one after the other.
-pub const ROWS_TOGETHER_MIN: usize = BUCKETS[1];
+pub const ROWS_TOGETHER_MIN: usize = ROWS_TOGETHER[1];
 /// Most rows of one request: bounds the time one request holds a worker.
 pub const ROWS_MAX: usize = 4096;
 
@@ -41,8 +41,8 @@ pub struct Model {
 enum Rows {
     /// Exactly this many, as the file says.
     Fixed(usize, Plan),
-    /// Any number: the graph over a symbol, and a plan for each of [`BUCKETS`], made when first used.
-    Free { typed: Box<TypedModel>, plans: [OnceLock<Result<Plan, EngineError>>; BUCKETS.len()] },
+    /// Any number: the graph over a symbol, and a plan for each of [`ROWS_TOGETHER`], made when first used.
+    Free { typed: Box<TypedModel>, plans: [OnceLock<Result<Plan, EngineError>>; ROWS_TOGETHER.len()] },
 }
 
 impl Model {
@@ -95,7 +95,10 @@ impl Model {
             inputs,
             outputs,
             ops,
-            rows: Rows::Free { typed: Box::new(typed), plans: [const { OnceLock::new() }; BUCKETS.len()] },
+            rows: Rows::Free {
+                typed: Box::new(typed),
+                plans: [const { OnceLock::new() }; ROWS_TOGETHER.len()],
+            },
             words: None,
             trees,
         };
@@ -296,7 +299,8 @@ impl Model {
             if left == 0 {
                 return None;
             }
-            let take = fixed.or_else(|| BUCKETS.into_iter().find(|&b| b <= left)).unwrap_or(1).min(left);
+            let take =
+                fixed.or_else(|| ROWS_TOGETHER.into_iter().find(|&b| b <= left)).unwrap_or(1).min(left);
             left -= take;
             Some(take)
         })
@@ -306,9 +310,9 @@ impl Model {
         match &self.rows {
             Rows::Fixed(_, plan) => Ok(plan),
             Rows::Free { typed, plans } => {
-                let bucket = BUCKETS.iter().position(|&b| b <= rows).unwrap_or(BUCKETS.len() - 1);
+                let bucket = ROWS_TOGETHER.iter().position(|&b| b <= rows).unwrap_or(ROWS_TOGETHER.len() - 1);
                 plans[bucket]
-                    .get_or_init(|| graph::concrete(typed, BUCKETS[bucket]))
+                    .get_or_init(|| graph::concrete(typed, ROWS_TOGETHER[bucket]))
                     .as_ref()
                     .map_err(Clone::clone)
             }

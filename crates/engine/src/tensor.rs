@@ -1,5 +1,7 @@
 //! Tensors of the protocol to tensors of the runtime and back.
 
+use std::ops::Range;
+
 use dunlin_protocol::{Bytes, DType, TensorData};
 use tract_onnx::prelude::f16;
 use tract_onnx::tract_hir::internal::{DatumType, Tensor};
@@ -127,6 +129,31 @@ pub fn floats(tensor: &TensorData) -> Option<Vec<f32>> {
         | DType::Int64
         | DType::Bytes => None,
     }
+}
+
+/// Rows `part` of a tensor; `None` if it has not so many, or if they are of any length, as those of text are.
+pub fn some_rows(tensor: &TensorData, part: Range<usize>) -> Option<TensorData> {
+    tensor.datatype.size()?;
+    let (&rows, inner) = tensor.shape.split_first()?;
+    let length = tensor.data.0.len() / usize::try_from(rows).ok()?.max(1);
+    Some(TensorData {
+        name: tensor.name.clone(),
+        datatype: tensor.datatype,
+        shape: [&[part.len() as u64], inner].concat(),
+        data: Bytes(tensor.data.0.get(part.start * length..part.end * length)?.to_vec()),
+    })
+}
+
+/// Appends rows to a tensor; `None`, and nothing is appended, if they are of another type or shape.
+pub fn append_rows(all: &mut TensorData, more: &TensorData) -> Option<()> {
+    let (rows, inner) = all.shape.split_first_mut()?;
+    let (more_rows, more_inner) = more.shape.split_first()?;
+    if all.datatype != more.datatype || *inner != *more_inner {
+        return None;
+    }
+    *rows += more_rows;
+    all.data.0.extend_from_slice(&more.data.0);
+    Some(())
 }
 
 /// An `FP32` tensor of `values`.

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use crate::api::body::BODY_TIMEOUT;
+use crate::api::body::{self, BODY_TIMEOUT};
 use crate::api::{Api, refusal::Refusal};
 
 /// What a call holds of the bytes that bodies have together.
@@ -56,8 +56,7 @@ impl Body for Counted {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Pending => {
                 ready!(self.until.as_mut().poll(context));
-                let error = format!("the body did not come within {} s", BODY_TIMEOUT.as_secs());
-                return Poll::Ready(Some(Err(Status::deadline_exceeded(error))));
+                return Poll::Ready(Some(Err(body::late().into())));
             }
         };
         let counted = frame.map_err(|e| Status::from_error(e.into())).and_then(|frame| {
