@@ -14,6 +14,7 @@
 
 mod books;
 mod counters;
+mod database;
 mod evict;
 mod hold;
 mod store;

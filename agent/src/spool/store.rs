@@ -1,4 +1,3 @@
-use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
@@ -7,16 +6,13 @@ use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::books::{BOOKS, Books, GAP_CLASS, INDEX, RECORDS, count_acked, keys_of, record};
 use super::counters::{self, BootCounters, Counters};
+use super::database::{self, failure, is_damage};
 use super::evict::{self, Lost};
 use super::hold::{self, Hold, Note};
 use super::{Found, Key, Record, SpoolError};
-use crate::damage;
 
 /// Boots that may have records waiting; in a crash loop without network the oldest are given up.
 pub(super) const BOOTS_WAITING_MAX: usize = 256;
-/// Page cache of the database, bytes: the default would be a gigabyte.
-const CACHE_BYTES: usize = 1 << 20;
-
 /// The database with its books. After an I/O error redb refuses everything until it is opened anew, so the
 /// database is dropped then and opened by the next call.
 #[derive(Debug)]
@@ -45,31 +41,6 @@ struct Unlisted {
 /// What a transaction does.
 type Change<'a> = dyn FnMut(&WriteTransaction, &mut Books<'_>) -> Result<(), redb::Error> + 'a;
 
-fn open_database(path: &Path) -> Result<(Database, Counters), redb::Error> {
-    take_up(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
-}
-
-/// Reads the books of a database.
-pub(super) fn take_up(db: Database) -> Result<(Database, Counters), redb::Error> {
-    let txn = db.begin_write()?;
-    txn.open_table(RECORDS)?;
-    txn.open_table(INDEX)?;
-    txn.open_table(BOOKS)?;
-    txn.commit()?;
-    let read = db.begin_read()?;
-    let stored = read.open_table(BOOKS)?.get(0)?.map(|bytes| bytes.value().to_vec());
-    let mut counters = match stored {
-        Some(bytes) => serde_cbor::from_slice(&bytes).map_err(|e| redb::Error::Corrupted(e.to_string()))?,
-        None => Counters::default(),
-    };
-    // Walking the index touches every page of it, so that damage shows at start rather than in service.
-    counters.bytes = 0;
-    for entry in read.open_table(INDEX)?.iter()? {
-        counters.bytes += entry?.1.value();
-    }
-    Ok((db, counters))
-}
-
 impl Store {
     pub(super) fn open(
         dir: &Path,
@@ -77,7 +48,7 @@ impl Store {
         boot: BootId,
         note: Note,
     ) -> Result<(Self, Found), SpoolError> {
-        Self::open_with(dir, bytes_max, boot, note, open_database)
+        Self::open_with(dir, bytes_max, boot, note, database::open)
     }
 
     /// The same, with a way to open the database that is there.
@@ -443,7 +414,7 @@ impl Store {
     fn reopen(&mut self) -> Result<(), SpoolError> {
         if self.db.is_none() {
             let (db, counters) =
-                open_database(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
+                database::open(&self.dir.join("spool.redb")).map_err(|e| failure(&self.dir, e))?;
             self.db = Some(db);
             self.open_gaps.clear();
             let listed = self.unlisted.is_none_or(|unlisted| counters.boot(&unlisted.boot).is_some());
@@ -465,22 +436,4 @@ impl Store {
             tracing::warn!(%error, "could not write the spool's counters file");
         }
     }
-}
-
-/// Whether the file itself is at fault, or the medium below it, and not what is around it or another process.
-fn is_damage(error: &redb::Error) -> bool {
-    let of_file = |io: &std::io::Error| {
-        matches!(io.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) || damage::is_damage(io)
-    };
-    !matches!(error, redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo)
-        && !matches!(error, redb::Error::Io(io) if !of_file(io))
-}
-
-fn failure(dir: &Path, error: redb::Error) -> SpoolError {
-    if let redb::Error::Io(io) = &error
-        && matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
-    {
-        return SpoolError::DiskFull(dir.to_path_buf());
-    }
-    SpoolError::Database { dir: dir.to_path_buf(), source: Box::new(error) }
 }

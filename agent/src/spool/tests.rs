@@ -155,7 +155,7 @@ fn a_bad_sector_sets_the_database_aside_and_a_wrong_owner_leaves_it_alone() {
         let open = move |path: &Path| {
             let file = std::fs::File::options().read(true).write(true).open(path)?;
             let file = FileBackend::new(file)?;
-            store::take_up(redb::Database::builder().create_with_backend(Failing { file, error })?)
+            database::take_up(redb::Database::builder().create_with_backend(Failing { file, error })?)
         };
         Store::open_with(dir.path(), ROOMY, draw_boot(), Note(None), open)
     };
