@@ -178,9 +178,11 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
     supervisor.tell(supervisor::READY);
     agent.serve(settings.telemetry.window, &mut notices, &mut news, &mut signals, &supervisor).await;
 
-    tracing::info!(anew = agent.anew, "agent stops");
+    // Another program that is heard of below, while this one ends because it was told to, is begun at the next start.
+    let anew = agent.anew;
+    tracing::info!(anew, "agent stops");
     // A manager that hears of an end would start another process in the place of this one, which goes on.
-    supervisor.tell(if agent.anew { supervisor::WATCHDOG } else { supervisor::STOPPING });
+    supervisor.tell(if anew { supervisor::WATCHDOG } else { supervisor::STOPPING });
     driver.stop().await;
     while let Ok(notice) = notices.try_recv() {
         agent.notice(notice);
@@ -213,7 +215,7 @@ pub async fn run(settings: Settings) -> Result<bool, RunError> {
             tracing::debug!(%error, file = %file.display(), "could not remove a file");
         }
     }
-    if !agent.anew || told_to_end(&mut signals).await {
+    if !anew || told_to_end(&mut signals).await {
         return Ok(false);
     }
     // The start that follows has the manager's whole patience.

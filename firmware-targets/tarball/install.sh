@@ -46,10 +46,14 @@ if [ -z "$init" ]; then
 	fi
 fi
 case $init in
-systemd) trees="$here/rootfs" ;;
-openrc | sysv) trees="$here/rootfs $here/init/$init" ;;
+systemd) trees=rootfs ;;
+openrc | sysv) trees="rootfs init/$init" ;;
 *) fail "--init is systemd, openrc or sysv, not '$init'" ;;
 esac
+cd "$here"
+for tree in $trees; do
+	[ -d "$tree" ] || fail "the archive is not whole: $here has no folder $tree"
+done
 
 # Whether the services of $root are those that run here.
 live() {
@@ -117,6 +121,7 @@ if [ "$action" = install ]; then
 		esac
 		mv "$target.installing" "$target"
 	done
+	[ -x "$root/usr/bin/dunlin-agent" ] || fail "$root/usr/bin/dunlin-agent is not there"
 	make_user
 	owner=$(sed -n 's/^dunlin:[^:]*:\([0-9]*:[0-9]*\):.*/\1/p' "$root/etc/passwd")
 	mkdir -p "$root/var/lib/dunlin"
@@ -138,6 +143,9 @@ if [ "$action" = install ]; then
 	openrc)
 		mkdir -p "$root/etc/runlevels/default"
 		ln -sf /etc/init.d/dunlin-agent "$root/etc/runlevels/default/dunlin-agent"
+		if live; then
+			rc-service --ifstarted dunlin-agent restart
+		fi
 		;;
 	sysv)
 		# busybox starts what is called S??*, sysvinit what stands in the folder of its runlevel.
@@ -148,6 +156,9 @@ if [ "$action" = install ]; then
 				mkdir -p "$root/etc/rc$level.d"
 				ln -sf ../init.d/dunlin-agent "$root/etc/rc$level.d/S95dunlin-agent"
 			done
+		fi
+		if live && /etc/init.d/dunlin-agent status; then
+			/etc/init.d/dunlin-agent restart
 		fi
 		;;
 	esac

@@ -9,10 +9,10 @@ use crate::command::{cargo, root, run as execute, target_dir};
 #[derive(Args)]
 pub(crate) struct Options {
     /// Devices that are cut beside one another
-    #[arg(long, default_value_t = 4)]
-    lanes: usize,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    lanes: u8,
     /// Cut at every so manieth call
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     step: u64,
 }
 

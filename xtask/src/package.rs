@@ -110,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for triple in &triples {
         let program = options.program.clone().unwrap_or_else(|| cross::released(triple, Features::Edge));
         let mut package = Package::new(triple, &program, &options.package_version, epoch)?;
-        package.notice = notice::of(&cross::target(triple)?, !package.is_dynamic)?;
+        package.knows_its_parts()?;
         packages.push(package);
     }
     distinct(&packages)?;
@@ -179,7 +179,8 @@ pub(crate) fn test(triple: &str, program: &Path) -> Result<()> {
 
 /// Bytes of the Debian package of a program.
 pub(crate) fn deb_bytes(triple: &str, program: &Path) -> Result<usize> {
-    let package = Package::new(triple, program, env!("CARGO_PKG_VERSION"), epoch()?)?;
+    let mut package = Package::new(triple, program, env!("CARGO_PKG_VERSION"), epoch()?)?;
+    package.knows_its_parts()?;
     Ok(deb::pack(&package)?.1.len())
 }
 
@@ -283,6 +284,21 @@ impl Package {
             epoch,
             preset: PRESET,
         })
+    }
+
+    /// Fills in the notice, which is of the crates that `Cargo.lock` names: of a program of another one it would be wrong.
+    fn knows_its_parts(&mut self) -> Result<()> {
+        if let Some(provenance) = &self.provenance {
+            let told: serde_json::Value =
+                serde_json::from_slice(provenance).context("reading the provenance")?;
+            ensure!(
+                told["cargo_lock_sha256"] == cross::sha256(&root().join("Cargo.lock"))?,
+                "the agent of {0} that is to be packed was built with another Cargo.lock; `cargo xtask cross dist {0}` builds it anew",
+                self.triple
+            );
+        }
+        self.notice = notice::of(&cross::target(&self.triple)?, !self.is_dynamic)?;
+        Ok(())
     }
 
     /// Whether the program is for another machine than this one.

@@ -14,10 +14,10 @@ const BEFORE: [Option<u64>; 3] = [None, Some(100), Some(200)];
 #[command(about = "Cuts an agent's update at every system call that changes its state")]
 struct Options {
     /// Devices that are cut beside one another.
-    #[arg(long, default_value_t = 4)]
-    lanes: usize,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    lanes: u8,
     /// Cut at every so manieth call.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     step: u64,
 }
 
@@ -25,7 +25,7 @@ struct Options {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let folder = tempfile::tempdir()?;
-    let mut cuts = Cuts::prepare(folder.path(), options.lanes).await?;
+    let mut cuts = Cuts::prepare(folder.path(), options.lanes.into()).await?;
     let (mut all, mut resumed, mut bad) = (0, 0, 0);
     for (kind, what) in [(Kind::Kill, "process killed"), (Kind::Power, "power cut")] {
         for before in BEFORE {

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{output, run};
+use crate::command::{on_path, output, run};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Architectures with builds of the security suite that can be relied on.
@@ -166,9 +166,18 @@ pub(super) fn host_suite() -> Result<String> {
     match (field("ID").as_deref(), field("VERSION_CODENAME")) {
         (Some("debian"), Some(codename)) => Ok(codename),
         _ => bail!(
-            "this is no Debian: add the target with rustup, put the C cross compiler on the path, or use cross/Cross.toml"
+            "this is no Debian, whose packages the toolchain would be made of: add the target with rustup, or use cross/Cross.toml"
         ),
     }
+}
+
+/// An error if a compiler is missing that on Debian would be fetched.
+pub(super) fn elsewhere(compiler: &str) -> Result<()> {
+    ensure!(
+        on_path(compiler),
+        "this is no Debian, whose packages would be taken: put `{compiler}` on the path, or use cross/Cross.toml"
+    );
+    Ok(())
 }
 
 /// SHA-256 of a file, in hex.

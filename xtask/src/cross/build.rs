@@ -21,6 +21,8 @@ pub(super) fn cargo(toolchain: &Toolchain<'_>, verb: &str, profile: &str) -> Com
     let mut command =
         crate::command::cargo(&[verb, "--locked", "--target", &target.triple, "--profile", profile]);
     command.env("CARGO_TARGET_DIR", folder()).envs(toolchain.environment());
+    // Cargo takes flags from one place alone, and these would stand before the target's.
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     if target.is_static && target.libc == Libc::Glibc && target.how == How::Native {
         command.env("RUSTFLAGS", "-C target-feature=+crt-static");
     }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::archive::{Archive, host_suite};
+use super::archive::{Archive, elsewhere, host_suite};
 use super::matrix::{Debian, Target};
 use super::toolchain::script;
 use crate::command::{output, run};
@@ -24,6 +24,9 @@ pub(super) fn set_up(home: &Path, sysroot: &Path, target: &Target, debian: &Debi
     let objects = sysroot.join("lib/rustlib").join(&target.triple).join("lib/self-contained");
     if compiler.is_file() && (!own || objects.join("libunwind.a").is_file()) {
         return Ok(());
+    }
+    if !own && host_suite().is_err() {
+        return elsewhere(&format!("{name}-gcc"));
     }
     println!("unpacking musl for {}", target.triple);
     Archive::open(home, SUITE, &debian.arch)?.unpack(home, &folder, &["musl-dev"])?;

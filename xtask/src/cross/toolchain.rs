@@ -81,7 +81,7 @@ impl<'a> Toolchain<'a> {
             (How::Native, _) | (How::Cross, None) => return Vec::new(),
             (How::Zig, _) => (linker.clone(), zig::archiver(&self.home, self.target)),
             (How::Cross, Some(debian)) => {
-                let musl = debian.musl.as_ref().map(|musl| bin(&format!("{musl}-gcc")));
+                let musl = debian.musl.as_ref().map(|musl| self.made_or_on_path(&format!("{musl}-gcc")));
                 (musl.unwrap_or_else(|| linker.clone()), format!("{}-ar", debian.gnu))
             }
         };
@@ -135,9 +135,7 @@ impl<'a> Toolchain<'a> {
     /// The command that a program of the target is put behind.
     pub(super) fn runner(&self) -> Option<Vec<String>> {
         let runner = self.target.runner.as_ref()?;
-        let unpacked = self.home.join("bin").join(runner);
-        let mut command =
-            vec![if unpacked.is_file() { unpacked.display().to_string() } else { runner.clone() }];
+        let mut command = vec![self.made_or_on_path(runner)];
         if let (Libc::Glibc, Some(debian)) = (self.target.libc, &self.target.debian) {
             // The target's loader and C library are not in this machine's root folder.
             command.extend(["-L".into(), format!("/usr/{}", debian.gnu)]);
@@ -168,7 +166,16 @@ impl<'a> Toolchain<'a> {
         Ok(output(Command::new(self.rustc()).args(["--print", "sysroot"]))?.trim().into())
     }
 
+    /// A program that was made here, else the one of that name on the path.
+    fn made_or_on_path(&self, name: &str) -> String {
+        let made = self.home.join("bin").join(name);
+        if made.is_file() { made.display().to_string() } else { name.to_owned() }
+    }
+
     fn c_compiler(&self, debian: &Debian) -> Result<()> {
+        if host_suite().is_err() {
+            return archive::elsewhere(&format!("{}-gcc", debian.gnu));
+        }
         if machine(std::env::consts::ARCH).is_ok_and(|here| here.debian == debian.arch) {
             return install::debian("gcc", "gcc");
         }
@@ -264,6 +271,7 @@ impl<'a> Toolchain<'a> {
             .env("RUSTC", self.rustc())
             .env("RUSTC_WRAPPER", &wrapper)
             .env("RUSTC_BOOTSTRAP", "1")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .env("RUSTFLAGS", flags)
             .env("CARGO_TARGET_DIR", &built))?;
         std::fs::create_dir_all(&into)?;

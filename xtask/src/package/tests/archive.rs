@@ -8,7 +8,7 @@ use crate::package::root::left;
 
 #[test]
 fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all_back() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::Builder::new().prefix("a b").tempdir().unwrap();
     let (name, bytes) = tarball::pack(&package(TRIPLES[1], Some("raspberry-pi-4"))).unwrap();
     let archive = folder.path().join(name);
     std::fs::write(&archive, bytes).unwrap();
@@ -52,6 +52,8 @@ fn the_installer_of_an_archive_knows_three_ways_to_start_the_agent_and_takes_all
         install(&["--purge"]);
         assert_eq!(left(&root).unwrap(), Vec::<PathBuf>::new());
     }
+    std::fs::remove_dir_all(installer.with_file_name("rootfs")).unwrap();
+    assert!(run(Command::new(&installer).arg("--root").arg(folder.path()).stderr(Stdio::null())).is_err());
 }
 
 /// Archives are unpacked by anybody, anywhere; what is installed belongs to root, and everybody reads it.

@@ -10,6 +10,7 @@ use crate::package::root::Root;
 const LIMIT: Duration = Duration::from_secs(30);
 const SCRIPT: &str = "/etc/init.d/dunlin-agent";
 const WANTED: &str = "run/dunlin-agent.wanted";
+const KEEPER: &str = "run/dunlin-agent.keeper";
 const PID: &str = "run/dunlin/agent.pid";
 
 /// The agent by the word that the script gives it, a file of that name for the shell that stands in its place: it tells of its
@@ -93,6 +94,19 @@ fn sysvinit_s_script_starts_the_agent_again_until_it_is_stopped_or_another_start
     service.comes_to("it is started again", || service.pid() != first && service.call("status") == 0);
     assert_eq!(std::fs::read_to_string(service.0.path("run/dunlin/starts")).unwrap().lines().count(), 2);
 
+    // What keeps it running was killed, and the script called again.
+    let (kept, keeper) = (service.pid(), std::fs::read_to_string(service.0.path(KEEPER)).unwrap());
+    service.0.ok(&["kill", "-KILL", keeper.trim()]).unwrap();
+    service.comes_to("it is gone", || !Path::new("/proc").join(keeper.trim()).exists());
+    assert_eq!(service.call("start"), 0);
+    service.comes_to("another one is kept running", || service.pid() != kept && service.call("status") == 0);
+
+    // An upgrade.
+    let before = service.pid();
+    service.0.ok(&["cp", "/packages/run", "/packages/dunlin-agent-1.2.3/"]).unwrap();
+    service.0.ok(&["/packages/dunlin-agent-1.2.3/install.sh", "--init", "sysv"]).unwrap();
+    service.comes_to("the new one runs", || service.pid() != before && service.call("status") == 0);
+
     assert_eq!(service.call("stop"), 0);
     assert_eq!(service.call("status"), not_running);
     assert!(!service.0.path(WANTED).exists());
@@ -121,7 +135,7 @@ fn sysvinit_s_script_starts_the_agent_again_until_it_is_stopped_or_another_start
 /// What stands in for `openrc-run`: it reads the script, says what it was told of the supervisor, and calls what a start calls.
 const OPENRC_RUN: &str = "#!/bin/sh\nset -eu\n. \"$1\"\n\
     checkpath() { echo \"folder $*\"; }\neerror() { echo \"error $*\"; }\n\
-    echo \"$supervisor $command $command_args $command_user $respawn_delay $respawn_max\"\nstart_pre\n";
+    echo \"$supervisor $command $command_args $command_user $respawn_delay $respawn_max $retry\"\nstart_pre\n";
 
 #[test]
 fn openrc_s_script_names_what_is_supervised_and_starts_nothing_that_is_not_enrolled() {
@@ -136,7 +150,7 @@ fn openrc_s_script_names_what_is_supervised_and_starts_nothing_that_is_not_enrol
     let (went_well, told) = start();
     assert!(went_well, "{told}");
     let told: Vec<&str> = told.lines().collect();
-    assert_eq!(told[0], "supervise-daemon /usr/bin/dunlin-agent run dunlin:dunlin 5 0");
+    assert_eq!(told[0], "supervise-daemon /usr/bin/dunlin-agent run dunlin:dunlin 5 0 TERM/30/KILL/5");
     for (mode, path) in [("0700", "/var/lib/dunlin"), ("0755", "/run/dunlin")] {
         let made = format!("folder --directory --mode {mode} --owner dunlin:dunlin {path}");
         assert!(told.contains(&made.as_str()), "{told:?}");

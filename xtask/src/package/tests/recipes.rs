@@ -33,7 +33,16 @@ fn recipes_name_the_version_the_files_and_the_licences_that_are_there() {
     assert_eq!(value(&make, "DUNLIN_AGENT_VERSION"), version);
     assert_eq!(value(&recipe, "LICENSE").replace(" | ", " OR "), env!("CARGO_PKG_LICENSE"));
     assert_eq!(value(&make, "DUNLIN_AGENT_LICENSE").replace(" or ", " OR "), env!("CARGO_PKG_LICENSE"));
-    assert_eq!(value(&make, "DUNLIN_AGENT_LICENSE_FILES").split(' ').collect::<Vec<_>>(), LICENCES);
+    let others = format!("rootfs/{DOCUMENTS}/{THIRD_PARTIES}");
+    let own_and_others = [&LICENCES[..], &[&others]].concat();
+    assert_eq!(value(&make, "DUNLIN_AGENT_LICENSE_FILES").split(' ').collect::<Vec<_>>(), own_and_others);
+    assert!(
+        package(TRIPLES[1], None)
+            .installed()
+            .unwrap()
+            .0
+            .contains_key(&format!("{DOCUMENTS}/{THIRD_PARTIES}"))
+    );
     for licence in LICENCES {
         let path = root().join(licence);
         assert!(recipe.contains(&format!("file://{licence};md5={}", digest("md5sum", &path))), "{licence}");

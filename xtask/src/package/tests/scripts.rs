@@ -1,6 +1,7 @@
 //! What is installed beside the program and is a script.
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::Instant;
 
 use super::*;
 use crate::command::run;
@@ -36,6 +37,15 @@ fn an_image_is_kept_when_the_agent_serves_or_has_nothing_to_serve() {
         ended.unwrap().success()
     };
     assert_eq!([0, 1, 3, 5].map(healthy), [true, false, true, false]);
+
+    // One that does not answer: its time is that of the clock, not the number of questions.
+    let begin = Instant::now();
+    let slow = "#!/bin/sh\necho asked >>\"$0.asked\"\nsleep 2\nexit 5\n";
+    std::fs::write(&agent, slow).unwrap();
+    let mut hook = Command::new(source().join("rootfs/usr/lib/dunlin/os-healthy"));
+    assert!(!hook.arg("4").env("AGENT_PROGRAM", &agent).stderr(Stdio::null()).status().unwrap().success());
+    let asked = std::fs::read_to_string(agent.with_extension("asked")).unwrap().lines().count();
+    assert!(asked <= 3, "asked {asked} times in {:?}", begin.elapsed());
 }
 
 /// Where the state has a partition of its own, nothing is known of a device on which it is not mounted.

@@ -46,5 +46,7 @@ do_install() {
     fi
 }
 
-FILES:${PN} += "${nonarch_libdir}/dunlin ${nonarch_libdir}/sysusers.d ${nonarch_libdir}/tmpfiles.d ${systemd_system_unitdir}"
+# What others wrote of a static program goes where the program goes.
+FILES:${PN}-doc = ""
+FILES:${PN} += "${docdir}/dunlin-agent ${nonarch_libdir}/dunlin ${nonarch_libdir}/sysusers.d ${nonarch_libdir}/tmpfiles.d ${systemd_system_unitdir}"
 CONFFILES:${PN} = "${sysconfdir}/dunlin/agent.toml"
