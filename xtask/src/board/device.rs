@@ -39,6 +39,8 @@ pub(super) struct Told {
     pub(super) phase: String,
     /// Records made durable, by start of the agent.
     pub(super) durable: BTreeMap<String, u64>,
+    /// Those of all starts that are so long ago that they are no longer named.
+    pub(super) durable_earlier: u64,
     /// Telemetry windows among them.
     pub(super) windows: BTreeMap<String, u64>,
 }
@@ -59,27 +61,47 @@ impl Told {
             phase: text(&installed["phase"]),
             ..Self::default()
         };
-        for boot in status["spool"]["boots"].as_array().context("a spool has boots")? {
-            let number = |name: &str| boot[name].as_u64().with_context(|| format!("a boot has {name}"));
-            // Reports that tell nothing new wait in memory for a while, and those that a cut took are told as lost.
-            let apart = |name: &str| boot[name].as_u64().unwrap_or(0);
-            let durable = number("appended")?.saturating_sub(apart("in_memory") + apart("lost"));
-            told.durable.insert(text(&boot["boot"]), durable);
-            told.windows.insert(text(&boot["boot"]), number("windows")?);
+        let spool = &status["spool"];
+        for boot in spool["boots"].as_array().context("a spool has boots")? {
+            told.durable.insert(text(&boot["boot"]), durable(boot)?);
+            told.windows.insert(text(&boot["boot"]), number(boot, "windows")?);
         }
+        told.durable_earlier = durable(&spool["earlier"])?;
         Ok(told)
     }
 
     /// What was told `before` a cut is so after it.
     pub(super) fn keeps(&self, before: &Self) -> Result<()> {
+        let mut earlier = before.durable_earlier;
         for (boot, records) in &before.durable {
-            let kept = self.durable.get(boot).copied().unwrap_or(0);
-            ensure!(kept >= *records, Lost(format!("of {records} records of boot {boot}, {kept} are left")));
+            match self.durable.get(boot) {
+                Some(kept) => {
+                    ensure!(
+                        kept >= records,
+                        Lost(format!("of {records} records of boot {boot}, {kept} are left"))
+                    );
+                }
+                None => earlier += records,
+            }
         }
+        let kept = self.durable_earlier;
+        ensure!(kept >= earlier, Lost(format!("of {earlier} records of earlier boots, {kept} are left")));
         let (then, now) = (before.generation, self.generation);
         ensure!(now >= then, Lost(format!("generation {then} was accepted, now {now} is")));
         Ok(())
     }
+}
+
+/// A number of the books of a start of the agent.
+fn number(boot: &Value, name: &str) -> Result<u64> {
+    boot[name].as_u64().with_context(|| format!("a boot has {name}"))
+}
+
+/// Its records that are durable: reports that tell nothing new wait in memory for a while, and those that a cut took are told as
+/// lost.
+fn durable(boot: &Value) -> Result<u64> {
+    let apart = |name: &str| boot[name].as_u64().unwrap_or(0);
+    Ok(number(boot, "appended")?.saturating_sub(apart("in_memory") + apart("lost")))
 }
 
 /// Where the task is asked.
@@ -185,13 +207,14 @@ mod tests {
             Told::read(&json!({
                 "generation": generation,
                 "installed": {TASK: {"release": "gate@1", "phase": "committed"}},
-                "spool": {"boots": [{"boot": "aa", "appended": appended, "windows": 1}]},
+                "spool": {"boots": [{"boot": "aa", "appended": appended, "windows": 1}], "earlier": {"appended": 5}},
             }))
             .unwrap()
         };
         let quiet = |apart: &str| {
             let boot = json!({"boot": "aa", "appended": 11, "windows": 1, apart: 4});
-            Told::read(&json!({"generation": 2, "spool": {"boots": [boot]}})).unwrap().durable["aa"]
+            let spool = json!({"boots": [boot], "earlier": {"appended": 0}});
+            Told::read(&json!({"generation": 2, "spool": spool})).unwrap().durable["aa"]
         };
         assert_eq!((quiet("in_memory"), quiet("lost"), quiet("evicted")), (7, 7, 11));
         let before = status(2, 7);
@@ -200,5 +223,10 @@ mod tests {
         for less in [status(3, 6), status(1, 8), Told::default()] {
             assert!(less.keeps(&before).unwrap_err().is::<Lost>());
         }
+        // Starts that are long ago are only summed up.
+        let of_long_ago =
+            |durable_earlier| Told { durable_earlier, durable: BTreeMap::new(), ..status(3, 8) };
+        assert!(of_long_ago(5 + 7).keeps(&before).is_ok());
+        assert!(of_long_ago(5 + 6).keeps(&before).unwrap_err().is::<Lost>());
     }
 }
