@@ -214,8 +214,24 @@ pub(super) fn rewrite(editor: &mut Editor, node: &NodeProto) -> Result<(), Engin
     };
     let aggregate =
         name("aggregate function", &["AVERAGE", "SUM", "MIN", "MAX"], all.int("aggregate_function", 1))?;
-    let post = ["NONE", "SOFTMAX", "LOGISTIC", "SOFTMAX_ZERO"];
-    let post = name("post transform", &post, all.int("post_transform", 0))?;
+    let post = match all.int("post_transform", 0) {
+        0 => "NONE",
+        1 | 2 => {
+            return Err(unsupported(
+                "SOFTMAX or LOGISTIC of ai.onnx.ml/TreeEnsemble, which ONNX Runtime exchanges against its specification,",
+                node_name(node),
+                "use no post transform, with Softmax or Sigmoid behind the trees",
+            ));
+        }
+        3 => "SOFTMAX_ZERO",
+        other => {
+            return Err(unsupported(
+                &format!("the post transform {other} of a tree ensemble"),
+                node_name(node),
+                "use none",
+            ));
+        }
+    };
     let attributes = vec![
         ints("nodes_treeids", trees.tree),
         ints("nodes_nodeids", trees.id),

@@ -167,6 +167,40 @@ impl Forest {
         self.trees.values.iter().all(|(t, _)| t == first).then_some(*first)
     }
 
+    /// Whether any leaf speaks about `target`.
+    pub(super) fn ever_speaks_of(&self, target: u32) -> bool {
+        self.trees.values.iter().any(|(t, _)| *t == target)
+    }
+
+    /// Whether every row reaches a leaf that speaks about `target`.
+    pub(super) fn always_speaks_of(&self, target: u32) -> bool {
+        self.trees.roots.iter().any(|&root| {
+            leaves(&self.trees, root).all(|leaf| self.trees.leaf(leaf).iter().any(|(t, _)| *t == target))
+        })
+    }
+
+    /// Whether every row reaches a leaf that holds a value.
+    pub(super) fn always_speaks(&self) -> bool {
+        self.trees
+            .roots
+            .iter()
+            .any(|&root| leaves(&self.trees, root).all(|leaf| !self.trees.leaf(leaf).is_empty()))
+    }
+
+    /// Whether any leaf holds no value.
+    pub(super) fn is_silent_somewhere(&self) -> bool {
+        self.trees
+            .roots
+            .iter()
+            .any(|&root| leaves(&self.trees, root).any(|leaf| self.trees.leaf(leaf).is_empty()))
+    }
+
+    /// Whether any leaf has several values for one target.
+    pub(super) fn says_twice(&self) -> bool {
+        let twice = |leaf| self.trees.leaf(leaf).windows(2).any(|pair| pair[0].0 == pair[1].0);
+        self.trees.roots.iter().any(|&root| leaves(&self.trees, root).any(twice))
+    }
+
     /// Whether no leaf value is negative.
     pub(crate) fn is_non_negative(&self) -> bool {
         self.trees.values.iter().all(|(_, v)| *v >= 0.0)
@@ -243,16 +277,9 @@ fn lay_out(trees: &mut Trees) {
 /// By tree the target that each of its leaves holds one value for; `None` if a leaf holds others.
 fn sole_targets(trees: &Trees) -> Option<Vec<u32>> {
     let mut of_tree = Vec::with_capacity(trees.roots.len());
-    let mut open = Vec::new();
     for &root in &trees.roots {
         let mut sole = None;
-        open.push(root);
-        while let Some(at) = open.pop() {
-            let node = trees.nodes[at as usize];
-            if node.low != at {
-                open.extend([node.low, node.high]);
-                continue;
-            }
+        for at in leaves(trees, root) {
             let &[(target, _)] = trees.leaf(at) else { return None };
             if *sole.get_or_insert(target) != target {
                 return None;
@@ -261,6 +288,25 @@ fn sole_targets(trees: &Trees) -> Option<Vec<u32>> {
         of_tree.push(sole?);
     }
     Some(of_tree)
+}
+
+/// The leaves below `root`, each once: both nodes of an equality test lead to where it does not hold.
+fn leaves(trees: &Trees, root: u32) -> impl Iterator<Item = u32> {
+    let mut open = vec![root];
+    std::iter::from_fn(move || {
+        loop {
+            let at = open.pop()?;
+            let node = trees.nodes[at as usize];
+            if node.low == at {
+                return Some(at);
+            }
+            open.push(node.low);
+            let low = trees.nodes[node.low as usize];
+            if low.low != node.high || node.low == low.low {
+                open.push(node.high);
+            }
+        }
+    })
 }
 
 fn flag(feature: u32, missing_low: bool) -> u32 {

@@ -4,6 +4,7 @@
 //! out of bounds on hostile files. Here every branch mode becomes one comparison, `x <= t`, when the file is
 //! read; leaves point at themselves, so that several walks can go on in step without a branch per node.
 
+mod choice;
 mod forest;
 mod op;
 mod read;

@@ -7,7 +7,7 @@ use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
 
 use super::{Scores, read};
-use crate::rows::{self, RowWork, best};
+use crate::rows::{self, RowWork};
 
 /// Registers both operators, over tract's own where it has one.
 pub(crate) fn register(ops: &mut OnnxOpRegister) {
@@ -56,11 +56,9 @@ impl RowWork for Trees {
     }
 
     fn eval(&self, rows: &[f32], columns: usize) -> (Vec<i64>, Vec<f32>) {
-        let scores = self.scores.eval(rows, columns);
-        let labels = self
-            .labels
-            .as_ref()
-            .map(|labels| scores.chunks_exact(self.scores.width()).map(|row| labels[best(row)]).collect());
+        let (classes, scores) = self.scores.eval(rows, columns);
+        let labels =
+            self.labels.as_ref().map(|labels| classes.into_iter().map(|class| labels[class]).collect());
         (labels.unwrap_or_default(), scores)
     }
 }

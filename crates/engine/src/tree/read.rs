@@ -4,7 +4,7 @@ use dunlin_kernels::forest::Aggregate;
 use tract_onnx::pb::NodeProto;
 
 use super::forest::{Forest, Mode, RawNode, RawValue};
-use super::scores::{Layout, PostTransform, Scores};
+use super::scores::{Classes, Layout, PostTransform, Scores};
 use crate::EngineError;
 use crate::attributes::Attributes;
 use crate::check::{malformed, node_name, unsupported};
@@ -126,15 +126,9 @@ pub(super) fn classifier(node: &NodeProto) -> Result<(Scores, Vec<i64>), EngineE
     }
     let labels = all.ints("classlabels_int64s").to_vec();
     let forest = forest(node, "class", labels.len(), Aggregate::Sum)?;
-    let (layout, base) =
-        Layout::of_classifier(&forest, base_values(&all, labels.len())?).ok_or_else(|| {
-            unsupported(
-                "two base values where the second of two classes has scores",
-                node_name(node),
-                "export one base value, or none",
-            )
-        })?;
-    Ok((Scores { forest, base, post: post_transform(&all)?, layout }, labels))
+    let Classes { layout, base, choice } = Classes::of(&forest, &labels, base_values(&all, labels.len())?)
+        .map_err(|(what, advice)| unsupported(what, node_name(node), advice))?;
+    Ok((Scores { forest, base, post: post_transform(&all)?, layout, choice: Some(choice) }, labels))
 }
 
 /// Reads a `TreeEnsembleRegressor`.
@@ -156,6 +150,33 @@ pub(super) fn regressor(node: &NodeProto) -> Result<Scores, EngineError> {
     let targets = all.find("n_targets").map_or(1, |a| a.i);
     let targets = usize::try_from(targets).unwrap_or(0);
     let forest = forest(node, "target", targets, aggregate)?;
-    let base = base_values(&all, targets)?.to_vec();
-    Ok(Scores { forest, base, post: post_transform(&all)?, layout: Layout::Targets })
+    let post = post_transform(&all)?;
+    let refused = |(what, advice): (&str, &str)| Err(unsupported(what, node_name(node), advice));
+    if targets == 1 {
+        if post != PostTransform::None {
+            return refused((
+                "a post transform of one target, which ONNX Runtime passes over against its specification",
+                "use NONE, with an operator behind the trees",
+            ));
+        }
+        if forest.says_twice() {
+            return refused(("a leaf with several values for one target", "add them up"));
+        }
+        if matches!(aggregate, Aggregate::Min | Aggregate::Max) && forest.is_silent_somewhere() {
+            return refused(("MIN or MAX over leaves without a value", "give every leaf a value"));
+        }
+    }
+    let mut base = base_values(&all, targets)?.to_vec();
+    // The base value of a target counts where a leaf speaks about the target; one alone is always spoken about.
+    for (target, base) in (0..).zip(&mut base).filter(|(_, base)| targets > 1 && **base != 0.0) {
+        if !forest.ever_speaks_of(target) {
+            *base = 0.0;
+        } else if !forest.always_speaks_of(target) {
+            return refused((
+                "base values of targets that a row may reach no value of",
+                "give every leaf a value for each target, or export without base_values",
+            ));
+        }
+    }
+    Ok(Scores { forest, base, post, layout: Layout::Targets, choice: None })
 }

@@ -1,6 +1,7 @@
 //! From sums over trees to scores, as ONNX Runtime does it where the specification is vague.
 
 use super::Forest;
+use super::choice::Choice;
 
 /// What is done to a row of scores at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +12,9 @@ pub(crate) enum PostTransform {
     /// Softmax over the scores that are not zero.
     SoftmaxZero,
 }
+
+/// Values this near to zero count as zero in [`PostTransform::SoftmaxZero`].
+const ZERO: f32 = 1e-7;
 
 /// How sums become columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,25 +28,71 @@ pub(super) enum Layout {
     OneMargin,
 }
 
-impl Layout {
-    /// The layout of a classifier, and the base values that take part in it: what ONNX Runtime 1.31 answers,
-    /// case by case. `None` where it leaves the trees out of the answer.
-    pub(super) fn of_classifier(forest: &Forest, base: &[f32]) -> Option<(Self, Vec<f32>)> {
-        if forest.targets() != 2 {
-            return Some((Self::Targets, base.to_vec()));
+/// How a classifier's sums become columns and labels.
+#[derive(Debug)]
+pub(super) struct Classes {
+    pub(super) layout: Layout,
+    /// The base values that take part.
+    pub(super) base: Vec<f32>,
+    pub(super) choice: Choice,
+}
+
+impl Classes {
+    /// What ONNX Runtime 1.32 answers, case by case; else why it is not followed, and what to do instead.
+    pub(super) fn of(
+        forest: &Forest,
+        labels: &[i64],
+        base: &[f32],
+    ) -> Result<Self, (&'static str, &'static str)> {
+        match labels.len() {
+            2 => {}
+            0 | 1 => return Err(("a classifier of one class", "train with two classes or more")),
+            _ if base.is_empty() && !forest.always_speaks() => return Err(SILENT),
+            _ => {
+                let choice = if base.is_empty() { Choice::LargestReached } else { Choice::Largest };
+                return Ok(Self { layout: Layout::Targets, base: base.to_vec(), choice });
+            }
         }
-        Some(match (forest.only_target(), base) {
-            (Some(0), [] | [_]) if forest.is_non_negative() => (Self::OneProbability, base.to_vec()),
-            (Some(0), [] | [_]) => (Self::OneMargin, base.to_vec()),
-            // The second class has no score, so its base value is left out.
-            (Some(0), [first, ..]) => (Self::Targets, vec![*first]),
-            // The first class has no score.
-            (Some(_), [] | [_]) => (Self::Targets, Vec::new()),
-            (None, [] | [_]) => (Self::Targets, base.to_vec()),
-            (Some(_) | None, _) => return None,
-        })
+        let non_negative = forest.is_non_negative();
+        let sole = forest.only_target();
+        let all: &[u32] = sole.as_ref().map_or(&[0, 1], std::slice::from_ref);
+        let spoken = all.iter().all(|&target| forest.always_speaks_of(target));
+        let (layout, base, choice) = match (sole, base) {
+            (Some(1) | None, [_, _]) => {
+                return Err((
+                    "two base values where the second of two classes has scores",
+                    "export one base value, or none",
+                ));
+            }
+            _ if !spoken => return Err(SILENT),
+            (Some(0), [first, _]) => {
+                // The second class has no score, so its base value is left out.
+                (Layout::Targets, vec![*first], Choice::of_one(0, non_negative))
+            }
+            (Some(0), base) => {
+                let layout = if non_negative { Layout::OneProbability } else { Layout::OneMargin };
+                (layout, base.to_vec(), Choice::of_one(0, non_negative))
+            }
+            // The first class has no score, so its base value is left out.
+            (Some(_), _) => (Layout::Targets, Vec::new(), Choice::of_one(1, non_negative)),
+            // The label does not look at the first class, and is no class of other labels.
+            (None, base) if labels == [0, 1] => {
+                (Layout::Targets, base.to_vec(), Choice::Above { column: 1, threshold: 0.0 })
+            }
+            (None, _) => {
+                return Err((
+                    "scores for both of two classes, where ONNX Runtime answers 0 or 1 whatever the labels are",
+                    "export scores for one of the classes, or the labels 0 and 1",
+                ));
+            }
+        };
+        Ok(Self { layout, base, choice })
     }
 }
+
+/// Answers of ONNX Runtime that depend on whether a leaf said anything at all.
+const SILENT: (&str, &str) =
+    ("rows that may reach no score of a class", "give every leaf a value for each class that has scores");
 
 /// An ensemble with what follows it.
 #[derive(Debug, Clone)]
@@ -52,6 +102,8 @@ pub(crate) struct Scores {
     pub(super) base: Vec<f32>,
     pub(super) post: PostTransform,
     pub(super) layout: Layout,
+    /// How a classifier chooses; a regressor does not.
+    pub(super) choice: Option<Choice>,
 }
 
 impl Scores {
@@ -70,20 +122,26 @@ impl Scores {
         self.forest.targets()
     }
 
-    /// Scores of `rows`, row after row.
-    pub(crate) fn eval(&self, rows: &[f32], columns: usize) -> Vec<f32> {
+    /// Classes of `rows`, of a classifier, and their scores, row after row.
+    pub(crate) fn eval(&self, rows: &[f32], columns: usize) -> (Vec<usize>, Vec<f32>) {
         let width = self.width();
         let count = rows.len() / columns.max(1);
         let mut out = vec![0.0; count * width];
         let mut reached = vec![false; count * width];
         self.forest.trees.eval(rows, columns, &mut out, &mut reached);
-        for row in out.chunks_exact_mut(width) {
+        let mut classes = Vec::with_capacity(if self.choice.is_some() { count } else { 0 });
+        for (row, reached) in out.chunks_exact_mut(width).zip(reached.chunks_exact(width)) {
+            // A single base value of two classes belongs to the first.
+            for (x, base) in row.iter_mut().zip(&self.base) {
+                *x += base;
+            }
+            classes.extend(self.choice.map(|choice| choice.class(row, reached)));
             match self.layout {
-                Layout::Targets => self.finish(row),
-                Layout::OneProbability | Layout::OneMargin => self.finish_one(row),
+                Layout::Targets => transform(self.post, row),
+                Layout::OneProbability | Layout::OneMargin => self.spread_one(row),
             }
         }
-        out
+        (classes, out)
     }
 
     /// Whether the scores are made from a sum over the trees, so that features have shares in it.
@@ -140,17 +198,9 @@ impl Scores {
         self.layout == Layout::OneProbability && self.post != PostTransform::Logistic
     }
 
-    fn finish(&self, row: &mut [f32]) {
-        // A single base value of two classes belongs to the first.
-        for (x, base) in row.iter_mut().zip(&self.base) {
-            *x += base;
-        }
-        transform(self.post, row);
-    }
-
     /// Only the first column holds a sum, and it speaks for the second class.
-    fn finish_one(&self, row: &mut [f32]) {
-        let s = row[0] + self.base.first().copied().unwrap_or(0.0);
+    fn spread_one(&self, row: &mut [f32]) {
+        let s = row[0];
         (row[0], row[1]) = match (self.layout, self.post) {
             (_, PostTransform::Logistic) => (logistic(-s), logistic(s)),
             (Layout::OneProbability | Layout::Targets, _) => (1.0 - s, s),
@@ -166,8 +216,10 @@ fn transform(post: PostTransform, row: &mut [f32]) {
     match post {
         PostTransform::None => {}
         PostTransform::Logistic => row.iter_mut().for_each(|x| *x = logistic(*x)),
-        PostTransform::Softmax => softmax(row, |_| true),
-        PostTransform::SoftmaxZero => softmax(row, |x| x.abs() > f32::EPSILON),
+        PostTransform::Softmax => softmax(row, |x, most| libm::expf(x - most)),
+        PostTransform::SoftmaxZero => {
+            softmax(row, |x, most| if x.abs() > ZERO { libm::expf(x - most) } else { x * libm::expf(-most) })
+        }
     }
 }
 
@@ -177,14 +229,13 @@ fn logistic(x: f32) -> f32 {
     if x < 0.0 { 1.0 - v } else { v }
 }
 
-fn softmax(row: &mut [f32], counts: impl Fn(f32) -> bool) {
+/// The shares of `part` of each value and the largest; no numbers where all parts are zero.
+fn softmax(row: &mut [f32], part: impl Fn(f32, f32) -> f32) {
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for x in row.iter_mut() {
-        *x = if counts(*x) { libm::expf(*x - most) } else { 0.0 };
+        *x = part(*x, most);
         sum += *x;
     }
-    if sum > 0.0 {
-        row.iter_mut().for_each(|x| *x /= sum);
-    }
+    row.iter_mut().for_each(|x| *x /= sum);
 }
