@@ -29,6 +29,7 @@ mod import;
 pub mod json;
 mod known;
 mod layout;
+mod linear;
 mod mixing;
 mod model;
 mod origin;

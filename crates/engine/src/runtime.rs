@@ -12,6 +12,7 @@ use crate::EngineError;
 pub(crate) fn framework() -> Onnx {
     let mut onnx = tract_onnx::onnx().with_ignore_value_info(true);
     crate::tree::register(&mut onnx.op_register);
+    crate::linear::register(&mut onnx.op_register);
     crate::scaler::register(&mut onnx.op_register);
     crate::svm::register(&mut onnx.op_register);
     crate::known::register(&mut onnx.op_register);

@@ -1,6 +1,9 @@
 //! Labels and scores of tree ensembles and linear models, against numbers of ONNX Runtime 1.32.
 
-use super::support::{Ensemble, FREE, Tree, bytes, close, int, port, single, text, tree_ensemble};
+use super::support::{
+    Ensemble, FREE, Tree, bytes, close, floats as list, int, ints, ml, model, port, single, text,
+    tree_ensemble,
+};
 use dunlin_engine::{Model, floats, import, of_floats};
 use tract_onnx::pb::ModelProto;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -168,4 +171,69 @@ fn a_long_chain_of_equality_tests_is_read_in_no_time() {
     let file = Ensemble::of(&[tree]).regressor(1, 1, "SUM", &[]);
     let model = Model::load(&bytes(&file), None).unwrap();
     close(&model.run_f32(&[7.0, 999.0, 0.5], 3).unwrap(), &[7.0, 999.0, -1.0]);
+}
+
+/// Three features; each class has its own, or the first decides between two.
+fn linear(labels: &[i64], rows: usize, post: &str) -> ModelProto {
+    let one = |row: usize| (0..3).map(move |column| f32::from(u8::from(row == column)));
+    let attributes = vec![
+        list("coefficients", (0..rows).flat_map(one).collect()),
+        list("intercepts", vec![0.0; rows]),
+        ints("classlabels_ints", labels.to_vec()),
+        text("post_transform", post),
+    ];
+    model(
+        vec![ml("LinearClassifier", &["x"], &["label", "scores"], attributes)],
+        vec![],
+        vec![port("x", DataType::Float, &[FREE, 3])],
+        vec![
+            port("label", DataType::Int64, &[FREE]),
+            port("scores", DataType::Float, &[FREE, labels.len() as i64]),
+        ],
+    )
+}
+
+#[test]
+fn a_linear_classifier_labels_by_its_sums() {
+    let x = [30.0, 40.0, -5.0, -200.0, -150.0, -120.0, 1e-9, 0.0, 0.0];
+    let (labels, scores) = answer(&linear(&[0, 1, 2], 3, "LOGISTIC"), 3, &x);
+    assert_eq!(labels, [1, 2, 0]);
+    close(&scores, &[1.0, 1.0, 0.006_692_916, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5]);
+    let (labels, scores) = answer(&linear(&[4, 9], 2, "SOFTMAX"), 3, &x[..3]);
+    assert_eq!(labels, [9]);
+    close(&scores, &[4.539_787e-5, 0.999_954_6]);
+}
+
+#[test]
+fn one_sum_of_two_classes_comes_with_its_complement() {
+    let x = [2.0, 0.0, 0.0, -200.0, 0.0, 0.0, 1e-9, 0.0, 0.0, 0.0, 0.0, 0.0];
+    for post in ["NONE", "SOFTMAX"] {
+        let (labels, scores) = answer(&linear(&[4, 9], 1, post), 3, &x);
+        assert_eq!(labels, [9, 4, 9, 4], "{post}");
+        close(&scores, &[-1.0, 2.0, 201.0, -200.0, 1.0, 1e-9, 1.0, 0.0]);
+    }
+    let (labels, scores) = answer(&linear(&[4, 9], 1, "LOGISTIC"), 3, &x);
+    assert_eq!(labels, [9, 4, 9, 4]);
+    close(&scores, &[0.119_202_97, 0.880_797_1, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5]);
+}
+
+#[test]
+fn linear_models_say_what_they_refuse() {
+    for post in ["PROBIT", "SOFTMAX_ZERO"] {
+        refused(&linear(&[0, 1, 2], 3, post), "use NONE, SOFTMAX or LOGISTIC");
+    }
+    let mut silent = linear(&[0, 1, 2], 3, "NONE");
+    silent.graph.as_mut().unwrap().node[0].attribute.retain(|a| a.name != "intercepts");
+    refused(&silent, "without intercepts");
+    let of = |targets: i64, post: &str| {
+        let coefficients = list("coefficients", vec![1.0, -1.0]);
+        let attributes = vec![coefficients, int("targets", targets), text("post_transform", post)];
+        let port = |name: &str, columns| port(name, DataType::Float, &[FREE, columns]);
+        single("LinearRegressor", attributes, port("x", 2 / targets), port("y", targets))
+    };
+    refused(&of(1, "LOGISTIC"), "passes over");
+    refused(&of(2, "PROBIT"), "use NONE, SOFTMAX or LOGISTIC");
+    let run = |file: ModelProto, x: &[f32]| Model::load(&bytes(&file), None).unwrap().run_f32(x, 1).unwrap();
+    close(&run(of(1, "NONE"), &[3.0, 1.0]), &[2.0]);
+    close(&run(of(2, "LOGISTIC"), &[1.0]), &[0.731_058_6, 0.268_941_43]);
 }
