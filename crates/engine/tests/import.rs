@@ -9,7 +9,7 @@ use dunlin_protocol::{Bytes, DType, TensorData};
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto};
 
-fn imported(file: &ModelProto) -> Model {
+pub(super) fn imported(file: &ModelProto) -> Model {
     let Imported { onnx, rewritten } = import(&bytes(file)).unwrap();
     assert!(!rewritten.is_empty());
     // What comes out needs no second pass.
@@ -17,30 +17,59 @@ fn imported(file: &ModelProto) -> Model {
     Model::load(&onnx, None).unwrap()
 }
 
-fn refusal(file: &ModelProto) -> String {
+pub(super) fn refusal(file: &ModelProto) -> String {
     import(&bytes(file)).map(|i| i.rewritten).unwrap_err().to_string()
 }
 
-fn words(name: &str, shape: &[u64], all: &[&str]) -> TensorData {
+pub(super) fn words(name: &str, shape: &[u64], all: &[&str]) -> TensorData {
     let data =
         all.iter().flat_map(|t| [&(t.len() as u32).to_le_bytes()[..], t.as_bytes()].concat()).collect();
     TensorData { name: name.into(), datatype: DType::Bytes, shape: shape.to_vec(), data: Bytes(data) }
 }
 
-fn integers(name: &str, shape: &[u64], all: &[i64]) -> TensorData {
+pub(super) fn integers(name: &str, shape: &[u64], all: &[i64]) -> TensorData {
     let data = all.iter().flat_map(|n| n.to_le_bytes()).collect();
     TensorData { name: name.into(), datatype: DType::Int64, shape: shape.to_vec(), data: Bytes(data) }
 }
 
 /// What one operator makes of `x`; the first output.
-fn answer(op: &str, attributes: Vec<AttributeProto>, x: &TensorData, made: DataType) -> TensorData {
-    let kinds = [(DType::Bytes, DataType::String), (DType::Int64, DataType::Int64)];
+pub(super) fn answer(
+    op: &str,
+    attributes: Vec<AttributeProto>,
+    x: &TensorData,
+    made: DataType,
+) -> TensorData {
+    answer_of(3, op, attributes, x, made)
+}
+
+/// The same of a version of `ai.onnx.ml`.
+pub(super) fn answer_of(
+    version: i64,
+    op: &str,
+    attributes: Vec<AttributeProto>,
+    x: &TensorData,
+    made: DataType,
+) -> TensorData {
+    imported(&file_of(version, op, attributes, x, made)).run(std::slice::from_ref(x)).unwrap().remove(0)
+}
+
+/// One operator of a version of `ai.onnx.ml`, for tables like `x`.
+pub(super) fn file_of(
+    version: i64,
+    op: &str,
+    attributes: Vec<AttributeProto>,
+    x: &TensorData,
+    made: DataType,
+) -> ModelProto {
+    let kinds =
+        [(DType::Bytes, DataType::String), (DType::Int64, DataType::Int64), (DType::Fp64, DataType::Double)];
     let kind =
         kinds.iter().find(|(ours, _)| *ours == x.datatype).map_or(DataType::Float, |(_, theirs)| *theirs);
     let dims: Vec<i64> =
         x.shape.iter().enumerate().map(|(i, &d)| if i == 0 { FREE } else { d as i64 }).collect();
-    let file = single(op, attributes, port("x", kind, &dims), port("y", made, &[FREE]));
-    imported(&file).run(std::slice::from_ref(x)).unwrap().remove(0)
+    let mut file = single(op, attributes, port("x", kind, &dims), port("y", made, &[FREE]));
+    file.opset_import[1].version = version;
+    file
 }
 
 #[test]
@@ -59,8 +88,8 @@ fn a_label_encoder_looks_up_text_numbers_and_what_is_no_number() {
     let keys = super::support::floats("keys_floats", vec![1.5, f32::NAN]);
     let of_floats_ =
         vec![keys, super::support::floats("values_floats", vec![10.0, 20.0]), float("default_float", -1.0)];
-    let got =
-        answer("LabelEncoder", of_floats_, &of_floats("x", &[3], &[f32::NAN, 1.5, 2.0]), DataType::Float);
+    let x = of_floats("x", &[3], &[f32::NAN, 1.5, 2.0]);
+    let got = answer_of(4, "LabelEncoder", of_floats_, &x, DataType::Float);
     close(&floats(&got).unwrap(), &[20.0, 10.0, -1.0]);
     let of_tensors = vec![
         tensor_attribute("keys_tensor", texts_tensor("", &["p", "q"])),

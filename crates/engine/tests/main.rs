@@ -4,6 +4,7 @@
 mod batch;
 mod classifiers;
 mod explain;
+mod features;
 mod hostile;
 mod import;
 mod models;

@@ -141,7 +141,6 @@ const ONNX: &[&str] = &[
 const ML: &[&str] = &[
     "LinearClassifier",
     "LinearRegressor",
-    "Normalizer",
     "SVMClassifier",
     "SVMRegressor",
     "Scaler",
@@ -183,6 +182,7 @@ pub(crate) fn advice(domain: &str, op: &str) -> &'static str {
         | "OneHotEncoder"
         | "LabelEncoder"
         | "Binarizer"
+        | "Normalizer"
         | "FeatureVectorizer"
         | "TreeEnsemble"
         | "QuantizeLinear"

@@ -1,5 +1,7 @@
 //! Categories: `LabelEncoder` and `OneHotEncoder`.
 
+use std::collections::BTreeSet;
+
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{NodeProto, TensorProto};
 
@@ -15,6 +17,8 @@ use crate::known;
 /// Words there may be for each key of a table over all of them, and some more for small tables.
 const TABLE_FACTOR: usize = 4;
 const TABLE_MIN: usize = 64;
+/// The version of `ai.onnx.ml` from which on a key may be no number.
+const NAN_KEYS: i64 = 4;
 
 /// Keys or values of an encoder.
 #[derive(Debug, Clone)]
@@ -107,11 +111,11 @@ fn table(editor: &mut Editor, node: &NodeProto) -> Result<(Column, Column), Engi
             let keys = column(editor, node, "keys")?.ok_or_else(|| lacks("keys"))?;
             (keys, column(editor, node, "values")?.ok_or_else(|| lacks("values"))?)
         }
-        // Operator set 1: words and their places, in the direction of the input.
+        // Operator set 1: words and their places, in the direction of the input. The last of equal words counts.
         classes => {
-            let words = Values::Words(editor.words.all(classes)?);
-            let words = Column { kind: DataType::Int64, values: words };
-            let places = Values::Ints((0..classes.len() as i64).collect());
+            let words = editor.words.all(classes)?.into_iter().rev().collect();
+            let words = Column { kind: DataType::Int64, values: Values::Words(words) };
+            let places = Values::Ints((0..classes.len() as i64).rev().collect());
             let places = Column { kind: DataType::Int64, values: places };
             if editor.words.text(input(node, 0)?).is_some() { (words, places) } else { (places, words) }
         }
@@ -191,6 +195,7 @@ fn first_equal(editor: &mut Editor, x: &str, keys: &Column) -> Result<String, En
     let x = editor.unsqueeze(x, -1)?;
     let mut hits = editor.op("Equal", &[&x, &constant], vec![])?;
     if let Values::Floats(all) = &keys.values
+        && editor.ml >= NAN_KEYS
         && all.iter().any(|key| key.is_nan())
     {
         // Here, unlike in arithmetic, what is no number is a key like others.
@@ -201,7 +206,7 @@ fn first_equal(editor: &mut Editor, x: &str, keys: &Column) -> Result<String, En
             ..TensorProto::default()
         };
         let mask = editor.add(mask);
-        let missing = editor.op("IsNaN", &[&x], vec![])?;
+        let missing = editor.is_nan(&x)?;
         hits = editor.op("Where", &[&missing, &mask, &hits], vec![])?;
     }
     let hits = editor.cast(&hits, DataType::Float)?;
@@ -220,17 +225,32 @@ pub(super) fn one_hot(editor: &mut Editor, node: &NodeProto) -> Result<(), Engin
     if is_text != editor.words.text(x).is_some() {
         return Err(malformed(&format!("the categories of {:?} are not what it is given", node_name(node))));
     }
+    let mut missing = None;
     let (x, categories) = if is_text {
         (x.to_owned(), editor.words.all(all.strings("cats_strings"))?)
     } else {
+        missing = Some(editor.is_nan(x)?);
         (editor.cast(x, DataType::Int64)?, all.ints("cats_int64s").to_vec())
     };
     if categories.is_empty() {
         return Err(malformed(&format!("one-hot encoder {:?} has no categories", node_name(node))));
     }
+    if categories.iter().collect::<BTreeSet<_>>().len() != categories.len() {
+        return Err(unsupported(
+            "ai.onnx.ml/OneHotEncoder with a category that is there twice",
+            node_name(node),
+            "name each category once",
+        ));
+    }
     let x = editor.unsqueeze(&x, -1)?;
     let categories = editor.ints(&[categories.len()], &categories);
-    let hits = editor.op("Equal", &[&x, &categories], vec![])?;
+    let mut hits = editor.op("Equal", &[&x, &categories], vec![])?;
+    if let Some(missing) = missing {
+        // As an integer it would be zero, which may be a category.
+        let missing = editor.unsqueeze(&missing, -1)?;
+        let number = editor.op("Not", &[&missing], vec![])?;
+        hits = editor.op("And", &[&hits, &number], vec![])?;
+    }
     if all.int("zeros", 1) != 0 {
         editor.op_to("Cast", &[&hits], vec![int("to", DataType::Float as i64)], made)?;
     } else {

@@ -1,4 +1,4 @@
-//! Preparation of numeric features: `Imputer`, `Binarizer`, `FeatureVectorizer` and one case of `Normalizer`.
+//! Preparation of numeric features: `Imputer`, `Binarizer`, `FeatureVectorizer` and `Normalizer`.
 
 use tract_onnx::pb::NodeProto;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -24,18 +24,25 @@ pub(super) fn imputer(editor: &mut Editor, node: &NodeProto) -> Result<(), Engin
         }
         (floats, _) => {
             let replaced = all.float("replaced_value_float", 0.0);
+            let filling = editor.floats(&[floats.len()], floats);
             let missing = if replaced.is_nan() {
-                editor.op("IsNaN", &[x], vec![])?
+                editor.is_nan(x)?
             } else {
                 let replaced = editor.floats(&[], &[replaced]);
+                let replaced = like(editor, &replaced, x)?;
                 editor.op("Equal", &[x, &replaced], vec![])?
             };
-            (missing, editor.floats(&[floats.len()], floats))
+            (missing, like(editor, &filling, x)?)
         }
     };
     editor.op_to("Where", &[&missing, &filling, x], vec![], made)?;
     editor.rewrites.add("ai.onnx.ml/Imputer", "Where", node_name(node));
     Ok(())
+}
+
+/// Numbers of single precision as numbers of the type of `x`, where the operator set can say so.
+fn like(editor: &mut Editor, numbers: &str, x: &str) -> Result<String, EngineError> {
+    if editor.opset < 15 { Ok(numbers.to_owned()) } else { editor.op("CastLike", &[numbers, x], vec![]) }
 }
 
 /// `Binarizer`: one above the threshold, else zero.
@@ -73,20 +80,59 @@ pub(super) fn vectorizer(editor: &mut Editor, node: &NodeProto) -> Result<(), En
     Ok(())
 }
 
-/// `Normalizer`: the runtime's own, but for `MAX`, where ONNX Runtime divides by the largest value rather than by the
-/// largest magnitude, and leaves a row alone whose largest value is zero.
-pub(super) fn normalizer(editor: &mut Editor, node: NodeProto) -> Result<(), EngineError> {
-    let x = input(&node, 0)?;
-    let norm = Attributes { node: &node }.text("norm", "MAX");
-    if norm != "MAX" {
-        return editor.keep(node);
-    }
-    let x = editor.cast(x, DataType::Float)?;
-    let most = editor.reduce("ReduceMax", &x, Some(&[-1]), 1)?;
-    let (zero, one) = (editor.floats(&[], &[0.0]), editor.floats(&[], &[1.0]));
-    let flat = editor.op("Equal", &[&most, &zero], vec![])?;
-    let most = editor.op("Where", &[&flat, &one, &most], vec![])?;
-    editor.op_to("Div", &[&x, &most], vec![], output(&node)?)?;
-    editor.rewrites.add("ai.onnx.ml/Normalizer", "Div by the largest value", node_name(&node));
+/// `Normalizer`: each row over its largest value, the sum of its magnitudes, or the root of the sum of its squares. A row
+/// that this is zero for stays as it is.
+pub(super) fn normalizer(editor: &mut Editor, node: &NodeProto) -> Result<(), EngineError> {
+    let (x, made) = (editor.cast(input(node, 0)?, DataType::Float)?, output(node)?);
+    let norm = Attributes { node }.text("norm", "MAX");
+    let became = match norm.as_str() {
+        "MAX" => {
+            // What is no number is passed over.
+            let lowest = editor.floats(&[], &[f32::MIN]);
+            let missing = editor.is_nan(&x)?;
+            let numbers = editor.op("Where", &[&missing, &lowest, &x], vec![])?;
+            let most = editor.reduce("ReduceMax", &numbers, Some(&[-1]), 1)?;
+            let most = editor.op("Max", &[&most, &lowest], vec![])?;
+            let (_, most) = or_one(editor, &most)?;
+            editor.op_to("Div", &[&x, &most], vec![], made)?;
+            "Div by the largest value"
+        }
+        "L1" => {
+            let sum = editor.reduce("ReduceL1", &x, Some(&[-1]), 1)?;
+            let (_, sum) = or_one(editor, &sum)?;
+            editor.op_to("Div", &[&x, &sum], vec![], made)?;
+            "Div by the sum of magnitudes"
+        }
+        "L2" => {
+            let squares = editor.op("Mul", &[&x, &x], vec![])?;
+            let sum = editor.reduce("ReduceSum", &squares, Some(&[-1]), 1)?;
+            let (flat, sum) = or_one(editor, &sum)?;
+            // Of the quotient, as ONNX Runtime has it: squares that overflow are seen.
+            let parts = editor.op("Div", &[&squares, &sum], vec![])?;
+            let parts = editor.op("Sqrt", &[&parts], vec![])?;
+            let opposite = editor.op("Neg", &[&parts], vec![])?;
+            let zero = editor.floats(&[], &[0.0]);
+            let below = editor.op("Less", &[&x, &zero], vec![])?;
+            let parts = editor.op("Where", &[&below, &opposite, &parts], vec![])?;
+            editor.op_to("Where", &[&flat, &x, &parts], vec![], made)?;
+            "the root of shares in the sum of squares"
+        }
+        other => {
+            return Err(unsupported(
+                &format!("ai.onnx.ml/Normalizer with the norm {other:?}"),
+                node_name(node),
+                "use MAX, L1 or L2",
+            ));
+        }
+    };
+    editor.rewrites.add("ai.onnx.ml/Normalizer", became, node_name(node));
     Ok(())
+}
+
+/// Where `x` is zero, and `x` with one in those places.
+fn or_one(editor: &mut Editor, x: &str) -> Result<(String, String), EngineError> {
+    let (zero, one) = (editor.floats(&[], &[0.0]), editor.floats(&[], &[1.0]));
+    let flat = editor.op("Equal", &[x, &zero], vec![])?;
+    let safe = editor.op("Where", &[&flat, &one, x], vec![])?;
+    Ok((flat, safe))
 }

@@ -15,6 +15,8 @@ use crate::check::{NODES_MAX, node_name, too_large};
 pub(super) struct Editor {
     /// Version of the default operator set.
     pub(super) opset: i64,
+    /// Version of `ai.onnx.ml`.
+    pub(super) ml: i64,
     pub(super) nodes: Vec<NodeProto>,
     initialisers: Vec<TensorProto>,
     /// Where constants lie by name: initialisers, and what `Constant` nodes hold.
@@ -39,7 +41,7 @@ enum Constant {
 
 impl Editor {
     /// Takes the constants out of `graph`, and what names there are.
-    pub(super) fn new(graph: &mut GraphProto, opset: i64) -> Self {
+    pub(super) fn new(graph: &mut GraphProto, opset: i64, ml: i64) -> Self {
         let mut taken: BTreeSet<String> = graph.input.iter().map(|i| i.name.clone()).collect();
         taken.extend(graph.output.iter().map(|o| o.name.clone()));
         taken.extend(graph.initializer.iter().map(|t| t.name.clone()));
@@ -53,6 +55,7 @@ impl Editor {
         let widths = graph.input.iter().filter_map(|input| Some((input.name.clone(), columns(input)?)));
         Self {
             opset,
+            ml,
             nodes: Vec::new(),
             widths: widths.collect(),
             maps: BTreeMap::new(),
@@ -214,6 +217,12 @@ impl Editor {
     /// A cast to `kind`.
     pub(super) fn cast(&mut self, input: &str, kind: DataType) -> Result<String, EngineError> {
         self.op("Cast", &[input], vec![int("to", kind as i64)])
+    }
+
+    /// Whether each value is no number; of any type, which `IsNaN` of the runtime is not for.
+    pub(super) fn is_nan(&mut self, input: &str) -> Result<String, EngineError> {
+        let same = self.op("Equal", &[input, input], vec![])?;
+        self.op("Not", &[&same], vec![])
     }
 
     /// The input with one more dimension at `axis`.

@@ -83,12 +83,13 @@ impl Rewrites {
 /// [`crate::inspect`].
 pub fn import(onnx: &[u8]) -> Result<Imported, EngineError> {
     let mut file = check::decode(onnx)?;
-    let opset = default_opset(&file);
+    let opset = opset_of(&file, |domain| matches!(domain, "" | "ai.onnx"));
+    let ml = opset_of(&file, |domain| domain == "ai.onnx.ml").unwrap_or(1);
     let graph = file.graph.as_mut().ok_or_else(|| malformed("the file holds no graph"))?;
     if graph.node.len() > NODES_MAX {
         return Err(too_large("nodes of the graph", graph.node.len() as u64, NODES_MAX as u64));
     }
-    let mut editor = Editor::new(graph, opset.unwrap_or(OPSET_OWN));
+    let mut editor = Editor::new(graph, opset.unwrap_or(OPSET_OWN), ml);
     half::widen(&mut editor, graph)?;
     words::begin(&mut editor, graph)?;
     for node in std::mem::take(&mut graph.node) {
@@ -124,9 +125,8 @@ pub fn import(onnx: &[u8]) -> Result<Imported, EngineError> {
     Ok(Imported { onnx, rewritten: rewrites.list() })
 }
 
-fn default_opset(file: &pb::ModelProto) -> Option<i64> {
-    let is_default = |set: &&pb::OperatorSetIdProto| matches!(set.domain.as_str(), "" | "ai.onnx");
-    file.opset_import.iter().find(is_default).map(|set| set.version)
+fn opset_of(file: &pb::ModelProto, is_asked: impl Fn(&str) -> bool) -> Option<i64> {
+    file.opset_import.iter().find(|set| is_asked(&set.domain)).map(|set| set.version)
 }
 
 fn rewrite(editor: &mut Editor, mut node: pb::NodeProto) -> Result<(), EngineError> {
@@ -144,7 +144,7 @@ fn rewrite(editor: &mut Editor, mut node: pb::NodeProto) -> Result<(), EngineErr
         ("ai.onnx.ml", "Imputer") => features::imputer(editor, &node),
         ("ai.onnx.ml", "Binarizer") => features::binarizer(editor, &node),
         ("ai.onnx.ml", "FeatureVectorizer") => features::vectorizer(editor, &node),
-        ("ai.onnx.ml", "Normalizer") => features::normalizer(editor, node),
+        ("ai.onnx.ml", "Normalizer") => features::normalizer(editor, &node),
         ("ai.onnx.ml", "TreeEnsemble") => ensemble::rewrite(editor, &node),
         ("" | "ai.onnx", "QuantizeLinear") => quantised::quantize(editor, &node),
         ("" | "ai.onnx", "DequantizeLinear") => quantised::dequantize(editor, &node),
