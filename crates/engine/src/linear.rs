@@ -128,7 +128,13 @@ impl Linear {
         let name = |what: &str| format!("{prefix}.{what}");
         let softmax = || Softmax { axes: tvec!(1), ..Softmax::default() };
         Ok(match self.link {
-            Link::Logistic => model.wire_node(name("logistic"), sigmoid(), &[sums])?[0],
+            Link::Logistic => {
+                let score = model.wire_node(name("logistic"), sigmoid(), &[sums])?[0];
+                // tract's curve takes what is no number for one.
+                let is_number = TypedBinOp(logic::comp_eq(), None);
+                let is_number = model.wire_node(name("is-number"), is_number, &[sums, sums])?[0];
+                model.wire_node(name("score"), logic::Iff, &[is_number, score, sums])?[0]
+            }
             Link::Softmax if !self.is_one_of_two() => {
                 model.wire_node(name("softmax"), softmax(), &[sums])?[0]
             }

@@ -215,6 +215,9 @@ fn one_sum_of_two_classes_comes_with_its_complement() {
     let (labels, scores) = answer(&linear(&[4, 9], 1, "LOGISTIC"), 3, &x);
     assert_eq!(labels, [9, 4, 9, 4]);
     close(&scores, &[0.119_202_97, 0.880_797_1, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5]);
+    let (labels, scores) = answer(&linear(&[4, 9], 1, "LOGISTIC"), 3, &[f32::NAN, 0.0, 0.0]);
+    assert_eq!(labels, [4]);
+    assert!(scores.iter().all(|score| score.is_nan()), "{scores:?}");
 }
 
 #[test]
