@@ -74,20 +74,24 @@ impl Model {
             Ok(typed) => typed,
             // Some graphs have the single row written into their constants.
             Err(symbolic) if fixed.is_none() => {
-                let typed = graph::single_row(onnx, &inputs, &origins).map_err(|_| symbolic)?;
-                return Self::fixed(1, typed, &origins, inputs, outputs, ops);
+                let (typed, outputs) =
+                    graph::single_row(onnx, &inputs, &origins, outputs).map_err(|error| match error {
+                        EngineError::Unsupported { .. } => error,
+                        _ => symbolic,
+                    })?;
+                return Self::fixed(1, typed, inputs, outputs, ops);
             }
             Err(e) => return Err(e),
         };
-        if let Some(rows) = fixed {
-            return Self::fixed(rows, typed, &origins, inputs, outputs, ops);
-        }
         graph::describe(&typed, &origins, &mut outputs)?;
-        if outputs.iter().any(|o| o.shape.first() != Some(&-1)) || mixing::over_rows(&typed) {
-            // An output that is not one row per row can not be put together from parts, nor one of several rows.
+        if let Some(rows) = fixed {
+            return Self::fixed(rows, typed, inputs, outputs, ops);
+        }
+        graph::row_by_row(&typed, &origins, &outputs, -1)?;
+        if mixing::over_rows(&typed, &graph::rows(&typed)) {
             drop(typed);
-            let typed = graph::single_row(onnx, &inputs, &origins)?;
-            return Self::fixed(1, typed, &origins, inputs, outputs, ops);
+            let (typed, outputs) = graph::single_row(onnx, &inputs, &origins, outputs)?;
+            return Self::fixed(1, typed, inputs, outputs, ops);
         }
         inputs.iter_mut().filter_map(|i| i.shape.first_mut()).for_each(|rows| *rows = -1);
         let trees = TreeSum::of(&typed);
@@ -111,12 +115,10 @@ impl Model {
     fn fixed(
         rows: usize,
         typed: TypedModel,
-        origins: &Origins,
         mut inputs: Vec<TensorSpec>,
-        mut outputs: Vec<TensorSpec>,
+        outputs: Vec<TensorSpec>,
         ops: BTreeSet<String>,
     ) -> Result<Self, EngineError> {
-        graph::describe(&typed, origins, &mut outputs)?;
         for input in &mut inputs {
             if let Some(first) = input.shape.first_mut() {
                 *first = rows as i64;
@@ -276,9 +278,12 @@ impl Model {
 
     fn check_rows(&self, rows: usize, name: &str) -> Result<(), EngineError> {
         match &self.rows {
-            // A graph for one row answers many, one after the other.
-            Rows::Fixed(1, _) | Rows::Free { .. } if (1..=ROWS_MAX).contains(&rows) => Ok(()),
             Rows::Fixed(fixed, _) if rows == *fixed => Ok(()),
+            // A graph for one row answers many, one after the other, if each of its outputs is one row.
+            Rows::Fixed(1, _) if self.outputs.iter().any(|output| output.shape.first() != Some(&1)) => {
+                Err(input(name, &format!("{rows} rows where the model takes one, of which it makes no rows")))
+            }
+            Rows::Fixed(1, _) | Rows::Free { .. } if (1..=ROWS_MAX).contains(&rows) => Ok(()),
             Rows::Fixed(1, _) | Rows::Free { .. } => {
                 Err(input(name, &format!("{rows} rows; from 1 to {ROWS_MAX} are answered at once")))
             }

@@ -9,5 +9,6 @@ mod hostile;
 mod import;
 mod models;
 mod operators;
+mod rows;
 mod support;
 mod targets;

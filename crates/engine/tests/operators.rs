@@ -4,7 +4,7 @@ use super::support::{FREE, bytes, close, float, int, ints, ints_tensor, model, n
 use dunlin_engine::{EngineError, Model, floats, import, inspect, of_floats};
 use dunlin_protocol::{Bytes, DType, TensorData};
 use tract_onnx::pb::tensor_proto::DataType;
-use tract_onnx::pb::{AttributeProto, ModelProto, TensorProto};
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto};
 
 /// `op` of `x` and constants; `rows` rows of `columns`.
 fn file(
@@ -227,37 +227,6 @@ fn a_computed_zero_to_divide_by_is_an_error_and_the_next_request_is_answered() {
 }
 
 #[test]
-fn inputs_of_different_rows_are_refused() {
-    let ports =
-        |a: i64, b: i64| vec![port("a", DataType::Float, &[a, 2]), port("b", DataType::Float, &[b, 2])];
-    let nodes = || vec![node("Concat", &["a", "b"], &["y"], vec![int("axis", 1)])];
-    let output = || vec![port("y", DataType::Float, &[])];
-    let load = |a, b| Model::load(&bytes(&model(nodes(), vec![], ports(a, b), output())), None);
-    assert!(load(3, 3).is_ok() && load(FREE, 3).is_ok());
-    let refused = load(3, 2).unwrap_err().to_string();
-    assert!(refused.starts_with("inputs of 3 and of 2 rows"), "{refused}");
-}
-
-#[test]
-fn an_output_that_is_no_row_for_each_names_its_operator() {
-    let nodes = vec![node("Concat", &["x", "x"], &["y"], vec![int("axis", 0)])];
-    let (x, y) = (port("x", DataType::Float, &[FREE, 2]), port("y", DataType::Float, &[]));
-    let refused = Model::load(&bytes(&model(nodes, vec![], vec![x], vec![y])), None).unwrap_err().to_string();
-    assert!(refused.starts_with("ai.onnx/Concat mixing the rows of output \"y\""), "{refused}");
-    assert!(refused.contains("at node \"Concat_y\""), "{refused}");
-}
-
-#[test]
-fn an_input_without_dimensions_stands_beside_free_rows() {
-    let nodes = vec![node("Add", &["x", "k"], &["y"], vec![])];
-    let ports = vec![port("x", DataType::Float, &[FREE, 2]), port("k", DataType::Float, &[])];
-    let file = model(nodes, vec![], ports, vec![port("y", DataType::Float, &[FREE, 2])]);
-    let model = Model::load(&bytes(&file), None).unwrap();
-    let inputs = [of_floats("x", &[2, 2], &[1.0, 2.0, 3.0, 4.0]), of_floats("k", &[], &[0.5])];
-    assert_eq!(floats(&model.run(&inputs).unwrap()[0]).unwrap(), [1.5, 2.5, 3.5, 4.5]);
-}
-
-#[test]
 fn an_empty_optional_input_at_the_end_is_none() {
     let nodes = vec![node("Conv", &["x", "w", ""], &["y"], vec![])];
     let weights = vec![tensor("w", &[1, 1, 1, 2], &[2.0, 3.0])];
@@ -267,60 +236,74 @@ fn an_empty_optional_input_at_the_end_is_none() {
     assert_eq!(floats(&got[0]).unwrap(), [32.0]);
 }
 
+/// The answer of a graph from `x`, a row of floats, to `y`.
+fn of_row(nodes: Vec<NodeProto>, x: &[f32], constants: Vec<TensorProto>) -> Vec<f32> {
+    let ports = vec![port("x", DataType::Float, &[1, x.len() as i64])];
+    let file = model(nodes, constants, ports, vec![port("y", DataType::Float, &[])]);
+    let model = Model::load(&bytes(&file), None).unwrap();
+    floats(&model.run(&[of_floats("x", &[1, x.len() as u64], x)]).unwrap()[0]).unwrap()
+}
+
 #[test]
-fn a_row_is_answered_the_same_whatever_comes_with_it() {
-    let axis = || vec![ints("axes", vec![0])];
-    let graphs = [
-        vec![node("ReduceMean", &["x"], &["m"], axis()), node("Sub", &["x", "m"], &["y"], vec![])],
-        vec![node("ReduceMax", &["x"], &["m"], axis()), node("Sub", &["x", "m"], &["y"], vec![])],
-        vec![node("Softmax", &["x"], &["y"], vec![int("axis", 0)])],
-        vec![node("CumSum", &["x", "zero"], &["y"], vec![])],
-        vec![node("Gather", &["x", "zero"], &["m"], vec![]), node("Sub", &["x", "m"], &["y"], vec![])],
+fn what_is_repeated_is_summed_over_as_often() {
+    let constants = || {
         vec![
-            node("Slice", &["x", "first", "second"], &["m"], vec![]),
-            node("Sub", &["x", "m"], &["y"], vec![]),
-        ],
-        vec![
-            node("Transpose", &["x"], &["t"], vec![]),
-            node("MatMul", &["t", "x"], &["m"], vec![]),
-            node("MatMul", &["x", "m"], &["y"], vec![]),
-        ],
-        vec![
-            node("TopK", &["x", "second"], &["m", "i"], vec![int("axis", 0)]),
-            node("Sub", &["x", "m"], &["y"], vec![]),
-        ],
-        vec![
-            node("Pad", &["x", "before"], &["p"], vec![]),
-            node("Slice", &["p", "first", "last"], &["y"], vec![]),
-        ],
-        vec![
-            node("Concat", &["x", "x"], &["c"], vec![int("axis", 0)]),
-            node("Slice", &["c", "second", "far"], &["d"], vec![]),
-            node("ReduceMax", &["d"], &["m"], axis()),
-            node("Sub", &["x", "m"], &["y"], vec![]),
-        ],
-    ];
-    let zero = || TensorProto { dims: vec![], ..ints_tensor("zero", &[0]) };
-    let numbers = || {
-        let of = |name: &str, values: &[i64]| ints_tensor(name, values);
-        vec![
-            zero(),
-            of("first", &[0]),
-            of("second", &[1]),
-            of("last", &[-1]),
-            of("far", &[i64::from(i32::MAX)]),
-            of("before", &[1, 0, 0, 0]),
+            ints_tensor("wide", &[1, 3]),
+            ints_tensor("high", &[3, 1]),
+            ints_tensor("image", &[1, 1, 1, 2]),
+            ints_tensor("three", &[1, 3, 1, 2]),
+            tensor("w", &[3, 1], &[1.0, 10.0, 100.0]),
+            tensor("v", &[1, 3], &[1.0, 10.0, 100.0]),
+            tensor("k", &[1, 3, 1, 1], &[1.0, 10.0, 100.0]),
         ]
     };
-    for nodes in graphs {
-        let name = nodes[0].name.clone();
-        let port = |name: &str| port(name, DataType::Float, &[FREE, 2]);
-        let file = model(nodes, numbers(), vec![port("x")], vec![port("y")]);
-        let model = Model::load(&bytes(&file), None).unwrap_or_else(|error| panic!("{name}: {error}"));
-        let run =
-            |rows: u64, x: &[f32]| floats(&model.run(&[of_floats("x", &[rows, 2], x)]).unwrap()[0]).unwrap();
-        let x: Vec<f32> = (0..18).map(|i| (i * 7 % 5) as f32).collect();
-        let alone: Vec<f32> = x.chunks(2).flat_map(|row| run(1, row)).collect();
-        assert_eq!(run(9, &x), alone, "{name}");
+    for repeat in ["Expand", "Tile"] {
+        for product in ["MatMul", "Gemm"] {
+            let right = node(product, &["e", "w"], &["y"], vec![]);
+            let nodes = vec![node(repeat, &["x", "wide"], &["e"], vec![]), right.clone()];
+            assert_eq!(of_row(nodes, &[2.0], constants()), [222.0], "{repeat} {product}");
+            let turned = node("Transpose", &["f"], &["e"], vec![]);
+            let nodes = vec![node(repeat, &["x", "high"], &["f"], vec![]), turned, right];
+            assert_eq!(of_row(nodes, &[2.0], constants()), [222.0], "{repeat} {product}");
+            let left = node(product, &["v", "e"], &["y"], vec![]);
+            let nodes = vec![node(repeat, &["x", "high"], &["e"], vec![]), left];
+            assert_eq!(of_row(nodes, &[2.0, 1.0], constants()), [222.0, 111.0], "{repeat} {product}");
+        }
+        let sum = node("Einsum", &["e", "w"], &["y"], vec![text("equation", "ni,ij->n")]);
+        let nodes = vec![node(repeat, &["x", "wide"], &["e"], vec![]), sum];
+        assert_eq!(of_row(nodes, &[2.0], constants()), [222.0], "{repeat}");
+        // A grey image as one of three colours.
+        let nodes = vec![
+            node("Reshape", &["x", "image"], &["i"], vec![]),
+            node(repeat, &["i", if repeat == "Tile" { "channels" } else { "three" }], &["e"], vec![]),
+            node("Conv", &["e", "k"], &["y"], vec![]),
+        ];
+        let all = [constants(), vec![ints_tensor("channels", &[1, 3, 1, 1])]].concat();
+        assert_eq!(of_row(nodes, &[2.0, 1.0], all), [222.0, 111.0], "{repeat}");
     }
+}
+
+#[test]
+fn sums_and_products_of_integers_keep_all_bits() {
+    let large = 1_i64 << 40;
+    let axes = || vec![ints("axes", vec![1]), int("keepdims", 0)];
+    let table: Vec<(&str, Vec<AttributeProto>, Vec<TensorProto>, [i64; 2], i64)> = vec![
+        ("ReduceSum", vec![int("keepdims", 0)], vec![ints_tensor("a", &[1])], [large, 3], large + 3),
+        ("ReduceMean", axes(), vec![], [large, large + 4], large + 2),
+        ("ReduceL1", axes(), vec![], [large, -3], large + 3),
+        ("ReduceProd", axes(), vec![], [large, -3], large * -3),
+        ("ReduceMax", axes(), vec![], [large, 3], large),
+    ];
+    let kinds = (DataType::Int64, DataType::Int64);
+    for (op, attributes, constants, x, belongs) in table {
+        let file = file(op, attributes, kinds, &[1, 2], constants);
+        let got = Model::load(&bytes(&file), None).unwrap().run(&[integers(&[1, 2], &x)]).unwrap();
+        assert_eq!(got[0].data, integers(&[1], &[belongs]).data, "{op}");
+    }
+    // An integer times itself.
+    let square = vec![node("Mul", &["x", "x"], &["y"], vec![])];
+    let ports = (port("x", DataType::Int64, &[1, 2]), port("y", DataType::Int64, &[]));
+    let file = model(square, vec![], vec![ports.0], vec![ports.1]);
+    let got = Model::load(&bytes(&file), None).unwrap().run(&[integers(&[1, 2], &[-3, 1 << 20])]).unwrap();
+    assert_eq!(got[0].data, integers(&[1, 2], &[9, large]).data);
 }

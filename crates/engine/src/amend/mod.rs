@@ -3,11 +3,13 @@
 //! Some are read from the file in place of tract's, the others are put in the place of what tract made of them.
 
 mod apart;
+mod broad;
 mod cast;
 mod double;
 mod extreme;
 mod function;
 mod one_hot;
+mod total;
 
 use tract_onnx::model::{OnnxOpRegister, ParsingContext};
 use tract_onnx::pb::{GraphProto, NodeProto};
@@ -19,6 +21,7 @@ use tract_onnx::tract_hir::tract_core::ops::nn::{Softmax, SoftmaxKind};
 use crate::check::malformed;
 
 pub(crate) use extreme::Extreme;
+pub(crate) use total::Total;
 
 /// Registers those that are read, over tract's own.
 pub(crate) fn register(ops: &mut OnnxOpRegister) {
@@ -48,17 +51,18 @@ pub(crate) fn leave_out(graph: &mut GraphProto) {
 /// Puts the others in place.
 pub(crate) fn put(model: &mut TypedModel) -> TractResult<()> {
     for id in 0..model.nodes.len() {
-        for slot in apart::twice(model.node(id)) {
-            let node = model.node(id);
-            let (name, fact) = (format!("{}.state-{slot}", node.name), model.outlet_fact(node.inputs[slot])?);
-            let copy = model.add_node(name, apart::Copy, tvec!(fact.without_value()))?;
-            model.add_edge(model.node(id).inputs[slot], InletId::new(copy, 0))?;
-            model.add_edge(OutletId::new(copy, 0), InletId::new(id, slot))?;
+        let twice = apart::twice(model, model.node(id));
+        for inlet in
+            twice.into_iter().map(|slot| InletId::new(id, slot)).chain(broad::takers(model, model.node(id)))
+        {
+            apart::copy(model, inlet)?;
         }
         let node = model.node(id);
         let (inputs, op): (_, Box<dyn TypedOp>) = if let Some(op) = one_hot::of(node)? {
             (node.inputs.clone(), Box::new(op))
         } else if let Some(op) = double::of(model, node)? {
+            (node.inputs.clone(), Box::new(op))
+        } else if let Some(op) = total::of(model, node)? {
             (node.inputs.clone(), Box::new(op))
         } else if let Some((input, op)) = log_softmax(model, node)? {
             (vec![input], Box::new(op))

@@ -7,11 +7,11 @@ use tract_onnx::pb;
 use tract_onnx::pb::tensor_shape_proto::Dimension;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dim;
 use tract_onnx::pb::type_proto::Value as TypeValue;
-use tract_onnx::tract_hir::internal::{Framework, InferenceModelExt, ToDim, TypedModel};
+use tract_onnx::tract_hir::internal::{Framework, InferenceModelExt, Symbol, ToDim, TypedModel};
 
 use super::ROWS_MAX;
 use crate::check::{self, too_large, unsupported};
-use crate::origin::Origins;
+use crate::origin::{FIX_THE_BATCH, Origins};
 use crate::plan::{Plan, prepare};
 use crate::runtime::{contained, framework};
 use crate::{EngineError, amend, layout, steps, tensor};
@@ -22,7 +22,7 @@ const ROWS: &str = "dunlin_rows";
 /// The plan for so many rows of a graph over any number.
 pub(super) fn concrete(typed: &TypedModel, rows: usize) -> Result<Plan, EngineError> {
     let model = contained("fixing the number of rows", || {
-        let subs = HashMap::from([(typed.symbols.sym(ROWS), rows.to_dim())]);
+        let subs = HashMap::from([(self::rows(typed), rows.to_dim())]);
         typed.set_symbols(&subs).map_err(prepare)?.into_decluttered().map_err(prepare)
     })?;
     Plan::new(model)
@@ -40,20 +40,47 @@ pub(super) fn prepared(mut file: pb::ModelProto, origins: &Origins) -> Result<Ty
         let mut typed = model.into_typed().map_err(prepare)?;
         amend::put(&mut typed).map_err(prepare)?;
         origins.check_types(&typed)?;
+        origins.check_places(&typed)?;
         layout::keep(&mut typed).map_err(prepare)?;
-        typed.into_decluttered().map_err(prepare)
+        let typed = typed.into_decluttered().map_err(prepare)?;
+        // Once more: an operator may have become another one.
+        origins.check_types(&typed)?;
+        Ok(typed)
     })
 }
 
-/// The graph for one row alone, from the file once more.
+/// The graph for one row alone, from the file once more, with its outputs: each must be one row.
 pub(super) fn single_row(
     onnx: &[u8],
     inputs: &[TensorSpec],
     origins: &Origins,
-) -> Result<TypedModel, EngineError> {
+    mut outputs: Vec<TensorSpec>,
+) -> Result<(TypedModel, Vec<TensorSpec>), EngineError> {
     let mut file = check::decode(onnx)?;
     set_rows(&mut file, inputs, &Dim::DimValue(1));
-    prepared(file, origins)
+    let typed = prepared(file, origins)?;
+    describe(&typed, origins, &mut outputs)?;
+    row_by_row(&typed, origins, &outputs, 1)?;
+    Ok((typed, outputs))
+}
+
+/// The symbol that stands for the number of rows.
+pub(super) fn rows(typed: &TypedModel) -> Symbol {
+    typed.symbols.sym(ROWS)
+}
+
+/// Refuses outputs that have not `rows` of them: answers could not be put together from those of parts.
+pub(super) fn row_by_row(
+    typed: &TypedModel,
+    origins: &Origins,
+    outputs: &[TensorSpec],
+    rows: i64,
+) -> Result<(), EngineError> {
+    let made = typed.output_outlets().map_err(prepare)?;
+    match outputs.iter().zip(made).find(|(output, _)| output.shape.first() != Some(&rows)) {
+        Some((output, made)) => Err(origins.refuse_rows(typed.node(made.node), &output.name)),
+        None => Ok(()),
+    }
 }
 
 /// Names the rows of every input by one symbol, unless the file fixes them; then returns how many.
@@ -89,10 +116,23 @@ pub(super) fn free_rows(
             Ok(Some(rows))
         }
         None => {
+            places_in_batch(file)?;
             set_rows(file, inputs, &Dim::DimParam(ROWS.to_owned()));
             Ok(None)
         }
     }
+}
+
+/// Refuses the places of the largest values, which are counted through all rows.
+fn places_in_batch(file: &pb::ModelProto) -> Result<(), EngineError> {
+    let nodes = file.graph.as_ref().map(|graph| graph.node.as_slice()).unwrap_or_default();
+    let counts = |node: &&pb::NodeProto| {
+        node.op_type == "MaxPool" && node.output.get(1).is_some_and(|name| !name.is_empty())
+    };
+    nodes.iter().find(counts).map_or(Ok(()), |node| {
+        let what = "ai.onnx/MaxPool with the places of the largest values of a free batch";
+        Err(unsupported(what, check::node_name(node), FIX_THE_BATCH))
+    })
 }
 
 /// Sets the first dimension of every true input.
@@ -113,7 +153,7 @@ pub(super) fn describe(
     origins: &Origins,
     outputs: &mut [TensorSpec],
 ) -> Result<(), EngineError> {
-    let rows = typed.symbols.sym(ROWS).to_dim();
+    let rows = rows(typed).to_dim();
     let facts = typed.output_outlets().map_err(prepare)?.to_vec();
     for (spec, outlet) in outputs.iter_mut().zip(facts) {
         let fact = typed.outlet_fact(outlet).map_err(prepare)?;
