@@ -34,6 +34,7 @@ mod mixing;
 mod model;
 mod origin;
 mod parent;
+mod places;
 mod plan;
 mod program;
 pub mod prove;

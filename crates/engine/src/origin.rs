@@ -2,15 +2,11 @@
 
 use tract_onnx::pb::GraphProto;
 use tract_onnx::tract_hir::internal::*;
-use tract_onnx::tract_hir::tract_core::ops::array::{
-    Gather, GatherElements, GatherNd, ScatterElements, ScatterNd,
-};
 use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::tract_core::ops::nn::Reduce;
 
-use crate::EngineError;
 use crate::check::{full_name, node_name, unsupported};
-use crate::tensor;
+use crate::{EngineError, places, tensor};
 
 /// What to do about an answer that is not made row by row.
 pub(crate) const FIX_THE_BATCH: &str = "fix the batch at export, as all other dimensions are";
@@ -93,45 +89,16 @@ impl Origins {
         )
     }
 
-    /// Refuses the first node that takes from, or writes to, a place beyond its data, such as the second row of one.
+    /// Refuses the first node whose constants ask for what the runtime has not, or what is not there.
     ///
     /// # Errors
     /// [`EngineError::Unsupported`] names operator and node.
     pub(crate) fn check_places(&self, model: &TypedModel) -> Result<(), EngineError> {
         for node in &model.nodes {
-            if beyond(model, node).unwrap_or(false) {
-                let advice = "take places that the data has; where those are rows, fix the batch at export";
-                return Err(self.refuse(node, "at a place beyond its data", advice));
+            if let Some((what, advice)) = places::odd(model, node) {
+                return Err(self.refuse(node, what, advice));
             }
         }
         Ok(())
     }
-}
-
-/// Whether a constant index of `node` is beyond a known dimension of its data; `None` if it has no such thing.
-fn beyond(model: &TypedModel, node: &TypedNode) -> Option<bool> {
-    let fact = |slot: usize| model.outlet_fact(*node.inputs.get(slot)?).ok();
-    let first = if let Some(op) = node.op_as::<Gather>() {
-        op.axis
-    } else if let Some(op) = node.op_as::<GatherElements>() {
-        op.axis
-    } else if let Some(op) = node.op_as::<ScatterElements>() {
-        op.axis
-    } else if let Some(op) = node.op_as::<GatherNd>() {
-        op.batch_dims
-    } else if node.op_is::<ScatterNd>() {
-        0
-    } else {
-        return None;
-    };
-    let (data, indices) = (fact(0)?, fact(1)?.konst.as_ref()?);
-    // Those of many axes lie together in the last axis of the indices.
-    let together = node.op_is::<GatherNd>() || node.op_is::<ScatterNd>();
-    let axes = if together { *indices.shape().last()? } else { 1 };
-    let dims = (first..first + axes).map(|axis| data.shape.get(axis).and_then(|dim| dim.to_i64().ok()));
-    let dims: Vec<_> = dims.collect();
-    let indices = indices.cast_to::<i64>().ok()?;
-    let plain = indices.try_as_plain_ram().ok()?;
-    let mut each = plain.as_slice::<i64>().ok()?.iter().zip(dims.iter().cycle());
-    Some(each.any(|(&at, dim)| dim.is_some_and(|dim| at >= dim || at < -dim)))
 }

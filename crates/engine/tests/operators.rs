@@ -307,3 +307,75 @@ fn sums_and_products_of_integers_keep_all_bits() {
     let got = Model::load(&bytes(&file), None).unwrap().run(&[integers(&[1, 2], &[-3, 1 << 20])]).unwrap();
     assert_eq!(got[0].data, integers(&[1, 2], &[9, large]).data);
 }
+
+#[test]
+fn constants_are_looked_at_wherever_they_come_from() {
+    let same = |from: &str| node("Identity", &[from], &["q"], vec![]);
+    let column = || TensorProto { dims: vec![2, 1], ..ints_tensor("p", &[0, -1]) };
+    let pair = || TensorProto { dims: vec![1, 2], ..ints_tensor("p", &[0, -1]) };
+    let pad = || node("Pad", &["x", "q"], &["y"], vec![]);
+    let table = [
+        ("Pad with negative pads", vec![same("p"), pad()], ints_tensor("p", &[0, 0, 0, -1])),
+        (
+            "Pad with negative pads",
+            vec![node("Cast", &["p"], &["q"], vec![int("to", DataType::Int64 as i64)]), pad()],
+            ints_tensor("p", &[0, 0, 0, -1]),
+        ),
+        (
+            "Pad with negative pads",
+            vec![node("Neg", &["p"], &["q"], vec![]), pad()],
+            ints_tensor("p", &[0, 0, 0, 1]),
+        ),
+        (
+            "Pad with negative pads",
+            vec![node("Constant", &[], &["q"], vec![ints("value_ints", vec![0, 0, 0, -1])]), pad()],
+            ints_tensor("p", &[]),
+        ),
+        (
+            "ScatterND with negative indices",
+            vec![same("p"), node("ScatterND", &["x", "q", "u"], &["y"], vec![])],
+            pair(),
+        ),
+        (
+            "GatherND with negative indices",
+            vec![same("p"), node("GatherND", &["x", "q"], &["y"], vec![])],
+            pair(),
+        ),
+        (
+            "ScatterElements at a place beyond its data",
+            vec![node("ScatterElements", &["x", "p", "v"], &["y"], vec![int("axis", 1)])],
+            column(),
+        ),
+        (
+            "Div of integers by a constant zero",
+            vec![
+                same("p"),
+                node("Cast", &["x"], &["i"], vec![int("to", DataType::Int64 as i64)]),
+                node("Div", &["i", "q"], &["y"], vec![]),
+            ],
+            ints_tensor("p", &[0]),
+        ),
+    ];
+    for (belongs, nodes, constant) in table {
+        let constants = vec![constant, tensor("u", &[1], &[9.0]), tensor("v", &[2, 1], &[9.0, 8.0])];
+        let ports = vec![port("x", DataType::Float, &[1, 3])];
+        let file = model(nodes, constants, ports, vec![port("y", DataType::Float, &[])]);
+        let refused = Model::load(&bytes(&file), None).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("ai.onnx/{belongs} at node")), "{refused}");
+    }
+}
+
+#[test]
+fn a_number_that_is_rounded_to_half_precision_stays_rounded() {
+    let to = |kind: DataType| vec![int("to", kind as i64)];
+    let nodes = vec![
+        node("Cast", &["x"], &["h"], to(DataType::Float16)),
+        node("Cast", &["h"], &["f"], to(DataType::Float)),
+        node("Sub", &["x", "f"], &["y"], vec![]),
+    ];
+    let ports = (port("x", DataType::Float, &[FREE, 2]), port("y", DataType::Float, &[FREE, 2]));
+    let file = bytes(&model(nodes, vec![], vec![ports.0], vec![ports.1]));
+    let model = Model::load(&import(&file).unwrap().onnx, None).unwrap();
+    let got = model.run(&[of_floats("x", &[2, 2], &[2049.0, 1.5, 0.0, 4099.0])]).unwrap();
+    assert_eq!(floats(&got[0]).unwrap(), [1.0, 0.0, 0.0, -1.0]);
+}

@@ -35,8 +35,12 @@ pub(super) fn widen(editor: &mut Editor, graph: &mut GraphProto) -> Result<(), E
             editor.rewrites.add("float16 inputs and outputs", "float32", &port.name);
         }
     }
+    let rounded = rounded(graph);
     for node in &mut graph.node {
         for attribute in &mut node.attribute {
+            if node.output.first().is_some_and(|name| rounded.contains(name)) {
+                continue;
+            }
             if matches!(attribute.name.as_str(), "to" | "dtype" | "output_dtype")
                 && attribute.i == i64::from(HALF)
             {
@@ -60,6 +64,19 @@ fn cast_already(graph: &GraphProto) -> BTreeSet<String> {
     let names =
         |nodes: Vec<&NodeProto>| nodes.into_iter().flat_map(|n| n.input.clone()).collect::<BTreeSet<_>>();
     names(cast).difference(&names(other)).cloned().collect()
+}
+
+/// What is cast to float16 and then at once to another type: numbers that are rounded, of a graph of float32.
+fn rounded(graph: &GraphProto) -> BTreeSet<String> {
+    let (cast, other): (Vec<_>, Vec<_>) = graph.node.iter().partition(|node| node.op_type == "Cast");
+    let halves =
+        cast.iter().filter(|node| node.attribute.iter().any(|a| a.name == "to" && a.i == i64::from(HALF)));
+    let mut made: BTreeSet<String> = halves.flat_map(|node| node.output.clone()).collect();
+    let taken = other.iter().flat_map(|node| &node.input).chain(graph.output.iter().map(|port| &port.name));
+    taken.for_each(|name| {
+        made.remove(name);
+    });
+    made
 }
 
 /// A small constant in float32.

@@ -43,8 +43,9 @@ pub(super) fn prepared(mut file: pb::ModelProto, origins: &Origins) -> Result<Ty
         origins.check_places(&typed)?;
         layout::keep(&mut typed).map_err(prepare)?;
         let typed = typed.into_decluttered().map_err(prepare)?;
-        // Once more: an operator may have become another one.
+        // Once more: an operator may have become another one, and its inputs constants.
         origins.check_types(&typed)?;
+        origins.check_places(&typed)?;
         Ok(typed)
     })
 }
