@@ -70,6 +70,7 @@ impl Model {
         let Inspection { mut inputs, mut outputs, ops, .. } = check::check(&file)?;
         let origins = Origins::of(file.graph.as_ref());
         let fixed = graph::free_rows(&mut file, &inputs)?;
+        let inexact = file.graph.as_ref().is_some_and(check::inexact);
         let typed = match graph::prepared(file, &origins) {
             Ok(typed) => typed,
             // Some graphs have the single row written into their constants.
@@ -88,7 +89,7 @@ impl Model {
             return Self::fixed(rows, typed, inputs, outputs, ops);
         }
         graph::row_by_row(&typed, &origins, &outputs, -1)?;
-        if mixing::over_rows(&typed, &graph::rows(&typed)) {
+        if inexact || mixing::over_rows(&typed, &graph::rows(&typed)) {
             drop(typed);
             let (typed, outputs) = graph::single_row(onnx, &inputs, &origins, outputs)?;
             return Self::fixed(1, typed, inputs, outputs, ops);

@@ -4,6 +4,7 @@ use super::support::{
     FREE, bytes, float, floats as floats_of, int, ints, ints_tensor, model, node, port, tensor,
 };
 use dunlin_engine::{EngineError, Model, floats, of_floats};
+use dunlin_protocol::DType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto};
 
@@ -325,4 +326,67 @@ fn places_of_a_free_batch_are_refused() {
     let nodes = vec![node("MaxPool", &["x"], &["v", "y"], vec![ints("kernel_shape", vec![2])])];
     let refused = load(nodes, &[1, 2], vec![]).unwrap_err().to_string();
     assert!(refused.starts_with("ai.onnx/MaxPool with the places of the largest values"), "{refused}");
+}
+
+#[test]
+fn dimensions_are_computed_with_as_integers() {
+    let large = 1 << 33;
+    let of_shape = |start: i64, more: Vec<NodeProto>| {
+        let before = vec![node("Shape", &["x"], &["all"], vec![int("start", start)])];
+        // The width, whether or not rows are among the dimensions.
+        let width = vec![node("Slice", &["all", "last", "end"], &["s"], vec![])];
+        let after =
+            vec![node("Cast", &["q"], &["f"], to(DataType::Float)), node("Add", &["x", "f"], &["y"], vec![])];
+        [before, width, more, after].concat()
+    };
+    let negative = || vec![node("Neg", &["s"], &["n"], vec![]), node("Mod", &["n", "three"], &["q"], vec![])];
+    let times = || vec![node("Mul", &["s", "large"], &["q"], vec![])];
+    let joined = || {
+        vec![
+            node("Unsqueeze", &["number", "first"], &["l"], vec![]),
+            node("Concat", &["s", "l"], &["c"], vec![int("axis", 0)]),
+            node("ReduceMax", &["c"], &["q"], vec![int("keepdims", 1)]),
+        ]
+    };
+    let with_data = || {
+        vec![
+            node("Cast", &["x"], &["i"], to(DataType::Int64)),
+            node("Add", &["i", "large"], &["j"], vec![]),
+            node("Mul", &["j", "s"], &["q"], vec![]),
+        ]
+    };
+    let table = [
+        (negative(), 1.0),
+        (times(), 5.0 * large as f32),
+        (joined(), large as f32),
+        (with_data(), 5.0 * large as f32),
+    ];
+    for (more, belongs) in table {
+        for (rows, start) in [(FREE, 0), (FREE, 1), (1, 0)] {
+            let constants = vec![
+                ints_tensor("last", &[-1]),
+                ints_tensor("end", &[i64::from(i32::MAX)]),
+                ints_tensor("three", &[3]),
+                ints_tensor("first", &[0]),
+                ints_tensor("large", &[large]),
+                scalar("number", large),
+            ];
+            let mut file = file(of_shape(start, more.clone()), &[5], constants);
+            file.graph.as_mut().unwrap().input[0] = port("x", DataType::Float, &[rows, 5]);
+            let model = Model::load(&bytes(&file), None).unwrap();
+            let got = model.run(&[of_floats("x", &[1, 5], &[0.0; 5])]).unwrap();
+            assert_eq!(floats(&got[0]).unwrap(), [belongs; 5], "{} of {rows} rows", more[0].op_type);
+        }
+    }
+}
+
+#[test]
+fn zeros_are_floats_where_the_file_does_not_say() {
+    let nodes = vec![
+        node("Shape", &["x"], &["s"], vec![]),
+        node("ConstantOfShape", &["s"], &["z"], vec![]),
+        node("Add", &["x", "z"], &["y"], vec![]),
+    ];
+    let model = load(nodes, &[2], vec![]).unwrap();
+    assert_eq!(model.outputs()[0].datatype, DType::Fp32);
 }

@@ -9,6 +9,7 @@ mod double;
 mod extreme;
 mod function;
 mod one_hot;
+mod shape;
 mod total;
 
 use tract_onnx::model::{OnnxOpRegister, ParsingContext};
@@ -28,6 +29,7 @@ pub(crate) fn register(ops: &mut OnnxOpRegister) {
     cast::register(ops);
     extreme::register(ops);
     function::register(ops);
+    shape::register(ops);
 }
 
 /// What the reader of a node makes of it.

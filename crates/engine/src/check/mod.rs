@@ -2,6 +2,7 @@
 //! size, allocates no more than the file's size, and never follows what the file says without a bound.
 
 mod bounds;
+mod dims;
 mod forms;
 mod ops;
 
@@ -17,6 +18,7 @@ use tract_onnx::pb::type_proto::Value as TypeValue;
 
 use crate::EngineError;
 use crate::words::Words;
+pub(crate) use dims::inexact;
 pub(crate) use ops::full_name;
 pub use ops::supported_ops;
 
