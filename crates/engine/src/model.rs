@@ -76,9 +76,8 @@ impl Model {
             // Some graphs have the single row written into their constants.
             Err(symbolic) if fixed.is_none() => {
                 let (typed, outputs) =
-                    graph::single_row(onnx, &inputs, &origins, outputs).map_err(|error| match error {
-                        EngineError::Unsupported { .. } => error,
-                        _ => symbolic,
+                    graph::single_row(onnx, &inputs, &origins, outputs).map_err(|error| {
+                        if matches!(error, EngineError::Unsupported { .. }) { error } else { symbolic }
                     })?;
                 return Self::fixed(1, typed, inputs, outputs, ops);
             }

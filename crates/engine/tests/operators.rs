@@ -281,6 +281,14 @@ fn what_is_repeated_is_summed_over_as_often() {
         let all = [constants(), vec![ints_tensor("channels", &[1, 3, 1, 1])]].concat();
         assert_eq!(of_row(nodes, &[2.0, 1.0], all), [222.0, 111.0], "{repeat}");
     }
+    // What is chosen everywhere is as wide as the choice.
+    let chosen = [
+        node("Greater", &["v", "zero"], &["c"], vec![]),
+        node("Where", &["c", "x", "v"], &["e"], vec![]),
+        node("MatMul", &["e", "w"], &["y"], vec![]),
+    ];
+    let all = [constants(), vec![tensor("zero", &[1], &[0.0])]].concat();
+    assert_eq!(of_row(chosen.to_vec(), &[2.0], all), [222.0]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) fn twice(model: &TypedModel, node: &TypedNode) -> Vec<usize> {
     let is_integer = || {
         node.inputs.first().is_some_and(|&of| model.outlet_fact(of).is_ok_and(|x| !x.datum_type.is_float()))
     };
-    if !node.op_is::<Scan>() && !(is_product && is_integer()) {
+    if !(node.op_is::<Scan>() || is_product && is_integer()) {
         return Vec::new();
     }
     (1..node.inputs.len()).filter(|&i| node.inputs[..i].contains(&node.inputs[i])).collect()

@@ -47,13 +47,16 @@ impl EvalOp for Total {
     op_out_of_plan!();
 
     fn eval(&self, _: &EvalContext<'_>, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let kind = inputs[0].datum_type();
-        let made = match kind {
-            DatumType::I64 => self.add::<i64>(&inputs[0]),
-            DatumType::U64 => self.add::<u64>(&inputs[0]),
-            DatumType::I32 => self.add::<i32>(&inputs[0]),
-            DatumType::U32 => self.add::<u32>(&inputs[0]),
-            _ => bail!("no sum of {kind:?}"),
+        let values = &inputs[0];
+        let kind = values.datum_type();
+        let made = if kind == DatumType::I64 {
+            self.add::<i64>(values)
+        } else if kind == DatumType::U64 {
+            self.add::<u64>(values)
+        } else if kind == DatumType::U32 {
+            self.add::<u32>(values)
+        } else {
+            self.add::<i32>(values)
         };
         Ok(tvec!(made?.into_tvalue()))
     }
