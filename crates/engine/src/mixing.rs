@@ -49,7 +49,7 @@ fn counts(fact: &TypedFact) -> bool {
 /// Whether an open dimension holds as many places for each row.
 fn whole(dim: &TDim, rows: &Symbol) -> bool {
     let [one, more] = SOME_ROWS.map(|n| dim.eval(&SymbolValues::default().with(rows, n)).to_i64().ok());
-    one.is_some_and(|each| more == Some(each * SOME_ROWS[1]))
+    one.is_some_and(|each| each > 0 && more == Some(each * SOME_ROWS[1]))
 }
 
 /// Whether a reshape lays places of several rows side by side: it does, unless rows are outermost before and after it.

@@ -295,7 +295,7 @@ fn what_is_repeated_is_summed_over_as_often() {
 fn sums_and_products_of_integers_keep_all_bits() {
     let large = 1_i64 << 40;
     let axes = || vec![ints("axes", vec![1]), int("keepdims", 0)];
-    let table: Vec<(&str, Vec<AttributeProto>, Vec<TensorProto>, [i64; 2], i64)> = vec![
+    let table = [
         ("ReduceSum", vec![int("keepdims", 0)], vec![ints_tensor("a", &[1])], [large, 3], large + 3),
         ("ReduceMean", axes(), vec![], [large, large + 4], large + 2),
         ("ReduceL1", axes(), vec![], [large, -3], large + 3),
