@@ -112,9 +112,14 @@ async fn full_disk() {
     world.roll_out(&second).await.unwrap();
     let database = world.controller.database().await.unwrap();
     wait_for("the canary to commit to it", LIMIT, async || {
-        let query = "SELECT device FROM outcomes WHERE phase = 'committed' AND release = ?";
-        let row = sqlx::query(query).bind(&second).fetch_optional(&database).await?;
-        Ok(row.map(drop))
+        let query = "SELECT phase, reason || ' ' || detail FROM outcomes WHERE release = ? \
+                     AND phase IN ('committed', 'rolled_back', 'failed', 'rejected')";
+        let Some(row) = sqlx::query(query).bind(&second).fetch_optional(&database).await? else {
+            return Ok(None);
+        };
+        let phase: String = row.get(0);
+        anyhow::ensure!(phase == "committed", "{phase}: {}", row.get::<String, _>(1));
+        Ok(Some(()))
     })
     .await
     .unwrap();
