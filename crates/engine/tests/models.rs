@@ -1,7 +1,7 @@
 //! Answers of models made by hand against plain evaluations of them.
 
 use super::support::{
-    Ensemble, FREE, Mlp, Tree, bytes, close, int, ml, model, node, port, recurrent, text, texts,
+    Ensemble, FREE, Mlp, Tree, bytes, close, int, ints_tensor, ml, model, node, port, recurrent, text, texts,
 };
 use dunlin_engine::{Model, argmax, floats, golden, inspect, max_error_ppm, of_floats};
 use dunlin_protocol::DType;
@@ -73,6 +73,37 @@ fn a_recurrent_network_begins_every_row_and_every_request_anew() {
             for _ in 0..2 {
                 close(&model.run_f32(&x, 3 * times).unwrap(), &want.repeat(times));
             }
+        }
+    }
+}
+
+/// As PyTorch writes it: zeros for as many rows as there are.
+#[test]
+fn a_recurrent_network_may_begin_with_zeros_for_each_row() {
+    for (op, gates) in [("LSTM", 4), ("GRU", 3), ("RNN", 1)] {
+        let mut file = recurrent(op, gates, vec![], true);
+        let graph = file.graph.as_mut().unwrap();
+        let zeros = [
+            node("Shape", &["x"], &["shape"], vec![]),
+            node("Gather", &["shape", "zero"], &["n"], vec![int("axis", 0)]),
+            node("Concat", &["one", "n", "three"], &["zeros"], vec![int("axis", 0)]),
+            node("ConstantOfShape", &["zeros"], &["h"], vec![]),
+        ];
+        graph.node.splice(1..5, zeros);
+        // Of all states the last one, not what is handed out as that.
+        let (y, network) = (graph.node.pop().unwrap(), graph.node.last_mut().unwrap());
+        network.output = vec!["all".into()];
+        graph.node.push(node("Gather", &["all", "last"], &["of"], vec![int("axis", 0)]));
+        graph.node.push(node("Squeeze", &["of", "zero"], &["s"], vec![]));
+        graph.node.push(y);
+        graph.initializer.extend([ints_tensor("three", &[3]), ints_tensor("last", &[4])]);
+        let model = Model::load(&bytes(&file), None).unwrap();
+        assert_eq!(model.inputs()[0].shape[0], -1);
+        let alone = Model::load(&bytes(&recurrent(op, gates, vec![], false)), None).unwrap();
+        for n in [1, 9, 41] {
+            let x = rows(n, 10);
+            let want: Vec<f32> = x.chunks(10).flat_map(|row| alone.run_f32(row, 1).unwrap()).collect();
+            close(&model.run_f32(&x, n).unwrap(), &want);
         }
     }
 }
