@@ -46,7 +46,7 @@ do_install() {
     fi
 }
 
-# What others wrote of a static program goes where the program goes.
+# nooelint: oelint.var.filesoverride - what others wrote of a static program goes where the program goes
 FILES:${PN}-doc = ""
 FILES:${PN} += "${docdir}/dunlin-agent ${nonarch_libdir}/dunlin ${nonarch_libdir}/sysusers.d ${nonarch_libdir}/tmpfiles.d ${systemd_system_unitdir}"
 CONFFILES:${PN} = "${sysconfdir}/dunlin/agent.toml"
