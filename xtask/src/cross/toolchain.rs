@@ -1,5 +1,6 @@
 //! What builds a target: compiler, standard library, C compiler, emulator. Where rustup has the target it is used; where
 //! not, Debian's packages, unpacked into one folder that outlives the build folder.
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,6 +50,9 @@ impl<'a> Toolchain<'a> {
             runs_unpacked(std::env::consts::ARCH, &target.triple)?;
         }
         std::fs::create_dir_all(toolchain.home.join("bin"))?;
+        // Until it is dropped: another call may make the same things, or delete the package lists.
+        let alone = File::create(toolchain.home.join("lock"))?;
+        alone.lock().context("waiting for another set-up")?;
         if let Some(debian) = &target.debian {
             toolchain.c_compiler(debian)?;
         }
@@ -256,7 +260,6 @@ impl<'a> Toolchain<'a> {
         }
         println!("building the standard library for {triple} (once, about a minute)");
         let work = self.home.join("std");
-        // Each in its own, as two targets may be set up at one time.
         let built = work.join(triple);
         std::fs::create_dir_all(work.join("src"))?;
         std::fs::write(work.join("src/lib.rs"), "")?;
