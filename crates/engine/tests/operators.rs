@@ -369,7 +369,9 @@ fn constants_are_looked_at_wherever_they_come_from() {
         let ports = vec![port("x", DataType::Float, &[1, 3])];
         let file = model(nodes, constants, ports, vec![port("y", DataType::Float, &[])]);
         let refused = Model::load(&bytes(&file), None).unwrap_err().to_string();
-        assert!(refused.starts_with(&format!("ai.onnx/{belongs} at node")), "{refused}");
+        // Where a width has 32 bits, the runtime finds before that the shape does not fit.
+        let too_wide = cfg!(target_pointer_width = "32") && refused.contains("Pad_y");
+        assert!(refused.starts_with(&format!("ai.onnx/{belongs} at node")) || too_wide, "{refused}");
     }
 }
 
