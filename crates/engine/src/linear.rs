@@ -14,6 +14,7 @@ use tract_onnx::tract_hir::tract_core::ops::{logic, math};
 use crate::EngineError;
 use crate::attributes::Attributes;
 use crate::check::{malformed, node_name, unsupported};
+use crate::rows;
 
 /// Registers both operators, over tract's own.
 pub(crate) fn register(ops: &mut OnnxOpRegister) {
@@ -180,20 +181,7 @@ impl Expansion for Linear {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, self.nboutputs()?)?;
-        let scores = outputs.len() - 1;
-        s.equals(&inputs[0].rank, 2)?;
-        s.equals(&outputs[scores].rank, 2)?;
-        s.equals(&outputs[scores].datum_type, DatumType::F32)?;
-        s.equals(&outputs[scores].shape[0], &inputs[0].shape[0])?;
-        s.equals(&outputs[scores].shape[1], self.width().to_dim())?;
-        if self.labels.is_some() {
-            s.equals(&outputs[0].datum_type, DatumType::I64)?;
-            s.equals(&outputs[0].rank, 1)?;
-            s.equals(&outputs[0].shape[0], &inputs[0].shape[0])?;
-        }
-        Ok(())
+        rows::scored(s, inputs, outputs, self.labels.is_some(), self.width())
     }
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {

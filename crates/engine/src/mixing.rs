@@ -6,8 +6,7 @@
 
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::array::{
-    CumSum, DynSlice, Gather, GatherElements, GatherNd, Pad, Range, ScatterElements, ScatterNd, Slice, Topk,
-    Trilu, TypedConcat,
+    CumSum, DynSlice, Gather, GatherNd, Pad, Range, ScatterNd, Slice, Topk, Trilu, TypedConcat,
 };
 use tract_onnx::tract_hir::tract_core::ops::cnn::{Conv, Deconv, MaxPool, PoolSpec, SumPool};
 use tract_onnx::tract_hir::tract_core::ops::einsum::EinSum;
@@ -15,6 +14,7 @@ use tract_onnx::tract_hir::tract_core::ops::nn::{Reduce, RmsNorm, Softmax};
 use tract_onnx::tract_hir::tract_core::ops::scan::{InputMapping, Scan};
 
 use crate::amend::{Extreme, Total};
+use crate::places::{by_element, fact as input};
 
 /// What tract calls its normalisation of each channel by those beside it.
 const LRN: &str = "Lrn";
@@ -59,10 +59,6 @@ fn cuts(op: &AxisOp) -> bool {
     inner(from) || inner(to)
 }
 
-fn input<'a>(model: &'a TypedModel, node: &TypedNode, slot: usize) -> Option<&'a TypedFact> {
-    node.inputs.get(slot).and_then(|&input| model.outlet_fact(input).ok())
-}
-
 /// The axes of its inputs along which a node computes one value from several, or chooses by place: pairs of input and axis.
 fn joined(model: &TypedModel, node: &TypedNode) -> Vec<(usize, usize)> {
     // Those that name their axis, or axes, of their first input.
@@ -94,9 +90,7 @@ fn joined(model: &TypedModel, node: &TypedNode) -> Vec<(usize, usize)> {
             .chain(weights(model, node))
             .collect();
     }
-    if let Some(axis) =
-        node.op_as::<GatherElements>().map(|op| op.axis).or(node.op_as::<ScatterElements>().map(|op| op.axis))
-    {
+    if let Some(axis) = by_element(node) {
         return std::iter::once((0, axis)).chain(unlike(model, node)).collect();
     }
     if node.op.name() == LRN {

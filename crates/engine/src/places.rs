@@ -33,8 +33,14 @@ pub(crate) fn odd(model: &TypedModel, node: &TypedNode) -> Option<(&'static str,
     }
 }
 
-fn fact<'a>(model: &'a TypedModel, node: &TypedNode, slot: usize) -> Option<&'a TypedFact> {
+/// What is known of an input of a node.
+pub(crate) fn fact<'a>(model: &'a TypedModel, node: &TypedNode, slot: usize) -> Option<&'a TypedFact> {
     model.outlet_fact(*node.inputs.get(slot)?).ok()
+}
+
+/// The axis of a node whose indices are as its data, but along that.
+pub(crate) fn by_element(node: &TypedNode) -> Option<usize> {
+    node.op_as::<GatherElements>().map(|op| op.axis).or(node.op_as::<ScatterElements>().map(|op| op.axis))
 }
 
 /// The values of an input, if they are constant integers.
@@ -47,13 +53,7 @@ fn integers(model: &TypedModel, node: &TypedNode, slot: usize) -> Option<Vec<i64
 /// The dimensions that the constant indices of a node count in, one after the other and again, as far as they are known, and
 /// those indices.
 fn indexed(model: &TypedModel, node: &TypedNode) -> Option<(Vec<Option<i64>>, Vec<i64>)> {
-    let along = if let Some(op) = node.op_as::<Gather>() {
-        Some(op.axis)
-    } else if let Some(op) = node.op_as::<GatherElements>() {
-        Some(op.axis)
-    } else {
-        node.op_as::<ScatterElements>().map(|op| op.axis)
-    };
+    let along = node.op_as::<Gather>().map(|op| op.axis).or_else(|| by_element(node));
     let indices = fact(model, node, 1)?;
     let axes = match along {
         Some(axis) => axis..axis + 1,
@@ -71,9 +71,9 @@ fn indexed(model: &TypedModel, node: &TypedNode) -> Option<(Vec<Option<i64>>, Ve
 
 /// Whether the indices of a node go further than its data, along axes that they do not choose from.
 fn longer(model: &TypedModel, node: &TypedNode) -> bool {
-    let along = node.op_as::<GatherElements>().map(|op| op.axis);
-    let along = along.or(node.op_as::<ScatterElements>().map(|op| op.axis));
-    let (Some(along), Some(data), Some(indices)) = (along, fact(model, node, 0), fact(model, node, 1)) else {
+    let (Some(along), Some(data), Some(indices)) =
+        (by_element(node), fact(model, node, 0), fact(model, node, 1))
+    else {
         return false;
     };
     let mut others =

@@ -84,6 +84,30 @@ impl Rows {
     }
 }
 
+/// What is known of an operator on a table beforehand: scores of `width` for each row and, if there are `labels`, those before.
+pub(crate) fn scored<'r, 'p: 'r>(
+    s: &mut Solver<'r>,
+    inputs: &'p [TensorProxy],
+    outputs: &'p [TensorProxy],
+    labels: bool,
+    width: usize,
+) -> InferenceResult {
+    check_input_arity(inputs, 1)?;
+    check_output_arity(outputs, if labels { 2 } else { 1 })?;
+    let scores = outputs.len() - 1;
+    s.equals(&inputs[0].rank, 2)?;
+    s.equals(&outputs[scores].rank, 2)?;
+    s.equals(&outputs[scores].datum_type, DatumType::F32)?;
+    s.equals(&outputs[scores].shape[0], &inputs[0].shape[0])?;
+    s.equals(&outputs[scores].shape[1], width.to_dim())?;
+    if labels {
+        s.equals(&outputs[0].datum_type, DatumType::I64)?;
+        s.equals(&outputs[0].rank, 1)?;
+        s.equals(&outputs[0].shape[0], &inputs[0].shape[0])?;
+    }
+    Ok(())
+}
+
 impl Expansion for Rows {
     fn name(&self) -> StaticName {
         self.name.into()
@@ -99,20 +123,7 @@ impl Expansion for Rows {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, self.nboutputs()?)?;
-        let scores = outputs.len() - 1;
-        s.equals(&inputs[0].rank, 2)?;
-        s.equals(&outputs[scores].rank, 2)?;
-        s.equals(&outputs[scores].datum_type, DatumType::F32)?;
-        s.equals(&outputs[scores].shape[0], &inputs[0].shape[0])?;
-        s.equals(&outputs[scores].shape[1], self.work.width().to_dim())?;
-        if self.work.labels() {
-            s.equals(&outputs[0].datum_type, DatumType::I64)?;
-            s.equals(&outputs[0].rank, 1)?;
-            s.equals(&outputs[0].shape[0], &inputs[0].shape[0])?;
-        }
-        Ok(())
+        scored(s, inputs, outputs, self.work.labels(), self.work.width())
     }
 
     fn wire(&self, prefix: &str, model: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
