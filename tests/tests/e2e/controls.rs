@@ -64,10 +64,10 @@ async fn without_its_defence_a_claim_does_not_hold() {
     world.attacks(&stolen).await;
     told("tampering");
     world.tampering(folder).await;
-    told("copies");
-    world.copies().await;
     told("losses");
     world.losses().await;
+    told("copies");
+    world.copies().await;
     told("learning");
     world.learning(folder).await;
     told("bad model");

@@ -1,4 +1,4 @@
-//! What is sent twice, what is lost, and what somebody changes afterwards.
+//! What is lost, what is sent twice, and what somebody changes afterwards.
 use std::time::Duration;
 
 use dunlin_protocol::weaken::Defence;
@@ -9,7 +9,31 @@ use sqlx::SqlitePool;
 use super::world::{IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_VERSIONS, WHOLE, World, fails};
 
 impl World {
-    /// A device that did not hear that its records are stored sends them again.
+    /// What was sent dies with the connection, and with the devices that sent it.
+    pub(crate) async fn losses(&mut self) {
+        self.controller_without(&[]).await;
+        let both = [NO_VERSIONS, NO_ACKNOWLEDGEMENT];
+        self.hear(&both, self.heard().await).await;
+        self.small.controller.freeze().unwrap();
+        self.close(&both).await;
+        for index in both {
+            self.small.agents[index].kill().await.unwrap();
+        }
+        self.small.controller.kill().await.unwrap();
+        self.small.hush();
+        self.small.controller.start().await.unwrap();
+        for index in both {
+            self.small.start(index).await.unwrap();
+        }
+        let [acknowledged, not] = both.map(|index| &self.small.agents[index]);
+        claims::accounted_for(&[acknowledged], &self.database, LIMIT).await.unwrap();
+        let why = fails(claims::accounted_for(&[not], &self.database, IN_VAIN).await);
+        assert!(why.contains(" 0 twice"), "{why}");
+        self.small.ask().unwrap();
+    }
+
+    /// A device that did not hear that its records are stored sends them again. From here on any device may have some
+    /// stored twice: each hears nothing more when the controller stops.
     pub(crate) async fn copies(&mut self) {
         self.controller_without(&[Defence::Once]).await;
         self.hear(&[WHOLE], self.heard().await).await;
@@ -33,29 +57,6 @@ impl World {
         .await
         .unwrap();
         assert!(!why.contains(" 0 twice"), "{why}");
-    }
-
-    /// What was sent dies with the connection, and with the devices that sent it.
-    pub(crate) async fn losses(&mut self) {
-        self.controller_without(&[]).await;
-        self.small.ask().unwrap();
-        let both = [NO_VERSIONS, NO_ACKNOWLEDGEMENT];
-        self.hear(&both, self.heard().await).await;
-        self.small.controller.freeze().unwrap();
-        self.close(&both).await;
-        for index in both {
-            self.small.agents[index].kill().await.unwrap();
-        }
-        self.small.controller.kill().await.unwrap();
-        self.small.hush();
-        self.small.controller.start().await.unwrap();
-        for index in both {
-            self.small.start(index).await.unwrap();
-        }
-        let [acknowledged, not] = both.map(|index| &self.small.agents[index]);
-        claims::accounted_for(&[acknowledged], &self.database, LIMIT).await.unwrap();
-        let why = fails(claims::accounted_for(&[not], &self.database, IN_VAIN).await);
-        assert!(why.contains(" 0 twice"), "{why}");
         self.small.ask().unwrap();
     }
 
