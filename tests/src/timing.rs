@@ -18,7 +18,8 @@ impl Times {
     }
 
     /// Times `calls` calls that are due at a steady pace, from when each was due: one that comes late because the one
-    /// before took long has waited, and that counts. That this thread woke up late does not.
+    /// before took long has waited, and that counts. That this thread woke up late does not, neither to the call it
+    /// woke for nor to those that fell due meanwhile.
     pub fn paced(
         calls: usize,
         pause: Duration,
@@ -26,13 +27,15 @@ impl Times {
         mut call: impl FnMut(usize) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let mut times = Vec::with_capacity(calls);
-        let mut due = Instant::now() + offset;
+        let mut awake = Instant::now();
+        let mut due = awake + offset;
         for i in 0..calls {
             let ahead = due.saturating_duration_since(Instant::now());
             if !ahead.is_zero() {
                 std::thread::sleep(ahead);
+                awake = Instant::now();
             }
-            let start = if ahead.is_zero() { due } else { Instant::now() };
+            let start = due.max(awake);
             call(i)?;
             times.push(start.elapsed());
             due += pause;

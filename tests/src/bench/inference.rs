@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use dunlin_agent::api::{self, Api, Door};
 use dunlin_agent::serve::{Limits, Serving};
 use dunlin_engine::Model;
@@ -14,6 +14,7 @@ use dunlin_tests::client::{Client, binary_request, json_request};
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::{networks, served};
 
+use crate::awake::Awake;
 use crate::digits_model;
 use crate::mlserver::MlServer;
 use crate::report::{Bar, Section};
@@ -121,6 +122,20 @@ impl Scene {
             }
             Ok(all)
         })
+    }
+
+    /// Times of `clients` that ask again once they are answered, in every way by turns, and questions a second in the middle
+    /// one of the rounds.
+    fn closed(&self, clients: usize, requests: usize) -> Result<[(Way, Times, f64); Way::ALL.len()]> {
+        let mut of_way = Way::ALL.map(|way| (way, Times::default(), Vec::new()));
+        for _ in 0..ROUNDS {
+            for (way, times, rates) in &mut of_way {
+                let (some, rate) = self.crowd(*way, clients, requests / clients.min(4))?;
+                times.append(some);
+                rates.push(rate);
+            }
+        }
+        Ok(of_way.map(|(way, times, rates)| (way, times, median(rates))))
     }
 
     /// Times of `clients` at once, and questions a second of all together.
@@ -232,43 +247,30 @@ fn alternate(
     for way in Way::ALL {
         scene.times(way, WARM.min(requests), || ())?;
     }
-    let (mut medians, mut saturated) = (Vec::new(), f64::NAN);
-    for clients in [1, CROWD] {
-        let mut of_way = Way::ALL.map(|way| (way, Times::default(), Vec::new()));
-        for _ in 0..ROUNDS {
-            for (way, times, rates) in &mut of_way {
-                let (some, rate) = scene.crowd(*way, clients, requests / clients.min(4))?;
-                times.append(some);
-                rates.push(rate);
-            }
+    let awake = Awake::keep();
+    let cores = match &awake {
+        Ok(_) => "cores kept awake",
+        Err(error) => {
+            println!("cores are not kept awake for the local API: {error}");
+            "cores may sleep"
         }
-        for (way, times, rates) in of_way {
+    };
+    let mut saturated = f64::NAN;
+    for clients in [1, CROWD] {
+        let of_way = scene.closed(clients, requests)?;
+        for (way, times, rate) in &of_way {
             let who = if clients == 1 { "1 client".to_owned() } else { format!("{clients} clients") };
             let what = format!("{name}: {}, {who}", way.name());
             section.add(format!("{what}, p50"), times.quantile_us(0.5), "µs");
             section.add(format!("{what}, p99"), times.quantile_us(0.99), "µs");
-            let rate = median(rates);
-            section.add(format!("{what}, throughput"), rate, "rows/s");
-            if clients == CROWD && way == Way::Binary {
-                saturated = rate;
-            }
-            if clients == 1 {
-                medians.push((way, times.quantile_us(0.5)));
+            section.add(format!("{what}, throughput"), *rate, "rows/s");
+            if clients == CROWD && *way == Way::Binary {
+                saturated = *rate;
             }
         }
-    }
-    let of =
-        |way| medians.iter().find(|(of, _)| *of == way).map(|(_, us)| *us).context("every way was measured");
-    let added = of(Way::Binary)? - of(Way::Direct)?;
-    let what = format!("{name}: what the API adds at p50, binary, batch 1");
-    match overhead_us_max {
-        Some(bar) => section.hold(what, added, "µs", Bar::AtMost(bar)),
-        None => section.add(what, added, "µs"),
-    }
-    for (way, called) in
-        [(Way::Json, "the API adds at p50, JSON"), (Way::Echo, "a socket that only answers adds at p50")]
-    {
-        section.add(format!("{name}: what {called}, batch 1"), of(way)? - of(Way::Direct)?, "µs");
+        if clients == 1 {
+            added(section, name, cores, &of_way, overhead_us_max);
+        }
     }
     let mut open = [Way::Direct, Way::Echo, Way::Binary].map(|way| (way, Times::default(), Vec::new()));
     for _ in 0..ROUNDS {
@@ -300,8 +302,35 @@ fn alternate(
         std::fs::write(folder.join("model.onnx"), onnx)?;
         foreign(section, name, &scene, folder, python, requests)?;
     }
+    if let Ok(awake) = awake {
+        drop(awake);
+        let of_way = scene.closed(1, requests)?;
+        added(section, name, "cores may sleep", &of_way, None);
+    }
     runtime.shutdown_background();
     Ok(())
+}
+
+/// What each way to ask adds to the median of direct calls, for one client.
+fn added(
+    section: &mut Section,
+    name: &str,
+    cores: &str,
+    of_way: &[(Way, Times, f64)],
+    binary_us_max: Option<f64>,
+) {
+    let p50 = |of| of_way.iter().find(|(way, ..)| *way == of).map_or(f64::NAN, |w| w.1.quantile_us(0.5));
+    for (way, called) in [
+        (Way::Binary, "the API adds at p50, binary"),
+        (Way::Json, "the API adds at p50, JSON"),
+        (Way::Echo, "a socket that only answers adds at p50"),
+    ] {
+        let (what, us) = (format!("{name}: what {called}, batch 1, {cores}"), p50(way) - p50(Way::Direct));
+        match binary_us_max.filter(|_| way == Way::Binary) {
+            Some(bar) => section.hold(what, us, "µs", Bar::AtMost(bar)),
+            None => section.add(what, us, "µs"),
+        }
+    }
 }
 
 /// The same requests to MLServer with the same model, in turns with this agent.

@@ -4,6 +4,7 @@
 //! taken is a failure.
 #![allow(clippy::print_stdout, reason = "a command line tool talks on standard output")]
 
+mod awake;
 mod digits_model;
 mod inference;
 mod ingest;
