@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::breakage::{clock, faketime};
+use crate::port::Port;
 use crate::process::{Process, names, program, wait_for};
 
 /// How long a controller may take to be reachable.
@@ -27,6 +28,8 @@ pub struct Controller {
     pub api: SocketAddr,
     /// Address of the broker.
     pub mqtt: SocketAddr,
+    /// Both stay its own over restarts, so that devices find it again.
+    ports: Vec<Port>,
     token: String,
     log: PathBuf,
     /// The defences that are switched off, if the weak program serves.
@@ -64,6 +67,7 @@ impl Controller {
             keys: folder.join("offline-keys"),
             api: unknown,
             mqtt: unknown,
+            ports: Vec::new(),
             token: String::new(),
             log: folder.join("controller.log"),
             weak: None,
@@ -77,6 +81,7 @@ impl Controller {
         Self {
             data: self.data.clone(),
             keys: self.keys.clone(),
+            ports: Vec::new(),
             token: self.token.clone(),
             log: self.log.clone(),
             weak: None,
@@ -110,8 +115,11 @@ impl Controller {
         let data = self.data.display().to_string();
         let init = self.run(&["init", "--data", &data, "--json"]).await?.json()?;
         self.token = init["token"].as_str().context("init printed no token")?.to_owned();
+        let [api, mqtt] = [Port::reserve()?, Port::reserve()?];
+        (self.api, self.mqtt) = (api.address, mqtt.address);
+        self.ports = vec![api, mqtt];
         let settings =
-            format!("[api]\nlisten = \"127.0.0.1:0\"\n\n[mqtt]\nlisten = \"127.0.0.1:0\"\n\n{config}");
+            format!("[api]\nlisten = \"{}\"\n\n[mqtt]\nlisten = \"{}\"\n\n{config}", self.api, self.mqtt);
         std::fs::write(self.data.join("controller.toml"), settings)?;
         let (n, of) = (keys.to_string(), threshold.to_string());
         let keys = self.keys.display().to_string();
@@ -224,22 +232,15 @@ impl Controller {
             }
             None => Process::start_with("dunlin", args, &self.log, &variables)?,
         };
-        let path = self.data.join("controller.toml");
-        let mut config: toml::Table = toml::from_str(&std::fs::read_to_string(&path)?)?;
+        let config: toml::Table =
+            toml::from_str(&std::fs::read_to_string(self.data.join("controller.toml"))?)?;
         let external = config["mqtt"].get("external").is_some();
-        let (api, mqtt) = wait_for("the controller to listen", START_LIMIT, async || {
+        wait_for("the controller to listen", START_LIMIT, async || {
             process.alive()?;
-            Ok(address(&api).zip(if external { Some(self.mqtt) } else { address(&mqtt) }))
+            Ok((api.exists() && (external || mqtt.exists())).then_some(()))
         })
         .await?;
-        (self.api, self.mqtt, self.process) = (api, mqtt, Some(process));
-        // Restarts keep the ports, so that devices find the controller again.
-        for (section, address) in [("api", self.api), ("mqtt", self.mqtt)] {
-            let section =
-                config.get_mut(section).and_then(toml::Value::as_table_mut).context("no such section")?;
-            section.insert("listen".into(), address.to_string().into());
-        }
-        std::fs::write(&path, toml::to_string(&config)?)?;
+        self.process = Some(process);
         Ok(())
     }
 
@@ -329,8 +330,4 @@ impl Controller {
             sqlx::sqlite::SqliteConnectOptions::new().filename(self.data.join("dunlin.db")).read_only(true);
         Ok(sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await?)
     }
-}
-
-fn address(path: &Path) -> Option<SocketAddr> {
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }

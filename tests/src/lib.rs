@@ -19,6 +19,7 @@ pub mod messages;
 pub mod mirror;
 pub mod networks;
 pub mod operator;
+pub mod port;
 pub mod proc;
 pub mod process;
 pub mod runtime;

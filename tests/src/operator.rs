@@ -35,6 +35,12 @@ pub fn definition(pool: &BTreeSet<String>, cron: Option<&str>) -> String {
     )
 }
 
+/// The same rules without the guard of latency: for who shows something else, on machines whose other work takes longer than
+/// an answer.
+pub fn unhurried(rules: &str) -> String {
+    rules.replace("latency_percent_max = 300", "latency_percent_max = 0")
+}
+
 /// When the task is retrained: with a schedule by nothing else, without one by drift.
 pub fn triggers(cron: Option<&str>) -> String {
     let triggers = match cron {

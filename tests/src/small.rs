@@ -88,7 +88,7 @@ impl Small {
         operator::policy(&self.controller, folder, &images[..100]).await?;
         self.controller.json(&["model", "approve", "--keys", &self.offline_keys()]).await?;
         let task = folder.join("task.toml");
-        std::fs::write(&task, operator::definition(&[release.clone()].into(), None))?;
+        std::fs::write(&task, operator::unhurried(&operator::definition(&[release.clone()].into(), None)))?;
         self.controller.json(&["task", "apply", &task.display().to_string()]).await?;
         Ok(release)
     }

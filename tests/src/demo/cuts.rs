@@ -27,18 +27,23 @@ const DARK: Duration = Duration::from_secs(2);
 /// Bytes on the disk that make a download worth cutting.
 const CUT_BYTES: u64 = 1 << 20;
 
-/// Waits for a device in the middle of a download. That lasts a fraction of a second here, so this looks all the time.
-async fn downloading(world: &World) -> Result<(usize, Cut)> {
+/// Kills a device in the middle of a download. That lasts a fraction of a second here, so this looks all the time; one that
+/// was through before the blow is started again.
+async fn cut_download(world: &mut World) -> Result<(usize, Cut)> {
     let look = async {
         loop {
-            let mut agents = world.agents.iter().enumerate();
-            if let Some(found) = agents.find_map(|(i, agent)| Some((i, agent.downloading(CUT_BYTES)?))) {
-                return found;
+            let mut agents = world.agents.iter();
+            if let Some(index) = agents.position(|agent| agent.downloading(CUT_BYTES).is_some()) {
+                world.agents[index].kill().await?;
+                match world.agents[index].downloading(CUT_BYTES) {
+                    Some(cut) => return Ok((index, cut)),
+                    None => world.start_agent(index).await?,
+                }
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(LIMIT, look).await.context("no device was seen in the middle of a download")
+    tokio::time::timeout(LIMIT, look).await.context("no device was seen in the middle of a download")?
 }
 
 /// Waits until the canary has committed, as the planner tells it; returns whether the rollout still waits at its gate.
@@ -97,8 +102,7 @@ pub(crate) async fn play(world: &mut World, report: &mut Report, made: &Made) ->
     world.mark("power cuts");
 
     let database = world.database().await?;
-    let (index, cut) = downloading(world).await?;
-    world.agents[index].kill().await?;
+    let (index, cut) = cut_download(world).await?;
     let device = world.agents[index].id.clone();
     report.say(&format!("{device} was killed with {} bytes of the model on its disk", cut.bytes));
     let canary = claims::canary(&database, &rollout).await?;

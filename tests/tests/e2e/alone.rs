@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dunlin_tests::agent::Application;
 use dunlin_tests::digits::{Image, NEW, PIXELS, views};
-use dunlin_tests::operator::{TASK, definition};
+use dunlin_tests::operator::{TASK, definition, unhurried};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 
@@ -47,7 +47,7 @@ async fn without_a_controller_a_device_leaves_what_fails_its_probation_and_goes_
     world.controller.try_run(&["rollout", "abort", &rollout]).await.unwrap();
 
     // By itself: its own answers proved right, and no others do. The gate would see that too, so it dies first.
-    let rules = definition(&[first.clone()].into(), None);
+    let rules = unhurried(&definition(&[first.clone()].into(), None));
     let strict = rules.replace("disagree_ppm_max = 1000000", "disagree_ppm_max = 300000");
     let file = folder.join("strict.toml");
     std::fs::write(&file, strict).unwrap();

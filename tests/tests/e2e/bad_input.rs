@@ -11,7 +11,7 @@ use dunlin_tests::breakage::{clock, copy, faketime, fill, in_own_namespace, smal
 use dunlin_tests::claims;
 use dunlin_tests::digits::PIXELS;
 use dunlin_tests::mirror::{Answer, Mirror, checks};
-use dunlin_tests::operator::{TASK, definition, push, train};
+use dunlin_tests::operator::{TASK, definition, push, train, unhurried};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use dunlin_tests::thief::Thief;
@@ -50,7 +50,7 @@ async fn more<const N: usize>(world: &Small, folder: &Path, lines: [&str; N]) ->
 /// Lets devices run this release alone, without a rollout.
 async fn allow(world: &Small, folder: &Path, release: &str) {
     let file = folder.join("task.toml");
-    std::fs::write(&file, definition(&[release.to_owned()].into(), None)).unwrap();
+    std::fs::write(&file, unhurried(&definition(&[release.to_owned()].into(), None))).unwrap();
     world.controller.json(&["task", "apply", &file.display().to_string()]).await.unwrap();
 }
 
@@ -240,11 +240,12 @@ async fn full_disk() {
     let (mut world, first) = serving(folder.path(), &["raspberry-pi-4"]).await;
     let database = world.controller.database().await.unwrap();
 
-    // Too little room for another model: it is put off and says so, and the first one serves on.
+    // Too little room for another model: it is put off and says so, and the first one serves on. It is no rollout, which would
+    // not wait for long.
     let filler = state.join("filler");
     let [second] = &more(&world, folder.path(), ["meter-second"]).await;
     std::fs::write(&filler, vec![0x5a; 34 << 20]).unwrap();
-    world.roll_out(second).await.unwrap();
+    allow(&world, folder.path(), second).await;
     wait_for("the device to report that it has no room", LIMIT, async || {
         let query = "SELECT count(*) FROM outcomes WHERE device = 'pole-0' AND reason = 'no_space'";
         Ok((count(&database, query, &[]).await > 0).then_some(()))

@@ -1,7 +1,7 @@
 //! The same loop over Debian's mosquitto as the external broker: mutual TLS, the certificate's common name as user
 //! name, an access list by it. What goes over the wire is captured and checked against docs/protocol.cddl.
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use dunlin_controller::broker::link::{Proof, client, options, tls};
 use dunlin_controller::identity::{Files, certificates, chain};
 use dunlin_protocol::{Envelope, Kind, Topic};
 use dunlin_tests::controller::Controller;
+use dunlin_tests::port::Port;
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::{AGENT_CONFIG, CONTROLLER_CONFIG, Small};
 use rumqttc::mqttbytes::QoS;
@@ -175,14 +176,14 @@ async fn lose_records(world: &mut Small) {
 async fn the_loop_runs_over_mosquitto_and_what_is_sent_is_what_the_cddl_says() {
     drop(rustls::crypto::ring::default_provider().install_default());
     let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let own = Port::reserve().unwrap();
+    let (broker, port) = (own.address, own.address.port());
     let mut controller = Controller::new(folder.path());
     controller
         .init(&format!("[mqtt.external]\nhost = \"127.0.0.1\"\nport = {port}\n\n{CONTROLLER_CONFIG}"))
         .await
         .unwrap();
     let _mosquitto = start_mosquitto(folder.path(), &controller.data, port);
-    let broker = SocketAddr::from(([127, 0, 0, 1], port));
     wait_for("mosquitto to listen", LIMIT, async || Ok(std::net::TcpStream::connect(broker).ok()))
         .await
         .unwrap();

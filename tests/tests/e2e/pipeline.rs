@@ -86,7 +86,7 @@ async fn a_pipeline_by_shell_alone() {
 
     // A better one takes the hasty one's place, and its gates promote it on labelled inputs. The margin is wide: three
     // devices show no finer difference within their probation.
-    let narrow = operator::definition(&[first].into(), None);
+    let narrow = operator::unhurried(&operator::definition(&[first].into(), None));
     let definition = narrow.replace("[rollout]\n", "[rollout]\nmargin_ppm = 300000\n");
     assert_ne!(definition, narrow);
     let task = folder.path().join("task.toml");

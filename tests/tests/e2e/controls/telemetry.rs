@@ -6,7 +6,7 @@ use dunlin_tests::claims;
 use dunlin_tests::process::wait_for;
 use sqlx::SqlitePool;
 
-use super::world::{IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_VERSIONS, WHOLE, World, fails};
+use super::world::{HELD, IN_VAIN, LIMIT, NO_ACKNOWLEDGEMENT, NO_VERSIONS, World, fails};
 
 impl World {
     /// What was sent dies with the connection, and with the devices that sent it.
@@ -33,22 +33,23 @@ impl World {
     }
 
     /// A device that did not hear that its records are stored sends them again. From here on any device may have some
-    /// stored twice: each hears nothing more when the controller stops.
+    /// stored twice: each hears nothing more when the controller stops. The one that is killed here is killed nowhere else before
+    /// its last model: a third time would have it give its model up.
     pub(crate) async fn copies(&mut self) {
         self.controller_without(&[Defence::Once]).await;
-        self.hear(&[WHOLE], self.heard().await).await;
+        self.hear(&[HELD], self.heard().await).await;
         self.small.controller.freeze().unwrap();
         let heard = self.heard().await;
-        self.close(&[WHOLE]).await;
-        self.small.agents[WHOLE].freeze().unwrap();
+        self.close(&[HELD]).await;
+        self.small.agents[HELD].freeze().unwrap();
         self.small.controller.thaw().unwrap();
         self.small.hush();
         // What the device sent is stored before it dies, and it does not hear so.
-        self.hear(&[WHOLE], heard).await;
-        self.small.agents[WHOLE].kill().await.unwrap();
+        self.hear(&[HELD], heard).await;
+        self.small.agents[HELD].kill().await.unwrap();
         self.controller_without(&[Defence::Once]).await;
-        self.small.start(WHOLE).await.unwrap();
-        let agent = &self.small.agents[WHOLE];
+        self.small.start(HELD).await.unwrap();
+        let agent = &self.small.agents[HELD];
         // Until the device sends again, what is stored agrees with what it closed.
         let why = wait_for("a window to be stored twice", LIMIT, async || {
             let why = claims::accounted_for(&[agent], &self.database, Duration::ZERO).await.err();

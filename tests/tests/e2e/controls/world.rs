@@ -7,7 +7,7 @@ use dunlin_protocol::DeviceId;
 use dunlin_protocol::weaken::Defence;
 use dunlin_tests::attacker::Attacker;
 use dunlin_tests::claims::{self, Claim};
-use dunlin_tests::operator::definition;
+use dunlin_tests::operator::{definition, unhurried};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
 use sqlx::SqlitePool;
@@ -59,7 +59,7 @@ pub(crate) fn fails(claim: Claim) -> String {
 /// The rules of the task, with two short waves in which every device may fail, and a retraining of one family, by a
 /// schedule if one is given and else by drift.
 pub(crate) fn rules(pool: &BTreeSet<String>, cron: Option<&str>) -> toml::Table {
-    let mut rules: toml::Table = toml::from_str(&definition(pool, cron)).unwrap();
+    let mut rules: toml::Table = toml::from_str(&unhurried(&definition(pool, cron))).unwrap();
     let wave = |share: u32| {
         toml::toml! { soak_ms = 1000
         requests_min = 20
@@ -190,7 +190,8 @@ impl World {
         }
     }
 
-    /// Waits until each of these devices has closed two more windows, the first of which it has sent by then.
+    /// Waits until each of these devices has closed three more windows, the first of which it has sent by then: it is sent
+    /// beside the closing of the next.
     pub(crate) async fn close(&self, devices: &[usize]) {
         let closed = |device: usize| -> u64 {
             let file = self.small.agents[device].folder.join("state/spool/counters.json");
@@ -199,7 +200,7 @@ impl World {
         };
         let before: Vec<u64> = devices.iter().map(|device| closed(*device)).collect();
         wait_for("further windows", LIMIT, async || {
-            let done = devices.iter().zip(&before).all(|(device, before)| closed(*device) >= before + 2);
+            let done = devices.iter().zip(&before).all(|(device, before)| closed(*device) >= before + 3);
             Ok(done.then_some(()))
         })
         .await
