@@ -168,6 +168,12 @@ impl Small {
         .await
     }
 
+    /// Training images as the cameras see them, other ones than those of the first model: a model of them is another and as good,
+    /// so that no gate stops it.
+    pub fn others(&self) -> Vec<Image> {
+        views(&self.pools.training, NEW, 1, 5)
+    }
+
     /// Training images with every label five off: a model of them is properly made and always wrong.
     pub fn mislabelled(&self) -> Vec<Image> {
         let mut images = views(&self.pools.training, NEW, 1, 9);

@@ -3,7 +3,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dunlin_tests::agent::Application;
-use dunlin_tests::digits::{Image, NEW, PIXELS, views};
+use dunlin_tests::digits::{Image, PIXELS};
 use dunlin_tests::operator::{TASK, definition, unhurried};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
@@ -36,8 +36,7 @@ async fn without_a_controller_a_device_leaves_what_fails_its_probation_and_goes_
     let (mut world, first) = Small::serving(folder, &["raspberry-pi-4"], LIMIT).await.unwrap();
 
     // Told by hand, with two releases that were committed.
-    let images = views(&world.pools.training, NEW, 1, 5);
-    let [second, rollout] = roll_out(&world, folder, "meter-second", &images).await;
+    let [second, rollout] = roll_out(&world, folder, "meter-second", &world.others()).await;
     world.committed(&second, LIMIT).await.unwrap();
     world.controller.kill().await.unwrap();
     world.agents[0].run(&["rollback", TASK]).await.unwrap();

@@ -70,7 +70,7 @@ async fn full_disk() {
     small_disk(&data, 96).unwrap();
     let (mut world, first) = serving(folder.path()).await;
     let job = folder.path().join("second");
-    let images = world.pools.training.clone();
+    let images = world.others();
     let result = train(&world.controller, &job, &images, &["logistic"], 2).await.unwrap();
     let candidate = &result["candidates"][0];
 

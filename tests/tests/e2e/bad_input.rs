@@ -37,7 +37,7 @@ async fn serving(folder: &Path, classes: &[&str]) -> (Small, String) {
 /// Further approved releases of these lines.
 async fn more<const N: usize>(world: &Small, folder: &Path, lines: [&str; N]) -> [String; N] {
     let job = folder.join("more");
-    let result = train(&world.controller, &job, &world.pools.training, &["logistic"], 2).await.unwrap();
+    let result = train(&world.controller, &job, &world.others(), &["logistic"], 2).await.unwrap();
     let mut pushed = Vec::new();
     for line in lines {
         let candidate = &result["candidates"][0];

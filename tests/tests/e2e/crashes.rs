@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use dunlin_tests::agent::Application;
-use dunlin_tests::digits::{NEW, PIXELS, views};
+use dunlin_tests::digits::PIXELS;
 use dunlin_tests::operator::{TASK, definition, unhurried};
 use dunlin_tests::process::wait_for;
 use dunlin_tests::small::Small;
@@ -95,8 +95,7 @@ async fn an_agent_that_is_killed_in_mid_request_again_and_again_starts_with_the_
     world.hush();
 
     long_probation(&world, folder, &first).await;
-    let images = views(&world.pools.training, NEW, 1, 5);
-    let second = world.model(folder, "meter-second", &images, 2).await.unwrap();
+    let second = world.model(folder, "meter-second", &world.others(), 2).await.unwrap();
     world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     wait_for(
@@ -115,7 +114,7 @@ async fn so_does_one_whose_release_is_committed() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let (mut world, first) = Small::serving(folder, &["raspberry-pi-4"], LIMIT).await.unwrap();
-    let second = world.model(folder, "meter-second", &world.pools.training, 2).await.unwrap();
+    let second = world.model(folder, "meter-second", &world.others(), 2).await.unwrap();
     world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();

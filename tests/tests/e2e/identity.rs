@@ -76,7 +76,7 @@ async fn a_device_is_approved_renews_by_itself_and_comes_back_with_a_lapsed_cert
 async fn a_device_that_was_off_for_a_year_comes_back_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, _) = Small::serving(folder.path(), &["raspberry-pi-4"], LIMIT).await.unwrap();
-    let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &world.others(), 2).await.unwrap();
     world.stop().await.unwrap();
 
     for day in ["+200d", "+400d"] {

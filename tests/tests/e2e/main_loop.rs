@@ -107,7 +107,7 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     let folder = tempfile::tempdir().unwrap();
     let (mut world, first) = Small::serving(folder.path(), &[board()], LIMIT).await.unwrap();
 
-    let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &world.others(), 2).await.unwrap();
     let refused = world.controller.try_run(&["rollout", "create", "--task", TASK, &second]).await.unwrap();
     assert_ne!(refused.code, 0, "a release without offline signatures was rolled out: {}", refused.stdout);
     assert!(refused.stderr.contains("approve"), "the error says what to do: {}", refused.stderr);

@@ -31,7 +31,7 @@ async fn an_agent_becomes_that_of_another_version_and_goes_on_with_its_state() {
     // The model that the other version installed serves on, and the next one is taken.
     let shown = world.controller.json(&["device", "show", "pole-0"]).await.unwrap();
     assert!(shown.to_string().contains(&first), "{shown}");
-    let second = world.model(folder.path(), "meter-second", &world.pools.training, 2).await.unwrap();
+    let second = world.model(folder.path(), "meter-second", &world.others(), 2).await.unwrap();
     world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
