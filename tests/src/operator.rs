@@ -316,4 +316,16 @@ mod tests {
             assert!(unlisted.is_empty(), "{unlisted:?}");
         }
     }
+
+    #[test]
+    fn who_is_unhurried_judges_no_latency_of_tasks_and_rollouts() {
+        let hurried = value(&definition(&["base@1".to_owned()].into(), None));
+        let unhurried = value(&unhurried(&definition(&["base@1".to_owned()].into(), None)));
+        let mut found = BTreeSet::new();
+        differences("", &unhurried, &hurried, &mut found);
+        for limits in [&unhurried["probation"], &unhurried["rollout"]["probation"]] {
+            assert_eq!(limits["latency_percent_max"], 0);
+        }
+        assert_eq!(found.len(), 2, "{found:?}");
+    }
 }

@@ -115,8 +115,7 @@ async fn an_operator_takes_a_device_back_and_an_unsigned_release_goes_nowhere() 
     world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
-    // What comes of it is waited for, not the reply.
-    world.controller.json(&["device", "rollback", "pole-0", "--task", TASK, "--timeout", "0"]).await.unwrap();
+    world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();
     world.committed(&first, LIMIT).await.unwrap();
     no_false_alarm(&world.controller.database().await.unwrap()).await;
     world.agents[0].stop().await.unwrap();

@@ -35,8 +35,7 @@ async fn an_agent_becomes_that_of_another_version_and_goes_on_with_its_state() {
     world.approve(&second).await.unwrap();
     world.roll_out(&second).await.unwrap();
     world.committed(&second, LIMIT).await.unwrap();
-    // What comes of it is waited for, not the reply.
-    world.controller.json(&["device", "rollback", "pole-0", "--task", TASK, "--timeout", "0"]).await.unwrap();
+    world.controller.json(&["device", "rollback", "pole-0", "--task", TASK]).await.unwrap();
     world.committed(&first, LIMIT).await.unwrap();
 
     // And back: what the installed version wrote before and what the other one wrote since are read by it.
